@@ -1,0 +1,30 @@
+"""Does a wider latent reconstruct better but generate worse, and does aligning it (VF loss) mend that?
+
+Mirrors Table 2 and Figures 1, 2 and 4 of the paper (arXiv 2501.01423): latent widths x {plain, aligned with a
+foundation model} x generator sizes, each generator judged at several budgets.
+
+We would change our mind if gFID did not rise with the width of a plain latent, or did not fall when the widest
+one is aligned.
+"""
+
+from study.plan import Run
+from study.scales import Scale
+
+QUESTION = "Do wider latents reconstruct better but generate worse, and does VF alignment mend it?"
+
+
+def runs(scale: Scale) -> list[Run]:
+    """Every width, plain and with each foundation model, under every generator size and seed."""
+    return [
+        Run(
+            tokenizer=f"f{scale.downsampling}d{width}{alignment}",
+            generator=generator,
+            tokenizer_seed=tokenizer_seed,
+            seed=seed,
+        )
+        for tokenizer_seed in scale.tokenizer_seeds
+        for width in scale.latent_channels
+        for alignment in ("", *(f"-{model}" for model in scale.foundation_models))
+        for generator in scale.generators
+        for seed in scale.seeds
+    ]

@@ -1,0 +1,18 @@
+"""What is drawn: one module per figure, each a pure function from the results table to a figure.
+
+To add one: a module with `draw(table, folder) -> Drawing`, its name in FIGURES, a test that renders it.
+"""
+
+import difflib
+from importlib import import_module
+from types import ModuleType
+
+FIGURES = ("frontier", "convergence", "scaling", "reconstructions", "samples")
+
+
+def module(name: str) -> ModuleType:
+    """The module of a figure; ValueError with the nearest names when there is none."""
+    if name not in FIGURES:
+        near = difflib.get_close_matches(name, FIGURES, 3, 0)
+        raise ValueError(f"no figure {name!r}; nearest: {', '.join(near)}")
+    return import_module(f"figures.{name}")

@@ -1,0 +1,115 @@
+"""The optimization dilemma and its way out: better reconstruction can mean worse generation.
+
+Claim (the paper's Figures 1 and 2, Table 2): more latent channels lower rFID and raise gFID; aligning the
+tokenizer with a foundation model lowers gFID at nearly the same rFID.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from figures import labels, page, rows, scales, style, wording
+from figures.drawing import Drawing, NothingToDraw
+
+NAME = "frontier"
+TITLE = "Does better reconstruction mean better generation?"
+
+
+def draw(table: pd.DataFrame, folder: Path) -> Drawing:
+    """gFID against the tokenizer's rFID at the last common number of images seen, one panel per judge.
+
+    `folder` is not read. Raises NothingToDraw without finished tokenizers and generators.
+    """
+    chosen = rows.asked(table, NAME)
+    tokenizers, generators = rows.done(chosen, "tokenizer"), rows.done(chosen, "generator")
+    mark = rows.common_mark(generators)
+    generators = generators[generators["images_seen"] == mark]
+    points = _points(tokenizers, generators)
+    if points.empty:
+        raise NothingToDraw("no generator has both its gFID and its tokenizer's rFID")
+
+    panels, n_rows, n_columns = rows.cells(points)
+    one = panels[0][0] if len(rows.generators(points)) == 1 else ""
+    used = pd.concat([tokenizers, generators])
+    notes = rows.missing_note(chosen, ("tokenizer", "generator"))
+    notes += _unscored(points, generators)
+    notes += rows.seeds_note([*points["gfid_runs"], *points["rfid_runs"]])
+    notes += wording.caption(used)
+    subtitle = f"{one or 'Generators'} at {wording.count(mark)} images seen. Arrows: alignment added."
+    if mark < chosen[chosen["kind"] == "generator"]["images_seen"].max():
+        subtitle = subtitle.replace(" images seen", " images seen (last mark common to all)")
+    with style.applied():
+        figure, axes = page.panels(TITLE, subtitle, notes, n_rows, n_columns)
+        for ax, (generator, judge) in zip(axes, panels, strict=False):
+            here = judge.of(points)
+            _frame(ax, here, judge.of(tokenizers), judge.of(generators))
+            here = here[here["generator"] == generator]
+            _panel(ax, here)
+            facts = [] if one else [generator]
+            ax.set_title(": ".join(facts + _answer(here)), fontsize=style.TEXT, loc="left", pad=4)
+        for ax in axes[len(panels) :]:
+            ax.set_axis_off()
+    return Drawing(figure, points)
+
+
+def _points(tokenizers: pd.DataFrame, generators: pd.DataFrame) -> pd.DataFrame:
+    """One row per tokenizer, generator and judge: rFID and gFID over seeds."""
+    judge = ["extractor", "extractor_size"]
+    last = tokenizers.sort_values("images_seen").drop_duplicates(["fingerprint", *judge], keep="last")
+    rfid = last.set_index(["fingerprint", *judge])["rfid"].rename("tokenizer_rfid")
+    joined = generators.join(rfid, on=["tokenizer_fingerprint", *judge]).dropna(subset=["tokenizer_rfid"])
+    by = [*judge, "generator", "tokenizer", "foundation_model", "latent_channels", "images_seen"]
+    once = joined.drop_duplicates([*by, "tokenizer_fingerprint"])  # generators that share a tokenizer
+    quality = rows.averaged(once.assign(rfid=once["tokenizer_rfid"]), by, "rfid")
+    points = rows.averaged(joined, by, "gfid").merge(quality, on=by)
+    parameters = joined.groupby("generator")["parameters"].min()
+    return points.assign(parameters=points["generator"].map(parameters))
+
+
+def _frame(ax: Axes, points: pd.DataFrame, tokenizers: pd.DataFrame, generators: pd.DataFrame) -> None:
+    """Axes that all panels of one judge share."""
+    scales.fit(ax, "x", [*points["rfid_min"], *points["rfid_max"]], pad=0.16)
+    scales.fit(ax, "y", [*points["gfid_min"], *points["gfid_max"]], pad=0.14)
+    ax.set_xlabel(wording.axis("rFID", tokenizers).split("\n")[0].replace("↓", "←"))
+    ax.set_ylabel(wording.axis("gFID", generators))
+
+
+def _panel(ax: Axes, points: pd.DataFrame) -> None:
+    at = {p["tokenizer"]: p for p in points.to_dict("records")}
+    segments = []
+    for plain, aligned in rows.pairs(points):
+        a, b = at[plain], at[aligned]
+        color = style.look(b["latent_channels"], b["foundation_model"]).color
+        line = {"arrowstyle": "-|>,head_width=0.18,head_length=0.4", "color": color, "linewidth": 0.9}
+        line |= {"alpha": 0.55, "shrinkA": 4, "shrinkB": 4}
+        start, end = (a["rfid"], a["gfid"]), (b["rfid"], b["gfid"])
+        ax.annotate("", end, xytext=start, arrowprops=line, zorder=2)
+        segments.append((*start, *end))
+    names = []
+    for tokenizer in rows.tokenizers(points):
+        p = at[tokenizer]
+        look = style.look(p["latent_channels"], p["foundation_model"])
+        ax.plot([p["rfid_min"], p["rfid_max"]], [p["gfid"]] * 2, color=look.color, linewidth=1, zorder=3)
+        ax.plot([p["rfid"]] * 2, [p["gfid_min"], p["gfid_max"]], color=look.color, linewidth=1, zorder=3)
+        ax.plot([p["rfid"]], [p["gfid"]], linestyle="none", zorder=4, **look.markers())
+        segments.append((p["rfid"], p["gfid_min"], p["rfid"], p["gfid_max"]))
+        names.append(labels.Label(tokenizer, p["rfid"], p["gfid"], look.color))
+    labels.around(ax, names, segments)
+
+
+def _answer(points: pd.DataFrame) -> list[str]:
+    gfid = points.set_index("tokenizer")["gfid"]
+    pairs = rows.pairs(points)
+    if not pairs:
+        return []
+    lower = sum(gfid[aligned] < gfid[plain] for plain, aligned in pairs)
+    return [f"gFID is lower with alignment in {lower} of {len(pairs)}"]
+
+
+def _unscored(points: pd.DataFrame, generators: pd.DataFrame) -> list[str]:
+    place = ["tokenizer", "extractor"]
+    have = set(points[place].itertuples(index=False, name=None))
+    lost = [p for p in generators[place].itertuples(index=False, name=None) if p not in have]
+    names = sorted({f"{tokenizer} ({wording.judge(extractor, None)})" for tokenizer, extractor in lost})
+    return ["No rFID for: " + ", ".join(names) + "."] if names else []

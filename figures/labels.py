@@ -1,0 +1,190 @@
+"""Labels beside what they name: never on each other, never cut off, the same place every time."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+
+from figures.page import width
+
+LINE = 1.2  # height of a line of text, in font sizes
+
+
+@dataclass(frozen=True)
+class Label:
+    """Text (one or more lines) for a point in data coordinates."""
+
+    text: str
+    x: float
+    y: float
+    color: str
+
+
+Box = tuple[float, float, float, float]  # left, bottom, right, top in points
+Segment = tuple[float, float, float, float]  # x, y of both ends in points
+
+
+def around(
+    ax: Axes,
+    labels: Sequence[Label],
+    segments: Sequence[tuple[float, float, float, float]] = (),
+    size: float = 7.0,
+) -> None:
+    """Label points of a scatter plot; lines (x0, y0, x1, y1 in data coordinates) are avoided where possible.
+
+    Each label takes the cheapest of a fixed list of places around its point: overlaps cost most, crossing a
+    line less, distance least. Two more rounds let earlier labels move away from later ones.
+    """
+    to_points = 72 / ax.figure.dpi
+    points = [tuple(ax.transData.transform((p.x, p.y)) * to_points) for p in labels]
+    x0, y0, x1, y1 = (float(side) * to_points for side in ax.bbox.extents)
+    frame = (x0, y0, x1, y1)
+    lines: list[Segment] = []
+    for x0, y0, x1, y1 in segments:
+        ends = ax.transData.transform([(x0, y0), (x1, y1)]) * to_points
+        lines.append((*ends[0], *ends[1]))
+    markers = [(x - 4.5, y - 4.5, x + 4.5, y + 4.5) for x, y in points]
+    candidates = [_places(point, label.text, size) for point, label in zip(points, labels, strict=True)]
+    chosen: dict[int, Box] = {}
+    for _ in range(3):
+        for i, places in enumerate(candidates):
+            others = [box for j, box in chosen.items() if j != i]
+            costs = [near + _cost(box, others, markers, lines, frame) for near, box in places]
+            chosen[i] = places[costs.index(min(costs))][1]
+    for i, label in enumerate(labels):
+        left, bottom, right, top = chosen[i]
+        _write(ax, label, points[i], (left, (bottom + top) / 2), size)
+        near = (min(max(points[i][0], left), right), min(max(points[i][1], bottom), top))
+        _leader(ax, label, points[i], near, shortest=9)
+
+
+def beside(ax: Axes, labels: Sequence[Label], size: float = 7.0, gap: float = 7.0) -> None:
+    """Label the ends of lines in a column right of the axes, spread so that none overlap."""
+    to_points = 72 / ax.figure.dpi
+    _, bottom, right, top = (side * to_points for side in ax.bbox.extents)
+    points = [tuple(ax.transData.transform((p.x, p.y)) * to_points) for p in labels]
+    order = sorted(range(len(labels)), key=lambda i: (points[i][1], -i))
+    heights = [_extent(labels[i].text, size)[1] + 1.5 for i in order]
+    places = spread([points[i][1] for i in order], heights, bottom - 14, top + 14)
+    for i, y in zip(order, places, strict=True):
+        _write(ax, labels[i], points[i], (right + gap, y), size)
+        _leader(ax, labels[i], points[i], (right + gap - 1.5, y), shortest=3)
+
+
+def spread(wanted: Sequence[float], heights: Sequence[float], low: float, high: float) -> list[float]:
+    """Centres nearest the wanted ones (ascending) whose intervals touch at most and lie in [low, high].
+
+    Intervals that would overlap form a block around their mean; blocks that meet merge. With too little
+    room the column starts at `low` and ends above `high`.
+    """
+    blocks: list[tuple[float, float, list[int]]] = []  # centre, height, members
+
+    def clamp(centre: float, height: float) -> float:
+        return max(low + height / 2, min(centre, high - height / 2))
+
+    for i, (y, h) in enumerate(zip(wanted, heights, strict=True)):
+        blocks.append((clamp(y, h), h, [i]))
+        while len(blocks) > 1 and blocks[-2][0] + blocks[-2][1] / 2 > blocks[-1][0] - blocks[-1][1] / 2:
+            (_, h0, a), (_, h1, b) = blocks[-2:]
+            centre = sum(wanted[j] for j in a + b) / len(a + b)
+            blocks[-2:] = [(clamp(centre, h0 + h1), h0 + h1, a + b)]
+    places = [0.0] * len(wanted)
+    for centre, height, members in blocks:
+        y = centre - height / 2
+        for i in members:
+            places[i] = y + heights[i] / 2
+            y += heights[i]
+    return places
+
+
+def _extent(text: str, size: float) -> tuple[float, float]:
+    lines = text.split("\n")
+    return max(width(line, size) for line in lines) * 72, len(lines) * size * LINE
+
+
+def _places(point: tuple[float, ...], text: str, size: float) -> list[tuple[float, Box]]:
+    """Boxes around a point with the cost of their distance, nearest and right of it first."""
+    x, y = point
+    w, h = _extent(text, size)
+    places = []
+    for radius in (6.0, 10.0, 16.0, 24.0, 34.0, 48.0, 66.0):
+        for step in range(16):
+            angle = math.pi * step / 8
+            c, s = math.cos(angle), math.sin(angle)
+            left = x + radius * c + (c - 1) / 2 * w
+            bottom = y + radius * s + (s - 1) / 2 * h
+            preference = 0.0 if step == 0 else 0.5 + (step % 4 != 0) * 0.5
+            places.append((radius + preference, (left, bottom, left + w, bottom + h)))
+    return places
+
+
+def _cost(
+    box: Box, boxes: Sequence[Box], markers: Sequence[Box], lines: Sequence[Segment], frame: Box
+) -> float:
+    left, bottom, right, top = box
+    cost = 40.0 * sum(_overlap(box, other, 1.5) > 0 for other in boxes)
+    cost += sum(2.0 * _overlap(box, other, 1.0) for other in boxes)
+    cost += sum(25.0 + _overlap(box, other, 1.0) for other in markers if _overlap(box, other, 1.0) > 0)
+    cost += sum(22.0 for line in lines if _crosses(line, box))
+    outside = (
+        max(frame[0] - left, 0)
+        + max(right - frame[2], 0)
+        + max(frame[1] - bottom, 0)
+        + max(top - frame[3], 0)
+    )
+    return cost + (1000.0 + outside if outside > 0 else 0.0)
+
+
+def _overlap(a: Box, b: Box, margin: float) -> float:
+    across = min(a[2], b[2]) - max(a[0], b[0]) + margin
+    up = min(a[3], b[3]) - max(a[1], b[1]) + margin
+    return across * up if across > 0 and up > 0 else 0.0
+
+
+def _crosses(line: Segment, box: Box) -> bool:
+    x0, y0, x1, y1 = line
+    steps = max(int(math.hypot(x1 - x0, y1 - y0) / 2), 1)
+    at = [(x0 + (x1 - x0) * k / steps, y0 + (y1 - y0) * k / steps) for k in range(steps + 1)]
+    return any(box[0] <= x <= box[2] and box[1] <= y <= box[3] for x, y in at)
+
+
+def _write(ax: Axes, label: Label, point: tuple[float, ...], place: tuple[float, float], size: float) -> None:
+    ax.annotate(
+        label.text,
+        (label.x, label.y),
+        xytext=(place[0] - point[0], place[1] - point[1]),
+        textcoords="offset points",
+        fontsize=size,
+        color=label.color,
+        ha="left",
+        va="center",
+        linespacing=LINE,
+        annotation_clip=False,
+        zorder=6,
+    )
+
+
+def _leader(
+    ax: Axes, label: Label, point: tuple[float, ...], end: tuple[float, float], shortest: float
+) -> None:
+    across, up = end[0] - point[0], end[1] - point[1]
+    length = math.hypot(across, up)
+    if length < shortest:
+        return
+    ax.annotate(
+        "",
+        (label.x, label.y),
+        xytext=(across, up),
+        textcoords="offset points",
+        annotation_clip=False,
+        arrowprops={
+            "arrowstyle": "-",
+            "color": label.color,
+            "linewidth": 0.5,
+            "alpha": 0.6,
+            "shrinkA": 0,
+            "shrinkB": 4,
+        },
+        zorder=1.5,
+    )

@@ -1,0 +1,181 @@
+"""Rows of the table as figures need them: selected, checked, paired, averaged, or named as missing."""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import pandas as pd
+
+from figures.drawing import NothingToDraw
+from figures.wording import count
+from results.table import check_protocol
+
+BY_JUDGE = ("extractor", "extractor_size", "reference", "reference_hash", "comparable")
+
+
+class Judge(NamedTuple):
+    """A feature extractor and its input size: numbers of two judges never share an axis."""
+
+    extractor: str
+    size: int | None
+
+    def of(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """The rows this judge scored."""
+        sizes = rows["extractor_size"].fillna(-1)
+        return rows[(rows["extractor"] == self.extractor) & (sizes == (self.size or -1))]
+
+
+def asked(table: pd.DataFrame, figure: str) -> pd.DataFrame:
+    """Rows some ablation asks for: those of the figure's own ablation or of `frontier` if they have results.
+
+    Tokenizer rows come along when a chosen generator uses the tokenizer. Raises NothingToDraw when no
+    ablation asks for anything.
+    """
+    rows = table[table["ablations"].str.strip() != ""]
+    if rows.empty:
+        raise NothingToDraw("no row of the table is asked for by an ablation")
+    for ablation in (figure, "frontier"):
+        mine = rows["ablations"].map(lambda names, a=ablation: a in names.split())
+        if (mine & (rows["kind"] == "generator") & (rows["state"] == "done")).any():
+            used = rows["tokenizer_fingerprint"].isin(rows[mine]["tokenizer_fingerprint"])
+            return rows[mine | (used & (rows["kind"] == "tokenizer"))]
+    return rows
+
+
+def done(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Finished rows of one kind, of one protocol per judge, one run per place in the figure.
+
+    Raises NothingToDraw when there are none, ProtocolError when they cannot share an axis, and ValueError
+    when two runs differ in something the figure does not show.
+    """
+    chosen = rows[(rows["kind"] == kind) & (rows["state"] == "done")]
+    chosen = chosen[chosen["images_seen"] > 0]  # an untrained network has no place on a logarithmic axis
+    if chosen.empty:
+        raise NothingToDraw(f"no {kind} has finished")
+    check_protocol(chosen, BY_JUDGE)
+    for judge in judges(chosen):
+        check_protocol(judge.of(chosen))
+    place = ["tokenizer", "generator", "tokenizer_seed", "seed", "images_seen", "extractor", "extractor_size"]
+    for _, same in chosen.groupby(place, dropna=False):
+        if len(same) > 1:
+            a, b = same.iloc[0], same.iloc[1]
+            raise ValueError(
+                f"the figure cannot tell {a['run']} ({a['fingerprint']}) from {b['run']} "
+                f"({b['fingerprint']}): same tokenizer, generator, seeds and images seen; "
+                f"asked by {a['ablations']} and {b['ablations']}"
+            )
+    return chosen
+
+
+def judges(rows: pd.DataFrame) -> list[Judge]:
+    """The judges of some rows; a classifier trained for the study comes last."""
+    pairs = rows[["extractor", "extractor_size"]].drop_duplicates().itertuples(index=False)
+    found = [Judge(name, None if pd.isna(size) else int(size)) for name, size in pairs]
+    return sorted(found, key=lambda j: (j.extractor == "classifier", j.extractor, j.size or 0))
+
+
+def generators(rows: pd.DataFrame) -> list[str]:
+    """Generator specs, smallest first."""
+    sizes = rows.groupby("generator")["parameters"].min().fillna(0)
+    return sorted(sizes.index, key=lambda name: (sizes[name], name))
+
+
+def tokenizers(rows: pd.DataFrame) -> list[str]:
+    """Tokenizer specs: by width, plain ones before aligned ones."""
+    specs = rows[["latent_channels", "foundation_model", "tokenizer"]].drop_duplicates("tokenizer")
+    order = sorted(
+        specs.itertuples(index=False), key=lambda s: (s[0], base(s[2], s[1]), s[1] != "none", s[2])
+    )
+    return [str(spec.tokenizer) for spec in order]
+
+
+def cells(rows: pd.DataFrame) -> tuple[list[tuple[str, Judge]], int, int]:
+    """Panels as (generator, judge), with the number of rows and columns that hold them.
+
+    One judge: generators side by side. Several: a column per judge, a row per generator.
+    """
+    found = judges(rows)
+    panels = [(generator, judge) for generator in generators(rows) for judge in found]
+    columns = len(found) if len(found) > 1 else min(len(panels), 3)
+    return panels, -(-len(panels) // columns), columns
+
+
+def base(tokenizer: str, foundation_model: str) -> str:
+    """The spec of the same tokenizer without alignment: f4d16-lite0 gives f4d16."""
+    return tokenizer.removesuffix(f"-{foundation_model}")
+
+
+def pairs(data: pd.DataFrame) -> list[tuple[str, str]]:
+    """(plain, aligned) tokenizers that differ in the alignment alone."""
+    models = data.drop_duplicates("tokenizer").set_index("tokenizer")["foundation_model"]
+    aligned = [name for name in tokenizers(data) if models[name] != "none"]
+    found = [(base(name, models[name]), name) for name in aligned]
+    return [(plain, name) for plain, name in found if models.get(plain) == "none"]
+
+
+def common_mark(rows: pd.DataFrame) -> int:
+    """The largest number of images seen at which every tokenizer and generator has a result."""
+    marks = [set(group["images_seen"]) for _, group in rows.groupby(["tokenizer", "generator"])]
+    shared = set.intersection(*marks)
+    if not shared:
+        raise NothingToDraw("no number of images seen is common to all tokenizers")
+    return int(max(shared))
+
+
+def averaged(rows: pd.DataFrame, by: list[str], metric: str) -> pd.DataFrame:
+    """Per group, the mean of a metric under its name, with `_min`, `_max` and number of `_runs`."""
+    found = rows.dropna(subset=[metric]).groupby(by, sort=True, dropna=False)[metric]
+    table = found.agg(["mean", "min", "max", "count"]).reset_index()
+    return table.rename(
+        columns={"mean": metric, "min": f"{metric}_min", "max": f"{metric}_max", "count": f"{metric}_runs"}
+    )
+
+
+def seeds_note(runs: Iterable[int]) -> list[str]:
+    """How many runs stand behind each point, when more than one."""
+    runs = sorted({int(n) for n in runs})
+    if not runs or runs[-1] < 2:
+        return []
+    return [
+        f"Mean of {'–'.join(map(str, dict.fromkeys((runs[0], runs[-1]))))} seeds; the bar spans all of them."
+    ]
+
+
+def missing_note(rows: pd.DataFrame, kinds: Iterable[str]) -> list[str]:
+    """One sentence that names every asked run without a result, with its state and reason."""
+    waiting = rows[(rows["state"] != "done") & rows["kind"].isin(list(kinds))]
+    several_generators = rows[rows["kind"] == "generator"]["generator"].nunique() > 1
+    several_seeds = len(rows[["tokenizer_seed", "seed"]].drop_duplicates()) > 1
+    lost_tokenizers = set(waiting[waiting["kind"] == "tokenizer"]["tokenizer_fingerprint"])
+    by_cause: dict[str, list[str]] = {}
+    for _, run in waiting.sort_values(
+        ["kind", "latent_channels", "run"], ascending=[False, True, True]
+    ).groupby(["kind", "fingerprint"], sort=False):
+        row = run.sort_values("images_seen").iloc[0]
+        if (
+            row["kind"] == "generator"
+            and row["state"] == "blocked"
+            and row["tokenizer_fingerprint"] in lost_tokenizers
+        ):
+            continue  # the tokenizer named before it is the cause
+        name = row["tokenizer"] + (" tokenizer" if row["kind"] == "tokenizer" else "")
+        if row["kind"] == "generator" and several_generators:
+            name += f" with {row['generator']}"
+        if several_seeds:
+            name += f" seed {row['seed']}"
+        results = rows[(rows["fingerprint"] == row["fingerprint"]) & (rows["state"] == "done")]
+        if row["kind"] == "generator" and len(results):
+            name += f" after {count(results['images_seen'].max())} images"
+        names = by_cause.setdefault(_cause(row), [])
+        if name not in names:
+            names.append(name)
+    if not by_cause:
+        return []
+    return [
+        "Missing: " + "; ".join(f"{', '.join(names)} ({cause})" for cause, names in by_cause.items()) + "."
+    ]
+
+
+def _cause(row: pd.Series, limit: int = 70) -> str:
+    reason = row["reason"]
+    cause = reason if reason.startswith(row["state"]) else f"{row['state']}: {reason}".removesuffix(": ")
+    return cause if len(cause) <= limit else cause[: limit - 1].rstrip() + "…"

@@ -1,0 +1,66 @@
+"""How gFID falls with the size of the generator, per tokenizer.
+
+Claim (the paper's Figure 4 c, Table 2): on an aligned tokenizer small generators already do well, so the
+slope against parameters is flatter; wide plain tokenizers need large generators.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.axes import Axes
+
+from figures import labels, page, rows, scales, style, wording
+from figures.drawing import Drawing, NothingToDraw
+
+NAME = "scaling"
+TITLE = "How large a generator does each tokenizer need?"
+LABELS = 1.02  # inches right of each panel
+
+
+def draw(table: pd.DataFrame, folder: Path) -> Drawing:
+    """gFID against generator parameters at the last common number of images seen, one panel per judge.
+
+    `folder` is not read. Raises NothingToDraw without finished generators of known size.
+    """
+    chosen = rows.asked(table, NAME)
+    generators = rows.done(chosen, "generator").dropna(subset=["parameters"])
+    if generators.empty:
+        raise NothingToDraw("no finished generator has its number of parameters recorded")
+    mark = rows.common_mark(generators)
+    generators = generators[generators["images_seen"] == mark]
+    by = ["extractor", "extractor_size", "tokenizer", "foundation_model", "latent_channels", "generator"]
+    points = rows.averaged(generators, [*by, "images_seen"], "gfid")
+    # the input layer differs a little with the latent's width: one place on the axis per generator
+    points["parameters"] = points["generator"].map(generators.groupby("generator")["parameters"].min())
+
+    judges, sizes = rows.judges(points), rows.generators(points)
+    at = f"At {wording.count(mark)} images seen."
+    shown = (
+        f"Generators: {', '.join(sizes)}." if len(sizes) > 1 else f"{sizes[0]} only: one size shows no slope."
+    )
+    notes = rows.missing_note(chosen, ("tokenizer", "generator"))
+    notes += rows.seeds_note(points["gfid_runs"])
+    notes += wording.caption(generators)
+    with style.applied():
+        figure, axes = page.panels(TITLE, f"{at} {shown}", notes, 1, len(judges), right=LABELS)
+        for ax, judge in zip(axes, judges, strict=True):
+            _panel(ax, judge.of(points), judge.of(generators))
+    return Drawing(figure, points)
+
+
+def _panel(ax: Axes, points: pd.DataFrame, generators: pd.DataFrame) -> None:
+    scales.fit(ax, "y", [*points["gfid_min"], *points["gfid_max"]], pad=0.08)
+    sizes = sorted(float(size) for size in set(points["parameters"]))
+    scales.budget(ax, sizes, room=page.PANEL[0] - page.INSET[0] - LABELS)
+    ax.set_xlabel("generator parameters")
+    ax.set_ylabel(wording.axis("gFID", generators))
+    names = []
+    for tokenizer in rows.tokenizers(points):
+        line = points[points["tokenizer"] == tokenizer].sort_values("parameters")
+        last = line.iloc[-1]
+        look = style.look(last["latent_channels"], last["foundation_model"])
+        x = line["parameters"].astype(float)
+        ax.vlines(x, line["gfid_min"], line["gfid_max"], color=look.color, linewidth=1, zorder=2)
+        ax.plot(x, line["gfid"], linestyle=look.dash, zorder=3, **look.markers())
+        names.append(labels.Label(tokenizer, float(last["parameters"]), float(last["gfid"]), look.color))
+    labels.beside(ax, names)

@@ -1,0 +1,122 @@
+"""How every figure looks: type, colours per tokenizer, and saving that repeats byte for byte.
+
+Width gives the hue (colour-blind safe), alignment the filling: a plain tokenizer is hollow and dashed, an
+aligned one filled and solid; a second foundation model has another marker and dash.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib.style
+from matplotlib.figure import Figure
+
+from results.files import replacing
+
+DPI = 200
+TITLE, TEXT, SMALL = 9.5, 7.5, 6.5  # points; nothing is smaller than SMALL
+INK, GREY, FAINT = "#1a1a1a", "#5a5a5a", "#d9d9d9"
+
+SETTINGS: dict[str, Any] = {
+    "font.family": "DejaVu Sans",  # ships with matplotlib: the same on every machine
+    "font.size": TEXT,
+    "text.color": INK,
+    "text.hinting": "none",
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "axes.labelsize": TEXT,
+    "axes.linewidth": 0.6,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.unicode_minus": True,
+    "axes.axisbelow": True,
+    "grid.color": "#ececec",
+    "grid.linewidth": 0.6,
+    "xtick.color": GREY,
+    "ytick.color": GREY,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "xtick.minor.width": 0.4,
+    "ytick.minor.width": 0.4,
+    "xtick.major.size": 3,
+    "ytick.major.size": 3,
+    "xtick.minor.size": 1.5,
+    "ytick.minor.size": 1.5,
+    "lines.linewidth": 1.4,
+    "lines.markersize": 5.5,
+    "figure.dpi": DPI,
+    "figure.facecolor": "white",
+    "savefig.facecolor": "white",
+    "pdf.fonttype": 42,
+    "pdf.compression": 6,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "figures",
+}
+
+HUES = {4: "#0072b2", 8: "#8c2d8c", 16: "#d55e00", 32: "#00795c", 64: "#5b4bb3", 128: "#8a6d00"}
+SPARE_HUES = ("#a3195b", "#4d4d4d", "#006d77", "#7a4419")  # widths outside the list, by width
+SHAPES: dict[str, tuple[str, Any]] = {  # foundation model: marker, dash
+    "none": ("o", (0, (3.2, 1.8))),
+    "lite0": ("o", "-"),
+    "dinov2": ("o", "-"),
+    "mae": ("s", (0, (7, 1.4))),
+    "sam": ("^", (0, (7, 1.4, 1.4, 1.4))),
+    "clip": ("D", (0, (1.4, 1))),
+}
+OTHER_SHAPE: tuple[str, Any] = ("v", (0, (5, 1, 1, 1, 1, 1)))
+
+
+@dataclass(frozen=True)
+class Look:
+    """Colour, marker, dash and filling of one tokenizer."""
+
+    color: str
+    marker: str
+    dash: Any
+    hollow: bool
+
+    def markers(self) -> dict[str, Any]:
+        """Keyword arguments for the markers of a line."""
+        face = "white" if self.hollow else self.color
+        return {
+            "marker": self.marker,
+            "color": self.color,
+            "markerfacecolor": face,
+            "markeredgecolor": self.color,
+            "markeredgewidth": 1.3,
+        }
+
+
+def look(latent_channels: int, foundation_model: str) -> Look:
+    """The look of a tokenizer: the same in every figure of every study."""
+    color = HUES.get(latent_channels, SPARE_HUES[latent_channels % len(SPARE_HUES)])
+    marker, dash = SHAPES.get(foundation_model, OTHER_SHAPE)
+    return Look(color, marker, dash, hollow=foundation_model == "none")
+
+
+@contextmanager
+def applied() -> Iterator[None]:
+    """Inside, matplotlib has these settings and none of the user's."""
+    with matplotlib.style.context(["default", SETTINGS]):
+        yield
+
+
+def save(figure: Figure, stem: Path) -> list[Path]:
+    """Write `stem`.png and `stem`.pdf, each at once; the same figure gives the same bytes."""
+    paths = []
+    metadata: dict[str, dict[str, Any]] = {
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+    }
+    for suffix, fields in metadata.items():
+        path = stem.with_name(f"{stem.name}.{suffix}")
+        with applied(), replacing(path) as temporary:
+            figure.savefig(temporary, format=suffix, dpi=DPI, metadata=fields)
+        paths.append(path)
+    return paths

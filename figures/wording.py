@@ -1,0 +1,111 @@
+"""Words and numbers as figures print them: names of judges, axis labels, captions."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+
+from results.table import mixed_provenance
+
+JUDGES = {
+    "efficientnet_lite2": "EfficientNet-Lite2",
+    "efficientnet_lite0": "EfficientNet-Lite0",
+    "inception": "Inception-v3",
+    "classifier": "trained classifier",
+}
+DATA = {"fashion-mnist": "Fashion-MNIST", "fashion_mnist": "Fashion-MNIST", "imagenet": "ImageNet"}
+BETTER = "↓ lower is better"
+
+
+def count(number: float) -> str:
+    """A number of images or parameters, short: 128k, 1.3M."""
+    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g}{unit}"
+    return f"{number:g}"
+
+
+def value(number: float) -> str:
+    """A metric with three digits, never in scientific notation."""
+    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:#.3g}".rstrip(".")
+
+
+def spread(low: float, high: float) -> str:
+    """One value, or the range of several."""
+    return value(low) if value(low) == value(high) else f"{value(low)}–{value(high)}"
+
+
+def counted(metric: str, samples: Sequence[int]) -> str:
+    """A metric with its sample count: gFID-5K; the counts found where there are several."""
+    sizes = [f"{n // 1000}K" if n and n % 1000 == 0 else str(n) for n in sorted(set(samples))]
+    return f"{metric}-{'/'.join(sizes)}" if sizes else metric
+
+
+def judge(extractor: str, size: int | None) -> str:
+    """The network behind a Fréchet distance and the side of the images it sees."""
+    name = JUDGES.get(extractor, extractor)
+    return f"{name} @ {size} px" if size else name
+
+
+def axis(metric: str, rows: pd.DataFrame) -> str:
+    """Two lines: metric with sample count and the direction that is better; the judge.
+
+    Expects done rows of one judge. Says 'not comparable' if too few samples were scored.
+    """
+    first = rows.iloc[0]
+    samples = [int(n) for n in rows["samples"].dropna()]
+    size = None if pd.isna(first["extractor_size"]) else int(first["extractor_size"])
+    warning = ", not comparable" if uncomparable(rows) else ""
+    return f"{counted(metric, samples)} ({BETTER})\n{judge(first['extractor'], size)}{warning}"
+
+
+def uncomparable(rows: pd.DataFrame) -> bool:
+    """Whether a row's metric rests on fewer samples than twice the feature width."""
+    return bool((rows["comparable"].fillna(True) == False).any())  # noqa: E712 (nullable)
+
+
+def caption(rows: pd.DataFrame) -> list[str]:
+    """Protocol, data and mixed provenance of done rows, one sentence each."""
+    generated = rows[rows["kind"] == "generator"]
+    lines = []
+    if len(generated):
+        lines.append("Sampling: " + ", ".join(_sampling(generated)) + ".")
+    first = rows.iloc[0]
+    size = "" if pd.isna(first["resolution"]) else f" {first['resolution']} px"
+    facts = [f"{DATA.get(first['data'], first['data'])}{size}".strip(), _labelled("scale", first["scale"])]
+    facts += [_labelled("reference", " and ".join(sorted(set(rows["reference"]) - {""})))]
+    lines.append("Data: " + ", ".join(fact for fact in facts if fact) + ".")
+    if uncomparable(rows):
+        lines.append("Not comparable: fewer samples than twice the feature width.")
+    mixed = [_short(text) for text in mixed_provenance(rows)]
+    if mixed:
+        lines.append("Mixed: " + "; ".join(mixed) + ".")
+    return lines
+
+
+def _sampling(rows: pd.DataFrame) -> list[str]:
+    first = rows.iloc[0]
+    facts = [f"{int(n):,} samples" for n in sorted(set(rows["samples"].dropna()))]
+    facts.append(first["solver"] + ("" if pd.isna(first["steps"]) else f" {first['steps']} steps"))
+    if first["timestep_shift"] not in (0, 1) and not pd.isna(first["timestep_shift"]):
+        facts.append(f"timestep shift {first['timestep_shift']:g}")
+    scale = first["guidance_scale"]
+    if pd.isna(scale) or scale == 1:
+        facts.append("no guidance")
+    else:
+        where = first["guidance_interval"].replace(" ", " to ")
+        facts.append(f"guidance {scale:g}" + (f" for t in {where}" if where else ""))
+        if first["guidance_channels"] not in ("", "all"):
+            facts.append(f"on {first['guidance_channels']} channels")
+    facts.append({"ema": "EMA weights", "raw": "raw weights"}.get(first["weights"], first["weights"]))
+    return [fact for fact in facts if fact]
+
+
+def _labelled(name: str, text: str) -> str:
+    return f"{name} {text}" if text else ""
+
+
+def _short(text: str, limit: int = 60) -> str:
+    """'commit: 1a, 2b' as 'commit 1a, 2b', or only its name where that is long."""
+    name, values = text.split(": ", 1)
+    name = name.replace("_", " ")
+    return f"{name} {values}" if len(values) <= limit else name

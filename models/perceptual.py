@@ -1,0 +1,68 @@
+"""A perceptual distance from early features of a pretrained EfficientNet-Lite.
+
+In the manner of Zhang et al. 2018 (LPIPS, arXiv 1801.03924), but it is not LPIPS: another network, no
+learned weights per channel, and its own scale. Compare its values only with its own.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.foundation import efficientnet_lite, lite_trunk, three_channels
+
+
+class PerceptualDistance(nn.Module):
+    """(B,) float32 >= 0 from two batches of pixels (B, 1 or 3, H, W) in [-1, 1]; 0 for equal images.
+
+    At each stride the features are scaled to unit length per cell; their squared differences are summed
+    over channels, averaged over cells, then over strides. Smaller images are enlarged to input_size first
+    (bilinear); larger ones are left as they are. Differentiable in both arguments; a batch that needs no
+    gradient costs no backward pass. network: 'lite2' as a metric, 'lite0' as a loss, so that a loss is
+    never its own judge. Raises ValueError for unknown networks or strides, missing weights, or batches that
+    differ in shape.
+    """
+
+    def __init__(
+        self,
+        network: str = "lite2",
+        *,
+        input_size: int = 64,
+        strides: tuple[int, ...] = (2, 4, 8),
+        pretrained: bool = True,
+    ) -> None:
+        super().__init__()
+        if not strides or list(strides) != sorted(set(strides)):
+            raise ValueError(f"strides must increase, got {strides}")
+        self.input_size = input_size
+        full = efficientnet_lite(network, pretrained=pretrained)
+        trunks = [lite_trunk(full, stride)[0] for stride in strides]
+        starts = [0] + [len(trunk) for trunk in trunks[:-1]]
+        self.stages = nn.ModuleList(trunk[start:] for trunk, start in zip(trunks, starts, strict=True))
+        self.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> PerceptualDistance:
+        """Stays in evaluation mode whatever is asked."""
+        return super().train(False)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        if a.shape != b.shape:
+            raise ValueError(f"the two batches differ in shape: {tuple(a.shape)} and {tuple(b.shape)}")
+        distances = [
+            (fa - fb).square().sum(1).mean(dim=(1, 2))
+            for fa, fb in zip(self.features(a), self.features(b), strict=True)
+        ]
+        return sum(distances[1:], distances[0]) / len(distances)
+
+    def features(self, pixels: Tensor) -> list[Tensor]:
+        """Unit-length features (B, C, h, w) at each stride, finest first."""
+        x = three_channels(pixels)
+        size = max(self.input_size, *x.shape[2:])
+        if x.shape[2:] != (size, size):
+            x = F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
+        found = []
+        for stage in self.stages:
+            x = stage(x)
+            found.append(F.normalize(x.float(), dim=1, eps=1e-6))
+        return found

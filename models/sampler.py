@@ -1,0 +1,138 @@
+"""From noise to samples: guidance, time grids and solvers.
+
+Source: `hustvl/LightningDiT`, models/lightningdit.py (forward_with_cfg) and transport/integrators.py. t = 0
+is noise. Deviations: guidance costs nothing where it is off; only the last state is kept; `steps` counts
+steps, where the released code counts grid points (its 250 are 249 steps); a shift of 1, not 0, is none.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from models.specs import unknown
+
+Velocity = Callable[[Tensor, float], Tensor]
+"""(state (B, ...), t) -> velocity (B, ...); t is one number for the whole batch."""
+
+SOLVERS = ("euler", "heun", "dopri5")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """Classifier-free guidance: null + scale * (conditional - null).
+
+    scale 1 is none. interval (start, end) says where it is ON: start <= t <= end; the released
+    `cfg_interval_start` is start, with end 1. channels: guide the first so many latent channels only (3 as
+    released); None is all of them. Raises ValueError for values that mean nothing.
+    """
+
+    scale: float = 1.0
+    interval: tuple[float, float] = (0.0, 1.0)
+    channels: int | None = None
+
+    def __post_init__(self) -> None:
+        start, end = self.interval
+        if not 0 <= start <= end <= 1:
+            raise ValueError(
+                f"the guidance interval is where it is on, 0 <= start <= end <= 1; got {self.interval}"
+            )
+        if not math.isfinite(self.scale):
+            raise ValueError(f"guidance scale must be finite, got {self.scale}")
+        if self.channels is not None and self.channels < 1:
+            raise ValueError(
+                f"guidance must act on at least one channel, or None for all; got {self.channels}"
+            )
+
+    def on(self, t: float) -> bool:
+        """Whether guidance acts at time t. A solver that steps past t = 1 to interpolate counts as being at
+        1."""
+        return self.scale != 1.0 and self.interval[0] <= min(t, 1.0) <= self.interval[1]
+
+
+def velocity_function(
+    generator: Callable[[Tensor, Tensor, Tensor], Tensor],
+    labels: Tensor,
+    null_label: int,
+    guidance: Guidance,
+) -> Velocity:
+    """The velocity field of a generator for fixed labels (B,) long.
+
+    generator(latent (B, C, h, w), t (B,), labels (B,)) -> velocity. Where guidance is on it is called once
+    with 2B images (conditional, then null), elsewhere with B. The velocity returned has the state's dtype.
+    """
+    null = torch.full_like(labels, null_label)
+
+    def velocity(latent: Tensor, t: float) -> Tensor:
+        times = latent.new_full((len(latent),), t)
+        if not guidance.on(t):
+            return generator(latent, times, labels).to(latent.dtype)
+        both = generator(torch.cat([latent, latent]), times.repeat(2), torch.cat([labels, null]))
+        conditional, unconditional = both.to(latent.dtype).chunk(2)
+        guided = unconditional + guidance.scale * (conditional - unconditional)
+        if guidance.channels is None:
+            return guided
+        return torch.cat([guided[:, : guidance.channels], conditional[:, guidance.channels :]], dim=1)
+
+    return velocity
+
+
+def time_grid(steps: int, shift: float = 1.0) -> list[float]:
+    """steps + 1 times from 0 to 1: even, then s t / (1 + (s - 1) t). A shift below 1 puts more of them near
+    noise.
+
+    Raises ValueError unless steps >= 1 and shift > 0.
+    """
+    if steps < 1 or not shift > 0:
+        raise ValueError(
+            f"a time grid needs steps >= 1 and shift > 0 (1 is none), got steps {steps}, shift {shift}"
+        )
+    even = [i / steps for i in range(steps + 1)]
+    return [shift * t / (1 + (shift - 1) * t) for t in even]
+
+
+@torch.no_grad()
+def integrate(
+    velocity: Velocity,
+    noise: Tensor,
+    *,
+    solver: str,
+    steps: int | None = None,
+    shift: float = 1.0,
+    rtol: float = 1e-3,
+    atol: float = 1e-6,
+) -> Tensor:
+    """Follow the velocity from noise (B, ...) at t = 0 to t = 1; only the current state is kept.
+
+    euler takes `steps` evaluations, heun (trapezoid) twice as many. dopri5 is adaptive: it uses rtol and
+    atol (released defaults) on the norm over the whole batch, so the images of a batch influence each
+    other's steps; steps and shift do not apply to it. Raises ValueError for an unknown solver, or a fixed
+    one without steps.
+    """
+    if solver not in SOLVERS:
+        raise unknown("solver", solver, SOLVERS)
+    if solver == "dopri5":
+        return _dopri5(velocity, noise, rtol, atol)
+    if steps is None:
+        raise ValueError(f"solver {solver!r} has fixed steps: say how many")
+    grid = time_grid(steps, shift)
+    state = noise
+    for t, t_next in pairwise(grid):
+        dt = t_next - t
+        slope = velocity(state, t)
+        if solver == "heun":
+            slope = (slope + velocity(state + dt * slope, t_next)) / 2
+        state = state + dt * slope
+    return state
+
+
+def _dopri5(velocity: Velocity, noise: Tensor, rtol: float, atol: float) -> Tensor:
+    from torchdiffeq import odeint  # 0.5 s, and only one of the solvers needs it
+
+    ends = torch.tensor([0.0, 1.0], dtype=noise.dtype, device=noise.device)
+    return odeint(lambda t, x: velocity(x, float(t)), noise, ends, method="dopri5", rtol=rtol, atol=atol)[-1]

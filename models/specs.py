@@ -1,0 +1,316 @@
+"""Names, sizes and costs of tokenizers and generators; the standard library only, so a planner starts in
+milliseconds.
+
+Sizes: S from DiT (Peebles and Xie 2023, arXiv 2212.09748, Table 1); B to 1p6B as in LightningDiT (arXiv
+2501.01423; `hustvl/LightningDiT`, models/lightningdit.py); XXS and XS are ours, for processors.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+FOUNDATIONS = ("dinov2", "mae", "sam", "clip", "lite0")
+
+# size: depth, width, heads
+GENERATOR_SIZES: dict[str, tuple[int, int, int]] = {
+    "XXS": (6, 128, 4),
+    "XS": (8, 192, 6),
+    "S": (12, 384, 6),
+    "B": (12, 768, 12),
+    "L": (24, 1024, 16),
+    "XL": (28, 1152, 16),
+    "1p0B": (24, 1536, 24),
+    "1p6B": (28, 1792, 28),
+}
+
+# What separates the families; everything else is a size. The released LightningDiT keeps adaLN's shift and
+# leaves QK-norm off, as DiT does.
+GENERATOR_FAMILIES: dict[str, dict[str, bool]] = {
+    "DiT": {"swiglu": False, "rope": False, "rms_norm": False, "qk_norm": False, "adaln_shift": True},
+    "LightningDiT": {"swiglu": True, "rope": True, "rms_norm": True, "qk_norm": False, "adaln_shift": True},
+}
+
+GENERATOR_OPTIONS = ("mlp_ratio", "label_dropout", "qk_norm", "swiglu", "rope", "rms_norm", "adaln_shift")
+
+TIME_FREQUENCIES = 256  # width of the sinusoidal embedding of t, before its MLP
+
+
+def unknown(what: str, asked: object, valid: Iterable[str], form: str = "") -> ValueError:
+    """The error for a name that does not exist: what was asked, the nearest names, the valid ones, the
+    form."""
+    valid = list(valid)
+    by_folded = {name.casefold(): name for name in valid}
+    near = difflib.get_close_matches(str(asked).casefold(), by_folded, n=3, cutoff=0.5)
+    hint = f"; did you mean {' or '.join(repr(by_folded[name]) for name in near)}?" if near else ""
+    form = f" {form}" if form else ""
+    return ValueError(f"unknown {what} {asked!r}{hint}{form} Valid: {', '.join(valid)}.")
+
+
+# Tokenizers
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerName:
+    """What a tokenizer's name says: pixels per latent cell along a side, latent channels, and the
+    foundation model of its VF loss (None: trained without)."""
+
+    downsampling: int
+    channels: int
+    foundation: str | None = None
+
+    def __str__(self) -> str:
+        return f"f{self.downsampling}d{self.channels}" + (f"-{self.foundation}" if self.foundation else "")
+
+
+def parse_tokenizer(name: str) -> TokenizerName:
+    """Read `f16d32` or `f16d32-dinov2`. `str()` of the result gives the name back.
+
+    Raises ValueError, with the nearest names, for anything else.
+    """
+    form = (
+        "The form is f<downsampling>d<channels>[-<foundation model>], downsampling a power of two, "
+        f"foundation model one of {', '.join(FOUNDATIONS)}."
+    )
+    found = re.fullmatch(r"f([1-9]\d*)d([1-9]\d*)(?:-([A-Za-z0-9_]+))?", name)
+    if found is None:
+        usual = [f"f{f}d{d}" for f in (4, 8, 16, 32) for d in (4, 8, 16, 32, 64)]
+        near = difflib.get_close_matches(
+            name, [u + s for u in usual for s in ("", *(f"-{x}" for x in FOUNDATIONS))]
+        )
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+        raise ValueError(f"{name!r} is no tokenizer{hint} {form}")
+    downsampling, channels, foundation = int(found[1]), int(found[2]), found[3]
+    if downsampling & (downsampling - 1):
+        below = 1 << (downsampling.bit_length() - 1)
+        raise ValueError(
+            f"tokenizer {name!r} asks for downsampling {downsampling}; "
+            f"the nearest powers of two are {below} and {2 * below}. {form}"
+        )
+    if foundation is not None and foundation not in FOUNDATIONS:
+        raise unknown(f"foundation model in tokenizer {name!r}:", foundation, FOUNDATIONS, form)
+    return TokenizerName(downsampling=downsampling, channels=channels, foundation=foundation)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderConfig:
+    """Shape of the convolutional tokenizer; the defaults are the released f16d32.
+
+    resolution is the side of the square training images in pixels; it decides which levels get attention
+    (those whose side is in attn_resolutions) and nothing else. unshuffle u folds u x u pixels into channels
+    before the first convolution and unfolds after the last: levels at full resolution, most of the cost,
+    fall away. 1 is the released network.
+
+    Raises ValueError if the levels do not divide the resolution or the groups of GroupNorm a level's
+    channels.
+    """
+
+    in_channels: int = 3
+    resolution: int = 256
+    ch: int = 128
+    ch_mult: tuple[int, ...] = (1, 1, 2, 2, 4)
+    num_res_blocks: int = 2
+    attn_resolutions: tuple[int, ...] = (16,)
+    z_channels: int = 32
+    unshuffle: int = 1
+    norm_groups: int = 32
+
+    def __post_init__(self) -> None:
+        if not self.ch_mult or self.unshuffle < 1:
+            raise ValueError(
+                f"need at least one level and unshuffle >= 1, got {self.ch_mult}, {self.unshuffle}"
+            )
+        if self.resolution % self.downsampling:
+            raise ValueError(
+                f"resolution {self.resolution} is no multiple of the downsampling {self.downsampling} "
+                f"(unshuffle {self.unshuffle}, {len(self.ch_mult)} levels)"
+            )
+        for mult in self.ch_mult:
+            if (self.ch * mult) % self.norm_groups:
+                raise ValueError(
+                    f"{self.ch * mult} channels (ch {self.ch} x {mult}) do not split into norm_groups="
+                    f"{self.norm_groups}; choose a divisor of {self.ch}"
+                )
+
+    @property
+    def downsampling(self) -> int:
+        """Pixels per latent cell along a side."""
+        return self.unshuffle * 2 ** (len(self.ch_mult) - 1)
+
+    @property
+    def grid(self) -> int:
+        """Side of the latent of a training image, in cells."""
+        return self.resolution // self.downsampling
+
+    def level_sides(self) -> tuple[int, ...]:
+        """Side of the feature map at each level, finest first."""
+        return tuple(self.resolution // self.unshuffle // 2**i for i in range(len(self.ch_mult)))
+
+
+# Generators
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    """Shape of a diffusion transformer.
+
+    grid is the side of the latent in cells and in_channels its channels; the null label of guidance is
+    num_classes and exists when label_dropout > 0. Raises ValueError for sizes that do not fit together.
+    """
+
+    name: str
+    grid: int
+    in_channels: int
+    num_classes: int
+    patch: int
+    width: int
+    depth: int
+    heads: int
+    mlp_ratio: float = 4.0
+    label_dropout: float = 0.1
+    qk_norm: bool = False
+    swiglu: bool = True
+    rope: bool = True
+    rms_norm: bool = True
+    adaln_shift: bool = True
+
+    def __post_init__(self) -> None:
+        if self.patch < 1 or self.grid % self.patch:
+            fitting = [p for p in range(1, self.grid + 1) if self.grid % p == 0]
+            raise ValueError(
+                f"{self.name}: patch {self.patch} does not divide the latent grid {self.grid}; "
+                f"these do: {', '.join(map(str, fitting))}"
+            )
+        if self.width % self.heads or self.width % 4:
+            raise ValueError(
+                f"{self.name}: width {self.width} must be a multiple of 4 and of heads {self.heads}"
+            )
+        if self.rope and (self.width // self.heads) % 4:
+            raise ValueError(
+                f"{self.name}: rotary embeddings need a head width in multiples of 4, "
+                f"got {self.width} / {self.heads}"
+            )
+        if not 0 <= self.label_dropout < 1:
+            raise ValueError(f"{self.name}: label_dropout must lie in [0, 1), got {self.label_dropout}")
+
+    @property
+    def tokens(self) -> int:
+        """Sequence length N."""
+        return (self.grid // self.patch) ** 2
+
+    @property
+    def mlp_width(self) -> int:
+        """Hidden width of a block's MLP; a gated one is narrowed by 2/3 to keep its parameters, as
+        released."""
+        hidden = int(self.width * self.mlp_ratio)
+        return int(2 / 3 * hidden) if self.swiglu else hidden
+
+
+def parse_generator(spec: str) -> tuple[str, str, int]:
+    """Read `LightningDiT-B/1` into (family, size, patch). Raises ValueError, with the nearest name,
+    otherwise."""
+    form = "The form is <family>-<size>/<patch>."
+    names = [
+        f"{family}-{size}/{patch}"
+        for family in GENERATOR_FAMILIES
+        for size in GENERATOR_SIZES
+        for patch in (1, 2)
+    ]
+    found = re.fullmatch(r"([A-Za-z]+)-(\w+)/([1-9]\d*)", spec)
+    if found is None:
+        near = difflib.get_close_matches(spec, names, n=3)
+        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
+        raise ValueError(
+            f"{spec!r} is no generator{hint} {form} Families: {', '.join(GENERATOR_FAMILIES)}; "
+            f"sizes: {', '.join(GENERATOR_SIZES)}."
+        )
+    if found[1] not in GENERATOR_FAMILIES:
+        raise unknown(f"family in generator {spec!r}:", found[1], GENERATOR_FAMILIES, form)
+    if found[2] not in GENERATOR_SIZES:
+        raise unknown(f"size in generator {spec!r}:", found[2], GENERATOR_SIZES, form)
+    return found[1], found[2], int(found[3])
+
+
+def generator_config(
+    spec: str, *, grid: int, in_channels: int, num_classes: int, **options: Any
+) -> GeneratorConfig:
+    """The configuration named by `spec` for latents of grid x grid x in_channels.
+
+    options override the family's choices (GENERATOR_OPTIONS), for the rungs of Table 1. Raises ValueError
+    for an unknown name or option, or a patch that does not divide the grid.
+    """
+    family, size, patch = parse_generator(spec)
+    for option in options:
+        if option not in GENERATOR_OPTIONS:
+            raise unknown("generator option", option, GENERATOR_OPTIONS)
+    depth, width, heads = GENERATOR_SIZES[size]
+    return GeneratorConfig(
+        name=spec, grid=grid, in_channels=in_channels, num_classes=num_classes,
+        patch=patch, width=width, depth=depth, heads=heads,
+        **{**GENERATOR_FAMILIES[family], **options},
+    )  # fmt: skip
+
+
+# Costs: a multiply-add counts 2; matrix products, convolutions and attention only
+
+
+def flops_per_image(config: GeneratorConfig) -> int:
+    """FLOPs of one forward pass for one image. A training step costs about three times as much."""
+    n, d = config.tokens, config.width
+    patch_values = config.patch**2 * config.in_channels
+    mlp_matrices = 3 if config.swiglu else 2
+    per_token = 4 * d * d + mlp_matrices * d * config.mlp_width  # qkv and proj; the MLP
+    attention = 2 * n * n * d  # scores and weighted values
+    adaln = (6 if config.adaln_shift else 4) * d * d
+    embed = n * patch_values * d + TIME_FREQUENCIES * d + d * d
+    head = 2 * d * d + n * d * patch_values
+    return 2 * (embed + config.depth * (n * per_token + attention + adaln) + head)
+
+
+def autoencoder_flops(config: AutoencoderConfig) -> tuple[int, int]:
+    """FLOPs of encoding and of decoding one training image."""
+
+    def conv(cells: int, c_in: int, c_out: int, kernel: int = 3) -> int:
+        return 2 * cells * c_in * c_out * kernel**2
+
+    def block(cells: int, c_in: int, c_out: int) -> int:
+        shortcut = conv(cells, c_in, c_out, 1) if c_in != c_out else 0
+        return conv(cells, c_in, c_out) + conv(cells, c_out, c_out) + shortcut
+
+    def attention(cells: int, c: int) -> int:
+        return 4 * conv(cells, c, c, 1) + 4 * cells * cells * c
+
+    def middle(cells: int, c: int) -> int:
+        return 2 * block(cells, c, c) + attention(cells, c)
+
+    sides = config.level_sides()
+    channels = [config.ch * mult for mult in config.ch_mult]
+    pixel_values = config.in_channels * config.unshuffle**2
+    z, top = config.z_channels, channels[-1]
+    last = len(sides) - 1
+
+    current = config.ch
+    encode = conv(sides[0] ** 2, pixel_values, current)
+    for level, (side, c) in enumerate(zip(sides, channels, strict=True)):
+        for _ in range(config.num_res_blocks):
+            encode += block(side**2, current, c)
+            encode += attention(side**2, c) if side in config.attn_resolutions else 0
+            current = c
+        encode += conv(sides[level + 1] ** 2, c, c) if level < last else 0
+    cells = sides[-1] ** 2
+    encode += middle(cells, top) + conv(cells, top, 2 * z) + conv(cells, 2 * z, 2 * z, 1)
+
+    decode = conv(cells, z, z, 1) + conv(cells, z, top) + middle(cells, top)
+    current = top
+    for level in range(last, -1, -1):
+        side, c = sides[level], channels[level]
+        for _ in range(config.num_res_blocks + 1):
+            decode += block(side**2, current, c)
+            decode += attention(side**2, c) if side in config.attn_resolutions else 0
+            current = c
+        decode += conv(sides[level - 1] ** 2, c, c) if level else 0
+    decode += conv(sides[0] ** 2, current, pixel_values)
+    return encode, decode

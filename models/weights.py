@@ -1,0 +1,75 @@
+"""The one door for weight files that others made. Nothing that comes through it can run code."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
+
+# In order of preference: the moving average is what its authors publish numbers for.
+NESTINGS = ("ema", "state_dict", "model")
+
+
+def load_foreign(path: str | Path) -> dict[str, Tensor]:
+    """The named tensors of a file, on the processor: .safetensors, or .pt .pth .ckpt .bin read with
+    weights_only=True.
+
+    A checkpoint that nests its weights under `ema`, `state_dict` or `model` is unwrapped, in that order of
+    preference. Raises ValueError for another kind of file, for a pickle that holds anything but plain data
+    (it is refused, not run), and for a file without named tensors; FileNotFoundError if there is none.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no weights at {path}")
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a valid safetensors file: {error}") from error
+    if path.suffix not in TORCH_SUFFIXES:
+        raise ValueError(
+            f"refused {path}: weights are read from .safetensors, {', '.join(TORCH_SUFFIXES)}; "
+            f"not from {path.suffix!r}"
+        )
+    try:
+        # Only the zip format can be mapped into memory; the older one is read whole.
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ValueError(
+            f"refused {path}: it is not a plain file of tensors, and a pickle that names anything else could "
+            f"run code when loaded. Convert it to safetensors where you trust it. ({str(error).splitlines()[0]})"
+        ) from error
+    return _tensors(content, path)
+
+
+def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
+    for _ in range(3):  # no checkpoint nests deeper than this
+        inner = next(
+            (content[key] for key in NESTINGS if isinstance(content, dict) and _holds(content, key)), None
+        )
+        if inner is None:
+            break
+        content = inner
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(v, Tensor) for v in content.values())
+    ):
+        found = sorted(map(str, content))[:8] if isinstance(content, dict) else type(content).__name__
+        raise ValueError(
+            f"{path} holds no table of named tensors, not even under {', '.join(NESTINGS)}; found {found}"
+        )
+    return dict(content)
+
+
+def _holds(content: dict[Any, Any], key: str) -> bool:
+    return isinstance(content.get(key), dict)

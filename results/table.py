@@ -1,0 +1,218 @@
+"""The results table: one row per (fingerprint, images seen, protocol hash), planned runs included.
+
+A missing number is an empty cell: NaN in float columns, <NA> in int and bool columns, '' in text columns.
+"""
+
+import csv
+import difflib
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from results.files import replacing
+from results.schema import KEY, KINDS, METRICS, NAMES, PROTOCOL, PROVENANCE, STATES, TYPES, Type
+
+__all__ = [
+    "PROTOCOL",
+    "PROVENANCE",
+    "ProtocolError",
+    "check_protocol",
+    "from_records",
+    "load",
+    "merge",
+    "mixed_provenance",
+    "write",
+]
+
+HEADLINE = {"tokenizer": "rfid", "generator": "gfid"}  # a done row has at least this number
+DTYPES = {"text": pd.StringDtype("python"), "int": "Int64", "float": "float64", "bool": "boolean"}
+
+
+class ProtocolError(ValueError):
+    """Numbers measured in different ways were about to share an axis."""
+
+
+def from_records(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
+    """A checked table from one mapping per row; absent or None is a missing cell.
+
+    Raises ValueError for an unknown column, a value of the wrong type, a number that is not finite (a NaN
+    that was computed is a failed run, not a missing number) and whatever `write` refuses.
+    """
+    records = list(records)
+    for record in records:
+        _check_names(record, "a row")
+        for name, value in record.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{_where(record)}: {name} is {value}; leave out what is missing")
+    columns = {name: [record.get(name) for record in records] for name in NAMES}
+    return _checked(pd.DataFrame(columns, dtype=object))
+
+
+def load(path: Path) -> pd.DataFrame:
+    """The table in a CSV file, with exact types, in the declared order of columns.
+
+    Raises ValueError for a missing, repeated or unknown column, a cell that cannot be read, a duplicate key.
+    """
+    with open(path, newline="", encoding="utf-8") as file:
+        lines = list(csv.reader(file, strict=True))
+    if not lines:
+        raise ValueError(f"{path} is empty: a table has at least its line of column names")
+    header, cells = lines[0], lines[1:]
+    _check_names(header, str(path))
+    missing = [name for name in NAMES if name not in header]
+    if missing:
+        raise ValueError(f"{path} lacks the columns {', '.join(missing)}; found {', '.join(header)}")
+    if len(set(header)) < len(header):
+        raise ValueError(f"{path} has a column twice: {', '.join(n for n in NAMES if header.count(n) > 1)}")
+    records = []
+    for row, values in enumerate(cells, start=1):
+        if len(values) != len(header):
+            raise ValueError(f"{path}, row {row}: {len(values)} cells for {len(header)} columns")
+        try:
+            records.append({name: _parse(text, name) for name, text in zip(header, values, strict=True)})
+        except ValueError as error:
+            raise ValueError(f"{path}, row {row}: {error}") from None
+    try:
+        return from_records(records)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def write(table: pd.DataFrame, path: Path) -> None:
+    """Write the table, sorted by key, at once or not at all; the same table always gives the same bytes.
+
+    Raises ValueError for a missing or unknown column, a wrong type, an empty or duplicate key, an unknown
+    kind or state, an infinite number, or a done row without its headline metric (rfid or gfid).
+    """
+    table = _checked(table)
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(NAMES)
+        columns = [[_format(cell, TYPES[name]) for cell in table[name]] for name in NAMES]
+        writer.writerows(zip(*columns, strict=True))
+
+
+def merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
+    """Both tables' rows; where a key is in both, the new row. A result so replaces its pending row."""
+    old, new = _checked(old), _checked(new)
+    replaced = pd.MultiIndex.from_frame(old[list(KEY)]).isin(pd.MultiIndex.from_frame(new[list(KEY)]))
+    parts = [part for part in (old[~replaced], new) if len(part)]
+    return _checked(pd.concat(parts, ignore_index=True)) if parts else new
+
+
+def check_protocol(rows: pd.DataFrame, varies: Iterable[str] = ()) -> None:
+    """Raise ProtocolError if the done rows mix a protocol field other than those in `varies`."""
+    varies = set(varies)
+    unknown = varies - set(PROTOCOL)
+    if unknown:
+        raise ValueError(
+            f"{', '.join(sorted(unknown))} is no protocol field; the fields are {', '.join(PROTOCOL)}"
+        )
+    done = rows[rows["state"] == "done"]
+    for name in PROTOCOL:
+        values = _values(done[name])
+        if name not in varies and len(values) > 1:
+            raise ProtocolError(
+                f"rows that would share an axis differ in {name}: {', '.join(values)}; "
+                f"evaluate them with one {name}, or draw them apart"
+            )
+
+
+def mixed_provenance(rows: pd.DataFrame) -> list[str]:
+    """What differs between the done rows without being measured, for a caption: 'commit: 1a2b, 3c4d'."""
+    done = rows[rows["state"] == "done"]
+    values = {name: _values(done[name]) for name in (*PROVENANCE, "tokenizer_seed", "seed")}
+    return [f"{name}: {', '.join(found)}" for name, found in values.items() if len(found) > 1]
+
+
+def _values(column: pd.Series) -> list[str]:
+    """The distinct values as text, sorted; a missing one is 'empty'."""
+    cells = column.drop_duplicates().tolist()
+    found = sorted(cell for cell in cells if not _missing(cell))
+    texts = [str(cell).removesuffix(".0") for cell in found]
+    return texts + ["empty"] * any(_missing(cell) for cell in cells)
+
+
+def _checked(table: pd.DataFrame) -> pd.DataFrame:
+    """A copy with declared columns, order and types, sorted by key; ValueError where that is impossible."""
+    _check_names(table.columns, "the table")
+    missing = [name for name in NAMES if name not in table.columns]
+    if missing:
+        raise ValueError(f"the table lacks the columns {', '.join(missing)}")
+    checked = pd.DataFrame({name: _cast(table[name]) for name in NAMES})
+    for _, row in checked.iterrows():
+        _check_row(row)
+    twice = checked[checked.duplicated(list(KEY), keep=False)]
+    if len(twice):
+        key = ", ".join(f"{name} {twice.iloc[0][name]}" for name in KEY)
+        raise ValueError(f"{len(twice)} rows share one key or more, the first {key}: {_where(twice.iloc[0])}")
+    return checked.sort_values(list(KEY), ignore_index=True)
+
+
+def _check_row(row: pd.Series) -> None:
+    for name in KEY:
+        if _missing(row[name]):
+            raise ValueError(f"{_where(row)}: {name} is empty, and it is part of the row's key")
+    for name, valid in (("kind", KINDS), ("state", STATES)):
+        if row[name] not in valid:
+            raise ValueError(f"{_where(row)}: {name} is {row[name]!r}; valid are {', '.join(valid)}")
+    for name in METRICS:
+        if math.isinf(row[name]):
+            raise ValueError(f"{_where(row)}: {name} is {row[name]}; metrics are finite or missing")
+    headline = HEADLINE[row["kind"]]
+    if row["state"] == "done" and _missing(row[headline]):
+        raise ValueError(f"{_where(row)}: done, but {headline} is NaN or missing")
+
+
+def _check_names(names: Iterable[str], what: str) -> None:
+    unknown = [name for name in names if name not in TYPES]
+    if unknown:
+        near = difflib.get_close_matches(unknown[0], NAMES, 3, 0)
+        raise ValueError(f"{what} has the unknown columns {', '.join(unknown)}; nearest: {', '.join(near)}")
+
+
+def _cast(column: pd.Series) -> pd.Series:
+    name = str(column.name)
+    type_ = TYPES[name]
+    cells = [None if _missing(cell) else cell for cell in column.tolist()]
+    try:
+        if type_ == "text":
+            cells = ["" if cell is None else " ".join(str(cell).split()) for cell in cells]
+        elif type_ == "float":
+            cells = [math.nan if cell is None else float(cell) for cell in cells]
+        return pd.Series(cells, dtype=DTYPES[type_], index=column.index, name=name)  # type: ignore[call-overload]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"column {name} should hold {type_}: {error}") from None
+
+
+def _parse(text: str, name: str) -> Any:
+    if text == "":
+        return None
+    match TYPES[name]:
+        case "text":
+            return text
+        case "bool" if text in ("True", "False"):
+            return text == "True"
+        case "int" | "float" as type_:
+            try:
+                return int(text) if type_ == "int" else float(text)
+            except ValueError:
+                pass
+    raise ValueError(f"{name} should be {TYPES[name]}, found {text!r}")
+
+
+def _format(cell: Any, type_: Type) -> str:
+    if _missing(cell):
+        return ""
+    return repr(float(cell)) if type_ == "float" else str(cell)
+
+
+def _missing(cell: Any) -> bool:
+    return cell is None or cell is pd.NA or cell == "" or (isinstance(cell, float) and math.isnan(cell))
+
+
+def _where(row: Mapping[str, Any] | pd.Series) -> str:
+    return f"run {row.get('run') or '?'} at {row.get('images_seen')} images"

@@ -1,0 +1,1 @@
+"""How a study is run: an ablation becomes a plan, the plan jobs, the jobs stages, the stages records."""

@@ -1,0 +1,89 @@
+"""Checkpoints of a training: everything that must survive, in safetensors, the last two kept."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from study.files import load_metadata, load_tensors, save_tensors
+
+KEPT = 2
+Parts = Mapping[str, nn.Module | torch.optim.Optimizer]
+log = logging.getLogger(__name__)
+
+
+def pack(parts: Parts) -> dict[str, Tensor]:
+    """Flatten modules and optimizers into named tensors, `part/name` or `part/parameter index/state name`."""
+    tensors: dict[str, Tensor] = {}
+    for part, value in parts.items():
+        if isinstance(value, nn.Module):
+            tensors |= {f"{part}/{name}": tensor for name, tensor in value.state_dict().items()}
+        else:
+            for index, state in value.state_dict()["state"].items():
+                tensors |= {f"{part}/{index}/{name}": torch.as_tensor(item) for name, item in state.items()}
+    return tensors
+
+
+def unpack(parts: Parts, tensors: dict[str, Tensor]) -> None:
+    """Load what `pack` made back into the parts, strictly."""
+    for part, value in parts.items():
+        own = {name[len(part) + 1 :]: t for name, t in tensors.items() if name.startswith(f"{part}/")}
+        if isinstance(value, nn.Module):
+            value.load_state_dict(own, strict=True)
+        else:
+            state: dict[int, dict[str, Tensor]] = {}
+            for name, tensor in own.items():
+                index, item = name.split("/")
+                state.setdefault(int(index), {})[item] = tensor
+            value.load_state_dict({"state": state, "param_groups": value.state_dict()["param_groups"]})
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a training is: images seen, and seconds of training over all attempts."""
+
+    images_seen: int = 0
+    seconds: float = 0.0
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("checkpoint-*.safetensors"))
+
+
+def save(folder: Path, parts: Parts, position: Position) -> None:
+    """Write a checkpoint at this position, then drop all but the last two."""
+    path = folder / f"checkpoint-{position.images_seen:012d}.safetensors"
+    save_tensors(
+        path, pack(parts), {"images_seen": str(position.images_seen), "seconds": f"{position.seconds:.3f}"}
+    )
+    for old in _files(folder)[:-KEPT]:
+        old.unlink(missing_ok=True)
+
+
+def restore(folder: Path, parts: Parts) -> Position:
+    """Load the newest whole checkpoint into the parts and say where it stands; the start when there is none.
+
+    A torn file is dropped with a warning and the one before it is used.
+    """
+    for path in reversed(_files(folder)):
+        try:
+            tensors, metadata = load_tensors(path), load_metadata(path)
+        except (SafetensorError, OSError) as error:
+            log.warning("checkpoint %s cannot be read (%s): falling back to the one before", path, error)
+            path.unlink(missing_ok=True)
+            continue
+        unpack(parts, tensors)
+        return Position(int(metadata["images_seen"]), float(metadata["seconds"]))
+    return Position()
+
+
+def discard(folder: Path) -> None:
+    """Delete the checkpoints of a finished training."""
+    for path in _files(folder):
+        path.unlink(missing_ok=True)

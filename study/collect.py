@@ -1,0 +1,192 @@
+"""From records to the results table: every planned row is listed, with its numbers or with why it has none."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from models.specs import autoencoder_flops, flops_per_image, parse_tokenizer
+from study.estimate import training_flops
+from study.files import fingerprint
+from study.lease import holder
+from study.plan import Plan, Planned
+from study.schedule import log_of
+from study.specs import FitGenerator, FitTokenizer, Generate, Reconstruct, Stage
+
+Row = dict[str, Any]
+
+
+def state_of(planned: Planned, result: Stage) -> tuple[str, str]:
+    """State and reason of one row: the stage that measures it, else whatever keeps it from being measured."""
+    if result.record() is not None:
+        return "done", ""
+    chain = _upstream(result)
+    for stage in chain:
+        if stage.record() is None and (failure := stage.failure()) is not None:
+            own = stage.fingerprint in (result.fingerprint, planned.fit.fingerprint)
+            if own or planned.kind == "tokenizer":
+                return failure["state"], failure["reason"]
+            spec = stage.spec
+            name = spec.tokenizer if isinstance(spec, (FitTokenizer, FitGenerator)) else stage.kind
+            return "blocked", f"blocked by {name}: {failure['reason']}"
+    waits_for = [stage for stage in chain if stage.record() is None]
+    running = any(holder(stage.folder) is not None for stage in waits_for if stage in (planned.fit, result))
+    return ("running" if running else "pending"), ""
+
+
+def _upstream(stage: Stage) -> list[Stage]:
+    """A stage after everything it reads from."""
+    return [*(above for source in stage.inputs.values() for above in _upstream(source)), stage]
+
+
+def _protocols(stage: Stage) -> dict[str, Row]:
+    """Protocol columns of each judge's row, by judge."""
+    spec = stage.spec
+    assert isinstance(spec, (Reconstruct, Generate))
+    rows: dict[str, Row] = {}
+    for judge in spec.judges:
+        common = {"extractor": judge.name, "extractor_size": judge.size, "decode_precision": "float32"}
+        if isinstance(spec, Reconstruct):
+            samples = min(spec.evaluation.reconstruct_images, spec.data.test_images)
+            rows[judge.name] = {
+                **common,
+                "samples": samples,
+                "reference": "own inputs",
+                "reference_hash": fingerprint({"data": spec.data.content, "split": "test", "images": samples}, 12),
+                "perceptual_net": spec.evaluation.perceptual_net,
+            }
+            continue
+        sampling = spec.sampling
+        images = min(spec.evaluation.reference_images, spec.data.train_images)
+        low, high = sampling.guidance_interval
+        rows[judge.name] = {
+            **common,
+            "samples": sampling.samples,
+            "chunk": sampling.chunk,
+            "solver": sampling.solver,
+            "steps": None if sampling.solver == "dopri5" else sampling.steps,
+            "timestep_shift": sampling.timestep_shift,
+            "guidance_scale": sampling.guidance_scale,
+            "guidance_interval": f"{low:g} {high:g}",
+            "guidance_channels": str(sampling.guidance_channels or "all"),
+            "label_scheme": sampling.label_scheme,
+            "weights": sampling.weights,
+            "reference": f"{spec.data.name} train, {images} images",
+            "reference_hash": fingerprint({"data": spec.data.content, "split": "train", "images": images}, 12),
+        }
+    return rows
+
+
+def _identity(plan: Plan, planned: Planned) -> Row:
+    run, fit = planned.run, planned.fit
+    name = parse_tokenizer(run.tokenizer)
+    tokenizer = fit if planned.kind == "tokenizer" else fit.inputs["latents"].inputs["tokenizer"]
+    return {
+        "ablations": plan.ablation,
+        "kind": planned.kind,
+        "run": run.name,
+        "fingerprint": fit.fingerprint,
+        "tokenizer": run.tokenizer,
+        "foundation_model": name.foundation or "none",
+        "latent_channels": name.channels,
+        "generator": run.generator or "",
+        "tokenizer_seed": run.tokenizer_seed,
+        "seed": run.tokenizer_seed if planned.kind == "tokenizer" else run.seed,
+        "tokenizer_fingerprint": tokenizer.fingerprint,
+        "study": plan.study,
+        "scale": plan.scale.name,
+        "data": plan.data.name,
+        "resolution": plan.data.resolution,
+    }
+
+
+def rows_of(plan: Plan, sheets: Path) -> list[Row]:
+    """Every row of a plan; the picture sheets of finished ones are copied into the folder `sheets`.
+
+    Args:
+        sheets: made when missing.
+    """
+    logs = {stage.fingerprint: job for job in plan.jobs for stage in job.stages}
+    rows = []
+    for planned in plan.runs:
+        identity, fit = _identity(plan, planned), planned.fit.record()
+        for result in planned.results:
+            spec, record = result.spec, result.record()
+            state, reason = state_of(planned, result)
+            images_seen = spec.images_seen if isinstance(spec, Generate) else planned.fit.spec.recipe.budget_images  # type: ignore[union-attr]
+            sheet = ""
+            if record is not None:
+                sheet = f"{Path(record['sheet']).stem}-{result.fingerprint}.png"
+                _copy(result.folder / record["sheet"], sheets / sheet)
+            for judge, protocol in _protocols(result).items():
+                row: Row = {
+                    **identity,
+                    "images_seen": images_seen,
+                    "protocol": fingerprint(protocol, 12),
+                    "state": state,
+                    "reason": reason,
+                    "log": log_of(logs[result.fingerprint]) if state not in ("done", "pending") else "",
+                    **protocol,
+                    "flops_per_image": float(training_flops(planned.fit)),
+                }
+                if fit is not None:
+                    row |= {key: value for key, value in fit["cost"].items() if key in COSTS}
+                if record is not None:
+                    measured = dict(record["metrics"][judge])
+                    origin = record["provenance"]
+                    row |= {key: value for key, value in measured.items() if key in METRICS}
+                    row |= {
+                        "comparable": measured["comparable"],
+                        "commit": origin["commit"],
+                        "versions": origin["versions"],
+                        "device": origin["device"],
+                        "train_precision": origin["precision"],
+                        "threads": origin["threads"],
+                        "evaluate_seconds": record["seconds"],
+                        "sheet": sheet,
+                    }
+                rows.append(row)
+    return rows
+
+
+METRICS = ("rfid", "psnr", "ssim", "perceptual", "gfid", "kid", "precision", "recall", "inception_score")
+COSTS = ("train_seconds", "train_images_per_second", "peak_memory_gib", "parameters")
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.exists() and not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = target.with_suffix(".partial")
+        shutil.copyfile(source, partial)
+        partial.replace(target)
+
+
+def update_table(plan: Plan, out: Path) -> Path:
+    """Write the study's table: this plan's rows, and every row that other plans have put there.
+
+    A row that this ablation asked for before and no longer does stays, without the ablation's name.
+
+    Args:
+        out: folder that holds `results/`.
+
+    Returns:
+        The path of `results/<study>/table.csv`.
+    """
+    from results.table import from_records, load, merge, write
+
+    path = out / "results" / plan.study / "table.csv"
+    rows = rows_of(plan, path.parent / "sheets")
+    new = from_records(rows)
+    if path.exists():
+        old = load(path)
+        old["ablations"] = [" ".join(n for n in text.split() if n != plan.ablation) for text in old["ablations"]]
+        asked = {(r.fingerprint, r.images_seen, r.protocol): r.ablations for r in old.itertuples()}
+        keys = zip(new["fingerprint"], new["images_seen"], new["protocol"], strict=True)
+        new["ablations"] = [
+            " ".join(sorted({*asked.get(key, "").split(), plan.ablation})) for key in keys
+        ]
+        dropped = (old["ablations"] == "") & (old["state"] != "done")  # was never measured: nothing is lost
+        new = merge(old[~dropped], new)
+    write(new, path)
+    return path

@@ -1,0 +1,92 @@
+"""What the processor offers, resolved once by the planner so that every stage's spec states it."""
+
+from __future__ import annotations
+
+import functools
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Compute:
+    """Device kind, precision and threads of a stage; part of its fingerprint, because they move the last bits."""
+
+    device: str  # "cpu" or "cuda"
+    precision: str  # "float32", or "bfloat16" (autocast)
+    threads: int  # of one process, on the CPU
+
+
+def cores() -> int:
+    """Cores this process may use: the affinity mask, cut by the control group's quota where there is one."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        if quota != "max":
+            count = min(count, max(1, round(int(quota) / int(period))))
+    except (OSError, ValueError):
+        pass
+    return count
+
+
+def processor() -> str:
+    """Name of the processor, for provenance."""
+    for line in _cpuinfo().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    import platform
+
+    return platform.processor() or platform.machine()
+
+
+@functools.cache
+def _cpuinfo() -> str:
+    try:
+        return Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return ""
+
+
+def _has_gpu() -> bool:
+    # importing torch costs seconds: ask it only where a driver is loaded
+    if not Path("/proc/driver/nvidia/version").exists() or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return False
+    import torch
+
+    return torch.cuda.is_available()
+
+
+@functools.cache
+def resolve() -> Compute:
+    """Choose device, precision and threads for this machine.
+
+    bfloat16 only where the processor multiplies matrices in it (AVX512-BF16 or AMX: 5 times float32 there;
+    emulated it is 100 times slower). On the CPU two jobs of half the cores each beat one of all cores, because
+    small layers do not fill them.
+    """
+    if _has_gpu():
+        return Compute(device="cuda", precision="bfloat16", threads=max(1, cores() // 2))
+    flags = set(_cpuinfo().split())
+    fast_bfloat16 = bool({"avx512_bf16", "amx_bf16"} & flags)
+    return Compute(
+        device="cpu", precision="bfloat16" if fast_bfloat16 else "float32", threads=max(1, cores() // 2)
+    )
+
+
+def apply(compute: Compute) -> None:
+    """Set this process up as `compute` says, with deterministic kernels."""
+    import torch
+
+    torch.set_num_threads(compute.threads)
+    torch.use_deterministic_algorithms(True, warn_only=compute.device == "cuda")
+    torch.backends.cudnn.benchmark = False
+    if compute.device == "cuda":
+        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.backends.cudnn.allow_tf32 = True
+
+
+def autocast(compute: Compute):
+    """Context in which matrix products run in the spec's precision."""
+    import torch
+
+    return torch.autocast(compute.device, torch.bfloat16, enabled=compute.precision == "bfloat16")

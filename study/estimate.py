@@ -1,0 +1,68 @@
+"""How long a plan will take: floating-point operations over the rate this machine reached before.
+
+Rates come from the records of this processor and precision; without any, from what two cores of a laptop reach.
+"""
+
+from __future__ import annotations
+
+from models.specs import autoencoder_flops, flops_per_image
+from study.compute import Compute
+from study.files import read_json, write_json
+from study.paths import study_root
+from study.specs import Encode, FitGenerator, FitTokenizer, Generate, Reconstruct, Stage
+
+# GFLOP/s of one process until a stage of this kind has been recorded here
+FIRST_GUESS = {
+    "cpu": {"fit_tokenizer": 30, "reconstruct": 10, "encode": 40, "fit_generator": 40, "generate": 40},
+    "cuda": {"fit_tokenizer": 40e3, "reconstruct": 5e3, "encode": 40e3, "fit_generator": 100e3, "generate": 60e3},
+}
+FORWARD_AND_BACKWARD = 3  # a backward pass costs two forward passes
+
+
+def training_flops(stage: Stage) -> int:
+    """FLOPs of one training image, forward and backward, of the network that a fit stage trains."""
+    spec = stage.spec
+    if isinstance(spec, FitTokenizer):
+        return FORWARD_AND_BACKWARD * sum(autoencoder_flops(spec.architecture))
+    assert isinstance(spec, FitGenerator)
+    return FORWARD_AND_BACKWARD * flops_per_image(spec.architecture)
+
+
+def work(stage: Stage) -> float:
+    """FLOPs of a whole stage, of its own networks alone; the judges' share is in the rate."""
+    spec = stage.spec
+    if isinstance(spec, (FitTokenizer, FitGenerator)):
+        return float(training_flops(stage)) * spec.recipe.budget_images
+    tokenizer = stage.inputs["tokenizer"].spec
+    assert isinstance(tokenizer, FitTokenizer)
+    encode, decode = autoencoder_flops(tokenizer.architecture)
+    if isinstance(spec, Encode):
+        return float(encode) * spec.train_images * (2 if spec.data.flip else 1)
+    if isinstance(spec, Reconstruct):
+        return float(encode + decode) * spec.evaluation.reconstruct_images
+    fit = stage.inputs["generator"].spec
+    assert isinstance(spec, Generate) and isinstance(fit, FitGenerator)
+    evaluations = {"euler": spec.sampling.steps, "heun": 2 * spec.sampling.steps, "dopri5": 100}
+    guided = 1 if spec.sampling.guidance_scale == 1 else 2
+    velocity = flops_per_image(fit.architecture) * evaluations[spec.sampling.solver] * guided
+    return float(velocity + decode) * spec.sampling.samples
+
+
+def _rates_file(compute: Compute, device: str):
+    name = "".join(c if c.isalnum() else "-" for c in f"{device} {compute.precision} {compute.threads}")
+    return study_root() / "rates" / f"{name}.json"
+
+
+def note_rate(stage: Stage, seconds: float, device: str) -> None:
+    """Remember how fast a stage went on this device."""
+    path = _rates_file(stage.spec.compute, device)
+    rates = read_json(path) or {}
+    rates[stage.kind] = work(stage) / max(seconds, 1e-3) / 1e9
+    write_json(path, rates)
+
+
+def estimated_seconds(stage: Stage, device: str) -> float:
+    """Seconds that one process will need for a stage, roughly."""
+    compute = stage.spec.compute
+    rates = {**FIRST_GUESS[compute.device], **(read_json(_rates_file(compute, device)) or {})}
+    return work(stage) / (rates[stage.kind] * 1e9)

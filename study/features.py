@@ -1,0 +1,107 @@
+"""Features of a frozen foundation model over the training images, computed once and kept in bfloat16.
+
+The VF loss asks for the same features in every epoch, of every aligned tokenizer: where they fit on the disk
+they are a shared asset, else (ImageNet under a ViT-L would be 1.3 TB) they are computed for each batch. Both
+round to bfloat16, so the loss sees the same numbers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.foundation import FoundationModel, foundation_model
+from study.assets import asset
+from study.data import ImageSet, load
+from study.files import load_tensors, read_json, save_tensors, write_json
+from study.specs import FitTokenizer
+
+CACHE_GIB = 8.0
+STATISTICS_IMAGES = 2048  # behind the mean and spread per channel
+BATCH = 128
+
+
+class FoundationFeatures:
+    """Features of training images, standardised per channel where the recipe says so."""
+
+    def __init__(self, spec: FitTokenizer, name: str) -> None:
+        assert spec.foundation is not None
+        self._recipe, self._count = spec.foundation, spec.train_images
+        self._views = 2 if spec.data.flip else 1  # plain, and mirrored
+        self._images: ImageSet = load(spec.data, "train")
+        self._device = spec.compute.device
+        self._model: FoundationModel | None = None
+        self._name = name
+        key = {
+            "foundation_model": name,
+            "input_size": self._recipe.input_size,
+            "stride": self._recipe.stride,
+            "data": spec.data.content,
+            "resolution": spec.data.resolution,
+            "images": self._count,
+            "views": self._views,
+            "device": self._device,
+        }
+        folder = asset("foundation-statistics", key, self._measure)
+        statistics = load_tensors(folder / "statistics.safetensors")
+        self._mean, self._std = statistics["mean"][:, None, None], statistics["std"][:, None, None]
+        self._shape = tuple(int(side) for side in statistics["shape"])  # (D, h, w)
+        gib = self._count * self._views * int(np.prod(self._shape)) * 2 / 2**30
+        self._cache: np.ndarray | None = None
+        if gib <= CACHE_GIB:
+            folder = asset("foundation-features", key, self._fill)
+            self._cache = np.load(folder / "features.npy", mmap_mode="r")  # (N, views, D, h, w), bfloat16 bits
+
+    def _forward(self, indices: np.ndarray, flipped: bool | Tensor) -> Tensor:
+        """bfloat16 (B, D, h, w) of these images, mirrored where `flipped`."""
+        if self._model is None:
+            self._model = foundation_model(
+                self._name, input_size=self._recipe.input_size, stride=self._recipe.stride
+            ).to(self._device)
+        pixels = self._images.pixels(indices)
+        mirror = torch.as_tensor(flipped).expand(len(pixels))[:, None, None, None]
+        pixels = torch.where(mirror, pixels.flip(3), pixels)
+        return self._model(pixels.to(self._device)).to(torch.bfloat16).cpu()
+
+    def _measure(self, folder: Path) -> None:
+        rows = np.unique(np.linspace(0, self._count - 1, STATISTICS_IMAGES).astype(int))
+        parts = [self._forward(rows[i : i + BATCH], False).double() for i in range(0, len(rows), BATCH)]
+        features = torch.cat(parts)
+        std, mean = torch.std_mean(features, dim=(0, 2, 3))
+        save_tensors(
+            folder / "statistics.safetensors",
+            {"mean": mean.float(), "std": std.float().clamp_min(1e-6), "shape": torch.tensor(features.shape[1:])},
+        )
+
+    def _fill(self, folder: Path) -> None:
+        """Write all features, a batch at a time; a fill that was cut off goes on where it was."""
+        path, mark = folder / "features.npy", folder / "filled.json"
+        shape = (self._count, self._views, *self._shape)
+        done = read_json(mark) or 0
+        mode = "r+" if done and path.exists() else "w+"
+        bits = np.lib.format.open_memmap(path, mode, dtype=np.int16, shape=shape)
+        for start in range(done if mode == "r+" else 0, self._count, BATCH):
+            rows = np.arange(start, min(start + BATCH, self._count))
+            for view in range(self._views):
+                bits[rows, view] = self._forward(rows, bool(view)).view(torch.int16).numpy()
+            if start // BATCH % 16 == 15:
+                bits.flush()
+                write_json(mark, int(rows[-1]) + 1)
+        bits.flush()
+
+    def batch(self, indices: np.ndarray, flipped: Tensor, grid: int) -> Tensor:
+        """Features (B, D, grid, grid) float32 of these images, mirrored where `flipped` (B,) bool."""
+        if self._cache is None:
+            bits = self._forward(indices, flipped)
+        else:
+            bits = torch.from_numpy(self._cache[indices, flipped.long().numpy()]).view(torch.bfloat16)
+        features = bits.float()
+        if self._recipe.standardise:
+            features = (features - self._mean) / self._std
+        if features.shape[-1] != grid:
+            features = F.interpolate(features, size=(grid, grid), mode="bilinear", antialias=True)
+        return features

@@ -1,0 +1,60 @@
+"""Redraw the figures of a study from its results table alone: `python -m study.figures [STUDY]`."""
+
+import difflib
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def main(
+    study: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY")] = None,
+    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = CHECKOUT,
+) -> int:
+    """Draw every figure of a study again, from its results table alone.
+
+    Reads results/STUDY/table.csv and the picture sheets beside it; writes figures/STUDY/NAME.png (to look
+    at), NAME.pdf (to print) and NAME.csv (the numbers plotted). Nothing is trained or measured, and the
+    same table gives the same files.
+
+    Args:
+        study: A folder of results/ that holds a table.csv. Without it, all of them.
+        out: The folder that holds results/ and figures/.
+    """
+    found = sorted(path.parent.name for path in (out / "results").glob("*/table.csv"))
+    if study is not None and study not in found:
+        near = (
+            ", ".join(difflib.get_close_matches(study, found, 3, 0))
+            or "none, run python -m study.sweep first"
+        )
+        print(f"no study {study!r} in {out / 'results'}; nearest: {near}", file=sys.stderr)
+        return 2
+    if not found:
+        print(f"no study in {out / 'results'}: run python -m study.sweep first", file=sys.stderr)
+        return 2
+
+    from figures.render import render  # after the arguments: matplotlib takes seconds to import
+
+    failed = False
+    for name in found if study is None else [study]:
+        try:
+            result = render(out / "results" / name, out / "figures" / name)
+        except ValueError as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            failed = True
+            continue
+        for path in result.written:
+            print(path)
+        for figure, reason in result.skipped.items():
+            print(f"{name}: no {figure}: {reason}")
+        for figure, reason in result.refused.items():
+            print(f"{name}: {figure} refused: {reason}", file=sys.stderr)
+        failed = failed or bool(result.refused)
+    return int(failed)
+
+
+if __name__ == "__main__":
+    sys.exit(tyro.cli(main))

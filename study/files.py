@@ -1,0 +1,82 @@
+"""Files that are either whole or absent: written beside their place, then moved onto it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@contextlib.contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """Yield a temporary path in the folder of `path`; on success what was written there replaces `path`.
+
+    The bytes reach the disk before the name does, so a power cut leaves the old file or the new one.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+    try:
+        yield temporary
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` as JSON, atomically; a number that is not finite is refused (ValueError)."""
+    text = json.dumps(content, indent=1, allow_nan=False)
+    with atomic(path) as temporary:
+        temporary.write_text(text + "\n")
+
+
+def read_json(path: Path) -> Any | None:
+    """The content of a JSON file, or None when it is missing or torn."""
+    try:
+        return json.loads(path.read_text())
+    except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
+        return None
+
+
+def fingerprint(content: Any, length: int = 16) -> str:
+    """Hash of JSON-able `content`, independent of the order of keys: `length` hex digits of its SHA-256."""
+    canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()[:length]
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write tensors (any dtype and device, made contiguous) and text metadata as safetensors, atomically."""
+    from safetensors.torch import save_file
+
+    with atomic(path) as temporary:
+        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}, temporary, metadata)
+
+
+def load_tensors(path: Path) -> dict[str, Tensor]:
+    """Read all tensors of a safetensors file onto the CPU; a torn file raises `safetensors.SafetensorError`."""
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def load_metadata(path: Path) -> dict[str, str]:
+    """Read the text metadata of a safetensors file."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return file.metadata() or {}
+
+
+def remove_tree(folder: Path) -> None:
+    """Delete a folder if it is there."""
+    shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,143 @@
+"""Running a job: its stages in order, each under its lease, each ending in a record or a failure."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import logging
+import os
+import signal
+import sys
+import time
+import traceback
+from collections.abc import Iterator
+
+from study import stages
+from study.compute import processor
+from study.estimate import note_rate
+from study.files import read_json, write_json
+from study.lease import LeaseLost, lease
+from study.plan import Job
+from study.provenance import provenance
+from study.specs import VERSIONS, Stage
+from study.workspace import Blocked, Diverged, Interrupted, Record, Workspace, stop_requested
+
+log = logging.getLogger(__name__)
+
+STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
+
+
+def run_stage(stage: Stage, title: str = "") -> Record:
+    """The record of a stage: read when it is done, made by running the stage when it is not.
+
+    Raises:
+        Blocked: an input has no record.
+        Interrupted: asked to stop; what was done is saved and nothing is recorded.
+        Exception: whatever the stage raised, after it was written to `failure.json`.
+    """
+    if record := stage.record():
+        return record
+    missing = [f"{name} {source.fingerprint}" for name, source in stage.inputs.items() if source.record() is None]
+    if missing:
+        raise Blocked(f"blocked by {', '.join(missing)}")
+    with lease(stage.folder) as held:
+        if record := stage.record():  # whoever held the lease before finished it
+            return record
+        started = time.time()
+        try:
+            outcome = stages.execute(stage, Workspace(stage.folder, held, title or stage.kind))
+        except (Interrupted, LeaseLost):
+            raise
+        except BaseException as error:
+            note_failure(stage, "diverged" if isinstance(error, Diverged) else "failed", _reason(error))
+            raise
+        record = {
+            "stage": stage.kind,
+            "version": VERSIONS[stage.kind],
+            "fingerprint": stage.fingerprint,
+            "inputs": {name: source.fingerprint for name, source in stage.inputs.items()},
+            **outcome,
+            "provenance": provenance(stage.spec.compute),
+            "seconds": round(time.time() - started, 3),
+            "ended": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        }
+        held.check()
+        write_json(stage.folder / "record.json", record)
+        (stage.folder / "failure.json").unlink(missing_ok=True)
+        note_rate(stage, record["cost"].get("train_seconds", record["seconds"]), processor())
+        return record
+
+
+def _reason(error: BaseException) -> str:
+    first = str(error).strip().splitlines()
+    text = first[0] if first else ""
+    return text if isinstance(error, (Diverged, Blocked)) else f"{type(error).__name__}: {text}".rstrip(": ")
+
+
+def note_failure(stage: Stage, state: str, reason: str) -> None:
+    """Write why a stage has no record: state ("failed", "diverged", "timed out"), reason, attempts, log."""
+    before = read_json(stage.folder / "failure.json") or {}
+    content = {
+        "state": state,
+        "reason": reason,
+        "attempts": before.get("attempts", 0) + 1,
+        "log": os.environ.get("STUDY_LOG", ""),
+    }
+    with contextlib.suppress(OSError):  # on a full disk the scheduler still sees that no record came
+        write_json(stage.folder / "failure.json", content)
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[None]:
+    """Turn the signals that ask a process to stop into a flag that loops look at between two steps."""
+
+    def ask(number: int, _frame: object) -> None:
+        stop_requested.set()
+
+    before = {}
+    for name in STOP_SIGNALS:
+        if hasattr(signal, name):
+            before[name] = signal.signal(getattr(signal, name), ask)
+    try:
+        yield
+    finally:
+        for name, handler in before.items():
+            signal.signal(getattr(signal, name), handler)
+
+
+def run_job(job: Job) -> list[str]:
+    """Do the stages of a job; returns the fingerprints of those that are done.
+
+    A stage that fails stops those that read from it; the others still run. Results are in the records: the
+    return value is for logs alone.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout, force=True)
+    done, failures = [], 0
+    with stop_on_signals():
+        for stage in job.stages:
+            try:
+                run_stage(stage, title=stage_title(stage))
+                done.append(stage.fingerprint)
+            except Interrupted as stopped:
+                log.info("%s; the same command goes on from here", stopped)
+                break
+            except LeaseLost as lost:
+                log.warning("%s: leaving it to that one", lost)
+                break
+            except Blocked as blocked:
+                failures += 1
+                log.error("%s: %s", stage_title(stage), blocked)
+            except Exception:
+                failures += 1
+                log.error("%s failed\n%s", stage_title(stage), traceback.format_exc())
+            if stop_requested.is_set():
+                break
+    if failures:
+        log.error("%d of %d stages have no result", failures, len(job.stages))
+    return done
+
+
+def stage_title(stage: Stage) -> str:
+    """How a stage is called in progress lines."""
+    mark = getattr(stage.spec, "images_seen", None)
+    return stage.kind if mark is None else f"{stage.kind} at {mark:,} images"

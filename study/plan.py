@@ -1,0 +1,247 @@
+"""From an ablation and a scale to runs, stages and jobs. Torch-free; nothing is computed here."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import ModuleType
+from typing import Any
+
+from models.specs import AutoencoderConfig, generator_config, parse_tokenizer
+from study.compute import Compute
+from study.data import DataSpec
+from study.judges import JudgeSpec, judge_spec
+from study.scales import Scale
+from study.settings import change
+from study.specs import (
+    Encode,
+    FitGenerator,
+    FitTokenizer,
+    Generate,
+    Reconstruct,
+    Stage,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One training that an ablation asks for: a tokenizer, or a generator on a tokenizer.
+
+    Args:
+        tokenizer: spec such as `f16d32-dinov2`.
+        generator: spec such as `LightningDiT-B/1`; None for a run that ends with the tokenizer.
+        tokenizer_seed, seed: of the two trainings.
+        changes: scale fields that this run changes, by dotted name, such as `{"tokenizer.vf_weight": 0.5}`.
+        options: of the generator's network, such as `{"rope": False}`.
+    """
+
+    tokenizer: str
+    generator: str | None = None
+    tokenizer_seed: int = 0
+    seed: int = 0
+    changes: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        parts = [self.tokenizer if self.tokenizer_seed == 0 else f"{self.tokenizer} (seed {self.tokenizer_seed})"]
+        if self.generator:
+            parts.append(self.generator if self.seed == 0 else f"{self.generator} (seed {self.seed})")
+        changed = [f"{key}={value}" for key, value in {**self.changes, **self.options}.items()]
+        return " + ".join(parts + changed)
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run with the stages that answer it."""
+
+    run: Run
+    fit: Stage
+    results: tuple[Stage, ...]  # whose records hold its metrics: reconstruct, or one generate per snapshot
+
+    @property
+    def kind(self) -> str:
+        return "generator" if self.fit.kind == "fit_generator" else "tokenizer"
+
+
+@dataclass(frozen=True)
+class Job:
+    """The unit of submission: stages that one process does in order."""
+
+    kind: str  # "tokenizer" or "generator"
+    title: str
+    stages: tuple[Stage, ...]
+    after: str | None = None  # name of the job that makes its inputs
+
+    @functools.cached_property
+    def name(self) -> str:
+        """Folder-safe and stable: the kind and the fingerprint of what it trains."""
+        return f"{self.kind}-{self.stages[0].fingerprint}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All runs of one ablation at one scale, and the jobs that do them."""
+
+    ablation: str
+    question: str
+    study: str
+    scale: Scale
+    data: DataSpec
+    runs: tuple[Planned, ...]
+    jobs: tuple[Job, ...]
+
+    @property
+    def stages(self) -> list[Stage]:
+        return list({stage.fingerprint: stage for job in self.jobs for stage in job.stages}.values())
+
+
+def autoencoder_config(spec: str, scale: Scale, data: DataSpec) -> AutoencoderConfig:
+    """The tokenizer's network for this spec; ValueError when the scale or the picture size does not fit it."""
+    name, shape = parse_tokenizer(spec), scale.autoencoder
+    config = AutoencoderConfig(
+        in_channels=data.channels,
+        resolution=data.resolution,
+        ch=shape.ch,
+        ch_mult=shape.ch_mult,
+        num_res_blocks=shape.num_res_blocks,
+        attn_resolutions=shape.attention_grids,
+        z_channels=name.channels,
+        unshuffle=shape.unshuffle,
+        norm_groups=shape.norm_groups,
+    )
+    if config.downsampling != name.downsampling:
+        raise ValueError(
+            f"{spec} downsamples {name.downsampling} times, but scale {scale.name} builds tokenizers that "
+            f"downsample {config.downsampling} times: ask for f{config.downsampling}d{name.channels}"
+        )
+    return config
+
+
+def check_grid(scale: Scale, data: DataSpec) -> None:
+    """ValueError, naming sizes that fit, unless every generator's patches tile the latent of this picture size."""
+    patches = [int(generator.rpartition("/")[2]) for generator in scale.generators]
+    unit = scale.downsampling * max(patches)
+    if data.resolution % unit or data.resolution < 2 * unit:
+        near = max(2, round(data.resolution / unit)) * unit
+        fits = sorted({max(2 * unit, near - unit), near, near + unit})
+        raise ValueError(
+            f"pictures of {data.resolution} px do not fit the grid of scale {scale.name} (downsampling "
+            f"{scale.downsampling}, patch {max(patches)}: multiples of {unit} from {2 * unit} px); nearest that fit: "
+            f"{', '.join(map(str, fits))} (choose one with --resolution)"
+        )
+
+
+def _stages(run: Run, base: Scale, data: DataSpec, compute: Compute, judges: Sequence[JudgeSpec]) -> dict[str, Any]:
+    scale = base
+    for key, value in run.changes.items():
+        scale = change(scale, key, value)
+    name = parse_tokenizer(run.tokenizer)
+    architecture = autoencoder_config(run.tokenizer, scale, data)
+    fit = Stage(
+        "fit_tokenizer",
+        FitTokenizer(
+            data=data,
+            train_images=min(scale.train_images, data.train_images),
+            tokenizer=run.tokenizer,
+            architecture=architecture,
+            foundation=scale.foundation if name.foundation else None,
+            recipe=scale.tokenizer,
+            seed=run.tokenizer_seed,
+            compute=compute,
+        ),
+    )
+    reconstruct = Stage(
+        "reconstruct",
+        Reconstruct(data=data, evaluation=scale.evaluation, judges=tuple(judges), compute=compute),
+        {"tokenizer": fit},
+    )
+    encode = Stage(
+        "encode",
+        Encode(data=data, train_images=min(scale.train_images, data.train_images), compute=compute),
+        {"tokenizer": fit},
+    )
+    stages: dict[str, Any] = {"tokenizer": (fit, reconstruct, encode)}
+    if run.generator is None:
+        return stages
+    recipe = scale.generator
+    if not recipe.snapshot_images or max(recipe.snapshot_images) > recipe.budget_images:
+        raise ValueError(
+            f"generator.snapshot_images {recipe.snapshot_images} must name at least one mark and none past "
+            f"generator.budget_images {recipe.budget_images}"
+        )
+    fit_generator = Stage(
+        "fit_generator",
+        FitGenerator(
+            tokenizer=run.tokenizer,
+            architecture=generator_config(
+                run.generator,
+                grid=architecture.grid,
+                in_channels=architecture.z_channels,
+                num_classes=data.classes,
+                **run.options,
+            ),
+            recipe=recipe,
+            seed=run.seed,
+            compute=compute,
+        ),
+        {"latents": encode},
+    )
+    generate = tuple(
+        Stage(
+            "generate",
+            Generate(
+                data=data,
+                images_seen=mark,
+                sampling=scale.sampling,
+                evaluation=scale.evaluation,
+                judges=tuple(judges),
+                compute=compute,
+            ),
+            {"generator": fit_generator, "latents": encode, "tokenizer": fit},
+        )
+        for mark in recipe.snapshot_images
+    )
+    return {**stages, "generator": (fit_generator, *generate)}
+
+
+def make_plan(
+    ablation: str, module: ModuleType, scale: Scale, data: DataSpec, compute: Compute, study: str
+) -> Plan:
+    """Resolve every run of an ablation; each tokenizer is planned as a run of its own, once.
+
+    Args:
+        ablation: its name, a column of the table.
+        module: declares `QUESTION` and `runs(scale) -> list[Run]`.
+        scale, data, compute: resolved.
+        study: name of the results folder.
+
+    Raises:
+        ValueError: a spec, an option or a size that does not fit, before anything runs.
+    """
+    check_grid(scale, data)
+    judges = [judge_spec(name, size, data) for name, size in scale.judges]
+    planned: dict[str, Planned] = {}
+    jobs: dict[str, Job] = {}
+    for run in module.runs(scale):
+        stages = _stages(run, scale, data, compute, judges)
+        fit, reconstruct, encode = stages["tokenizer"]
+        tokenizer_job = Job("tokenizer", run.tokenizer, (fit, reconstruct, encode))
+        jobs.setdefault(tokenizer_job.name, tokenizer_job)
+        tokenizer_run = Run(
+            tokenizer=run.tokenizer,
+            tokenizer_seed=run.tokenizer_seed,
+            changes={k: v for k, v in run.changes.items() if not k.startswith(("generator.", "sampling."))},
+        )
+        planned.setdefault(fit.fingerprint, Planned(tokenizer_run, fit, (reconstruct,)))
+        if run.generator is not None:
+            fit_generator, *generate = stages["generator"]
+            job = Job("generator", run.name, (fit_generator, *generate), after=tokenizer_job.name)
+            if job.name in jobs and jobs[job.name] != job:  # the same training judged by another protocol
+                merged = dict.fromkeys((*jobs[job.name].stages, *job.stages))
+                job = Job("generator", run.name, tuple(merged), after=job.after)
+            jobs[job.name] = job
+            planned.setdefault(fit_generator.fingerprint, Planned(run, fit_generator, tuple(generate)))
+    ordered = sorted(jobs.values(), key=lambda job: job.kind != "tokenizer")  # stable: tokenizers first
+    return Plan(ablation, module.QUESTION, study, scale, data, tuple(planned.values()), tuple(ordered))

@@ -1,0 +1,49 @@
+"""Where a number comes from: the code, the packages, the machine."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import platform
+import socket
+import subprocess
+
+from study.compute import Compute, processor
+from study.paths import CHECKOUT
+
+PACKAGES = ("torch", "timm", "torch-fidelity", "torchdiffeq", "numpy")
+
+
+@functools.cache
+def commit() -> str:
+    """Commit of the checkout, with `+changes` when the tracked code differs from it; empty outside a checkout."""
+    try:
+        head = _git("rev-parse", "--short=12", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return head + ("+changes" if changed else "")
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(CHECKOUT), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+
+
+def provenance(compute: Compute) -> dict[str, str | int]:
+    """What is recorded with every stage, and named in a figure's caption when it is mixed."""
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
+    if compute.device == "cuda":
+        import torch
+
+        device = torch.cuda.get_device_name()
+    else:
+        device = processor()
+    return {
+        "commit": commit(),
+        "versions": ", ".join([f"python {platform.python_version()}", *versions]),
+        "device": device,
+        "precision": compute.precision,
+        "threads": compute.threads,
+        "host": socket.gethostname(),
+    }

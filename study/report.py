@@ -1,0 +1,179 @@
+"""What the sweep says on the terminal: the plan, live progress, the closing summary."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from study.compute import processor
+from study.estimate import estimated_seconds
+from study.plan import Job, Plan
+from study.specs import Stage
+
+if TYPE_CHECKING:
+    from study.sweep import Collector
+
+LINE_SECONDS = 20.0  # between progress lines where there is no terminal
+console = Console(highlight=False, soft_wrap=True)
+
+
+def duration(seconds: float) -> str:
+    """'45 s', '12 min', '3.5 h'."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def remaining_seconds(jobs: list[Job], slots: int) -> float:
+    """Rough wall-clock time of what is missing: tokenizers, then generators, spread over the slots."""
+    total = 0.0
+    for kind in ("tokenizer", "generator"):
+        times = [
+            sum(estimated_seconds(stage, processor()) for stage in job.stages if stage.record() is None)
+            for job in jobs
+            if job.kind == kind
+        ]
+        total += max([sum(times) / slots, *times])
+    return total
+
+
+def print_plan(plan: Plan, slots: int) -> None:
+    """Print what will run before anything runs."""
+    compute = plan.stages[0].spec.compute
+    console.print(f"[bold]{plan.ablation}[/bold] at scale [bold]{plan.scale.name}[/bold]: {plan.question}")
+    data = plan.data
+    console.print(
+        f"data {data.name}, {data.classes} classes, {min(plan.scale.train_images, data.train_images):,} training "
+        f"images of {data.resolution} px; on {compute.device} in {compute.precision}, "
+        f"{slots} {'job' if slots == 1 else 'jobs'} at once, {compute.threads} "
+        f"{'thread' if compute.threads == 1 else 'threads'} each"
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, justify in (("run", "left"), ("stages", "right"), ("done", "right"), ("state", "left"), ("time", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    cached = 0
+    for job in plan.jobs:
+        done = sum(stage.record() is not None for stage in job.stages)
+        cached += done
+        failures = [failure for stage in job.stages if (failure := stage.failure())]
+        left = sum(estimated_seconds(stage, processor()) for stage in job.stages if stage.record() is None)
+        if done == len(job.stages):
+            state = "done"
+        elif failures:
+            state = f"{failures[0]['state']} before, tried again"
+        else:
+            state = "goes on" if any(_started(stage) for stage in job.stages) else "to do"
+        title = f"tokenizer {job.title}" if job.kind == "tokenizer" else job.title
+        table.add_row(title, str(len(job.stages)), str(done), state, f"~{duration(left)}" if left else "")
+    console.print(table)
+    left = remaining_seconds(list(plan.jobs), slots)
+    console.print(
+        f"{len(plan.runs)} runs, {len(plan.stages)} stages, {cached} done before; "
+        + (f"estimated time ~{duration(left)}" if left else "nothing to do")
+    )
+
+
+def _started(stage: Stage) -> bool:
+    return stage.record() is None and any(stage.folder.glob("*.safetensors"))
+
+
+class Progress:
+    """Shows running jobs: a live table on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, jobs: list[Job]) -> None:
+        self._titles = {j.name: f"tokenizer {j.title}" if j.kind == "tokenizer" else j.title for j in jobs}
+        self._jobs = {job.name: job for job in jobs}
+        self._live = Live(console=console, refresh_per_second=2, transient=True) if sys.stdout.isatty() else None
+        self._printed: dict[str, tuple[str, float]] = {}
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def __call__(self, running: dict[str, dict[str, Any]]) -> None:
+        if self._live:
+            self._live.update(self._table(running))
+            return
+        now = time.monotonic()
+        for name, progress in running.items():
+            stage = progress.get("stage", "starting")
+            last_stage, last_time = self._printed.get(name, ("", -LINE_SECONDS))
+            if stage != last_stage or now - last_time >= LINE_SECONDS:
+                self._printed[name] = (stage, now)
+                left = " ".join(filter(None, _amounts(progress)))
+                print(f"[{duration(now - self._started):>6}] {self._titles[name]}: {stage} {left}".rstrip(), flush=True)
+
+    def _table(self, running: dict[str, dict[str, Any]]) -> Table:
+        table = Table(box=None, pad_edge=False, header_style="bold")
+        for column in ("running", "stage", "", "rate", "left"):
+            table.add_column(column)
+        for name, progress in running.items():
+            done, rate, eta = _amounts(progress)
+            table.add_row(self._titles[name], progress.get("stage", "starting"), done, rate, eta)
+        finished = sum(all(s.record() for s in job.stages) for job in self._jobs.values())
+        elapsed = duration(time.monotonic() - self._started)
+        table.caption = f"{finished} of {len(self._jobs)} jobs done after {elapsed}; Ctrl-C saves and stops"
+        return table
+
+
+def _amounts(progress: dict[str, Any]) -> tuple[str, str, str]:
+    """Share done, rate and time left of a stage, as text."""
+    if not progress.get("total"):
+        return "", "", ""
+    share, rate = progress["done"] / progress["total"], progress["rate"]
+    left = f"{duration((progress['total'] - progress['done']) / rate)} left" if rate > 0 else ""
+    return f"{share:.0%}", f"{rate:,.0f} {progress['unit']}/s" if rate > 0 else "", left
+
+
+def print_summary(plan: Plan, collector: Collector, seconds: float, stopped: bool) -> int:
+    """Print what came out and where it is; returns how many rows have no result."""
+    from study.collect import state_of
+
+    states: Counter[str] = Counter()
+    reasons: dict[str, str] = {}
+    for planned in plan.runs:
+        for result in planned.results:
+            state, reason = state_of(planned, result)
+            states[state] += 1
+            if reason:
+                reasons.setdefault(planned.run.name, f"{state}: {reason}")
+    counted = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    console.print(f"{'stopped' if stopped else 'finished'} after {duration(seconds)}: {counted}")
+    for name, reason in reasons.items():
+        console.print(f"  {name}: {reason}", markup=False)
+    for name, reason in collector.skipped.items():
+        console.print(f"  figure {name} not drawn: {reason}", markup=False)
+    console.print(f"table    {_relative(collector.table)}", markup=False)
+    folders = sorted({path.parent for path in collector.made})
+    for folder in folders:
+        names = sorted({path.stem for path in collector.made if path.parent == folder})
+        console.print(f"figures  {_relative(folder)}/ ({', '.join(names)}; each as png, pdf and csv)", markup=False)
+    unfinished = sum(states.values()) - states["done"]
+    if stopped or unfinished:
+        console.print("run the same command again to go on")
+    return unfinished
+
+
+def _relative(path: Path) -> str:
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -1,0 +1,76 @@
+"""Scales: the same study at the size of a test, of a laptop, of a cluster. A scale is data, never code."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from study.specs import (
+    Evaluation,
+    FoundationRecipe,
+    GeneratorRecipe,
+    Sampling,
+    TokenizerRecipe,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderShape:
+    """The tokenizer's network, but for what data and tokenizer spec give."""
+
+    ch: int
+    ch_mult: tuple[int, ...]
+    num_res_blocks: int
+    attention_grids: tuple[int, ...] = ()  # side lengths at which there is attention
+    unshuffle: int = 1
+    norm_groups: int = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Everything that a study's size decides."""
+
+    name: str
+    data: str  # known data set; a folder takes its place with --data
+    resolution: int  # pixels
+    train_images: int  # the first so many of the training split are used
+    downsampling: int
+    latent_channels: tuple[int, ...]
+    foundation_models: tuple[str, ...]
+    generators: tuple[str, ...]
+    tokenizer_seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (0,)
+    judges: tuple[tuple[str, int], ...] = ()  # name and input size in pixels; the first is the main one
+    autoencoder: AutoencoderShape
+    foundation: FoundationRecipe
+    tokenizer: TokenizerRecipe
+    generator: GeneratorRecipe
+    sampling: Sampling
+    evaluation: Evaluation
+
+
+def smoke() -> Scale:
+    """Seconds, for tests: every stage and every figure, no result worth looking at."""
+    return Scale(
+        name="smoke",
+        data="fashion-mnist",
+        resolution=32,
+        train_images=256,
+        downsampling=4,
+        latent_channels=(4,),
+        foundation_models=("lite0",),
+        generators=("LightningDiT-XXS/2",),
+        judges=(("efficientnet_lite2", 64),),
+        autoencoder=AutoencoderShape(ch=16, ch_mult=(1, 2), num_res_blocks=1, unshuffle=2, norm_groups=8),
+        foundation=FoundationRecipe(input_size=64, stride=16, standardise=True),
+        tokenizer=TokenizerRecipe(budget_images=256, batch_images=32, learning_rate=1e-3),
+        generator=GeneratorRecipe(
+            budget_images=512, snapshot_images=(256, 512), batch_images=32, learning_rate=1e-3, ema_decay=0.9
+        ),
+        sampling=Sampling(samples=128, chunk=64, solver="euler", steps=4),
+        evaluation=Evaluation(reference_images=256, reconstruct_images=128),
+    )
+
+
+SCALES = {"smoke": smoke}

@@ -1,0 +1,201 @@
+"""Submitting jobs through submitit and watching them: inline, on this machine, or on Slurm.
+
+Outcomes are read from records, never from `job.result()`. Jobs that an earlier sweep left running are adopted:
+they are watched like our own and never submitted a second time.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from study.files import read_json, write_json
+from study.jobs import note_failure, run_job
+from study.lease import Watcher, holder, process_alive, this_process
+from study.paths import job_folder
+from study.plan import Job
+
+TIMEOUT_MINUTES = 7 * 24 * 60  # of a local job: submitit wants a limit, and a study may take days
+POLL_SECONDS = 0.25
+SLURM_MINUTES = 24 * 60
+SLURM_POLL_SECONDS = 10.0
+
+Show = Callable[[dict[str, dict[str, Any]]], None]
+
+
+@dataclass
+class Board:
+    """What the scheduler knows: which jobs wait, run or have ended without all their records."""
+
+    jobs: dict[str, Job]
+    running: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> progress
+    failed: set[str] = field(default_factory=set)
+
+    def missing(self, job: Job) -> list[str]:
+        return [stage.fingerprint for stage in job.stages if stage.record() is None]
+
+    def ready(self, job: Job) -> bool:
+        """Whether everything that a job reads from other jobs is there."""
+        own = {stage.fingerprint for stage in job.stages}
+        sources = [source for stage in job.stages for source in stage.inputs.values()]
+        return all(source.fingerprint in own or source.record() for source in sources)
+
+
+def run_inline(jobs: list[Job], on_change: Callable[[], None]) -> None:
+    """Do the jobs one after another in this process: for debugging."""
+    for job in jobs:
+        run_job(job)
+        on_change()
+
+
+class LocalJobs:
+    """Jobs as processes of this machine, through submitit's local executor, a limited number at a time."""
+
+    def __init__(self, jobs: list[Job], slots: int, gpus: int = 0) -> None:
+        self.board = Board({job.name: job for job in jobs})
+        self.slots, self.gpus = slots, gpus
+        self._watcher = Watcher()
+        self._submitted: dict[str, Any] = {}
+
+    def _alive(self, job: Job) -> dict[str, Any] | None:
+        """Progress of a job that is running, whoever submitted it, or None."""
+        submission = read_json(job_folder(job.name) / "submission.json")
+        process = submission is not None and process_alive(submission)
+        leases = [self._watcher.live(stage.folder) for stage in job.stages if stage.record() is None]
+        live = [lease for lease in leases if lease is not None]
+        if live:
+            return live[0]["progress"]
+        return {} if process else None
+
+    def _submit(self, job: Job) -> None:
+        import submitit
+
+        folder = job_folder(job.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        executor = submitit.LocalExecutor(folder=folder)
+        executor.update_parameters(
+            timeout_min=TIMEOUT_MINUTES, gpus_per_node=self.gpus, stderr_to_stdout=True, name=job.name[:40]
+        )
+        # Ctrl-C reaches every process of the terminal, and submitit's controller answers it by killing its job:
+        # let only this process hear it; `stop` then asks the jobs to save
+        heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        try:
+            submitted = executor.submit(run_job, job)
+        finally:
+            signal.signal(signal.SIGINT, heard)
+        write_json(folder / "submission.json", this_process(int(submitted.job_id)))
+        self._submitted[job.name] = submitted
+
+    def watch(self, show: Show, on_change: Callable[[], None]) -> None:
+        """Submit what is ready and wait until nothing is left to do; `on_change` after each job that ends."""
+        board = self.board
+        waiting = [job for job in board.jobs.values() if board.missing(job)]
+        while waiting or board.running:
+            for name in list(board.running):
+                progress = self._alive(board.jobs[name])
+                if progress is not None:
+                    board.running[name] = progress
+                    continue
+                del board.running[name]
+                if board.missing(board.jobs[name]):
+                    self._ended_short(board.jobs[name])
+                on_change()
+            for job in list(waiting):
+                if job.after in board.failed and not board.ready(job):
+                    waiting.remove(job)  # its input will not come: the table says by what it is blocked
+                    continue
+                adopted = None if job.name in self._submitted else self._alive(job)
+                if adopted is None and (len(board.running) >= self.slots or not board.ready(job)):
+                    continue
+                waiting.remove(job)
+                if adopted is None and board.missing(job):
+                    self._submit(job)
+                if board.missing(job):
+                    board.running[job.name] = adopted or {}
+            show(board.running)
+            if waiting or board.running:
+                time.sleep(POLL_SECONDS)
+
+    def _ended_short(self, job: Job) -> None:
+        """A job's process is gone and records are missing: say so where the job did not say it itself."""
+        self.board.failed.add(job.name)
+        for stage in job.stages:
+            if stage.record() is None and all(source.record() for source in stage.inputs.values()):
+                if stage.failure() is None:
+                    note_failure(stage, "failed", "the process ended without a record (killed, or out of memory?)")
+                break
+
+    def stop(self) -> None:
+        """Ask every job of this sweep to save and end, and wait a little for it."""
+        processes = [job for job in self._submitted.values() if not job.done()]
+        for job in processes:
+            os.kill(int(job.job_id), signal.SIGTERM)
+        deadline = time.monotonic() + 15
+        while time.monotonic() < deadline and any(not job.done() for job in processes):
+            time.sleep(0.1)
+
+
+class SlurmJobs:
+    """Jobs on a Slurm cluster, through submitit: an array of tokenizers, then an array of generators."""
+
+    def __init__(self, jobs: list[Job]) -> None:
+        self.board = Board({job.name: job for job in jobs})
+        self._submitted: dict[str, Any] = {}
+
+    def _submit(self, jobs: list[Job], after: list[str]) -> None:
+        import submitit
+
+        if not jobs:
+            return
+        folder = job_folder("slurm")
+        folder.mkdir(parents=True, exist_ok=True)
+        executor = submitit.SlurmExecutor(folder=folder)
+        compute = jobs[0].stages[0].spec.compute
+        executor.update_parameters(
+            job_name="study",
+            time=SLURM_MINUTES,
+            cpus_per_task=compute.threads,
+            array_parallelism=256,
+            stderr_to_stdout=True,
+            **({"gpus_per_node": 1} if compute.device == "cuda" else {}),
+            **({"dependency": f"afterany:{':'.join(after)}"} if after else {}),
+        )
+        with executor.batch():
+            submitted = [executor.submit(run_job, job) for job in jobs]
+        for job, handle in zip(jobs, submitted, strict=True):
+            self._submitted[job.name] = handle
+
+    def watch(self, show: Show, on_change: Callable[[], None]) -> None:
+        """Submit both waves, then wait for the jobs to end."""
+        by_kind = {kind: [j for j in self.board.jobs.values() if j.kind == kind] for kind in ("tokenizer", "generator")}
+        self._submit(by_kind["tokenizer"], [])
+        waves = sorted({handle.job_id.split("_")[0] for handle in self._submitted.values()})
+        self._submit(by_kind["generator"], waves)
+        left = dict(self.board.jobs)
+        while left:
+            for name in [n for n, job in left.items() if not self.board.missing(job) or self._submitted[n].done()]:
+                del left[name]
+                on_change()
+            leases = {name: [holder(stage.folder) for stage in job.stages] for name, job in left.items()}
+            show({name: lease["progress"] for name, all_ in leases.items() for lease in all_ if lease})
+            time.sleep(SLURM_POLL_SECONDS)
+
+    def stop(self) -> None:
+        """Leave the jobs to the cluster: they need no open shell, and the same command watches them again."""
+
+
+def log_of(job: Job) -> str:
+    """Path of the newest log of a job, or ''."""
+    logs = sorted(job_folder(job.name).glob("*_log.out"), key=lambda path: path.stat().st_mtime)
+    return str(logs[-1]) if logs else ""
+
+
+def require_slurm() -> None:
+    """ValueError when this machine cannot submit to Slurm."""
+    if shutil.which("sbatch") is None:
+        raise ValueError("--executor slurm needs the command sbatch, which is not on this machine's PATH")

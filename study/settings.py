@@ -1,0 +1,87 @@
+"""Changing one field of a nested, frozen dataclass by its dotted name, from text or from a value."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import types
+import typing
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+def nearest(name: str, valid: typing.Iterable[str]) -> str:
+    """'; nearest: a, b' or, when nothing is near, all that is valid."""
+    valid = list(valid)
+    close = difflib.get_close_matches(name, valid, n=3, cutoff=0.5)
+    return f"nearest: {', '.join(close)}" if close else f"valid: {', '.join(valid)}"
+
+
+def change(settings: T, key: str, value: Any) -> T:
+    """A copy of dataclass `settings` in which the field `key` ("part.field") is `value`.
+
+    Text is read as a Python literal where the field is not text itself.
+
+    Raises:
+        ValueError: an unknown field (with the nearest ones) or a value of the wrong type.
+    """
+    head, _, rest = key.partition(".")
+    fields = {f.name: f for f in dataclasses.fields(settings)}  # type: ignore[arg-type]
+    if head not in fields:
+        raise ValueError(f"no field {head!r} in {type(settings).__name__}; {nearest(head, fields)}")
+    old = getattr(settings, head)
+    if dataclasses.is_dataclass(old):
+        if not rest:
+            inner = ", ".join(f.name for f in dataclasses.fields(old))
+            raise ValueError(f"{key} is a group of fields; set one of them: {inner}")
+        return dataclasses.replace(settings, **{head: change(old, rest, value)})  # type: ignore[type-var]
+    if rest:
+        raise ValueError(f"{head!r} has no fields of its own, so {key!r} names nothing")
+    hint = typing.get_type_hints(type(settings))[head]
+    return dataclasses.replace(settings, **{head: _convert(value, hint, key)})  # type: ignore[type-var]
+
+
+def _convert(value: Any, hint: Any, key: str) -> Any:
+    wrong = ValueError(f"{key} must be {_describe(hint)}, got {value!r}")
+    if hint is str:
+        if not isinstance(value, str):
+            raise wrong
+        return value
+    if isinstance(value, str):
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            if typing.get_origin(hint) is not tuple:
+                raise wrong from None
+            value = tuple(part.strip() for part in value.split(","))  # f4d4,f4d16 without quotes
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None and type(None) in arguments:
+            return None
+        return _convert(value, next(a for a in arguments if a is not type(None)), key)
+    if origin is tuple:
+        items = tuple(value) if isinstance(value, (tuple, list)) else (value,)
+        kinds = arguments[:1] * len(items) if arguments[1:] == (Ellipsis,) else arguments
+        if len(kinds) != len(items):
+            raise wrong
+        return tuple(_convert(item, kind, key) for item, kind in zip(items, kinds, strict=True))
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint is int and isinstance(value, float) and value.is_integer():
+        return int(value)  # 1e5
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise wrong
+    return value
+
+
+def _describe(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is tuple:
+        inner = ", ".join(_describe(a) for a in arguments if a is not Ellipsis)
+        return f"one or more of ({inner}), separated by commas" if Ellipsis in arguments else f"({inner})"
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_describe(a) for a in arguments)
+    names = {int: "a whole number", float: "a number", bool: "True or False", str: "text", type(None): "None"}
+    return names.get(hint, getattr(hint, "__name__", str(hint)))

@@ -1,0 +1,183 @@
+"""What a stage is asked to do: five resolved specs, and the fingerprint that names a stage's folder.
+
+Torch-free, so that planning starts at once. A fingerprint hashes the whole resolved spec (never a difference
+from defaults), the fingerprints of the inputs and the stage's version; machine knobs (workers, slots, paths,
+partition) are in no spec.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from models.specs import AutoencoderConfig, GeneratorConfig
+from study.compute import Compute
+from study.data import DataSpec
+from study.files import fingerprint, read_json
+from study.judges import JudgeSpec
+from study.paths import stage_folder
+
+# Raised when a stage's numbers move for an unchanged spec: old results stay valid under the old fingerprint.
+VERSIONS = {"fit_tokenizer": 1, "reconstruct": 1, "encode": 1, "fit_generator": 1, "generate": 1}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerRecipe:
+    """How a tokenizer is trained. Losses are summed over an image's values and averaged over the batch."""
+
+    budget_images: int  # images seen in all
+    batch_images: int
+    learning_rate: float
+    betas: tuple[float, float] = (0.5, 0.9)
+    warmup_images: int = 0  # linear
+    final_learning_rate: float = 1.0  # cosine decay to this share of the rate; 1 is none
+    l1_weight: float = 1.0
+    l2_weight: float = 0.0
+    perceptual_weight: float = 0.0
+    perceptual_net: str = "lite0"
+    kl_weight: float = 1e-6
+    gan_weight: float = 0.0  # hinge PatchGAN times its adaptive weight; 0 is none
+    gan_start_images: int = 0
+    gan_width: int = 64
+    vf_weight: float = 0.1  # times the adaptive weight; unused without a foundation model
+    vf_cosine_weight: float = 1.0
+    vf_distance_weight: float = 1.0
+    vf_cosine_margin: float = 0.5
+    vf_distance_margin: float = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundationRecipe:
+    """How the foundation model sees an image, and what is aligned with."""
+
+    input_size: int  # pixels; 0 is the model's own
+    stride: int  # pixels of its input per feature
+    standardise: bool  # features to mean 0 and spread 1 per channel over the training images
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorRecipe:
+    """How a generator is trained: rectified flow on normalised latents."""
+
+    budget_images: int
+    snapshot_images: tuple[int, ...]  # images seen at which the EMA weights are kept
+    batch_images: int
+    learning_rate: float
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = 0.0
+    warmup_images: int = 0
+    gradient_clip: float = 1.0  # norm
+    ema_decay: float = 0.9999  # per step
+    logit_normal: bool = True
+    direction_weight: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How samples are drawn: with the judge and the reference, the protocol that must match to share an axis."""
+
+    samples: int
+    chunk: int  # samples are drawn in aligned groups of this many
+    solver: str  # euler, heun, dopri5
+    steps: int  # evaluations of the velocity (euler) or steps (heun); ignored by dopri5
+    timestep_shift: float = 1.0  # 1 is none
+    guidance_scale: float = 1.0  # 1 is none
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    guidance_channels: int = 0  # the first so many latent channels; 0 is all
+    label_scheme: str = "equal"  # or "random"
+    weights: str = "ema"  # or "raw"
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """Against what images are judged."""
+
+    reference_images: int  # training images behind the statistics that samples are compared with
+    reconstruct_images: int  # test images that are reconstructed
+    perceptual_net: str = "lite2"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitTokenizer:
+    data: DataSpec
+    train_images: int  # the first so many of the training split
+    tokenizer: str
+    architecture: AutoencoderConfig
+    foundation: FoundationRecipe | None
+    recipe: TokenizerRecipe
+    seed: int
+    compute: Compute
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reconstruct:
+    data: DataSpec
+    evaluation: Evaluation
+    judges: tuple[JudgeSpec, ...]
+    compute: Compute
+
+
+@dataclass(frozen=True, kw_only=True)
+class Encode:
+    data: DataSpec
+    train_images: int
+    compute: Compute
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitGenerator:
+    tokenizer: str
+    architecture: GeneratorConfig
+    recipe: GeneratorRecipe
+    seed: int
+    compute: Compute
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generate:
+    data: DataSpec
+    images_seen: int
+    sampling: Sampling
+    evaluation: Evaluation
+    judges: tuple[JudgeSpec, ...]
+    compute: Compute
+
+
+Spec = FitTokenizer | Reconstruct | Encode | FitGenerator | Generate
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One unit of work and of caching: a kind, its spec and the stages it reads from."""
+
+    kind: str
+    spec: Spec
+    inputs: dict[str, Stage] = field(default_factory=dict)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return fingerprint(
+            {
+                "stage": self.kind,
+                "version": VERSIONS[self.kind],
+                "spec": dataclasses.asdict(self.spec),
+                "inputs": {name: stage.fingerprint for name, stage in self.inputs.items()},
+            }
+        )
+
+    @property
+    def folder(self) -> Path:
+        return stage_folder(self.kind, self.fingerprint)
+
+    def record(self) -> dict[str, Any] | None:
+        """The stage's record when it is done, else None."""
+        record = read_json(self.folder / "record.json")
+        return record if record is not None and record.get("fingerprint") == self.fingerprint else None
+
+    def failure(self) -> dict[str, Any] | None:
+        """How the stage last failed, when it did and has not been done since: state, reason, attempts, log."""
+        return None if self.record() else read_json(self.folder / "failure.json")

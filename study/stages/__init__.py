@@ -1,0 +1,19 @@
+"""The five stages. Each module has `run(spec, inputs, out) -> record`: what it measured, as JSON-able values."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+
+from study.specs import Stage
+from study.workspace import Record, Workspace
+
+
+def function(kind: str) -> Callable[..., Record]:
+    """The `run` of a stage, imported when it is needed: planning needs none of them, and torch takes seconds."""
+    return importlib.import_module(f"study.stages.{kind}").run
+
+
+def execute(stage: Stage, out: Workspace) -> Record:
+    """Run one stage whose inputs are done."""
+    return function(stage.kind)(stage.spec, stage.inputs, out)

@@ -1,0 +1,249 @@
+"""Stage fit_tokenizer: images -> tokenizer weights, plain or aligned with a foundation model (VF loss)."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models.autoencoder import Autoencoder, Posterior
+from models.discriminator import Discriminator, hinge_discriminator_loss, hinge_generator_loss
+from models.perceptual import PerceptualDistance
+from models.specs import parse_tokenizer
+from models.vf_loss import VFLoss, gradient_norm_ratio, vf_loss
+from study import checkpoint
+from study.compute import apply, autocast
+from study.data import load
+from study.features import FoundationFeatures
+from study.files import load_tensors, save_tensors
+from study.randomness import batch_indices, derive, generator
+from study.specs import FitTokenizer, Stage, TokenizerRecipe
+from study.training import learning_rate, train
+from study.workspace import Record, Workspace
+
+WEIGHTS = "tokenizer.safetensors"
+
+
+@dataclasses.dataclass
+class Networks:
+    """What a tokenizer's training moves, and the frozen networks that it needs."""
+
+    tokenizer: Autoencoder
+    linear_proj: nn.Conv2d | None = None  # latent -> foundation model's width, as released
+    discriminator: Discriminator | None = None
+    perceptual: PerceptualDistance | None = None
+
+
+def gradients(
+    networks: Networks, recipe: TokenizerRecipe, pixels: Tensor, noise: Tensor, features: Tensor | None, gan_on: bool
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Accumulate the gradients of the released objective into the tokenizer and the projection.
+
+    L = rec + kl_weight KL + gan_weight a_gan G + vf_weight a_vf VF, where the adaptive weights a are ratios of
+    the norms of gradients: |d rec| / |d G| at the decoder's last convolution, |d rec| / |d VF| at the encoder's
+    (LightningDiT, vavae/ldm/modules/losses/contperceptual.py). The graph is cut at the reconstruction and at
+    the encoder's output, so every part is walked back once: one decoder backward (a second, without weight
+    gradients, while both adaptive weights are needed), one encoder backward.
+
+    Args:
+        pixels: (B, C, H, W) in [-1, 1].
+        noise: like the latent; the posterior is sampled with it.
+        features: (B, D, h, w) of the foundation model, or None.
+        gan_on: whether the adversarial term has started.
+
+    Returns:
+        The terms, detached scalars per image, and the detached reconstruction (for the discriminator).
+    """
+    tokenizer, batch = networks.tokenizer, len(pixels)
+    moments = tokenizer.encoder(pixels)
+    leaf = moments.detach().float().requires_grad_()  # (B, 2d, h, w)
+    mean, logvar = tokenizer.quant_conv(leaf).float().chunk(2, dim=1)
+    posterior = Posterior(mean, logvar.clamp(-30.0, 20.0))
+    latent_raw = posterior.sample(noise)
+    decoded = tokenizer.decode(latent_raw)
+
+    reconstruction = decoded.detach().float().requires_grad_()
+    error = reconstruction - pixels
+    rec = recipe.l1_weight * error.abs().sum() / batch
+    if recipe.l2_weight:
+        rec = rec + recipe.l2_weight * error.square().sum() / batch
+    terms = {"rec": rec.detach()}
+    if networks.perceptual is not None:
+        distance = networks.perceptual(pixels, reconstruction).float().mean()
+        terms["perceptual"] = distance.detach()
+        rec = rec + recipe.perceptual_weight * distance * pixels[0].numel()  # spread over all values, as released
+    (at_output,) = torch.autograd.grad(rec, reconstruction)
+    cotangent = at_output
+    if gan_on and networks.discriminator is not None:
+        adversarial = hinge_generator_loss(networks.discriminator(reconstruction))
+        (gan_at_output,) = torch.autograd.grad(adversarial, reconstruction)
+        last = tokenizer.decoder.conv_out.weight
+        rec_at_last, gan_at_last = (
+            torch.autograd.grad(decoded, last, g.to(decoded.dtype), retain_graph=True)[0]
+            for g in (at_output, gan_at_output)
+        )
+        weight = gradient_norm_ratio(rec_at_last, gan_at_last, limit=1e4)
+        cotangent = at_output + recipe.gan_weight * weight * gan_at_output
+        terms |= {"gan": adversarial.detach(), "gan_adaptive": weight}
+
+    if features is None or networks.linear_proj is None:
+        torch.autograd.backward(decoded, cotangent.to(decoded.dtype), retain_graph=True)
+    else:
+        vf: VFLoss = vf_loss(
+            networks.linear_proj(latent_raw).float(),
+            features,
+            cosine_margin=recipe.vf_cosine_margin,
+            distance_margin=recipe.vf_distance_margin,
+            cosine_weight=recipe.vf_cosine_weight,
+            distance_weight=recipe.vf_distance_weight,
+        )
+        moved = [leaf, *tokenizer.quant_conv.parameters(), *networks.linear_proj.parameters()]
+        vf_gradients = torch.autograd.grad(vf.total, moved, retain_graph=True)
+        if cotangent is not at_output:  # the adaptive weight compares with the reconstruction term alone
+            rec_at_leaf = torch.autograd.grad(decoded, leaf, at_output.to(decoded.dtype), retain_graph=True)[0]
+            torch.autograd.backward(decoded, cotangent.to(decoded.dtype), retain_graph=True)
+        else:
+            torch.autograd.backward(decoded, cotangent.to(decoded.dtype), retain_graph=True)
+            rec_at_leaf = _gradient(leaf).clone()
+        last = tokenizer.encoder.conv_out.weight
+        rec_at_last, vf_at_last = (
+            torch.autograd.grad(moments, last, g.to(moments.dtype), retain_graph=True)[0]
+            for g in (rec_at_leaf, vf_gradients[0])
+        )
+        weight = recipe.vf_weight * gradient_norm_ratio(rec_at_last, vf_at_last, limit=1e8)
+        for tensor, gradient in zip(moved, vf_gradients, strict=True):
+            tensor.grad = weight * gradient if tensor.grad is None else tensor.grad + weight * gradient
+        terms |= {"vf": vf.total.detach(), "vf_adaptive": weight}
+
+    kl = posterior.kl().mean()
+    terms["kl"] = kl.detach()
+    (recipe.kl_weight * kl).backward()
+    torch.autograd.backward(moments, _gradient(leaf).to(moments.dtype))
+    return terms, reconstruction.detach()
+
+
+def _gradient(tensor: Tensor) -> Tensor:
+    assert tensor.grad is not None
+    return tensor.grad
+
+
+def build(spec: FitTokenizer) -> Networks:
+    """The networks of a training at its start: initial weights are a function of the seed."""
+    recipe = spec.recipe
+    torch.manual_seed(derive(spec.seed, "tokenizer weights", 0))
+    networks = Networks(Autoencoder(spec.architecture).to(memory_format=torch.channels_last))
+    if spec.foundation is not None:
+        from models.foundation import foundation_width
+
+        width = foundation_width(_foundation_name(spec), spec.foundation.stride)
+        networks.linear_proj = nn.Conv2d(spec.architecture.z_channels, width, 1, bias=False)
+    if recipe.gan_weight:
+        networks.discriminator = Discriminator(spec.data.channels, width=recipe.gan_width)
+    if recipe.perceptual_weight:
+        networks.perceptual = PerceptualDistance(recipe.perceptual_net)
+    for network in vars(networks).values():
+        if network is not None:
+            network.to(spec.compute.device)
+    return networks
+
+
+def _foundation_name(spec: FitTokenizer) -> str:
+    name = parse_tokenizer(spec.tokenizer).foundation
+    assert name is not None
+    return name
+
+
+def step_function(spec: FitTokenizer, networks: Networks, parts: dict[str, Any]) -> Callable[[int], Tensor]:
+    """One update of the tokenizer, and of the discriminator once it has started."""
+    recipe, device = spec.recipe, spec.compute.device
+    images = load(spec.data, "train")
+    foundation = None
+    if spec.foundation is not None:
+        foundation = FoundationFeatures(spec, _foundation_name(spec))
+    grid, channels = spec.architecture.grid, spec.architecture.z_channels
+    optimizer, critic = parts["optimizer"], parts.get("discriminator_optimizer")
+
+    def step(images_seen: int) -> Tensor:
+        indices = batch_indices(spec.seed, spec.train_images, images_seen, recipe.batch_images)
+        rng = generator(spec.seed, "tokenizer step", images_seen)
+        noise = torch.randn(len(indices), channels, grid, grid, generator=rng).to(device)
+        flipped = torch.rand(len(indices), generator=rng) < (0.5 if spec.data.flip else 0.0)
+        pixels = images.pixels(indices)
+        pixels = torch.where(flipped[:, None, None, None], pixels.flip(3), pixels).to(device)
+        features = None if foundation is None else foundation.batch(indices, flipped, grid).to(device)
+
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(
+                images_seen,
+                peak=recipe.learning_rate,
+                budget=recipe.budget_images,
+                warmup=recipe.warmup_images,
+                final=recipe.final_learning_rate,
+            )
+        optimizer.zero_grad(set_to_none=True)
+        gan_on = critic is not None and images_seen >= recipe.gan_start_images
+        with autocast(spec.compute):
+            terms, reconstruction = gradients(networks, recipe, pixels, noise, features, gan_on)
+        optimizer.step()
+        if gan_on and critic is not None and networks.discriminator is not None:
+            critic.zero_grad(set_to_none=True)  # also drops what the generator's term left there
+            with autocast(spec.compute):
+                both = networks.discriminator(torch.cat([pixels, reconstruction]))
+                loss = hinge_discriminator_loss(*both.float().chunk(2))
+            loss.backward()
+            critic.step()
+        return terms["rec"]
+
+    return step
+
+
+def parts_of(spec: FitTokenizer, networks: Networks) -> dict[str, Any]:
+    """Everything that a checkpoint of this training holds."""
+    recipe = spec.recipe
+    parts: dict[str, Any] = {"tokenizer": networks.tokenizer}
+    moved = list(networks.tokenizer.parameters())
+    if networks.linear_proj is not None:
+        parts["linear_proj"] = networks.linear_proj
+        moved += networks.linear_proj.parameters()
+    parts["optimizer"] = torch.optim.Adam(moved, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
+    if networks.discriminator is not None:
+        parts["discriminator"] = networks.discriminator
+        parts["discriminator_optimizer"] = torch.optim.Adam(
+            networks.discriminator.parameters(), lr=recipe.learning_rate, betas=recipe.betas, fused=True
+        )
+    return parts
+
+
+def run(spec: FitTokenizer, inputs: dict[str, Stage], out: Workspace) -> Record:
+    """Train a tokenizer; leaves `tokenizer.safetensors` with parameter names as released."""
+    apply(spec.compute)
+    networks = build(spec)
+    parts = parts_of(spec, networks)
+    cost = train(
+        out,
+        parts,
+        step_function(spec, networks, parts),
+        budget_images=spec.recipe.budget_images,
+        batch_images=spec.recipe.batch_images,
+        device=spec.compute.device,
+    )
+    weights = {name: tensor.contiguous() for name, tensor in networks.tokenizer.state_dict().items()}
+    if networks.linear_proj is not None:
+        weights["linear_proj.weight"] = networks.linear_proj.weight
+    save_tensors(out.folder / WEIGHTS, weights)
+    checkpoint.discard(out.folder)
+    return {"cost": {**cost, "parameters": sum(p.numel() for p in networks.tokenizer.parameters())}}
+
+
+def trained(stage: Stage) -> Autoencoder:
+    """The tokenizer that a fit_tokenizer stage left, frozen, on the stage's device."""
+    spec = stage.spec
+    assert isinstance(spec, FitTokenizer)
+    tokenizer = Autoencoder(spec.architecture)
+    weights = load_tensors(stage.folder / WEIGHTS)
+    weights.pop("linear_proj.weight", None)
+    tokenizer.load_state_dict(weights, strict=True)
+    return tokenizer.to(spec.compute.device, memory_format=torch.channels_last).eval().requires_grad_(False)

@@ -1,0 +1,127 @@
+"""Stage generate: snapshot, tokenizer, protocol -> gFID and its company, and a sheet of samples.
+
+Sample i depends on i alone: its noise and label are seeded by its index, and samples are always drawn in the
+same aligned chunks (the last one padded), because an adaptive solver couples what it integrates together. So
+neither the number of processes nor their order can move a metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from models.sampler import Guidance, integrate, velocity_function
+from study.compute import apply, autocast
+from study.files import load_tensors, save_tensors
+from study.randomness import derive, generator
+from study.specs import FitGenerator, Generate, Sampling, Stage
+from study.stages import fit_generator, fit_tokenizer
+from study.stages.encode import denormalise
+from study.workspace import Record, Workspace, peak_memory_gib
+
+SHEET = "samples.png"
+SHEET_COLUMNS, SHEET_ROWS = 8, 6
+
+
+def label_of(index: int, sampling: Sampling, classes: int) -> int:
+    """Class of sample `index`: in turn ("equal"), or drawn at random by its index ("random")."""
+    if sampling.label_scheme == "equal":
+        return index % classes
+    return int(np.random.default_rng(derive(sampling.seed, "label", index)).integers(classes))
+
+
+def chunks_of(sampling: Sampling) -> range:
+    """Numbers of the chunks that make all samples."""
+    return range(-(-sampling.samples // sampling.chunk))
+
+
+def sampler(spec: Generate, inputs: dict[str, Stage]) -> Callable[[int], Tensor]:
+    """Function from a chunk's number to its images, uint8 (chunk, C, H, W)."""
+    sampling, device = spec.sampling, spec.compute.device
+    network = fit_generator.trained(inputs["generator"], spec.images_seen, sampling.weights)
+    tokenizer = fit_tokenizer.trained(inputs["tokenizer"])
+    fit = inputs["generator"].spec
+    assert isinstance(fit, FitGenerator)
+    architecture = fit.architecture
+    shape = (architecture.in_channels, architecture.grid, architecture.grid)
+    guidance = Guidance(
+        scale=sampling.guidance_scale,
+        interval=sampling.guidance_interval,
+        channels=sampling.guidance_channels or None,
+    )
+
+    def draw(chunk: int) -> Tensor:
+        indices = range(chunk * sampling.chunk, (chunk + 1) * sampling.chunk)
+        noise = torch.stack([torch.randn(shape, generator=generator(sampling.seed, "noise", i)) for i in indices])
+        labels = torch.tensor([label_of(i, sampling, architecture.num_classes) for i in indices])
+        with torch.inference_mode():
+            with autocast(spec.compute):
+                velocity = velocity_function(network, labels.to(device), architecture.num_classes, guidance)
+                latent = integrate(
+                    velocity, noise.to(device), solver=sampling.solver, steps=sampling.steps,
+                    shift=sampling.timestep_shift,
+                )  # fmt: skip
+            pixels = tokenizer.decode(denormalise(latent.float(), inputs["latents"]))  # decoded in float32
+        return ((pixels + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8).cpu().contiguous()
+
+    return draw
+
+
+def _file(folder: Path, chunk: int) -> Path:
+    return folder / f"chunk-{chunk:06d}.safetensors"
+
+
+def _read(folder: Path, chunk: int) -> Tensor | None:
+    try:
+        return load_tensors(_file(folder, chunk))["images"]
+    except (FileNotFoundError, SafetensorError):
+        return None
+
+
+def draw_chunks(spec: Generate, inputs: dict[str, Stage], folder: Path, chunks: Iterable[int]) -> Iterable[int]:
+    """Draw these chunks into files of `folder`, skipping those that are there; yields each when it is done."""
+    draw = None
+    for chunk in chunks:
+        if _read(folder, chunk) is None:
+            draw = draw or sampler(spec, inputs)
+            save_tensors(_file(folder, chunk), {"images": draw(chunk)})
+        yield chunk
+
+
+def run(spec: Generate, inputs: dict[str, Stage], out: Workspace) -> Record:
+    """Draw the samples, judge them against the reference, keep a sheet of the first ones."""
+    from study.judges import build, features, reference
+    from study.metrics import comparable, generation_metrics
+    from study.sheets import save_sheet
+
+    apply(spec.compute)
+    sampling = spec.sampling
+    for chunk in draw_chunks(spec, inputs, out.folder, chunks_of(sampling)):
+        out.progress(min((chunk + 1) * sampling.chunk, sampling.samples), sampling.samples, "samples")
+        out.stop_if_asked()
+    drawn = [_read(out.folder, chunk) for chunk in chunks_of(sampling)]
+    images = torch.cat([chunk for chunk in drawn if chunk is not None])[: sampling.samples]
+    metrics = {}
+    for judge in spec.judges:
+        out.progress(sampling.samples, sampling.samples, "samples", note=f"judged by {judge.name}")
+        target = reference(judge, spec.data, "train", spec.evaluation.reference_images)
+        values = generation_metrics(features(build(judge, spec.data), images), target)
+        metrics[judge.name] = {
+            **values,
+            "comparable": comparable(sampling.samples, judge.width),
+            "reference": f"{spec.data.name} train {target.count}",
+            "reference_hash": target.hash,
+        }
+    save_sheet(out.folder / SHEET, images[: SHEET_COLUMNS * SHEET_ROWS], columns=SHEET_COLUMNS)
+    for chunk in chunks_of(sampling):
+        _file(out.folder, chunk).unlink(missing_ok=True)
+    return {
+        "metrics": metrics,
+        "sheet": SHEET,
+        "cost": {"peak_memory_gib": round(peak_memory_gib(spec.compute.device), 3)},
+    }

@@ -1,0 +1,61 @@
+"""Stage reconstruct: tokenizer, test images -> rFID, PSNR, SSIM, perceptual distance, a sheet of pairs."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from study.compute import apply
+from study.data import load
+from study.randomness import derive
+from study.specs import Reconstruct, Stage
+from study.stages.fit_tokenizer import trained
+from study.workspace import Record, Workspace, peak_memory_gib
+
+SHEET = "reconstructions.png"
+SHEET_COLUMNS = 8
+BATCH = 128
+
+
+def run(spec: Reconstruct, inputs: dict[str, Stage], out: Workspace) -> Record:
+    """Reconstruct test images from their posterior means and compare them with themselves."""
+    from models.perceptual import PerceptualDistance
+    from study.judges import build
+    from study.metrics import comparable, reconstruction_metrics
+    from study.sheets import save_sheet
+
+    apply(spec.compute)
+    tokenizer, test = trained(inputs["tokenizer"]), load(spec.data, "test")
+    device = spec.compute.device
+    order = np.random.default_rng(derive(0, "test images", 0)).permutation(len(test.labels))
+    rows = np.sort(order[: spec.evaluation.reconstruct_images])
+    images = torch.from_numpy(np.ascontiguousarray(test.images[rows]))
+    parts = []
+    for start in range(0, len(rows), BATCH):
+        pixels = test.pixels(rows[start : start + BATCH]).to(device, memory_format=torch.channels_last)
+        with torch.inference_mode():
+            decoded = tokenizer.decode(tokenizer.encode(pixels).mean)
+        parts.append(((decoded + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8).cpu())
+        out.progress(start + len(pixels), len(rows))
+        out.stop_if_asked()
+    reconstructions = torch.cat(parts).contiguous()
+    extractors = {judge.name: build(judge, spec.data) for judge in spec.judges}
+    values = reconstruction_metrics(
+        images, reconstructions, extractors, PerceptualDistance(spec.evaluation.perceptual_net)
+    )
+    metrics = {
+        judge.name: {
+            "rfid": values["rfid"][judge.name],
+            "comparable": comparable(len(rows), judge.width),
+            **{name: values[name] for name in ("psnr", "ssim", "perceptual")},
+        }
+        for judge in spec.judges
+    }
+    pairs = torch.cat([images[:SHEET_COLUMNS], reconstructions[:SHEET_COLUMNS]])
+    save_sheet(out.folder / SHEET, pairs, columns=SHEET_COLUMNS)
+    return {
+        "metrics": metrics,
+        "samples": len(rows),
+        "sheet": SHEET,
+        "cost": {"peak_memory_gib": round(peak_memory_gib(device), 3)},
+    }

@@ -1,0 +1,242 @@
+"""python -m study.sweep: plan a study, run what is missing, collect the table, draw the figures."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pkgutil
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+from study import compute
+from study.files import fingerprint
+from study.paths import CHECKOUT, study_root
+
+if TYPE_CHECKING:
+    from study.plan import Plan
+
+DEFAULT_ABLATION = "frontier"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Run a whole study: train tokenizers and generators, judge them, fill the results table, draw the figures.
+
+    Without arguments: the frontier ablation at desk scale, on Fashion-MNIST, in about a quarter of an hour on two
+    cores. Run the same command again at any time: what is done is kept, what was cut off goes on.
+
+    Results are written to results/STUDY/table.csv and figures/STUDY/, and while running to $STUDY_ROOT
+    (default: the user's cache folder).
+    """
+
+    ablation: tyro.conf.Positional[str] = DEFAULT_ABLATION
+    """Which question to ask: a file of ablations/."""
+    scale: str = "desk"
+    """How big: smoke (seconds, for tests), desk (minutes on a laptop)."""
+    data: str | None = None
+    """Data set (fashion-mnist, cifar10) or a folder of pictures with one subfolder per class. Default: the scale's."""
+    resolution: int | None = None
+    """Side of the pictures in pixels. Default: the scale's; for a folder, the size of its pictures."""
+    executor: Literal["local", "inline", "slurm"] = "local"
+    """Where jobs run: processes of this machine, this process (for debugging), or a Slurm cluster."""
+    jobs: int | None = None
+    """How many jobs run at once on this machine. Default: as many as its cores or GPUs feed."""
+    study: str | None = None
+    """Name of the results. Default: the scale, with the data and a hash of the settings where they are not its own."""
+    out: Path = CHECKOUT
+    """Folder that holds results/ and figures/."""
+    dry_run: bool = False
+    """Print the plan and stop."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FIELD=VALUE")] = ()
+    """Change a field of the scale, such as generator.budget_images=20000; may be given several times."""
+
+
+def _ablations() -> list[str]:
+    import ablations
+
+    return sorted(module.name for module in pkgutil.iter_modules(ablations.__path__) if not module.ispkg)
+
+
+def _ablation(name: str):
+    from study.settings import nearest
+
+    if name not in _ablations():
+        raise ValueError(f"unknown ablation {name!r}; {nearest(name, _ablations())}")
+    return importlib.import_module(f"ablations.{name}")
+
+
+def _scale(options: Sweep):
+    from study.scales import SCALES
+    from study.settings import change, nearest
+
+    if options.scale not in SCALES:
+        raise ValueError(f"unknown scale {options.scale!r}; {nearest(options.scale, SCALES)}")
+    scale = SCALES[options.scale]()
+    for text in options.set:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes FIELD=VALUE, got {text!r}")
+        scale = change(scale, key.strip(), value.strip())
+    return scale
+
+
+def _study_name(options: Sweep, data_name: str, resolution: int) -> str:
+    if options.study is not None:
+        if not options.study or options.study in (".", "..", "paper") or set(options.study) & set("/\\"):
+            raise ValueError(f"--study must be a plain folder name other than 'paper', got {options.study!r}")
+        return options.study
+    parts = [options.scale]
+    if options.data is not None:
+        parts.append(f"{data_name}-{resolution}")
+    if options.set:  # other settings must not mix with the scale's own results
+        parts.append(fingerprint(sorted(options.set), 6))
+    return "-".join(parts)
+
+
+def prepare(options: Sweep) -> Plan:
+    """Resolve everything that can be wrong before a job starts; brings the data where it is missing.
+
+    Raises:
+        ValueError: one clear line.
+    """
+    from study.data import native_resolution, resolve
+    from study.plan import make_plan
+    from study.schedule import require_slurm
+
+    module, scale = _ablation(options.ablation), _scale(options)
+    if options.executor == "slurm":
+        require_slurm()
+    if options.jobs is not None and options.jobs < 1:
+        raise ValueError(f"--jobs must be at least 1, got {options.jobs}")
+    source = options.data or scale.data
+    resolution = options.resolution
+    if resolution is None:
+        resolution = native_resolution(Path(source)) if Path(source).is_dir() else scale.resolution
+    for folder in (study_root(), options.out / "results", options.out / "figures"):
+        _require_writable(folder)
+    data = resolve(source, resolution)
+    study = _study_name(options, data.name, data.resolution)
+    return make_plan(options.ablation, module, scale, data, compute.resolve(), study)
+
+
+def _require_writable(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".writable-{time.monotonic_ns()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        hint = "set STUDY_ROOT" if folder == study_root() else "choose another with --out"
+        raise ValueError(f"cannot write to {folder} ({error.strerror}): {hint}") from None
+
+
+def _slots(options: Sweep) -> int:
+    if options.jobs is not None:
+        return options.jobs
+    resolved = compute.resolve()
+    if resolved.device == "cuda":
+        import torch
+
+        return torch.cuda.device_count()
+    return max(1, compute.cores() // resolved.threads)
+
+
+def run(options: Sweep) -> int:
+    """Do what the command line says; returns the exit code: 0 done, 1 some runs have no result, 130 stopped."""
+    from study import report
+
+    plan = prepare(options)
+    slots = 1 if options.executor == "inline" else _slots(options)
+    report.print_plan(plan, slots)
+    if options.dry_run:
+        return 0
+    todo = [job for job in plan.jobs if any(stage.record() is None for stage in job.stages)]
+    collector = Collector(plan, options.out)
+    collector.update()
+    started = time.monotonic()
+    stopped = False
+    if todo:
+        stopped = not _execute(options, todo, slots, collector)
+    unfinished = report.print_summary(plan, collector, time.monotonic() - started, stopped)
+    return 130 if stopped else (1 if unfinished else 0)
+
+
+def _execute(options: Sweep, todo: list[Any], slots: int, collector: Collector) -> bool:
+    """Run the jobs; False when stopped by a signal, with every job of ours asked to save and end."""
+    from study import report, schedule
+
+    if options.executor == "inline":
+        schedule.run_inline(todo, collector.update)
+        from study.workspace import stop_requested
+
+        return not stop_requested.is_set()
+    if options.executor == "slurm":
+        scheduler: Any = schedule.SlurmJobs(todo)
+    else:
+        scheduler = schedule.LocalJobs(todo, slots, gpus=1 if compute.resolve().device == "cuda" else 0)
+    previous = {number: signal.signal(number, _raise_stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        with report.Progress(todo) as show:
+            scheduler.watch(show, collector.update)
+    except KeyboardInterrupt:
+        print("stopping: jobs save what they have ...", flush=True)
+        scheduler.stop()
+        collector.update()
+        return False
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    return True
+
+
+def _raise_stop(number: int, _frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+class Collector:
+    """Keeps table and figures up to date with the records."""
+
+    def __init__(self, plan: Plan, out: Path) -> None:
+        self.plan, self.out = plan, out
+        self.made: list[Path] = []
+        self.skipped: dict[str, str] = {}
+
+    @property
+    def table(self) -> Path:
+        return self.out / "results" / self.plan.study / "table.csv"
+
+    def update(self) -> None:
+        """Rewrite the table, and the figures when the table has changed or a figure is missing."""
+        from study.collect import update_table
+
+        before = self.table.read_bytes() if self.table.exists() else b""
+        update_table(self.plan, self.out)
+        drawn = self.out / "figures" / self.plan.study
+        if self.table.read_bytes() != before or not any(drawn.glob("*.png")):
+            if any(stage.record() for planned in self.plan.runs for stage in planned.results):
+                from figures.render import render
+
+                rendering = render(self.table.parent, drawn)
+                self.made, self.skipped = rendering.written, rendering.skipped
+        else:
+            self.made = sorted(drawn.glob("*.*"))
+
+
+def main() -> None:
+    """Entry point: errors of the caller are one line on standard error and exit code 2."""
+    options = tyro.cli(Sweep, prog="python -m study.sweep", config=(tyro.conf.FlagConversionOff,))
+    try:
+        code = run(options)
+    except ValueError as error:
+        print(f"study.sweep: {error}", file=sys.stderr)
+        code = 2
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

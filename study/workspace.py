@@ -1,0 +1,88 @@
+"""What a running stage sees of the world: its folder, its lease, and whether it is asked to stop."""
+
+from __future__ import annotations
+
+import logging
+import resource
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from study.lease import Lease
+
+log = logging.getLogger(__name__)
+
+stop_requested = threading.Event()  # set by the signal handlers of study.jobs
+
+
+class Interrupted(RuntimeError):
+    """The stage was asked to stop and has saved what it had; running it again goes on from there."""
+
+
+class Diverged(RuntimeError):
+    """Training produced a number that is not finite."""
+
+
+class Blocked(RuntimeError):
+    """A stage that this one reads from has no result."""
+
+
+@dataclass
+class Workspace:
+    """Folder and lease of one running stage.
+
+    Args:
+        folder: the stage's, empty or with what an earlier attempt left.
+        lease: held while the stage runs; carries the progress that others see.
+        title: names the stage in progress lines.
+    """
+
+    folder: Path
+    lease: Lease
+    title: str
+    _started: float = field(default_factory=time.monotonic)
+    _first: int | None = None
+    _logged: float = 0.0
+
+    def progress(self, done: int, total: int, unit: str = "images", note: str = "") -> None:
+        """Publish how far the stage is, with its rate in `unit`/s since this attempt began; stop if asked to.
+
+        Raises:
+            LeaseLost: another process has taken the folder over.
+        """
+        self.lease.check()
+        if self._first is None:
+            self._first, self._started = done, time.monotonic()
+        elapsed = time.monotonic() - self._started
+        rate = (done - self._first) / elapsed if elapsed > 0 else 0.0
+        self.lease.progress = {
+            "stage": self.title, "done": done, "total": total, "unit": unit, "rate": rate, "note": note,
+        }  # fmt: skip
+        if time.monotonic() - self._logged > 30:
+            self._logged = time.monotonic()
+            log.info("%s: %d of %d %s, %.1f/s %s", self.title, done, total, unit, rate, note)
+
+    def stop_if_asked(self) -> None:
+        """Raise Interrupted when a signal asked this process to stop; called where everything is saved."""
+        if stop_requested.is_set():
+            raise Interrupted(f"{self.title} was asked to stop")
+
+    @property
+    def stopping(self) -> bool:
+        return stop_requested.is_set()
+
+
+def peak_memory_gib(device: str) -> float:
+    """Largest memory this process has held so far, in GiB: the GPU's where it runs on one."""
+    if device == "cuda":
+        import torch
+
+        return torch.cuda.max_memory_allocated() / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+Record = dict[str, Any]
