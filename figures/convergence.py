@@ -17,7 +17,6 @@ from figures.drawing import Drawing
 
 NAME = "convergence"
 TITLE = "How much faster does a generator learn on an aligned tokenizer?"
-LABELS = 1.02  # inches right of each panel
 
 
 @dataclass(frozen=True)
@@ -69,22 +68,34 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     for generator, judge in panels:
         here = _of(points, generator, judge)
         gained = {name: str(gain) for name, gain in gains[generator, judge].items()}
-        points.loc[here.index, "speed_up"] = here["tokenizer"].map(gained).fillna("")
+        points.loc[here.index, "speed_up"] = [gained.get(name, "") for name in here["tokenizer"]]
 
     one = panels[0][0] if len(rows.generators(points)) == 1 else ""
     notes = rows.missing_note(chosen, ("tokenizer", "generator"))
     notes += rows.seeds_note(points["gfid_runs"])
     notes += wording.caption(generators)
-    subtitle = "N×: times fewer images to the gFID its plain counterpart ends with."
+    right = page.beside(
+        [_label(name, gain) for found in gains.values() for name, gain in found.items()]
+        + rows.tokenizers(points)
+    )
+    subtitle = "No plain and aligned tokenizer of one width to compare."
+    if any(gains.values()):
+        subtitle = "N×: times fewer images to the gFID its plain counterpart ends with."
     with style.applied():
         figure, axes = page.panels(
-            TITLE, f"{one}. {subtitle}" if one else subtitle, notes, n_rows, n_columns, right=LABELS
+            TITLE,
+            f"{one}. {subtitle}" if one else subtitle,
+            notes,
+            n_rows,
+            n_columns,
+            right=right,
+            headings=not one,
         )
         for ax, (generator, judge) in zip(axes, panels, strict=False):
             _frame(ax, judge.of(points), judge.of(generators))
             _panel(ax, _of(points, generator, judge), gains[generator, judge])
             if not one:
-                ax.set_title(generator, fontsize=style.TEXT, loc="left", pad=4)
+                page.heading(ax, generator)
         for ax in axes[len(panels) :]:
             ax.set_axis_off()
     return Drawing(figure, points)
@@ -104,9 +115,15 @@ def _gains(points: pd.DataFrame) -> dict[str, SpeedUp]:
 def _frame(ax: Axes, points: pd.DataFrame, generators: pd.DataFrame) -> None:
     """Axes that all panels of one judge share."""
     scales.fit(ax, "y", [*points["gfid_min"], *points["gfid_max"]], pad=0.06)
-    scales.budget(ax, sorted(set(points["images_seen"])), room=page.PANEL[0] - page.INSET[0] - LABELS)
+    scales.budget(ax, sorted(set(points["images_seen"])))
     ax.set_xlabel("images seen by the generator")
     ax.set_ylabel(wording.axis("gFID", generators))
+
+
+def _label(tokenizer: str, gain: SpeedUp | None) -> str:
+    if gain is None:
+        return tokenizer
+    return f"{tokenizer} {gain}" if gain.factor else f"{tokenizer}\n{gain}"
 
 
 def _panel(ax: Axes, points: pd.DataFrame, gains: dict[str, SpeedUp]) -> None:
@@ -123,11 +140,9 @@ def _panel(ax: Axes, points: pd.DataFrame, gains: dict[str, SpeedUp]) -> None:
                 x, curve["gfid_min"], curve["gfid_max"], color=look.color, alpha=0.15, linewidth=0
             )
         ax.plot(x, curve["gfid"], linestyle=look.dash, markersize=4, zorder=3, **look.markers())
-        text = tokenizer
         if tokenizer in gains:
-            gain = gains[tokenizer]
-            text += f"\n{gain}" + (" fewer images" if gain.factor else "")
-            _bracket(ax, curves[plain_of[tokenizer]], gain, look.color)
+            _bracket(ax, curves[plain_of[tokenizer]], gains[tokenizer], look.color)
+        text = _label(tokenizer, gains.get(tokenizer))
         names.append(labels.Label(text, float(last["images_seen"]), float(last["gfid"]), look.color))
     labels.beside(ax, names)
 

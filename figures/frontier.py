@@ -34,20 +34,25 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     used = pd.concat([tokenizers, generators])
     notes = rows.missing_note(chosen, ("tokenizer", "generator"))
     notes += _unscored(points, generators)
-    notes += rows.seeds_note([*points["gfid_runs"], *points["rfid_runs"]])
+    notes += rows.seeds_note(points["gfid_runs"])
     notes += wording.caption(used)
-    subtitle = f"{one or 'Generators'} at {wording.count(mark)} images seen. Arrows: alignment added."
+    subtitle = f"{one or 'Generators'} at {wording.count(mark)} images seen."
     if mark < chosen[chosen["kind"] == "generator"]["images_seen"].max():
         subtitle = subtitle.replace(" images seen", " images seen (last mark common to all)")
+    if any(rows.pairs(judge.of(points)) for judge in rows.judges(points)):
+        subtitle += " Arrows: alignment added."
     with style.applied():
-        figure, axes = page.panels(TITLE, subtitle, notes, n_rows, n_columns)
+        figure, axes = page.panels(
+            TITLE, subtitle, notes, n_rows, n_columns, headings=True, two_line_label=True
+        )
         for ax, (generator, judge) in zip(axes, panels, strict=False):
             here = judge.of(points)
             _frame(ax, here, judge.of(tokenizers), judge.of(generators))
             here = here[here["generator"] == generator]
             _panel(ax, here)
             facts = [] if one else [generator]
-            ax.set_title(": ".join(facts + _answer(here)), fontsize=style.TEXT, loc="left", pad=4)
+            text = ": ".join(facts + _answer(here))
+            page.heading(ax, text[:1].upper() + text[1:])
         for ax in axes[len(panels) :]:
             ax.set_axis_off()
     return Drawing(figure, points)
@@ -71,7 +76,7 @@ def _frame(ax: Axes, points: pd.DataFrame, tokenizers: pd.DataFrame, generators:
     """Axes that all panels of one judge share."""
     scales.fit(ax, "x", [*points["rfid_min"], *points["rfid_max"]], pad=0.16)
     scales.fit(ax, "y", [*points["gfid_min"], *points["gfid_max"]], pad=0.14)
-    ax.set_xlabel(wording.axis("rFID", tokenizers).split("\n")[0].replace("↓", "←"))
+    ax.set_xlabel(wording.axis("rFID", tokenizers).replace("↓", "←"))
     ax.set_ylabel(wording.axis("gFID", generators))
 
 
@@ -104,7 +109,7 @@ def _answer(points: pd.DataFrame) -> list[str]:
     if not pairs:
         return []
     lower = sum(gfid[aligned] < gfid[plain] for plain, aligned in pairs)
-    return [f"gFID is lower with alignment in {lower} of {len(pairs)}"]
+    return [f"lower gFID with alignment in {lower} of {len(pairs)}"]
 
 
 def _unscored(points: pd.DataFrame, generators: pd.DataFrame) -> list[str]:

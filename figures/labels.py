@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
+from matplotlib.patheffects import withStroke
 
 from figures.page import width
 
@@ -39,7 +40,7 @@ def around(
     to_points = 72 / ax.figure.dpi
     points = [tuple(ax.transData.transform((p.x, p.y)) * to_points) for p in labels]
     x0, y0, x1, y1 = (float(side) * to_points for side in ax.bbox.extents)
-    frame = (x0, y0, x1, y1)
+    frame = (x0 + 2, y0 + 2, x1, y1)
     lines: list[Segment] = []
     for x0, y0, x1, y1 in segments:
         ends = ax.transData.transform([(x0, y0), (x1, y1)]) * to_points
@@ -66,7 +67,7 @@ def beside(ax: Axes, labels: Sequence[Label], size: float = 7.0, gap: float = 7.
     points = [tuple(ax.transData.transform((p.x, p.y)) * to_points) for p in labels]
     order = sorted(range(len(labels)), key=lambda i: (points[i][1], -i))
     heights = [_extent(labels[i].text, size)[1] + 1.5 for i in order]
-    places = spread([points[i][1] for i in order], heights, bottom - 14, top + 14)
+    places = spread([points[i][1] for i in order], heights, bottom, top + 14)
     for i, y in zip(order, places, strict=True):
         _write(ax, labels[i], points[i], (right + gap, y), size)
         _leader(ax, labels[i], points[i], (right + gap - 1.5, y), shortest=3)
@@ -115,7 +116,7 @@ def _places(point: tuple[float, ...], text: str, size: float) -> list[tuple[floa
             left = x + radius * c + (c - 1) / 2 * w
             bottom = y + radius * s + (s - 1) / 2 * h
             preference = 0.0 if step == 0 else 0.5 + (step % 4 != 0) * 0.5
-            places.append((radius + preference, (left, bottom, left + w, bottom + h)))
+            places.append((radius + (radius / 12) ** 2 + preference, (left, bottom, left + w, bottom + h)))
     return places
 
 
@@ -126,7 +127,7 @@ def _cost(
     cost = 40.0 * sum(_overlap(box, other, 1.5) > 0 for other in boxes)
     cost += sum(2.0 * _overlap(box, other, 1.0) for other in boxes)
     cost += sum(25.0 + _overlap(box, other, 1.0) for other in markers if _overlap(box, other, 1.0) > 0)
-    cost += sum(22.0 for line in lines if _crosses(line, box))
+    cost += sum(14.0 for line in lines if _crosses(line, box))
     outside = (
         max(frame[0] - left, 0)
         + max(right - frame[2], 0)
@@ -161,6 +162,7 @@ def _write(ax: Axes, label: Label, point: tuple[float, ...], place: tuple[float,
         va="center",
         linespacing=LINE,
         annotation_clip=False,
+        path_effects=[withStroke(linewidth=1.6, foreground="white")],
         zorder=6,
     )
 

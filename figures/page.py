@@ -11,7 +11,8 @@ from matplotlib.textpath import text_to_path
 from figures import style
 
 PANEL = (3.4, 2.75)  # inches: one column of a paper
-INSET = (0.72, 0.12, 0.5, 0.3)  # left, right, bottom, top of the axes inside a panel, inches
+INSET = (0.78, 0.12, 0.48, 0.1)  # left, right, bottom, top of the axes inside a panel, inches
+HEADING, SECOND_LINE = 0.16, 0.12  # more above for a heading, below for an x label of two lines
 EDGE = 0.1
 
 
@@ -86,23 +87,37 @@ def panels(
     rows: int,
     columns: int,
     right: float = INSET[1],
+    headings: bool = False,
+    two_line_label: bool = False,
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with rows x columns axes, in reading order; `right` inches beside each are left for labels."""
+    """A figure with rows x columns axes, in reading order; `right` inches beside each are kept for labels."""
+    left, _, bottom, top = INSET
+    bottom, top = bottom + SECOND_LINE * two_line_label, top + HEADING * headings
     panel_width, panel_height = PANEL
     figure, foot = sheet(title, subtitle, notes, (columns * panel_width, rows * panel_height))
     full_width, full_height = figure.get_size_inches()
-    left, _, bottom, top = INSET
     axes = []
     for row in range(rows):
         for column in range(columns):
             x, y = column * panel_width + left, foot + (rows - 1 - row) * panel_height + bottom
             w, h = panel_width - left - right, panel_height - bottom - top
             ax = figure.add_axes((x / full_width, y / full_height, w / full_width, h / full_height))
-            ax.yaxis.set_label_coords(-(left - 0.2) / w, 0.5)
-            ax.xaxis.set_label_coords(0.5, -(bottom - 0.26) / h)
+            ax.yaxis.set_label_coords(-(left - 0.37) / w, 0.5)
+            ax.xaxis.set_label_coords(0.5, -0.23 / h)
             ax.grid(True)
             axes.append(ax)
     return figure, axes
+
+
+def heading(ax: Axes, text: str) -> None:
+    """A line above a panel, from its left edge."""
+    offset = (-(INSET[0] - EDGE) * 72, 4)
+    ax.annotate(text, (0, 1), xycoords="axes fraction", xytext=offset, textcoords="offset points")
+
+
+def beside(texts: Sequence[str], size: float = 7.0) -> float:
+    """Inches right of a panel that hold these labels."""
+    return max(width(line, size) for text in texts for line in text.split("\n")) + 0.2
 
 
 def _line(size: float) -> float:

@@ -48,7 +48,7 @@ def tiled(pictures: np.ndarray, gap: int) -> np.ndarray:
 def scale(native_width: int, inches: float) -> float:
     """Output pixels per native pixel that fill about `inches`: whole when enlarging, else the exact ratio."""
     ratio = inches * style.DPI / native_width
-    return float(int(ratio)) if ratio >= 1 else ratio
+    return float(int(ratio * 1.04)) if ratio >= 1 else ratio
 
 
 def place(figure: Figure, image: np.ndarray, left: float, bottom: float, zoom: float) -> Axes:

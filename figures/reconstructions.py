@@ -13,7 +13,7 @@ from figures.drawing import Drawing, NothingToDraw
 
 NAME = "reconstructions"
 TITLE = "What does each tokenizer keep of a picture?"
-WIDTH, LABELS, GAP = 6.8, 1.72, 0.07  # inches
+PICTURES, LABELS, GAP = 5.26, 1.6, 0.07  # inches: width of a row, of its label, between rows
 
 
 def draw(table: pd.DataFrame, folder: Path) -> Drawing:
@@ -41,23 +41,24 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     strips: list[tuple[str, np.ndarray]] = [("", first)] if shared else []
     for name, sheet in shown.items():
         strips += [(name, sheet[1])] if shared else [("", sheet[0]), (name, sheet[1])]
-    images = [pictures.tiled(strip[None], gap=max(strip.shape[1] // 16, 1)) for _, strip in strips]
-    zooms = [pictures.scale(image.shape[1], WIDTH - LABELS - page.EDGE) for image in images]
+    images = [pictures.tiled(strip[None], gap=max(strip.shape[1] // 32, 1)) for _, strip in strips]
+    zooms = [pictures.scale(image.shape[1], PICTURES) for image in images]
     heights = [image.shape[0] * zoom / style.DPI + GAP for image, zoom in zip(images, zooms, strict=True)]
 
     data = _numbers(last)
     without = [name for name in rows.tokenizers(last) if name not in shown]
     notes = rows.missing_note(chosen, ("tokenizer",))
     notes += [f"No sheet: {', '.join(without)}."] if without else []
-    notes += rows.seeds_note(last.groupby("tokenizer")["fingerprint"].nunique())
-    notes = [
-        note.replace("Mean", "Range").replace("; the bar spans all of them", "; pictures of the first")
-        for note in notes
-    ]
+    seeds = last.groupby("tokenizer")["fingerprint"].nunique().max()
+    notes += (
+        [f"Numbers: range over up to {seeds} seeds; pictures of the first."] if seeds > 1 else ["One seed."]
+    )
     notes += wording.caption(last)
     with style.applied():
-        figure, foot = page.sheet(TITLE, _subtitle(last), notes, (WIDTH, sum(heights) + 0.08))
-        y = foot + sum(heights)
+        figure, foot = page.sheet(
+            TITLE, _subtitle(last), notes, (LABELS + PICTURES + page.EDGE, sum(heights) + 0.14)
+        )
+        y = foot + 0.08 + sum(heights)
         size = figure.get_size_inches()
         for (name, _), image, zoom, height in zip(strips, images, zooms, heights, strict=True):
             y -= height

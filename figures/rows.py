@@ -131,13 +131,12 @@ def averaged(rows: pd.DataFrame, by: list[str], metric: str) -> pd.DataFrame:
 
 
 def seeds_note(runs: Iterable[int]) -> list[str]:
-    """How many runs stand behind each point, when more than one."""
+    """How many runs stand behind each point."""
     runs = sorted({int(n) for n in runs})
-    if not runs or runs[-1] < 2:
-        return []
-    return [
-        f"Mean of {'–'.join(map(str, dict.fromkeys((runs[0], runs[-1]))))} seeds; the bar spans all of them."
-    ]
+    if runs[-1] < 2:
+        return ["One seed."]
+    number = str(runs[-1]) if runs[0] == runs[-1] else f"{runs[0]}–{runs[-1]}"
+    return [f"Mean of {number} seeds, with the range of all of them."]
 
 
 def missing_note(rows: pd.DataFrame, kinds: Iterable[str]) -> list[str]:

@@ -14,7 +14,7 @@ from figures.drawing import Drawing, NothingToDraw
 
 NAME = "samples"
 TITLE = "What does a generator draw on each tokenizer?"
-GRID, GAP, HEAD = 2.6, 0.16, 0.34  # inches: width of a grid, between grids, label above a grid
+GRID, GAP, LINE = 2.63, 0.16, 0.12  # inches: width of a grid, between grids, a line of its label
 ROWS = 4  # rows of eight samples shown
 
 
@@ -34,9 +34,10 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     names = rows.tokenizers(last)
     images = {name: _grid(last[last["tokenizer"] == name], folder) for name in names}
 
+    head = LINE * (1 + len(rows.judges(last))) + 0.09
     columns = min(len(names), 2 if len(names) in (2, 4) else 3)
     zooms = {name: pictures.scale(image.shape[1], GRID) for name, image in images.items()}
-    height = max(images[name].shape[0] * zooms[name] for name in names) / style.DPI + HEAD
+    height = max(images[name].shape[0] * zooms[name] for name in names) / style.DPI + head
     n_rows = -(-len(names) // columns)
     body = (max(columns * (GRID + GAP) - GAP + 2 * page.EDGE, 3.4), n_rows * (height + GAP) - GAP + 0.06)
 
@@ -45,6 +46,8 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     notes = rows.missing_note(chosen[chosen["generator"].isin(["", sizes[-1]])], ("tokenizer", "generator"))
     if data["gfid_runs"].max() > 1:
         notes.append(f"gFID: range over up to {data['gfid_runs'].max()} seeds; pictures of the first.")
+    else:
+        notes.append("One seed.")
     notes += wording.caption(last)
     with style.applied():
         figure, foot = page.sheet(TITLE, _subtitle(last, sizes), notes, body)
@@ -54,14 +57,13 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
             top = foot + 0.06 + (n_rows - i // columns) * (height + GAP) - GAP
             row = last[last["tokenizer"] == name].iloc[0]
             color = style.look(row["latent_channels"], row["foundation_model"]).color
-            at = f"{wording.count(row['images_seen'])} images"
             place: dict[str, Any] = {"va": "top", "ha": "left"}
             figure.text(
                 x / size[0], top / size[1], name, fontsize=style.TEXT, weight="bold", color=color, **place
             )
-            gfid = f"{_label(data[data['tokenizer'] == name])}, {at}"
-            figure.text(x / size[0], (top - 0.14) / size[1], gfid, fontsize=style.SMALL, **place)
-            bottom = top - HEAD - images[name].shape[0] * zooms[name] / style.DPI
+            text = _label(data[data["tokenizer"] == name])
+            figure.text(x / size[0], (top - LINE - 0.02) / size[1], text, fontsize=style.SMALL, **place)
+            bottom = top - head - images[name].shape[0] * zooms[name] / style.DPI
             pictures.place(figure, images[name], x, bottom, zooms[name])
     return Drawing(figure, data)
 
@@ -74,8 +76,8 @@ def _grid(runs: pd.DataFrame, folder: Path) -> np.ndarray:
 
 def _label(numbers: pd.DataFrame) -> str:
     found = [(judge, judge.of(numbers).iloc[0]) for judge in rows.judges(numbers)]
-    return "gFID " + ", ".join(
-        f"{wording.spread(row['gfid_min'], row['gfid_max'])} ({wording.judge(judge.extractor, None)})"
+    return "\n".join(
+        f"gFID {wording.spread(row['gfid_min'], row['gfid_max'])} ({wording.judge(judge.extractor, None)})"
         for judge, row in found
     )
 
@@ -84,4 +86,6 @@ def _subtitle(last: pd.DataFrame, sizes: list[str]) -> str:
     judges = [wording.axis("gFID", judge.of(last)).split("\n") for judge in rows.judges(last)]
     metric = judges[0][0].split(" ")[0]
     which = f"{sizes[-1]}, the largest of {len(sizes)} generators" if len(sizes) > 1 else sizes[-1]
-    return f"{which}. {metric} ({', '.join(name for _, name in judges)}): lower is better."
+    marks = sorted(set(last["images_seen"]))
+    at = " to ".join(wording.count(mark) for mark in dict.fromkeys((marks[0], marks[-1])))
+    return f"{which}, after {at} images. {metric} ({', '.join(name for _, name in judges)}): lower is better."

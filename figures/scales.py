@@ -34,19 +34,18 @@ def fit(ax: Axes, which: str, values: Sequence[float], pad: float = 0.12) -> Non
         axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
 
 
-def budget(ax: Axes, marks: Sequence[float], room: float) -> None:
-    """A logarithmic x axis of images or parameters, with a tick at each mark that has room (inches)."""
+def budget(ax: Axes, marks: Sequence[float]) -> None:
+    """A logarithmic x axis of images or parameters, with a tick at each mark that has room."""
     low, high = min(marks), max(marks)
     ax.set_xscale("log")
     factor = (high / low) ** 0.05 if high > low else 2
     ax.set_xlim(low / factor, high * factor)
     ax.xaxis.set_minor_locator(NullLocator())
-    per_label = 0.42 / room  # share of the axis one label takes
-    start, stop = ax.transData.transform([(low / factor, 1), (high * factor, 1)])[:, 0]
+    per_label = 0.42 * ax.figure.dpi  # pixels
     kept: list[float] = []
     for mark in sorted(marks, reverse=True):  # the last mark always has its tick
         place = ax.transData.transform((mark, 1))[0]
-        if not kept or (ax.transData.transform((kept[-1], 1))[0] - place) / (stop - start) >= per_label:
+        if not kept or ax.transData.transform((kept[-1], 1))[0] - place >= per_label:
             kept.append(mark)
     ax.xaxis.set_major_locator(FixedLocator(sorted(kept)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: count(tick)))

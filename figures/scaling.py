@@ -14,7 +14,6 @@ from figures.drawing import Drawing, NothingToDraw
 
 NAME = "scaling"
 TITLE = "How large a generator does each tokenizer need?"
-LABELS = 1.02  # inches right of each panel
 
 
 def draw(table: pd.DataFrame, folder: Path) -> Drawing:
@@ -42,7 +41,9 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     notes += rows.seeds_note(points["gfid_runs"])
     notes += wording.caption(generators)
     with style.applied():
-        figure, axes = page.panels(TITLE, f"{at} {shown}", notes, 1, len(judges), right=LABELS)
+        figure, axes = page.panels(
+            TITLE, f"{at} {shown}", notes, 1, len(judges), right=page.beside(rows.tokenizers(points))
+        )
         for ax, judge in zip(axes, judges, strict=True):
             _panel(ax, judge.of(points), judge.of(generators))
     return Drawing(figure, points)
@@ -51,7 +52,7 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
 def _panel(ax: Axes, points: pd.DataFrame, generators: pd.DataFrame) -> None:
     scales.fit(ax, "y", [*points["gfid_min"], *points["gfid_max"]], pad=0.08)
     sizes = sorted(float(size) for size in set(points["parameters"]))
-    scales.budget(ax, sizes, room=page.PANEL[0] - page.INSET[0] - LABELS)
+    scales.budget(ax, sizes)
     ax.set_xlabel("generator parameters")
     ax.set_ylabel(wording.axis("gFID", generators))
     names = []

@@ -48,7 +48,7 @@ SETTINGS: dict[str, Any] = {
     "ytick.major.size": 3,
     "xtick.minor.size": 1.5,
     "ytick.minor.size": 1.5,
-    "lines.linewidth": 1.4,
+    "lines.linewidth": 1.2,
     "lines.markersize": 5.5,
     "figure.dpi": DPI,
     "figure.facecolor": "white",

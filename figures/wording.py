@@ -54,8 +54,8 @@ def axis(metric: str, rows: pd.DataFrame) -> str:
     first = rows.iloc[0]
     samples = [int(n) for n in rows["samples"].dropna()]
     size = None if pd.isna(first["extractor_size"]) else int(first["extractor_size"])
-    warning = ", not comparable" if uncomparable(rows) else ""
-    return f"{counted(metric, samples)} ({BETTER})\n{judge(first['extractor'], size)}{warning}"
+    note = f", not comparable ({BETTER[0]})" if uncomparable(rows) else f" ({BETTER})"
+    return f"{counted(metric, samples)}{note}\n{judge(first['extractor'], size)}"
 
 
 def uncomparable(rows: pd.DataFrame) -> bool:

@@ -252,6 +252,11 @@ def modulated(norm: nn.Module, x: Tensor, shift: Tensor | None, scale: Tensor) -
     )
 
 
+def gated(x: Tensor, gate: Tensor, branch: Tensor) -> Tensor:
+    """x + gate * branch in one pass; the residual stream keeps its dtype."""
+    return torch.addcmul(x, gate.unsqueeze(1).to(x.dtype), branch.to(x.dtype))
+
+
 class Attention(nn.Module):
     """Self-attention over all tokens, with rotary positions and, as an option, norms on queries and keys.
 
@@ -274,13 +279,13 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rotation: Tensor | None) -> Tensor:
         b, n, d = x.shape
         qkv = self.qkv(x).view(b, n, 3, self.heads, d // self.heads)  # (B, N, 3, M, E)
-        qk, v = qkv[:, :, :2], qkv[:, :, 2]
+        qk, v = qkv.split((2, 1), dim=2)  # one split, so that its backward is one concatenation
         if self.qk_norm:
             qk = torch.stack([self.q_norm(qk[:, :, 0]), self.k_norm(qk[:, :, 1])], dim=2)
         if rotation is not None:
             qk = rotate(qk, rotation)
         q, k = qk.to(v.dtype).unbind(2)
-        y = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+        y = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.squeeze(2).transpose(1, 2))
         return self.proj(y.transpose(1, 2).reshape(b, n, d))
 
 
@@ -333,8 +338,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, condition: Tensor, rotation: Tensor | None) -> Tensor:
         m, n = self.modulations(condition)
-        x = x + m.gate.unsqueeze(1) * self.attn(modulated(self.norm1, x, m.shift, m.scale), rotation)
-        return x + n.gate.unsqueeze(1) * self.mlp(modulated(self.norm2, x, n.shift, n.scale))
+        x = gated(x, m.gate, self.attn(modulated(self.norm1, x, m.shift, m.scale), rotation))
+        return gated(x, n.gate, self.mlp(modulated(self.norm2, x, n.shift, n.scale)))
 
 
 class FinalLayer(nn.Module):

@@ -6,10 +6,12 @@ learned weights per channel, and its own scale. Compare its values only with its
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.foundation import efficientnet_lite, lite_trunk, three_channels
+from models.foundation import efficientnet_lite, folded, lite_trunk, three_channels
 
 
 class PerceptualDistance(nn.Module):
@@ -36,9 +38,9 @@ class PerceptualDistance(nn.Module):
             raise ValueError(f"strides must increase, got {strides}")
         self.input_size = input_size
         full = efficientnet_lite(network, pretrained=pretrained)
-        trunks = [lite_trunk(full, stride)[0] for stride in strides]
-        starts = [0] + [len(trunk) for trunk in trunks[:-1]]
-        self.stages = nn.ModuleList(trunk[start:] for trunk, start in zip(trunks, starts, strict=True))
+        ends = [len(lite_trunk(full, stride)[0]) for stride in strides]
+        layers = list(folded(lite_trunk(full, strides[-1])[0]).children())
+        self.stages = nn.ModuleList(nn.Sequential(*layers[a:b]) for a, b in pairwise([0, *ends]))
         self.requires_grad_(False)
         self.train(False)
 

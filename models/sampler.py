@@ -93,7 +93,7 @@ def time_grid(steps: int, shift: float = 1.0) -> list[float]:
             f"a time grid needs steps >= 1 and shift > 0 (1 is none), got steps {steps}, shift {shift}"
         )
     even = [i / steps for i in range(steps + 1)]
-    return [shift * t / (1 + (shift - 1) * t) for t in even]
+    return [shift * t / (shift * t + (1 - t)) for t in even]  # the same, and exactly 1 at the end
 
 
 @torch.no_grad()

@@ -83,30 +83,10 @@ def adaptive_weight(
     """Factor that makes `other_loss` pull on `weight` as strongly as `reference_loss` does.
 
     weight is a parameter both losses depend on: the encoder's last convolution for the VF loss, the
-    decoder's for the adversarial loss. Costs two partial backward passes; the graph is kept. Esser et al.
-    2021 (VQGAN), equation 7.
+    decoder's for the adversarial loss. Costs two partial backward passes (a step that has the gradients at
+    hand calls gradient_norm_ratio); the graph is kept. Esser et al. 2021 (VQGAN), equation 7.
     """
     reference_grad, other_grad = (
         torch.autograd.grad(loss, weight, retain_graph=True)[0] for loss in (reference_loss, other_loss)
     )
     return gradient_norm_ratio(reference_grad, other_grad, limit)
-
-
-def adaptive_weight_at_latent(
-    latent_raw: Tensor,
-    weight: Tensor,
-    reference_grad: Tensor,
-    other_grad: Tensor,
-    limit: float = VF_WEIGHT_LIMIT,
-) -> Tensor:
-    """The same factor from gradients already taken with respect to `latent_raw`.
-
-    A step that has d reference / d latent_raw at hand (it needs it to go on into the encoder) need not run
-    the decoder backward a second time: both gradients are pushed through the few layers between `weight`
-    and the latent. Equal to adaptive_weight when both losses reach `weight` through `latent_raw` only.
-    """
-    at_weight = [
-        torch.autograd.grad(latent_raw, weight, grad_outputs=grad, retain_graph=True)[0]
-        for grad in (reference_grad, other_grad)
-    ]
-    return gradient_norm_ratio(at_weight[0], at_weight[1], limit)

@@ -46,7 +46,8 @@ def load_foreign(path: str | Path) -> dict[str, Tensor]:
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ValueError(
             f"refused {path}: it is not a plain file of tensors, and a pickle that names anything else could "
-            f"run code when loaded. Convert it to safetensors where you trust it. ({str(error).splitlines()[0]})"
+            "run code when loaded. Convert it to safetensors where you trust it. "
+            f"({str(error).splitlines()[0]})"
         ) from error
     return _tensors(content, path)
 

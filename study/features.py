@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from models.foundation import FoundationModel, foundation_model
+from models.specs import parse_tokenizer
 from study.assets import asset
 from study.data import ImageSet, load
 from study.files import load_tensors, read_json, save_tensors, write_json
@@ -28,8 +29,9 @@ BATCH = 128
 class FoundationFeatures:
     """Features of training images, standardised per channel where the recipe says so."""
 
-    def __init__(self, spec: FitTokenizer, name: str) -> None:
-        assert spec.foundation is not None
+    def __init__(self, spec: FitTokenizer) -> None:
+        name = parse_tokenizer(spec.tokenizer).foundation
+        assert spec.foundation is not None and name is not None
         self._recipe, self._count = spec.foundation, spec.train_images
         self._views = 2 if spec.data.flip else 1  # plain, and mirrored
         self._images: ImageSet = load(spec.data, "train")
@@ -55,6 +57,11 @@ class FoundationFeatures:
         if gib <= CACHE_GIB:
             folder = asset("foundation-features", key, self._fill)
             self._cache = np.load(folder / "features.npy", mmap_mode="r")  # (N, views, D, h, w), bfloat16 bits
+
+    @property
+    def width(self) -> int:
+        """Channels D of the features."""
+        return self._shape[0]
 
     def _forward(self, indices: np.ndarray, flipped: bool | Tensor) -> Tensor:
         """bfloat16 (B, D, h, w) of these images, mirrored where `flipped`."""

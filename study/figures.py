@@ -11,7 +11,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def main(
-    study: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="STUDY")] = None,
+    study: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[STUDY]")] = None,
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = CHECKOUT,
 ) -> int:
     """Draw every figure of a study again, from its results table alone.
@@ -57,4 +57,4 @@ def main(
 
 
 if __name__ == "__main__":
-    sys.exit(tyro.cli(main))
+    sys.exit(tyro.cli(main, prog="python -m study.figures"))

@@ -111,7 +111,7 @@ def run_job(job: Job) -> list[str]:
     A stage that fails stops those that read from it; the others still run. Results are in the records: the
     return value is for logs alone.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", stream=sys.stdout, force=True)
+    _log_to_stdout()
     done, failures = [], 0
     with stop_on_signals():
         for stage in job.stages:
@@ -135,6 +135,17 @@ def run_job(job: Job) -> list[str]:
     if failures:
         log.error("%d of %d stages have no result", failures, len(job.stages))
     return done
+
+
+def _log_to_stdout() -> None:
+    """Our own lines, at every level; libraries keep theirs to warnings."""
+    ours = logging.getLogger("study")
+    if not ours.handlers:
+        handler = logging.StreamHandler(sys.stdout)
+        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        ours.addHandler(handler)
+        ours.setLevel(logging.INFO)
+        ours.propagate = False
 
 
 def stage_title(stage: Stage) -> str:

@@ -160,11 +160,15 @@ class Stage:
 
     @functools.cached_property
     def fingerprint(self) -> str:
+        spec = dataclasses.asdict(self.spec)
+        if "data" in spec:  # data is known by its content, whatever it is called
+            for label in ("name", "class_names"):
+                del spec["data"][label]
         return fingerprint(
             {
                 "stage": self.kind,
                 "version": VERSIONS[self.kind],
-                "spec": dataclasses.asdict(self.spec),
+                "spec": spec,
                 "inputs": {name: stage.fingerprint for name, stage in self.inputs.items()},
             }
         )

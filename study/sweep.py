@@ -222,14 +222,14 @@ class Collector:
                 from figures.render import render
 
                 rendering = render(self.table.parent, drawn)
-                self.made, self.skipped = rendering.written, rendering.skipped
+                self.made, self.skipped = rendering.written, {**rendering.skipped, **rendering.refused}
         else:
             self.made = sorted(drawn.glob("*.*"))
 
 
 def main() -> None:
     """Entry point: errors of the caller are one line on standard error and exit code 2."""
-    options = tyro.cli(Sweep, prog="python -m study.sweep", config=(tyro.conf.FlagConversionOff,))
+    options = tyro.cli(Sweep, prog="python -m study.sweep", config=(tyro.conf.FlagCreatePairsOff,))
     try:
         code = run(options)
     except ValueError as error:

@@ -15,7 +15,7 @@ from models.lightningdit import LightningDiT, drop_labels
 from study import checkpoint
 from study.compute import apply, autocast
 from study.files import load_tensors, save_tensors
-from study.randomness import batch_indices, derive, generator
+from study.randomness import batch_indices, generator
 from study.specs import FitGenerator, Stage
 from study.stages.encode import Latents, read
 from study.training import learning_rate, train
@@ -29,8 +29,7 @@ def snapshot_file(folder: Path, weights: str, images_seen: int) -> Path:
 
 def build(spec: FitGenerator) -> dict[str, Any]:
     """Generator, EMA copy and optimizer at the start of a training: a function of the seed."""
-    rng = torch.Generator().manual_seed(derive(spec.seed, "generator weights", 0))
-    network = LightningDiT(spec.architecture, rng).to(spec.compute.device)
+    network = LightningDiT(spec.architecture, generator(spec.seed, "generator weights", 0)).to(spec.compute.device)
     recipe = spec.recipe
     optimizer = torch.optim.AdamW(
         [p for p in network.parameters() if p.requires_grad],
@@ -112,6 +111,6 @@ def trained(stage: Stage, images_seen: int, weights: str) -> LightningDiT:
     """The generator that a fit_generator stage had after so many images, frozen, on the stage's device."""
     spec = stage.spec
     assert isinstance(spec, FitGenerator)
-    network = LightningDiT(spec.architecture, torch.Generator())
+    network = LightningDiT(spec.architecture)
     network.load_state_dict(load_tensors(snapshot_file(stage.folder, weights, images_seen)), strict=True)
     return network.to(spec.compute.device).eval().requires_grad_(False)

@@ -9,17 +9,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from models import autoencoder, discriminator
 from models.autoencoder import Autoencoder, Posterior
 from models.discriminator import Discriminator, hinge_discriminator_loss, hinge_generator_loss
 from models.perceptual import PerceptualDistance
-from models.specs import parse_tokenizer
-from models.vf_loss import VFLoss, gradient_norm_ratio, vf_loss
+from models.vf_loss import GAN_WEIGHT_LIMIT, VF_WEIGHT_LIMIT, gradient_norm_ratio, projection, vf_loss
 from study import checkpoint
 from study.compute import apply, autocast
 from study.data import load
 from study.features import FoundationFeatures
 from study.files import load_tensors, save_tensors
-from study.randomness import batch_indices, derive, generator
+from study.randomness import batch_indices, generator
 from study.specs import FitTokenizer, Stage, TokenizerRecipe
 from study.training import learning_rate, train
 from study.workspace import Record, Workspace
@@ -32,6 +32,7 @@ class Networks:
     """What a tokenizer's training moves, and the frozen networks that it needs."""
 
     tokenizer: Autoencoder
+    foundation: FoundationFeatures | None = None
     linear_proj: nn.Conv2d | None = None  # latent -> foundation model's width, as released
     discriminator: Discriminator | None = None
     perceptual: PerceptualDistance | None = None
@@ -85,14 +86,14 @@ def gradients(
             torch.autograd.grad(decoded, last, g.to(decoded.dtype), retain_graph=True)[0]
             for g in (at_output, gan_at_output)
         )
-        weight = gradient_norm_ratio(rec_at_last, gan_at_last, limit=1e4)
+        weight = gradient_norm_ratio(rec_at_last, gan_at_last, GAN_WEIGHT_LIMIT)
         cotangent = at_output + recipe.gan_weight * weight * gan_at_output
         terms |= {"gan": adversarial.detach(), "gan_adaptive": weight}
 
     if features is None or networks.linear_proj is None:
         torch.autograd.backward(decoded, cotangent.to(decoded.dtype), retain_graph=True)
     else:
-        vf: VFLoss = vf_loss(
+        vf = vf_loss(
             networks.linear_proj(latent_raw).float(),
             features,
             cosine_margin=recipe.vf_cosine_margin,
@@ -113,7 +114,7 @@ def gradients(
             torch.autograd.grad(moments, last, g.to(moments.dtype), retain_graph=True)[0]
             for g in (rec_at_leaf, vf_gradients[0])
         )
-        weight = recipe.vf_weight * gradient_norm_ratio(rec_at_last, vf_at_last, limit=1e8)
+        weight = recipe.vf_weight * gradient_norm_ratio(rec_at_last, vf_at_last, VF_WEIGHT_LIMIT)
         for tensor, gradient in zip(moved, vf_gradients, strict=True):
             tensor.grad = weight * gradient if tensor.grad is None else tensor.grad + weight * gradient
         terms |= {"vf": vf.total.detach(), "vf_adaptive": weight}
@@ -133,36 +134,30 @@ def _gradient(tensor: Tensor) -> Tensor:
 def build(spec: FitTokenizer) -> Networks:
     """The networks of a training at its start: initial weights are a function of the seed."""
     recipe = spec.recipe
-    torch.manual_seed(derive(spec.seed, "tokenizer weights", 0))
-    networks = Networks(Autoencoder(spec.architecture).to(memory_format=torch.channels_last))
+    rng = generator(spec.seed, "tokenizer weights", 0)
+    networks = Networks(Autoencoder(spec.architecture))
+    autoencoder.initialize(networks.tokenizer, rng)
+    networks.tokenizer.to(memory_format=torch.channels_last)
     if spec.foundation is not None:
-        from models.foundation import foundation_width
-
-        width = foundation_width(_foundation_name(spec), spec.foundation.stride)
-        networks.linear_proj = nn.Conv2d(spec.architecture.z_channels, width, 1, bias=False)
+        networks.foundation = FoundationFeatures(spec)
+        networks.linear_proj = projection(spec.architecture.z_channels, networks.foundation.width)
+        bound = spec.architecture.z_channels**-0.5
+        nn.init.uniform_(networks.linear_proj.weight, -bound, bound, generator=rng)
     if recipe.gan_weight:
         networks.discriminator = Discriminator(spec.data.channels, width=recipe.gan_width)
+        discriminator.initialize(networks.discriminator, rng)
     if recipe.perceptual_weight:
         networks.perceptual = PerceptualDistance(recipe.perceptual_net)
     for network in vars(networks).values():
-        if network is not None:
+        if isinstance(network, nn.Module):
             network.to(spec.compute.device)
     return networks
-
-
-def _foundation_name(spec: FitTokenizer) -> str:
-    name = parse_tokenizer(spec.tokenizer).foundation
-    assert name is not None
-    return name
 
 
 def step_function(spec: FitTokenizer, networks: Networks, parts: dict[str, Any]) -> Callable[[int], Tensor]:
     """One update of the tokenizer, and of the discriminator once it has started."""
     recipe, device = spec.recipe, spec.compute.device
     images = load(spec.data, "train")
-    foundation = None
-    if spec.foundation is not None:
-        foundation = FoundationFeatures(spec, _foundation_name(spec))
     grid, channels = spec.architecture.grid, spec.architecture.z_channels
     optimizer, critic = parts["optimizer"], parts.get("discriminator_optimizer")
 
@@ -172,8 +167,12 @@ def step_function(spec: FitTokenizer, networks: Networks, parts: dict[str, Any])
         noise = torch.randn(len(indices), channels, grid, grid, generator=rng).to(device)
         flipped = torch.rand(len(indices), generator=rng) < (0.5 if spec.data.flip else 0.0)
         pixels = images.pixels(indices)
-        pixels = torch.where(flipped[:, None, None, None], pixels.flip(3), pixels).to(device)
-        features = None if foundation is None else foundation.batch(indices, flipped, grid).to(device)
+        if spec.data.flip:
+            pixels = torch.where(flipped[:, None, None, None], pixels.flip(3), pixels)
+        pixels = pixels.to(device, memory_format=torch.channels_last)
+        features = None
+        if networks.foundation is not None:
+            features = networks.foundation.batch(indices, flipped, grid).to(device)
 
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(
@@ -189,11 +188,10 @@ def step_function(spec: FitTokenizer, networks: Networks, parts: dict[str, Any])
             terms, reconstruction = gradients(networks, recipe, pixels, noise, features, gan_on)
         optimizer.step()
         if gan_on and critic is not None and networks.discriminator is not None:
-            critic.zero_grad(set_to_none=True)  # also drops what the generator's term left there
-            with autocast(spec.compute):
-                both = networks.discriminator(torch.cat([pixels, reconstruction]))
-                loss = hinge_discriminator_loss(*both.float().chunk(2))
-            loss.backward()
+            critic.zero_grad(set_to_none=True)  # also drops what the tokenizer's own term left there
+            with autocast(spec.compute):  # apart, because batch norm must not mix real and fake
+                real, fake = networks.discriminator(pixels), networks.discriminator(reconstruction)
+            hinge_discriminator_loss(real.float(), fake.float()).backward()
             critic.step()
         return terms["rec"]
 

@@ -109,13 +109,13 @@ def run(spec: Generate, inputs: dict[str, Stage], out: Workspace) -> Record:
     metrics = {}
     for judge in spec.judges:
         out.progress(sampling.samples, sampling.samples, "samples", note=f"judged by {judge.name}")
-        target = reference(judge, spec.data, "train", spec.evaluation.reference_images)
-        values = generation_metrics(features(build(judge, spec.data), images), target)
+        count = min(spec.evaluation.reference_images, spec.data.train_images)
+        target = reference(judge, spec.data, "train", count)
+        values = generation_metrics(features(build(judge, spec.data, spec.compute.device), images), target)
         metrics[judge.name] = {
             **values,
             "comparable": comparable(sampling.samples, judge.width),
-            "reference": f"{spec.data.name} train {target.count}",
-            "reference_hash": target.hash,
+            "reference": target.hash,
         }
     save_sheet(out.folder / SHEET, images[: SHEET_COLUMNS * SHEET_ROWS], columns=SHEET_COLUMNS)
     for chunk in chunks_of(sampling):

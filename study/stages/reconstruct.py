@@ -7,7 +7,6 @@ import torch
 
 from study.compute import apply
 from study.data import load
-from study.randomness import derive
 from study.specs import Reconstruct, Stage
 from study.stages.fit_tokenizer import trained
 from study.workspace import Record, Workspace, peak_memory_gib
@@ -20,15 +19,14 @@ BATCH = 128
 def run(spec: Reconstruct, inputs: dict[str, Stage], out: Workspace) -> Record:
     """Reconstruct test images from their posterior means and compare them with themselves."""
     from models.perceptual import PerceptualDistance
-    from study.judges import build
+    from study.judges import build, chosen
     from study.metrics import comparable, reconstruction_metrics
     from study.sheets import save_sheet
 
     apply(spec.compute)
     tokenizer, test = trained(inputs["tokenizer"]), load(spec.data, "test")
     device = spec.compute.device
-    order = np.random.default_rng(derive(0, "test images", 0)).permutation(len(test.labels))
-    rows = np.sort(order[: spec.evaluation.reconstruct_images])
+    rows = chosen(test.labels, min(spec.evaluation.reconstruct_images, len(test.labels)))
     images = torch.from_numpy(np.ascontiguousarray(test.images[rows]))
     parts = []
     for start in range(0, len(rows), BATCH):
@@ -39,10 +37,9 @@ def run(spec: Reconstruct, inputs: dict[str, Stage], out: Workspace) -> Record:
         out.progress(start + len(pixels), len(rows))
         out.stop_if_asked()
     reconstructions = torch.cat(parts).contiguous()
-    extractors = {judge.name: build(judge, spec.data) for judge in spec.judges}
-    values = reconstruction_metrics(
-        images, reconstructions, extractors, PerceptualDistance(spec.evaluation.perceptual_net)
-    )
+    extractors = {judge.name: build(judge, spec.data, device) for judge in spec.judges}
+    perceptual = PerceptualDistance(spec.evaluation.perceptual_net).to(device)
+    values = reconstruction_metrics(images, reconstructions, extractors, perceptual)
     metrics = {
         judge.name: {
             "rfid": values["rfid"][judge.name],

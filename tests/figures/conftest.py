@@ -55,7 +55,8 @@ def _runs(width, number, model, sizes, marks, judges, seed, stride, floor) -> li
         rfid = unit * floor * width**-0.45 * (1 + 0.09 * number)
         if seed == 0:
             rows.append({**shared, **judge, "kind": "tokenizer", "run": tokenizer, "fingerprint": own,
-                         "seed": 0, "images_seen": 96_000, "rfid": rfid, "psnr": 24 + 2 * np.log2(width) - 0.4 * number,
+                         "seed": 0, "images_seen": 96_000, "rfid": rfid,
+                         "psnr": 24 + 2 * np.log2(width) - 0.4 * number,
                          "ssim": 0.9, "sheet": f"{tokenizer}.png"})  # fmt: skip
         for size, parameters in sizes.items():
             for mark in marks:

@@ -1,0 +1,27 @@
+# make study: from a bare machine to figures. make test: from a bare machine to tested.
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+RUN := $(VENV)/bin/python
+
+.PHONY: study test test-slow lint clean
+study: $(VENV)/.installed
+	$(RUN) -m study.sweep $(ARGS)
+
+test: $(VENV)/.installed
+	$(RUN) -m pytest $(ARGS)
+
+test-slow: $(VENV)/.installed
+	$(RUN) -m pytest -m slow $(ARGS)
+
+lint: $(VENV)/.installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+$(VENV)/.installed: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) *.egg-info

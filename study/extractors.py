@@ -1,0 +1,202 @@
+"""The networks behind the judges, as torch-fidelity's extractors: uint8 (B, 3, H, W) in, features out."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
+
+from models.foundation import efficientnet_lite
+from models.weights import load_foreign
+from study.data import DataSpec, ImageSet, load
+from study.files import load_tensors, save_tensors, write_json
+from study.randomness import batch_indices, derive, generator
+
+PENULTIMATE = "penultimate"
+REGISTERED = {
+    "efficientnet_lite2": "study-efficientnet-lite2",
+    "classifier": "study-classifier",
+    "inception": "inception-v3-compat",
+}
+LAYERS = {"efficientnet_lite2": PENULTIMATE, "classifier": PENULTIMATE, "inception": "2048"}
+
+CLASSIFIER_FILE = "classifier.safetensors"
+CLASSIFIER_IMAGES = 60_000  # images seen in training: one epoch of Fashion-MNIST
+CLASSIFIER_EPOCHS = 40  # at most, for small folders
+CLASSIFIER_BATCH = 64
+CLASSIFIER_RATE = 4e-3
+
+
+class Penultimate(FeatureExtractorBase):
+    """What our extractors share: images resized to `size` (bilinear, antialiased), in [-1, 1]."""
+
+    def __init__(self, name: str, features_list: list[str], size: int) -> None:
+        super().__init__(name, features_list)
+        self.size = size
+
+    @staticmethod
+    def get_provided_features_list() -> tuple[str, ...]:
+        return (PENULTIMATE,)
+
+    @staticmethod
+    def get_default_feature_layer_for_metric(metric: str) -> str:
+        return PENULTIMATE
+
+    @staticmethod
+    def can_be_compiled() -> bool:
+        return False
+
+    def prepare(self, images: Tensor) -> Tensor:
+        if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
+            raise ValueError(f"images are uint8 (B, 3, H, W), got {images.dtype} {tuple(images.shape)}")
+        return prepared(images, self.size)
+
+
+class EfficientNetLite2(Penultimate):
+    """ImageNet's EfficientNet-Lite2: pooled features before the classifier, width 1280.
+
+    Deviation from timm's recipe: bilinear, not bicubic, and at a small input, see `study/judges.py`. Batch
+    norms are folded into their convolutions (features move by 1e-5 of their range; a third faster).
+    """
+
+    def __init__(self, name: str, features_list: list[str], size: int = 64, **_: Any) -> None:
+        super().__init__(name, features_list, size)
+        self.network = fold_batch_norms(efficientnet_lite("lite2")).to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        maps = self.network.forward_features(self.prepare(images))
+        return (self.network.forward_head(maps, pre_logits=True),)
+
+
+class Classifier(Penultimate):
+    """The classifier trained here, see `train_classifier`: pooled features before its last layer, width
+    128."""
+
+    def __init__(
+        self, name: str, features_list: list[str], size: int = 32, weights: Path | None = None, **_: Any
+    ):
+        super().__init__(name, features_list, size)
+        if weights is None:
+            raise ValueError("the classifier needs the file of its weights")
+        tensors = load_tensors(weights)
+        self.trunk, self.head = classifier(len(tensors["head.bias"]))
+        self.load_state_dict(tensors)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, images: Tensor) -> tuple[Tensor]:
+        return (self.trunk(self.prepare(images)),)
+
+
+for _name, _class in (("efficientnet_lite2", EfficientNetLite2), ("classifier", Classifier)):
+    if REGISTERED[_name] not in FEATURE_EXTRACTORS_REGISTRY:
+        register_feature_extractor(REGISTERED[_name], _class)
+
+
+def prepared(images: Tensor, size: int) -> Tensor:
+    """uint8 (B, 3, H, W) to float32 (B, 3, size, size) in [-1, 1], channels last."""
+    pixels = images.float()
+    if pixels.shape[2:] != (size, size):
+        pixels = F.interpolate(
+            pixels, size=(size, size), mode="bilinear", antialias=True, align_corners=False
+        )
+    return (pixels / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+
+
+def fold_batch_norms(network: nn.Module) -> nn.Module:
+    """Fold each batch norm into the convolution right before it, in place; timm's batch norms keep their
+    activation."""
+    for parent in list(network.modules()):
+        children = list(parent.named_children())
+        for (name, conv), (norm_name, norm) in itertools.pairwise(children):
+            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
+                setattr(parent, name, fuse_conv_bn_eval(conv, norm))
+                setattr(parent, norm_name, getattr(norm, "act", nn.Identity()))
+    return network
+
+
+def plain_weights(path: Path) -> io.BytesIO:
+    """Inception's weights in memory, for torch-fidelity, which would unpickle a file: it gets our own copy
+    instead."""
+    buffer = io.BytesIO()
+    torch.save(load_foreign(path), buffer)
+    buffer.seek(0)
+    return buffer
+
+
+def class_scores(extractor: FeatureExtractorBase) -> Tensor:
+    """(classes, D) that turn Inception's features into its unbiased class scores, on which its score is
+    defined."""
+    return extractor.fc.weight.detach().clone()
+
+
+def classifier(classes: int) -> tuple[nn.Sequential, nn.Linear]:
+    """Trunk, float (B, 3, S, S) to (B, 128), and last layer of a small convolutional classifier."""
+
+    def block(c_in: int, c_out: int, stride: int) -> list[nn.Module]:
+        return [nn.Conv2d(c_in, c_out, 3, stride, 1, bias=False), nn.BatchNorm2d(c_out), nn.ReLU()]
+
+    shapes = ((3, 24, 2), (24, 48, 2), (48, 48, 1), (48, 128, 2), (128, 128, 1))
+    trunk = nn.Sequential(*(layer for shape in shapes for layer in block(*shape)))
+    trunk.extend([nn.AdaptiveAvgPool2d(1), nn.Flatten()])
+    return trunk, nn.Linear(128, classes)
+
+
+def train_classifier(data: DataSpec, size: int, folder: Path) -> None:
+    """Train the classifier on the training images, write it to `folder`, and its test accuracy to
+    `judge.json`.
+
+    One pass of AdamW with a one-cycle rate; seeds are fixed, so the same machine and number of threads give
+    the same bytes. The accuracy (0 to 1) is on at most 10,000 test images; it is recorded, not acted upon.
+    """
+    started = time.monotonic()
+    train, test = load(data, "train"), load(data, "test")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(0, "classifier", 0))
+        trunk, head = classifier(data.classes)
+    network = nn.ModuleDict({"trunk": trunk, "head": head}).to(memory_format=torch.channels_last)
+    steps = -(-min(CLASSIFIER_IMAGES, CLASSIFIER_EPOCHS * data.train_images) // CLASSIFIER_BATCH)
+    optimizer = torch.optim.AdamW(network.parameters(), CLASSIFIER_RATE, weight_decay=0.02)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, CLASSIFIER_RATE, total_steps=max(steps, 2))
+    for step in range(steps):
+        seen = step * CLASSIFIER_BATCH
+        rows = batch_indices(derive(0, "classifier", 1), data.train_images, seen, CLASSIFIER_BATCH)
+        pixels = _batch(train, rows, size)
+        if data.flip:
+            mirror = torch.rand(len(rows), generator=generator(0, "classifier flip", seen)) < 0.5
+            pixels = torch.where(mirror[:, None, None, None], pixels.flip(3), pixels)
+        loss = F.cross_entropy(head(trunk(pixels)), torch.from_numpy(train.labels[rows]))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    network.eval()
+    rows = np.arange(len(test.labels))[:: -(-len(test.labels) // 10_000)]
+    right = 0
+    with torch.inference_mode():
+        for part in np.array_split(rows, -(-len(rows) // 250)):
+            right += int((head(trunk(_batch(test, part, size))).argmax(1).numpy() == test.labels[part]).sum())
+    save_tensors(folder / CLASSIFIER_FILE, network.state_dict())
+    accuracy = right / len(rows)
+    write_json(
+        folder / "judge.json",
+        {
+            "accuracy": round(accuracy, 4),
+            "test_images": len(rows),
+            "images_seen": steps * CLASSIFIER_BATCH,
+            "seconds": round(time.monotonic() - started, 1),
+        },
+    )
+
+
+def _batch(images: ImageSet, rows: np.ndarray, size: int) -> Tensor:
+    return prepared(torch.from_numpy(images.images[rows]).expand(-1, 3, -1, -1), size)

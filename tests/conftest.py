@@ -1,0 +1,12 @@
+"""Every test has a study root of its own and one thread: nothing leaks into the user's cache or into timing."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def study_root(tmp_path_factory, monkeypatch):
+    root = tmp_path_factory.mktemp("study-root")
+    monkeypatch.setenv("STUDY_ROOT", str(root))
+    return root

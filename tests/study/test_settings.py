@@ -1,0 +1,62 @@
+from dataclasses import dataclass
+
+import pytest
+
+from study.settings import change
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = 1.0
+    steps: int = 2
+    betas: tuple[float, float] = (0.5, 0.9)
+    name: str = "x"
+    on: bool = False
+    marks: tuple[int, ...] = (1,)
+    judges: tuple[tuple[str, int], ...] = ()
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner = Inner()
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
+        ("rate", "3", 3.0),
+        ("rate", "1e-3", 1e-3),
+        ("steps", "1e5", 100_000),
+        ("betas", "0.5,0.99", (0.5, 0.99)),
+        ("name", "17", "17"),
+        ("on", "True", True),
+        ("marks", "5", (5,)),
+        ("marks", "5,6", (5, 6)),
+        ("judges", "('a', 96),", (("a", 96),)),
+        ("limit", "None", None),
+    ],
+)
+def test_text_becomes_the_type_of_the_field(field, text, value):
+    changed = getattr(change(Outer(), f"inner.{field}", text).inner, field)
+    assert changed == value
+    assert type(changed) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        ("inner.raet", "1", "no field 'raet' in Inner; nearest: rate"),
+        ("iner.rate", "1", "nearest: inner"),
+        ("inner", "1", "set one of them: rate, steps"),
+        ("inner.rate.x", "1", "has no fields of its own"),
+        ("inner.steps", "1.5", "must be a whole number, got '1.5'"),
+        ("inner.steps", "True", "must be a whole number"),
+        ("inner.on", "1", "must be True or False"),
+        ("inner.betas", "0.5", r"must be \(a number, a number\)"),
+        ("inner.rate", "fast", "must be a number, got 'fast'"),
+    ],
+)
+def test_a_wrong_field_or_type_is_named(key, text, message):
+    with pytest.raises(ValueError, match=message):
+        change(Outer(), key, text)
