@@ -17,7 +17,7 @@ FOUNDATIONS = ("dinov2", "mae", "sam", "clip", "lite0")
 
 # size: depth, width, heads
 GENERATOR_SIZES: dict[str, tuple[int, int, int]] = {
-    "XXS": (6, 128, 4),
+    "XXS": (4, 128, 4),
     "XS": (8, 192, 6),
     "S": (12, 384, 6),
     "B": (12, 768, 12),

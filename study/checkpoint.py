@@ -37,9 +37,13 @@ def unpack(parts: Parts, tensors: dict[str, Tensor]) -> None:
         if isinstance(value, nn.Module):
             value.load_state_dict(own, strict=True)
         else:
+            parameters = [p for group in value.param_groups for p in group["params"]]
             state: dict[int, dict[str, Tensor]] = {}
             for name, tensor in own.items():
                 index, item = name.split("/")
+                like = parameters[int(index)]
+                if tensor.shape == like.shape:  # a fused optimizer walks both in the order of memory
+                    tensor = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
                 state.setdefault(int(index), {})[item] = tensor
             value.load_state_dict({"state": state, "param_groups": value.state_dict()["param_groups"]})
 

@@ -74,10 +74,16 @@ def resolve() -> Compute:
 
 
 def apply(compute: Compute) -> None:
-    """Set this process up as `compute` says, with deterministic kernels."""
+    """Set this process up as `compute` says, with deterministic kernels.
+
+    NumPy's own thread pool counts too: with as many threads as cores in each of two jobs, the eigenvalues of a
+    1280 x 1280 matrix took 28 s instead of 2.
+    """
     import torch
+    from threadpoolctl import threadpool_limits
 
     torch.set_num_threads(compute.threads)
+    threadpool_limits(compute.threads)
     torch.use_deterministic_algorithms(True, warn_only=compute.device == "cuda")
     torch.backends.cudnn.benchmark = False
     if compute.device == "cuda":

@@ -122,7 +122,7 @@ def load(spec: DataSpec, split: str) -> ImageSet:
     expected = (count, spec.channels, spec.resolution, spec.resolution)
     if images.shape != expected or images.dtype != np.uint8 or labels.shape != (count,):
         raise ValueError(
-            f"{folder} holds {images.dtype} {images.shape}, expected uint8 {expected}; delete it and resolve again"
+            f"{folder} holds {images.dtype} {images.shape}, expected uint8 {expected}; delete it"
         )
     return ImageSet(images=images, labels=labels.astype(np.int64, copy=False))
 

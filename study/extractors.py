@@ -71,7 +71,7 @@ class EfficientNetLite2(Penultimate):
 
     def __init__(self, name: str, features_list: list[str], size: int = 64, **_: Any) -> None:
         super().__init__(name, features_list, size)
-        self.network = fold_batch_norms(efficientnet_lite("lite2")).to(memory_format=torch.channels_last)
+        self.network: Any = fold_batch_norms(efficientnet_lite("lite2")).to(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
         maps = self.network.forward_features(self.prepare(images))
@@ -79,8 +79,7 @@ class EfficientNetLite2(Penultimate):
 
 
 class Classifier(Penultimate):
-    """The classifier trained here, see `train_classifier`: pooled features before its last layer, width
-    128."""
+    """The classifier trained here, see `train_classifier`: pooled features, width 128."""
 
     def __init__(
         self, name: str, features_list: list[str], size: int = 32, weights: Path | None = None, **_: Any
@@ -113,8 +112,7 @@ def prepared(images: Tensor, size: int) -> Tensor:
 
 
 def fold_batch_norms(network: nn.Module) -> nn.Module:
-    """Fold each batch norm into the convolution right before it, in place; timm's batch norms keep their
-    activation."""
+    """Fold each batch norm into the convolution before it, in place; timm's keep their activation."""
     for parent in list(network.modules()):
         children = list(parent.named_children())
         for (name, conv), (norm_name, norm) in itertools.pairwise(children):
@@ -125,8 +123,8 @@ def fold_batch_norms(network: nn.Module) -> nn.Module:
 
 
 def plain_weights(path: Path) -> io.BytesIO:
-    """Inception's weights in memory, for torch-fidelity, which would unpickle a file: it gets our own copy
-    instead."""
+    """Inception's weights, safely read, in memory: torch-fidelity unpickles what it is given, so not the
+    file."""
     buffer = io.BytesIO()
     torch.save(load_foreign(path), buffer)
     buffer.seek(0)
@@ -134,8 +132,7 @@ def plain_weights(path: Path) -> io.BytesIO:
 
 
 def class_scores(extractor: FeatureExtractorBase) -> Tensor:
-    """(classes, D) that turn Inception's features into its unbiased class scores, on which its score is
-    defined."""
+    """(classes, D) from Inception's features to its unbiased class scores, on which its score is defined."""
     return extractor.fc.weight.detach().clone()
 
 

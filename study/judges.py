@@ -175,7 +175,9 @@ def features(
     parts = []
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):
-            batch = torch.as_tensor(np.array(images[start : start + batch_size]))
+            batch = images[start : start + batch_size]
+            if isinstance(batch, np.ndarray):
+                batch = torch.from_numpy(batch.copy())
             parts.append(extractor(batch.to(device).expand(-1, 3, -1, -1))[0].float().cpu())
     return torch.cat(parts)
 

@@ -115,15 +115,16 @@ def centre_crop(picture: Any, resolution: int) -> Any:
 
 def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[os.DirEntry[str]]:
     """Files below `folder`, sorted; hidden ones and links that lead back to a folder above are left out."""
-    here = (*above, os.path.realpath(folder))
+    here = Path(os.path.realpath(folder))
+    loops = (*above, str(here), *map(str, here.parents))
     with os.scandir(folder) as entries:
         found = sorted(entries, key=lambda entry: entry.name)
     for entry in found:
         if entry.name.startswith("."):
             continue
         if os.path.isdir(entry.path):  # not entry.is_dir(), which raises on a link to itself
-            if os.path.realpath(entry.path) not in here:
-                yield from _walk(Path(entry.path), here)
+            if os.path.realpath(entry.path) not in loops:
+                yield from _walk(Path(entry.path), loops)
         elif os.path.isfile(entry.path):
             yield entry
 

@@ -24,6 +24,9 @@ from study.specs import (
 )
 
 
+SMALLEST_FOR_GAN = 24  # pixels: three halvings and two kernels of 4
+
+
 @dataclass(frozen=True, kw_only=True)
 class Run:
     """One training that an ablation asks for: a tokenizer, or a generator on a tokenizer.
@@ -133,10 +136,33 @@ def check_grid(scale: Scale, data: DataSpec) -> None:
         )
 
 
+def _check_budgets(scale: Scale, data: DataSpec) -> None:
+    """ValueError for budgets that no training could keep."""
+    for name, recipe in (("tokenizer", scale.tokenizer), ("generator", scale.generator)):
+        if recipe.batch_images < 1 or recipe.budget_images < 1 or recipe.budget_images % recipe.batch_images:
+            raise ValueError(
+                f"{name}.budget_images {recipe.budget_images} must be a multiple of "
+                f"{name}.batch_images {recipe.batch_images}"
+            )
+    generator = scale.generator
+    wrong = [m for m in generator.snapshot_images if m % generator.batch_images or not 0 < m <= generator.budget_images]
+    if wrong or not generator.snapshot_images:
+        raise ValueError(
+            f"generator.snapshot_images {generator.snapshot_images} must name multiples of generator.batch_images "
+            f"{generator.batch_images}, none past generator.budget_images {generator.budget_images}"
+        )
+    if scale.tokenizer.gan_weight and data.resolution < SMALLEST_FOR_GAN:
+        raise ValueError(
+            f"the discriminator needs pictures of at least {SMALLEST_FOR_GAN} px, not {data.resolution}: "
+            "set tokenizer.gan_weight to 0"
+        )
+
+
 def _stages(run: Run, base: Scale, data: DataSpec, compute: Compute, judges: Sequence[JudgeSpec]) -> dict[str, Any]:
     scale = base
     for key, value in run.changes.items():
         scale = change(scale, key, value)
+    _check_budgets(scale, data)
     name = parse_tokenizer(run.tokenizer)
     architecture = autoencoder_config(run.tokenizer, scale, data)
     fit = Stage(
@@ -166,11 +192,6 @@ def _stages(run: Run, base: Scale, data: DataSpec, compute: Compute, judges: Seq
     if run.generator is None:
         return stages
     recipe = scale.generator
-    if not recipe.snapshot_images or max(recipe.snapshot_images) > recipe.budget_images:
-        raise ValueError(
-            f"generator.snapshot_images {recipe.snapshot_images} must name at least one mark and none past "
-            f"generator.budget_images {recipe.budget_images}"
-        )
     fit_generator = Stage(
         "fit_generator",
         FitGenerator(

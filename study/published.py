@@ -179,8 +179,7 @@ def parse_cifar_batch(content: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_cifar_archive(path: Path) -> Arrays:
-    """Both splits of CIFAR-10's binary archive, read without unpacking it. Raises ValueError for another
-    one."""
+    """Both splits of CIFAR-10's binary archive, not unpacked. Raises ValueError for another file."""
     arrays = {}
     try:
         with tarfile.open(path, "r:gz") as archive:

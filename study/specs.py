@@ -38,6 +38,7 @@ class TokenizerRecipe:
     l2_weight: float = 0.0
     perceptual_weight: float = 0.0
     perceptual_net: str = "lite0"
+    perceptual_size: int = 64  # pixels that smaller pictures are enlarged to
     kl_weight: float = 1e-6
     gan_weight: float = 0.0  # hinge PatchGAN times its adaptive weight; 0 is none
     gan_start_images: int = 0

@@ -147,7 +147,7 @@ def build(spec: FitTokenizer) -> Networks:
         networks.discriminator = Discriminator(spec.data.channels, width=recipe.gan_width)
         discriminator.initialize(networks.discriminator, rng)
     if recipe.perceptual_weight:
-        networks.perceptual = PerceptualDistance(recipe.perceptual_net)
+        networks.perceptual = PerceptualDistance(recipe.perceptual_net, input_size=recipe.perceptual_size)
     for network in vars(networks).values():
         if isinstance(network, nn.Module):
             network.to(spec.compute.device)

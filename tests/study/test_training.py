@@ -1,0 +1,202 @@
+"""Training goes on bit for bit where it was cut off, and says so when it diverges."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from study import checkpoint, training
+from study.checkpoint import Position, restore, save
+from study.jobs import run_stage
+from study.lease import lease
+from study.specs import FitGenerator, FitTokenizer, Stage
+from study.stages import fit_generator, fit_tokenizer
+from study.training import learning_rate, train
+from study.workspace import Diverged, Interrupted, Workspace, stop_requested
+
+
+@pytest.fixture(autouse=True)
+def no_stop():
+    yield
+    stop_requested.clear()
+
+
+def interrupted_after(monkeypatch, images):
+    """Ask every training to stop once it has seen this many images in one attempt."""
+    original = Workspace.progress
+
+    def progress(self, done, total, unit="images", note=""):
+        original(self, done, total, unit, note)
+        if done % images == 0 and done < total:
+            stop_requested.set()
+
+    monkeypatch.setattr(Workspace, "progress", progress)
+
+
+def run_in_pieces(stage):
+    """Run a stage again and again until it is done, each time from what the last attempt left."""
+    attempts = 0
+    while True:
+        attempts += 1
+        stop_requested.clear()
+        try:
+            run_stage(stage)
+        except Interrupted:
+            continue
+        return attempts
+
+
+def weights(folder):
+    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+
+
+def aligned_with_everything(scale):
+    """VF loss on the real foundation model, perceptual term, discriminator: every state that must survive."""
+    return dataclasses.replace(
+        scale,
+        foundation_models=("lite0",),
+        foundation=dataclasses.replace(scale.foundation, input_size=32, stride=8),
+        tokenizer=dataclasses.replace(
+            scale.tokenizer, perceptual_weight=0.1, gan_weight=0.5, gan_start_images=24, gan_width=8
+        ),
+    )
+
+
+@pytest.mark.parametrize("kind", ["plain", "with everything"])
+def test_a_tokenizer_cut_off_again_and_again_ends_with_the_same_bits(kind, tiny_plan, tiny_scale, monkeypatch):
+    scale = tiny_scale if kind == "plain" else aligned_with_everything(tiny_scale)
+    plan = tiny_plan(scale, 16 if kind == "plain" else 32)
+    fits = [s for s in plan.stages if s.kind == "fit_tokenizer"]
+    stage = fits[0] if kind == "plain" else next(s for s in fits if s.spec.foundation)
+    run_stage(stage)
+    whole = weights(stage.folder)
+    (stage.folder / "record.json").unlink()
+    (stage.folder / fit_tokenizer.WEIGHTS).unlink()
+    interrupted_after(monkeypatch, 16)
+    assert run_in_pieces(stage) == 4  # stopped at 16, 32 and 48 of 64 images
+    assert weights(stage.folder) == whole
+    assert list(whole) == [fit_tokenizer.WEIGHTS]  # checkpoints are gone
+
+
+def test_a_generator_cut_off_again_and_again_ends_with_the_same_bits(tiny_plan, monkeypatch):
+    plan = tiny_plan()
+    for stage in plan.jobs[0].stages:
+        if stage.kind != "reconstruct":
+            run_stage(stage)
+    stage = plan.jobs[1].stages[0]
+    run_stage(stage)
+    whole = weights(stage.folder)
+    assert len(whole) == 4  # EMA and raw weights at two marks
+    (stage.folder / "record.json").unlink()
+    for name in whole:
+        (stage.folder / name).unlink()
+    interrupted_after(monkeypatch, 24)
+    assert run_in_pieces(stage) == 3
+    assert weights(stage.folder) == whole
+
+
+def test_the_ema_differs_from_the_raw_weights_and_another_seed_from_both(tiny_plan, tiny_scale):
+    plan = tiny_plan(dataclasses.replace(tiny_scale, seeds=(0, 1)))
+    for stage in (*plan.jobs[0].stages, plan.jobs[1].stages[0], plan.jobs[2].stages[0]):
+        if stage.kind != "reconstruct":
+            run_stage(stage)
+    first, second = (weights(plan.jobs[i].stages[0].folder) for i in (1, 2))
+    marks = sorted(first)
+    assert len({first[name] for name in marks} | {second[name] for name in marks}) == 8
+
+
+def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path, caplog):
+    layer = torch.nn.Linear(3, 2)
+    save(tmp_path, {"layer": layer}, Position(8, 1.0))
+    before = layer.weight.detach().clone()
+    with torch.no_grad():
+        layer.weight.add_(1)
+    save(tmp_path, {"layer": layer}, Position(16, 2.0))
+    newest = sorted(tmp_path.glob("checkpoint-*"))[-1]
+    newest.write_bytes(newest.read_bytes()[:-7])
+    assert restore(tmp_path, {"layer": layer}) == Position(8, 1.0)
+    assert torch.equal(layer.weight, before)
+    assert "falling back" in caplog.text
+
+
+def test_only_the_last_two_checkpoints_are_kept(tmp_path):
+    for images in (8, 16, 24):
+        save(tmp_path, {"layer": torch.nn.Linear(1, 1)}, Position(images, 0.0))
+    assert [int(p.stem.split("-")[1]) for p in sorted(tmp_path.glob("*"))] == [16, 24]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_an_optimizer_comes_back_with_its_moments_in_the_layout_of_the_weights(tmp_path, layout):
+    def trained(steps, restored_from=None):
+        torch.manual_seed(0)
+        layer = torch.nn.Conv2d(3, 4, 3).to(memory_format=layout)
+        optimizer = torch.optim.AdamW(layer.parameters(), fused=True)
+        parts = {"layer": layer, "optimizer": optimizer}
+        if restored_from:
+            restore(restored_from, parts)
+        for _ in range(steps):
+            optimizer.zero_grad()
+            layer(torch.arange(75.0).view(1, 3, 5, 5)).square().sum().backward()
+            optimizer.step()
+        return parts
+
+    save(tmp_path, trained(3), Position(3, 0.0))
+    assert torch.equal(trained(2, tmp_path)["layer"].weight, trained(5)["layer"].weight)
+
+
+def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_step(tmp_path):
+    with lease(tmp_path) as held, pytest.raises(Diverged, match="diverged at step 3: the loss is nan"):
+        train(
+            Workspace(tmp_path, held, "training"),
+            {},
+            lambda seen: torch.tensor(float("nan") if seen == 16 else 1.0),
+            budget_images=64,
+            batch_images=8,
+            device="cpu",
+        )
+
+
+def test_learning_rate_warms_up_then_falls_to_its_final_share():
+    rates = [learning_rate(n, peak=2.0, budget=100, warmup=10, final=0.1) for n in range(101)]
+    assert rates[0] == pytest.approx(0.2)
+    assert max(rates) == rates[10] == 2.0
+    assert rates[100] == pytest.approx(0.2)
+    assert rates[55] == pytest.approx(1.1)
+    assert learning_rate(70, peak=2.0, budget=100, warmup=0) == 2.0
+
+
+def test_every_number_that_matters_moves_the_fingerprint_and_names_do_not(tiny_plan):
+    plan = tiny_plan()
+    fit, generator = plan.jobs[0].stages[0], plan.jobs[1].stages[0]
+
+    def changed(stage, **fields):
+        return Stage(stage.kind, dataclasses.replace(stage.spec, **fields), stage.inputs).fingerprint
+
+    spec = fit.spec
+    assert isinstance(spec, FitTokenizer)
+    assert isinstance(generator.spec, FitGenerator)
+    moved = {
+        fit.fingerprint,
+        changed(fit, seed=1),
+        changed(fit, train_images=47),
+        changed(fit, recipe=dataclasses.replace(spec.recipe, kl_weight=2e-6)),
+        changed(fit, compute=dataclasses.replace(spec.compute, threads=2)),
+        changed(fit, data=dataclasses.replace(spec.data, content="other")),
+    }
+    assert len(moved) == 6
+    assert changed(fit, data=dataclasses.replace(spec.data, name="another folder")) == fit.fingerprint
+    other = Stage("fit_tokenizer", dataclasses.replace(spec, seed=1))
+    encode = Stage("encode", generator.inputs["latents"].spec, {"tokenizer": other})
+    assert Stage("fit_generator", generator.spec, {"latents": encode}).fingerprint != generator.fingerprint
+
+
+def test_seconds_of_all_attempts_are_added(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    checkpoint.save(tmp_path, {}, Position(8, 100.0))
+    with lease(tmp_path) as held:
+        record = train(
+            Workspace(tmp_path, held, "training"), {}, lambda seen: torch.tensor(1.0),
+            budget_images=16, batch_images=8, device="cpu",
+        )  # fmt: skip
+    assert 100 <= record["train_seconds"] < 101
+    assert fit_generator.snapshot_file(tmp_path, "ema", 8).name == "ema-000000000008.safetensors"
