@@ -75,8 +75,7 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     notes += rows.seeds_note(points["gfid_runs"])
     notes += wording.caption(generators)
     right = page.beside(
-        [_label(name, gain) for found in gains.values() for name, gain in found.items()]
-        + rows.tokenizers(points)
+        [_label(name, gain) for found in gains.values() for name, gain in found.items()] + rows.tokenizers(points)
     )
     subtitle = "No plain and aligned tokenizer of one width to compare."
     if any(gains.values()):
@@ -136,9 +135,7 @@ def _panel(ax: Axes, points: pd.DataFrame, gains: dict[str, SpeedUp]) -> None:
         look = style.look(first["latent_channels"], first["foundation_model"])
         x = curve["images_seen"].astype(float)
         if (curve["gfid_runs"] > 1).any():
-            ax.fill_between(
-                x, curve["gfid_min"], curve["gfid_max"], color=look.color, alpha=0.15, linewidth=0
-            )
+            ax.fill_between(x, curve["gfid_min"], curve["gfid_max"], color=look.color, alpha=0.15, linewidth=0)
         ax.plot(x, curve["gfid"], linestyle=look.dash, markersize=4, zorder=3, **look.markers())
         if tokenizer in gains:
             _bracket(ax, curves[plain_of[tokenizer]], gains[tokenizer], look.color)

@@ -42,9 +42,7 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     if any(rows.pairs(judge.of(points)) for judge in rows.judges(points)):
         subtitle += " Arrows: alignment added."
     with style.applied():
-        figure, axes = page.panels(
-            TITLE, subtitle, notes, n_rows, n_columns, headings=True, two_line_label=True
-        )
+        figure, axes = page.panels(TITLE, subtitle, notes, n_rows, n_columns, headings=True, two_line_label=True)
         for ax, (generator, judge) in zip(axes, panels, strict=False):
             here = judge.of(points)
             _frame(ax, here, judge.of(tokenizers), judge.of(generators))

@@ -120,20 +120,13 @@ def _places(point: tuple[float, ...], text: str, size: float) -> list[tuple[floa
     return places
 
 
-def _cost(
-    box: Box, boxes: Sequence[Box], markers: Sequence[Box], lines: Sequence[Segment], frame: Box
-) -> float:
+def _cost(box: Box, boxes: Sequence[Box], markers: Sequence[Box], lines: Sequence[Segment], frame: Box) -> float:
     left, bottom, right, top = box
     cost = 40.0 * sum(_overlap(box, other, 1.5) > 0 for other in boxes)
     cost += sum(2.0 * _overlap(box, other, 1.0) for other in boxes)
     cost += sum(25.0 + _overlap(box, other, 1.0) for other in markers if _overlap(box, other, 1.0) > 0)
     cost += sum(14.0 for line in lines if _crosses(line, box))
-    outside = (
-        max(frame[0] - left, 0)
-        + max(right - frame[2], 0)
-        + max(frame[1] - bottom, 0)
-        + max(top - frame[3], 0)
-    )
+    outside = max(frame[0] - left, 0) + max(right - frame[2], 0) + max(frame[1] - bottom, 0) + max(top - frame[3], 0)
     return cost + (1000.0 + outside if outside > 0 else 0.0)
 
 
@@ -167,9 +160,7 @@ def _write(ax: Axes, label: Label, point: tuple[float, ...], place: tuple[float,
     )
 
 
-def _leader(
-    ax: Axes, label: Label, point: tuple[float, ...], end: tuple[float, float], shortest: float
-) -> None:
+def _leader(ax: Axes, label: Label, point: tuple[float, ...], end: tuple[float, float], shortest: float) -> None:
     across, up = end[0] - point[0], end[1] - point[1]
     length = math.hypot(across, up)
     if length < shortest:

@@ -28,8 +28,7 @@ def load(folder: Path, name: str) -> np.ndarray:
     side = width // COLUMNS
     if not side or width % COLUMNS or height % side:
         raise ValueError(
-            f"{path} is {width} x {height} pixels; "
-            f"a sheet is {COLUMNS} square pictures wide and whole rows high"
+            f"{path} is {width} x {height} pixels; a sheet is {COLUMNS} square pictures wide and whole rows high"
         )
     return sheet.reshape(height // side, side, COLUMNS, side, 3).swapaxes(1, 2)
 

@@ -50,14 +50,10 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     notes = rows.missing_note(chosen, ("tokenizer",))
     notes += [f"No sheet: {', '.join(without)}."] if without else []
     seeds = last.groupby("tokenizer")["fingerprint"].nunique().max()
-    notes += (
-        [f"Numbers: range over up to {seeds} seeds; pictures of the first."] if seeds > 1 else ["One seed."]
-    )
+    notes += [f"Numbers: range over up to {seeds} seeds; pictures of the first."] if seeds > 1 else ["One seed."]
     notes += wording.caption(last)
     with style.applied():
-        figure, foot = page.sheet(
-            TITLE, _subtitle(last), notes, (LABELS + PICTURES + page.EDGE, sum(heights) + 0.14)
-        )
+        figure, foot = page.sheet(TITLE, _subtitle(last), notes, (LABELS + PICTURES + page.EDGE, sum(heights) + 0.14))
         y = foot + 0.08 + sum(heights)
         size = figure.get_size_inches()
         for (name, _), image, zoom, height in zip(strips, images, zooms, heights, strict=True):
@@ -111,9 +107,7 @@ def _numbers(last: pd.DataFrame) -> pd.DataFrame:
 
 def _label(numbers: pd.DataFrame) -> str:
     first = numbers.iloc[0]
-    lines = (
-        [] if pd.isna(first["psnr"]) else [f"{wording.spread(first['psnr_min'], first['psnr_max'])} dB PSNR"]
-    )
+    lines = [] if pd.isna(first["psnr"]) else [f"{wording.spread(first['psnr_min'], first['psnr_max'])} dB PSNR"]
     for judge in rows.judges(numbers):
         row = judge.of(numbers).iloc[0]
         name = wording.judge(judge.extractor, None)

@@ -82,9 +82,7 @@ def generators(rows: pd.DataFrame) -> list[str]:
 def tokenizers(rows: pd.DataFrame) -> list[str]:
     """Tokenizer specs: by width, plain ones before aligned ones."""
     specs = rows[["latent_channels", "foundation_model", "tokenizer"]].drop_duplicates("tokenizer")
-    order = sorted(
-        specs.itertuples(index=False), key=lambda s: (s[0], base(s[2], s[1]), s[1] != "none", s[2])
-    )
+    order = sorted(specs.itertuples(index=False), key=lambda s: (s[0], base(s[2], s[1]), s[1] != "none", s[2]))
     return [str(spec.tokenizer) for spec in order]
 
 
@@ -146,15 +144,11 @@ def missing_note(rows: pd.DataFrame, kinds: Iterable[str]) -> list[str]:
     several_seeds = len(rows[["tokenizer_seed", "seed"]].drop_duplicates()) > 1
     lost_tokenizers = set(waiting[waiting["kind"] == "tokenizer"]["tokenizer_fingerprint"])
     by_cause: dict[str, list[str]] = {}
-    for _, run in waiting.sort_values(
-        ["kind", "latent_channels", "run"], ascending=[False, True, True]
-    ).groupby(["kind", "fingerprint"], sort=False):
+    for _, run in waiting.sort_values(["kind", "latent_channels", "run"], ascending=[False, True, True]).groupby(
+        ["kind", "fingerprint"], sort=False
+    ):
         row = run.sort_values("images_seen").iloc[0]
-        if (
-            row["kind"] == "generator"
-            and row["state"] == "blocked"
-            and row["tokenizer_fingerprint"] in lost_tokenizers
-        ):
+        if row["kind"] == "generator" and row["state"] == "blocked" and row["tokenizer_fingerprint"] in lost_tokenizers:
             continue  # the tokenizer named before it is the cause
         name = row["tokenizer"] + (" tokenizer" if row["kind"] == "tokenizer" else "")
         if row["kind"] == "generator" and several_generators:
@@ -169,9 +163,7 @@ def missing_note(rows: pd.DataFrame, kinds: Iterable[str]) -> list[str]:
             names.append(name)
     if not by_cause:
         return []
-    return [
-        "Missing: " + "; ".join(f"{', '.join(names)} ({cause})" for cause, names in by_cause.items()) + "."
-    ]
+    return ["Missing: " + "; ".join(f"{', '.join(names)} ({cause})" for cause, names in by_cause.items()) + "."]
 
 
 def _cause(row: pd.Series, limit: int = 70) -> str:

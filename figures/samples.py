@@ -58,9 +58,7 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
             row = last[last["tokenizer"] == name].iloc[0]
             color = style.look(row["latent_channels"], row["foundation_model"]).color
             place: dict[str, Any] = {"va": "top", "ha": "left"}
-            figure.text(
-                x / size[0], top / size[1], name, fontsize=style.TEXT, weight="bold", color=color, **place
-            )
+            figure.text(x / size[0], top / size[1], name, fontsize=style.TEXT, weight="bold", color=color, **place)
             text = _label(data[data["tokenizer"] == name])
             figure.text(x / size[0], (top - LINE - 0.02) / size[1], text, fontsize=style.SMALL, **place)
             bottom = top - head - images[name].shape[0] * zooms[name] / style.DPI

@@ -25,9 +25,7 @@ def fit(ax: Axes, which: str, values: Sequence[float], pad: float = 0.12) -> Non
     getattr(ax, f"set_{which}scale")("log" if logarithmic else "linear")
     getattr(ax, f"set_{which}lim")(*limits)
     if logarithmic:
-        axis.set_major_locator(
-            LogLocator(subs=(1, 2, 5) if limits[1] / limits[0] < 500 else (1,), numticks=12)
-        )
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if limits[1] / limits[0] < 500 else (1,), numticks=12))
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:,.4g}"))
     else:

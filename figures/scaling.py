@@ -34,9 +34,7 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
 
     judges, sizes = rows.judges(points), rows.generators(points)
     at = f"At {wording.count(mark)} images seen."
-    shown = (
-        f"Generators: {', '.join(sizes)}." if len(sizes) > 1 else f"{sizes[0]} only: one size shows no slope."
-    )
+    shown = f"Generators: {', '.join(sizes)}." if len(sizes) > 1 else f"{sizes[0]} only: one size shows no slope."
     notes = rows.missing_note(chosen, ("tokenizer", "generator"))
     notes += rows.seeds_note(points["gfid_runs"])
     notes += wording.caption(generators)

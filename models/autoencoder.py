@@ -59,11 +59,7 @@ class Autoencoder(nn.Module):
         """The posterior of each image. Any size that is a multiple of the downsampling; ValueError
         otherwise."""
         f = self.config.downsampling
-        if (
-            pixels.ndim != 4
-            or pixels.shape[1] != self.config.in_channels
-            or any(s % f for s in pixels.shape[2:])
-        ):
+        if pixels.ndim != 4 or pixels.shape[1] != self.config.in_channels or any(s % f for s in pixels.shape[2:]):
             raise ValueError(
                 f"encode takes (B, {self.config.in_channels}, H, W) with H and W multiples of {f}, "
                 f"got {tuple(pixels.shape)}"
@@ -74,9 +70,7 @@ class Autoencoder(nn.Module):
     def decode(self, latent_raw: Tensor) -> Tensor:
         """Pixels, not clamped: values can leave [-1, 1] a little. ValueError if the channels do not fit."""
         if latent_raw.ndim != 4 or latent_raw.shape[1] != self.config.z_channels:
-            raise ValueError(
-                f"decode takes (B, {self.config.z_channels}, h, w), got {tuple(latent_raw.shape)}"
-            )
+            raise ValueError(f"decode takes (B, {self.config.z_channels}, h, w), got {tuple(latent_raw.shape)}")
         return self.decoder(self.post_quant_conv(latent_raw))
 
 
@@ -231,9 +225,7 @@ class AttnBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.norm(x)
-        q, k, v = (
-            f(h).flatten(2).transpose(1, 2).unsqueeze(1) for f in (self.q, self.k, self.v)
-        )  # (B, 1, HW, C)
+        q, k, v = (f(h).flatten(2).transpose(1, 2).unsqueeze(1) for f in (self.q, self.k, self.v))  # (B, 1, HW, C)
         h = F.scaled_dot_product_attention(q, k, v)
         return x + self.proj_out(h.squeeze(1).transpose(1, 2).unflatten(2, x.shape[2:]))
 

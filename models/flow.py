@@ -47,9 +47,7 @@ def flow_loss(prediction: Tensor, target: Tensor) -> FlowLoss:
     Raises ValueError if the shapes differ.
     """
     if prediction.shape != target.shape:
-        raise ValueError(
-            f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape"
-        )
+        raise ValueError(f"prediction {tuple(prediction.shape)} and target {tuple(target.shape)} differ in shape")
     prediction, target = prediction.float(), target.float()
     mse = (prediction - target).square().flatten(1).mean(1)
     direction = (1 - F.cosine_similarity(prediction, target, dim=1)).flatten(1).mean(1)

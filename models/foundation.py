@@ -155,12 +155,8 @@ def foundation_model(
 
     what = TRANSFORMERS[name]
     try:
-        network: Any = timm.create_model(
-            what.timm_name, pretrained=pretrained, num_classes=0, **dict(what.options)
-        )
-    except (
-        Exception
-    ) as error:  # each hub client has errors of its own; none of them may end in random weights
+        network: Any = timm.create_model(what.timm_name, pretrained=pretrained, num_classes=0, **dict(what.options))
+    except Exception as error:  # each hub client has errors of its own; none of them may end in random weights
         raise RuntimeError(
             f"foundation model {name!r} needs timm's {what.timm_name}, which could not be built: {error}. "
             "Fetch its weights once on a machine with network access (timm stores them under HF_HOME), "

@@ -74,8 +74,7 @@ def drop_labels(labels: Tensor, drop: Tensor, num_classes: int) -> Tensor:
     """Labels (B,) with the null label, num_classes, where the boolean mask `drop` (B,) is set."""
     if drop.dtype != torch.bool or drop.shape != labels.shape:
         raise ValueError(
-            f"drop must be a boolean mask of shape {tuple(labels.shape)}, "
-            f"got {drop.dtype} {tuple(drop.shape)}"
+            f"drop must be a boolean mask of shape {tuple(labels.shape)}, got {drop.dtype} {tuple(drop.shape)}"
         )
     return torch.where(drop, num_classes, labels)
 
@@ -247,9 +246,7 @@ def modulated(norm: nn.Module, x: Tensor, shift: Tensor | None, scale: Tensor) -
     else:
         x = norm(x)
     factor = factor.unsqueeze(1)
-    return (
-        x * factor if shift is None else torch.addcmul(shift.unsqueeze(1).to(x.dtype), x, factor.to(x.dtype))
-    )
+    return x * factor if shift is None else torch.addcmul(shift.unsqueeze(1).to(x.dtype), x, factor.to(x.dtype))
 
 
 def gated(x: Tensor, gate: Tensor, branch: Tensor) -> Tensor:

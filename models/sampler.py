@@ -39,15 +39,11 @@ class Guidance:
     def __post_init__(self) -> None:
         start, end = self.interval
         if not 0 <= start <= end <= 1:
-            raise ValueError(
-                f"the guidance interval is where it is on, 0 <= start <= end <= 1; got {self.interval}"
-            )
+            raise ValueError(f"the guidance interval is where it is on, 0 <= start <= end <= 1; got {self.interval}")
         if not math.isfinite(self.scale):
             raise ValueError(f"guidance scale must be finite, got {self.scale}")
         if self.channels is not None and self.channels < 1:
-            raise ValueError(
-                f"guidance must act on at least one channel, or None for all; got {self.channels}"
-            )
+            raise ValueError(f"guidance must act on at least one channel, or None for all; got {self.channels}")
 
     def on(self, t: float) -> bool:
         """Whether guidance acts at time t. A solver that steps past t = 1 to interpolate counts as being at
@@ -89,9 +85,7 @@ def time_grid(steps: int, shift: float = 1.0) -> list[float]:
     Raises ValueError unless steps >= 1 and shift > 0.
     """
     if steps < 1 or not shift > 0:
-        raise ValueError(
-            f"a time grid needs steps >= 1 and shift > 0 (1 is none), got steps {steps}, shift {shift}"
-        )
+        raise ValueError(f"a time grid needs steps >= 1 and shift > 0 (1 is none), got steps {steps}, shift {shift}")
     even = [i / steps for i in range(steps + 1)]
     return [shift * t / (shift * t + (1 - t)) for t in even]  # the same, and exactly 1 at the end
 

@@ -78,9 +78,7 @@ def parse_tokenizer(name: str) -> TokenizerName:
     found = re.fullmatch(r"f([1-9]\d*)d([1-9]\d*)(?:-([A-Za-z0-9_]+))?", name)
     if found is None:
         usual = [f"f{f}d{d}" for f in (4, 8, 16, 32) for d in (4, 8, 16, 32, 64)]
-        near = difflib.get_close_matches(
-            name, [u + s for u in usual for s in ("", *(f"-{x}" for x in FOUNDATIONS))]
-        )
+        near = difflib.get_close_matches(name, [u + s for u in usual for s in ("", *(f"-{x}" for x in FOUNDATIONS))])
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
         raise ValueError(f"{name!r} is no tokenizer{hint} {form}")
     downsampling, channels, foundation = int(found[1]), int(found[2]), found[3]
@@ -120,9 +118,7 @@ class AutoencoderConfig:
 
     def __post_init__(self) -> None:
         if not self.ch_mult or self.unshuffle < 1:
-            raise ValueError(
-                f"need at least one level and unshuffle >= 1, got {self.ch_mult}, {self.unshuffle}"
-            )
+            raise ValueError(f"need at least one level and unshuffle >= 1, got {self.ch_mult}, {self.unshuffle}")
         if self.resolution % self.downsampling:
             raise ValueError(
                 f"resolution {self.resolution} is no multiple of the downsampling {self.downsampling} "
@@ -185,13 +181,10 @@ class GeneratorConfig:
                 f"these do: {', '.join(map(str, fitting))}"
             )
         if self.width % self.heads or self.width % 4:
-            raise ValueError(
-                f"{self.name}: width {self.width} must be a multiple of 4 and of heads {self.heads}"
-            )
+            raise ValueError(f"{self.name}: width {self.width} must be a multiple of 4 and of heads {self.heads}")
         if self.rope and (self.width // self.heads) % 4:
             raise ValueError(
-                f"{self.name}: rotary embeddings need a head width in multiples of 4, "
-                f"got {self.width} / {self.heads}"
+                f"{self.name}: rotary embeddings need a head width in multiples of 4, got {self.width} / {self.heads}"
             )
         if not 0 <= self.label_dropout < 1:
             raise ValueError(f"{self.name}: label_dropout must lie in [0, 1), got {self.label_dropout}")
@@ -214,10 +207,7 @@ def parse_generator(spec: str) -> tuple[str, str, int]:
     otherwise."""
     form = "The form is <family>-<size>/<patch>."
     names = [
-        f"{family}-{size}/{patch}"
-        for family in GENERATOR_FAMILIES
-        for size in GENERATOR_SIZES
-        for patch in (1, 2)
+        f"{family}-{size}/{patch}" for family in GENERATOR_FAMILIES for size in GENERATOR_SIZES for patch in (1, 2)
     ]
     found = re.fullmatch(r"([A-Za-z]+)-(\w+)/([1-9]\d*)", spec)
     if found is None:
@@ -234,9 +224,7 @@ def parse_generator(spec: str) -> tuple[str, str, int]:
     return found[1], found[2], int(found[3])
 
 
-def generator_config(
-    spec: str, *, grid: int, in_channels: int, num_classes: int, **options: Any
-) -> GeneratorConfig:
+def generator_config(spec: str, *, grid: int, in_channels: int, num_classes: int, **options: Any) -> GeneratorConfig:
     """The configuration named by `spec` for latents of grid x grid x in_channels.
 
     options override the family's choices (GENERATOR_OPTIONS), for the rungs of Table 1. Raises ValueError

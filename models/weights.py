@@ -37,8 +37,7 @@ def load_foreign(path: str | Path) -> dict[str, Tensor]:
             raise ValueError(f"{path} is not a valid safetensors file: {error}") from error
     if path.suffix not in TORCH_SUFFIXES:
         raise ValueError(
-            f"refused {path}: weights are read from .safetensors, {', '.join(TORCH_SUFFIXES)}; "
-            f"not from {path.suffix!r}"
+            f"refused {path}: weights are read from .safetensors, {', '.join(TORCH_SUFFIXES)}; not from {path.suffix!r}"
         )
     try:
         # Only the zip format can be mapped into memory; the older one is read whole.
@@ -54,21 +53,13 @@ def load_foreign(path: str | Path) -> dict[str, Tensor]:
 
 def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
     for _ in range(3):  # no checkpoint nests deeper than this
-        inner = next(
-            (content[key] for key in NESTINGS if isinstance(content, dict) and _holds(content, key)), None
-        )
+        inner = next((content[key] for key in NESTINGS if isinstance(content, dict) and _holds(content, key)), None)
         if inner is None:
             break
         content = inner
-    if (
-        not isinstance(content, dict)
-        or not content
-        or not all(isinstance(v, Tensor) for v in content.values())
-    ):
+    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
         found = sorted(map(str, content))[:8] if isinstance(content, dict) else type(content).__name__
-        raise ValueError(
-            f"{path} holds no table of named tensors, not even under {', '.join(NESTINGS)}; found {found}"
-        )
+        raise ValueError(f"{path} holds no table of named tensors, not even under {', '.join(NESTINGS)}; found {found}")
     return dict(content)
 
 

@@ -108,9 +108,7 @@ def check_protocol(rows: pd.DataFrame, varies: Iterable[str] = ()) -> None:
     varies = set(varies)
     unknown = varies - set(PROTOCOL)
     if unknown:
-        raise ValueError(
-            f"{', '.join(sorted(unknown))} is no protocol field; the fields are {', '.join(PROTOCOL)}"
-        )
+        raise ValueError(f"{', '.join(sorted(unknown))} is no protocol field; the fields are {', '.join(PROTOCOL)}")
     done = rows[rows["state"] == "done"]
     for name in PROTOCOL:
         values = _values(done[name])

@@ -104,9 +104,7 @@ def medians(functions: dict[str, Callable[[], Any]], repeats: int, device: str) 
 def generator_step(resolved: Compute, repeats: int) -> dict[str, Any]:
     """A whole training step (data, forward, backward, clipping, AdamW, EMA) against its matrix products alone."""
     architecture = generator_config(GENERATOR, grid=GRID, in_channels=CHANNELS, num_classes=10)
-    recipe = GeneratorRecipe(
-        budget_images=10**6, snapshot_images=(10**6,), batch_images=BATCH, learning_rate=1e-4
-    )
+    recipe = GeneratorRecipe(budget_images=10**6, snapshot_images=(10**6,), batch_images=BATCH, learning_rate=1e-4)
     spec = FitGenerator(tokenizer="f4d16", architecture=architecture, recipe=recipe, seed=0, compute=resolved)
     count, shape = 1024, (CHANNELS, GRID, GRID)
     latents = Latents(
@@ -190,20 +188,29 @@ def main() -> None:
     console = Console(highlight=False)
     device = torch.cuda.get_device_name() if resolved.device == "cuda" else processor()
     rate = matrix_rate(resolved)
-    console.print(f"{device}, {resolved.precision}, {resolved.threads} thread(s): {rate:,.0f} GFLOP/s in one large product")
+    console.print(
+        f"{device}, {resolved.precision}, {resolved.threads} thread(s): {rate:,.0f} GFLOP/s in one large product"
+    )
     result = generator_step(resolved, options.repeats)
     console.print(f"[bold]generator step[/bold]: {result['what']}")
     table = Table(box=None, pad_edge=False)
     for column in ("", "ms", "GFLOP/s"):
         table.add_column(column, justify="left" if not column else "right")
     table.add_row("whole step", f"{result['step_seconds'] * 1e3:.1f}", f"{result['step_gflops']:.0f}")
-    table.add_row("its matrix products alone", f"{result['products_seconds'] * 1e3:.1f}", f"{result['products_gflops']:.0f}")
+    table.add_row(
+        "its matrix products alone", f"{result['products_seconds'] * 1e3:.1f}", f"{result['products_gflops']:.0f}"
+    )
     console.print(table)
     console.print(f"ratio {result['ratio']:.2f} (goal: at most 2); {result['images_per_second']:,.0f} images/s")
     shares = ", ".join(f"{name} {share:.0%}" for name, share in result["breakdown"].items() if share >= 0.005)
     console.print(f"where the step's time goes: {shares}")
     if options.out is not None:
-        content = {"device": device, "compute": dataclasses.asdict(resolved), "matrix_gflops": rate, "generator_step": result}
+        content = {
+            "device": device,
+            "compute": dataclasses.asdict(resolved),
+            "matrix_gflops": rate,
+            "generator_step": result,
+        }
         options.out.write_text(json.dumps(content, indent=1) + "\n")
 
 

@@ -63,9 +63,7 @@ def _files(folder: Path) -> list[Path]:
 def save(folder: Path, parts: Parts, position: Position) -> None:
     """Write a checkpoint at this position, then drop all but the last two."""
     path = folder / f"checkpoint-{position.images_seen:012d}.safetensors"
-    save_tensors(
-        path, pack(parts), {"images_seen": str(position.images_seen), "seconds": f"{position.seconds:.3f}"}
-    )
+    save_tensors(path, pack(parts), {"images_seen": str(position.images_seen), "seconds": f"{position.seconds:.3f}"})
     for old in _files(folder)[:-KEPT]:
         old.unlink(missing_ok=True)
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from models.specs import autoencoder_flops, flops_per_image, parse_tokenizer
+from models.specs import parse_tokenizer
 from study.estimate import training_flops
 from study.files import fingerprint
 from study.lease import holder
 from study.plan import Plan, Planned
 from study.schedule import log_of
 from study.specs import FitGenerator, FitTokenizer, Generate, Reconstruct, Stage
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Row = dict[str, Any]
 
@@ -150,6 +154,10 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
     return rows
 
 
+def _keys(table: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
+    return zip(table["fingerprint"], table["images_seen"], table["protocol"], strict=True)
+
+
 METRICS = ("rfid", "psnr", "ssim", "perceptual", "gfid", "kid", "precision", "recall", "inception_score")
 COSTS = ("train_seconds", "train_images_per_second", "peak_memory_gib", "parameters")
 
@@ -181,11 +189,8 @@ def update_table(plan: Plan, out: Path) -> Path:
     if path.exists():
         old = load(path)
         old["ablations"] = [" ".join(n for n in text.split() if n != plan.ablation) for text in old["ablations"]]
-        asked = {(r.fingerprint, r.images_seen, r.protocol): r.ablations for r in old.itertuples()}
-        keys = zip(new["fingerprint"], new["images_seen"], new["protocol"], strict=True)
-        new["ablations"] = [
-            " ".join(sorted({*asked.get(key, "").split(), plan.ablation})) for key in keys
-        ]
+        asked = dict(zip(_keys(old), old["ablations"].astype(str), strict=True))
+        new["ablations"] = [" ".join(sorted({*asked.get(key, "").split(), plan.ablation})) for key in _keys(new)]
         dropped = (old["ablations"] == "") & (old["state"] != "done")  # was never measured: nothing is lost
         new = merge(old[~dropped], new)
     write(new, path)

@@ -6,6 +6,10 @@ import functools
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,9 +72,7 @@ def resolve() -> Compute:
         return Compute(device="cuda", precision="bfloat16", threads=max(1, cores() // 2))
     flags = set(_cpuinfo().split())
     fast_bfloat16 = bool({"avx512_bf16", "amx_bf16"} & flags)
-    return Compute(
-        device="cpu", precision="bfloat16" if fast_bfloat16 else "float32", threads=max(1, cores() // 2)
-    )
+    return Compute(device="cpu", precision="bfloat16" if fast_bfloat16 else "float32", threads=max(1, cores() // 2))
 
 
 def apply(compute: Compute) -> None:
@@ -85,13 +87,14 @@ def apply(compute: Compute) -> None:
     torch.set_num_threads(compute.threads)
     threadpool_limits(compute.threads)
     torch.use_deterministic_algorithms(True, warn_only=compute.device == "cuda")
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that took 6% of a step
     torch.backends.cudnn.benchmark = False
     if compute.device == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = True
         torch.backends.cudnn.allow_tf32 = True
 
 
-def autocast(compute: Compute):
+def autocast(compute: Compute) -> torch.autocast:
     """Context in which matrix products run in the spec's precision."""
     import torch
 

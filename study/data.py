@@ -121,9 +121,7 @@ def load(spec: DataSpec, split: str) -> ImageSet:
     count = spec.train_images if split == "train" else spec.test_images
     expected = (count, spec.channels, spec.resolution, spec.resolution)
     if images.shape != expected or images.dtype != np.uint8 or labels.shape != (count,):
-        raise ValueError(
-            f"{folder} holds {images.dtype} {images.shape}, expected uint8 {expected}; delete it"
-        )
+        raise ValueError(f"{folder} holds {images.dtype} {images.shape}, expected uint8 {expected}; delete it")
     return ImageSet(images=images, labels=labels.astype(np.int64, copy=False))
 
 
@@ -204,9 +202,7 @@ def _pack_known(name: str, digest: str) -> DataSpec:
     def read() -> dict[str, Split]:
         with tempfile.TemporaryDirectory() as temporary:
             arrays = known.read(Path(temporary))
-        return {
-            split: Split([images], labels, images.shape[1:]) for split, (images, labels) in arrays.items()
-        }
+        return {split: Split([images], labels, images.shape[1:]) for split, (images, labels) in arrays.items()}
 
     return _pack(name, name, digest, 32, known.class_names, known.flip, read)
 

@@ -5,6 +5,8 @@ Rates come from the records of this processor and precision; without any, from w
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from models.specs import autoencoder_flops, flops_per_image
 from study.compute import Compute
 from study.files import read_json, write_json
@@ -12,10 +14,11 @@ from study.paths import study_root
 from study.specs import Encode, FitGenerator, FitTokenizer, Generate, Reconstruct, Stage
 
 # GFLOP/s of one process until a stage of this kind has been recorded here
-FIRST_GUESS = {
-    "cpu": {"fit_tokenizer": 30, "reconstruct": 10, "encode": 40, "fit_generator": 40, "generate": 40},
+FIRST_GUESS: dict[str, dict[str, float]] = {
+    "cpu": {"fit_tokenizer": 25, "reconstruct": 10, "encode": 40, "fit_generator": 40, "generate": 20},
     "cuda": {"fit_tokenizer": 40e3, "reconstruct": 5e3, "encode": 40e3, "fit_generator": 100e3, "generate": 60e3},
 }
+SHORTEST_SECONDS = 10.0
 FORWARD_AND_BACKWARD = 3  # a backward pass costs two forward passes
 
 
@@ -48,13 +51,15 @@ def work(stage: Stage) -> float:
     return float(velocity + decode) * spec.sampling.samples
 
 
-def _rates_file(compute: Compute, device: str):
+def _rates_file(compute: Compute, device: str) -> Path:
     name = "".join(c if c.isalnum() else "-" for c in f"{device} {compute.precision} {compute.threads}")
     return study_root() / "rates" / f"{name}.json"
 
 
 def note_rate(stage: Stage, seconds: float, device: str) -> None:
-    """Remember how fast a stage went on this device."""
+    """Remember how fast a stage went on this device; short ones say more about start-up and are left out."""
+    if seconds < SHORTEST_SECONDS:
+        return
     path = _rates_file(stage.spec.compute, device)
     rates = read_json(path) or {}
     rates[stage.kind] = work(stage) / max(seconds, 1e-3) / 1e9

@@ -81,9 +81,7 @@ class EfficientNetLite2(Penultimate):
 class Classifier(Penultimate):
     """The classifier trained here, see `train_classifier`: pooled features, width 128."""
 
-    def __init__(
-        self, name: str, features_list: list[str], size: int = 32, weights: Path | None = None, **_: Any
-    ):
+    def __init__(self, name: str, features_list: list[str], size: int = 32, weights: Path | None = None, **_: Any):
         super().__init__(name, features_list, size)
         if weights is None:
             raise ValueError("the classifier needs the file of its weights")
@@ -105,9 +103,7 @@ def prepared(images: Tensor, size: int) -> Tensor:
     """uint8 (B, 3, H, W) to float32 (B, 3, size, size) in [-1, 1], channels last."""
     pixels = images.float()
     if pixels.shape[2:] != (size, size):
-        pixels = F.interpolate(
-            pixels, size=(size, size), mode="bilinear", antialias=True, align_corners=False
-        )
+        pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
     return (pixels / 127.5 - 1).contiguous(memory_format=torch.channels_last)
 
 

@@ -26,10 +26,7 @@ def main(
     """
     found = sorted(path.parent.name for path in (out / "results").glob("*/table.csv"))
     if study is not None and study not in found:
-        near = (
-            ", ".join(difflib.get_close_matches(study, found, 3, 0))
-            or "none, run python -m study.sweep first"
-        )
+        near = ", ".join(difflib.get_close_matches(study, found, 3, 0)) or "none, run python -m study.sweep first"
         print(f"no study {study!r} in {out / 'results'}; nearest: {near}", file=sys.stderr)
         return 2
     if not found:

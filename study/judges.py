@@ -95,13 +95,9 @@ def judge_spec(name: str, size: int, data: DataSpec) -> JudgeSpec:
     native = NATIVE_SIZE.get(name) or min(data.resolution, CLASSIFIER_LARGEST)
     if name == "efficientnet_lite2":
         if size and size < 32:
-            raise ValueError(
-                f"efficientnet_lite2 reduces 32 times, so its input is at least 32 px, not {size}"
-            )
+            raise ValueError(f"efficientnet_lite2 reduces 32 times, so its input is at least 32 px, not {size}")
     elif size not in (0, native):
-        raise ValueError(
-            f"{name} sees {native} px here, not {size}: give {native}, or 0 for a judge's own size"
-        )
+        raise ValueError(f"{name} sees {native} px here, not {size}: give {native}, or 0 for a judge's own size")
     size = size or native
     content: dict[str, Any] = {"name": name, "size": size, "version": VERSIONS[name]}
     if name == "classifier":
@@ -124,9 +120,7 @@ def inception_weights() -> Path:
         )
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     if not digest.startswith(INCEPTION_SHA256):
-        raise ValueError(
-            f"{path} is damaged: its SHA-256 starts with {digest[:8]}, expected {INCEPTION_SHA256}"
-        )
+        raise ValueError(f"{path} is damaged: its SHA-256 starts with {digest[:8]}, expected {INCEPTION_SHA256}")
     return path
 
 
@@ -153,9 +147,7 @@ def build(spec: JudgeSpec, data: DataSpec, device: str = "cpu") -> FeatureExtrac
     return extractor.to(device)
 
 
-def features(
-    extractor: FeatureExtractorBase, images: np.ndarray | Tensor, batch_size: int | None = None
-) -> Tensor:
+def features(extractor: FeatureExtractorBase, images: np.ndarray | Tensor, batch_size: int | None = None) -> Tensor:
     """Features float32 (N, D), on the CPU, of uint8 images (N, 1 or 3, H, W); one channel is repeated to
     three.
 

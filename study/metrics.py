@@ -10,16 +10,12 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from study.judges import Reference, features
-
-if TYPE_CHECKING:
-    from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from study.judges import Reference
 
 NEIGHBOURS = 3  # of precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991)
 KID_SUBSETS = 10
@@ -144,9 +140,7 @@ def generation_metrics(found: Tensor, reference: Reference) -> dict[str, float]:
     if fewest <= NEIGHBOURS:
         raise ValueError(f"{NEIGHBOURS} neighbours need more than {NEIGHBOURS} images, got {fewest}")
     if found.ndim != 2 or found.shape[1] != reference.features.shape[1]:
-        raise ValueError(
-            f"features {tuple(found.shape)} do not fit the reference's width {len(reference.mu)}"
-        )
+        raise ValueError(f"features {tuple(found.shape)} do not fit the reference's width {len(reference.mu)}")
     target = {name: getattr(reference, name).numpy() for name in ("mu", "sigma", "root")}
     distance = frechet_distance(statistics(found), target)
     kid = kid_features_to_metric(
@@ -185,29 +179,36 @@ def inception_score(scores: Tensor) -> float:
     return isc_features_to_metric(scores, splits=min(10, len(scores)))[KEY_METRIC_ISC_MEAN]
 
 
+def reconstruction_distance(found: Tensor, inputs: Reference) -> float:
+    """rFID: Frechet distance between features of reconstructions (N, D) and those of their own inputs.
+
+    Raises:
+        MetricError: see `frechet_distance`.
+    """
+    target = {name: getattr(inputs, name).numpy() for name in ("mu", "sigma", "root")}
+    return _checked({"rfid": frechet_distance(statistics(found), target)})["rfid"]
+
+
 def reconstruction_metrics(
     images: Tensor,
     reconstructions: Tensor,
-    extractors: Mapping[str, FeatureExtractorBase],
     perceptual: Callable[[Tensor, Tensor], Tensor],
     batch_size: int = 50,
-) -> dict[str, Any]:
+) -> dict[str, float]:
     """How reconstructions compare with their own inputs.
 
     Args:
         images, reconstructions: uint8 (N, 1 or 3, H, W), in the same order.
-        extractors: by name.
         perceptual: two float batches in [-1, 1] to distances (B,).
-        batch_size: images at a time for the last three.
+        batch_size: images at a time.
 
     Returns:
-        rfid, a dictionary by extractor: of the reconstructions against these inputs; psnr (dB, data range
-        255, per image, at most PSNR_CEILING each); ssim (data range 255, Gaussian window of 11 pixels, per
-        image); perceptual. The last three are averaged over images.
+        Averages over images of psnr (dB, data range 255, at most PSNR_CEILING each), ssim (data range 255,
+        Gaussian window of 11 pixels) and perceptual.
 
     Raises:
         ValueError: shapes or types that do not fit.
-        MetricError: see `frechet_distance`; any number that is not finite.
+        MetricError: a number that is not finite.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
@@ -215,7 +216,7 @@ def reconstruction_metrics(
         found = " and ".join(f"{x.dtype} {tuple(x.shape)}" for x in (images, reconstructions))
         raise ValueError(f"images and reconstructions are uint8 of one shape, got {found}")
     if min(images.shape[2:]) < 6 or len(images) < 2:
-        raise ValueError(f"SSIM needs at least 6 pixels, and rFID 2 images, got {tuple(images.shape)}")
+        raise ValueError(f"SSIM needs at least 6 pixels and 2 images, got {tuple(images.shape)}")
     weights = list(perceptual.parameters()) if isinstance(perceptual, torch.nn.Module) else []
     device = weights[0].device if weights else images.device
     parts = []
@@ -229,11 +230,7 @@ def reconstruction_metrics(
             distance = perceptual(x / 127.5 - 1, y / 127.5 - 1)
             parts.append(torch.stack([psnr, ssim.reshape(-1).double(), distance.double()]).cpu())
     psnr, ssim, distance = torch.cat(parts, dim=1).mean(dim=1).tolist()
-    rfid = {}
-    for name, extractor in extractors.items():
-        made, real = (statistics(features(extractor, batch)) for batch in (reconstructions, images))
-        rfid[name] = frechet_distance(made, real)
-    return {"rfid": _checked(rfid), **_checked({"psnr": psnr, "ssim": ssim, "perceptual": distance})}
+    return _checked({"psnr": psnr, "ssim": ssim, "perceptual": distance})
 
 
 def _check_finite(values: Tensor, what: str) -> None:

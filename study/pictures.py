@@ -38,9 +38,7 @@ def picture_digest(folder: Path) -> str:
     for entry in _walk(folder):
         if entry.name.lower().endswith(SUFFIXES):
             stat = entry.stat()
-            known.update(
-                f"{os.path.relpath(entry.path, folder)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode()
-            )
+            known.update(f"{os.path.relpath(entry.path, folder)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
     return known.hexdigest()
 
 
@@ -145,13 +143,9 @@ def _per_class(folder: Path) -> dict[str, list[Path]]:
     wanted = f"one subfolder per class, holding pictures ({', '.join(SUFFIXES)})"
     if not classes:
         loose = len(_pictures(folder))
-        raise ValueError(
-            f"{folder} has no subfolders and {loose} pictures of its own; it should have {wanted}"
-        )
+        raise ValueError(f"{folder} has no subfolders and {loose} pictures of its own; it should have {wanted}")
     if empty := [name for name, files in classes.items() if not files]:
-        raise ValueError(
-            f"{folder} should have {wanted}; remove or fill those without: {', '.join(empty[:5])}"
-        )
+        raise ValueError(f"{folder} should have {wanted}; remove or fill those without: {', '.join(empty[:5])}")
     return classes
 
 

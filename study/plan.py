@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,6 @@ from study.specs import (
     Reconstruct,
     Stage,
 )
-
 
 SMALLEST_FOR_GAN = 24  # pixels: three halvings and two kernels of 4
 
@@ -97,7 +97,7 @@ class Plan:
 
     @property
     def stages(self) -> list[Stage]:
-        return list({stage.fingerprint: stage for job in self.jobs for stage in job.stages}.values())
+        return list(dict.fromkeys(stage for job in self.jobs for stage in job.stages))
 
 
 def autoencoder_config(spec: str, scale: Scale, data: DataSpec) -> AutoencoderConfig:
@@ -227,9 +227,7 @@ def _stages(run: Run, base: Scale, data: DataSpec, compute: Compute, judges: Seq
     return {**stages, "generator": (fit_generator, *generate)}
 
 
-def make_plan(
-    ablation: str, module: ModuleType, scale: Scale, data: DataSpec, compute: Compute, study: str
-) -> Plan:
+def make_plan(ablation: str, module: ModuleType, scale: Scale, data: DataSpec, compute: Compute, study: str) -> Plan:
     """Resolve every run of an ablation; each tokenizer is planned as a run of its own, once.
 
     Args:
@@ -243,26 +241,28 @@ def make_plan(
     """
     check_grid(scale, data)
     judges = [judge_spec(name, size, data) for name, size in scale.judges]
-    planned: dict[str, Planned] = {}
+    planned: dict[tuple[Stage, ...], Planned] = {}
     jobs: dict[str, Job] = {}
     for run in module.runs(scale):
         stages = _stages(run, scale, data, compute, judges)
         fit, reconstruct, encode = stages["tokenizer"]
         tokenizer_job = Job("tokenizer", run.tokenizer, (fit, reconstruct, encode))
-        jobs.setdefault(tokenizer_job.name, tokenizer_job)
+        if same := jobs.get(tokenizer_job.name):
+            stages_of_both = dict.fromkeys((*same.stages, *tokenizer_job.stages))
+            tokenizer_job = dataclasses.replace(same, stages=tuple(stages_of_both))
+        jobs[tokenizer_job.name] = tokenizer_job
         tokenizer_run = Run(
             tokenizer=run.tokenizer,
             tokenizer_seed=run.tokenizer_seed,
             changes={k: v for k, v in run.changes.items() if not k.startswith(("generator.", "sampling."))},
         )
-        planned.setdefault(fit.fingerprint, Planned(tokenizer_run, fit, (reconstruct,)))
+        planned.setdefault((fit, reconstruct), Planned(tokenizer_run, fit, (reconstruct,)))
         if run.generator is not None:
             fit_generator, *generate = stages["generator"]
             job = Job("generator", run.name, (fit_generator, *generate), after=tokenizer_job.name)
-            if job.name in jobs and jobs[job.name] != job:  # the same training judged by another protocol
-                merged = dict.fromkeys((*jobs[job.name].stages, *job.stages))
-                job = Job("generator", run.name, tuple(merged), after=job.after)
+            if same := jobs.get(job.name):  # the same training, perhaps judged by another protocol
+                job = dataclasses.replace(same, stages=tuple(dict.fromkeys((*same.stages, *job.stages))))
             jobs[job.name] = job
-            planned.setdefault(fit_generator.fingerprint, Planned(run, fit_generator, tuple(generate)))
+            planned.setdefault((fit_generator, *generate), Planned(run, fit_generator, tuple(generate)))
     ordered = sorted(jobs.values(), key=lambda job: job.kind != "tokenizer")  # stable: tokenizers first
     return Plan(ablation, module.QUESTION, study, scale, data, tuple(planned.values()), tuple(ordered))

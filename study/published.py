@@ -57,9 +57,7 @@ def parse_idx(content: bytes) -> np.ndarray:
         raise ValueError(f"not an idx file of bytes: it starts with {content[:4]!r}, expected 00 00 08, rank")
     rank = content[3]
     if len(content) < 4 + 4 * rank:
-        raise ValueError(
-            f"an idx header of rank {rank} has {4 + 4 * rank} bytes, found {len(content)} in all"
-        )
+        raise ValueError(f"an idx header of rank {rank} has {4 + 4 * rank} bytes, found {len(content)} in all")
     shape = tuple(int(size) for size in np.frombuffer(content, ">u4", rank, 4))
     expected = 4 + 4 * rank + int(np.prod(shape, dtype=np.int64))
     if len(content) != expected:

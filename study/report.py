@@ -59,7 +59,13 @@ def print_plan(plan: Plan, slots: int) -> None:
         f"{'thread' if compute.threads == 1 else 'threads'} each"
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, justify in (("run", "left"), ("stages", "right"), ("done", "right"), ("state", "left"), ("time", "right")):
+    for name, justify in (
+        ("run", "left"),
+        ("stages", "right"),
+        ("done", "right"),
+        ("state", "left"),
+        ("time", "right"),
+    ):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     cached = 0
     for job in plan.jobs:

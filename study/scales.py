@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
-from typing import Any
 
 from study.specs import (
     Evaluation,
@@ -85,10 +83,10 @@ def desk() -> Scale:
         foundation_models=("lite0",),
         generators=("LightningDiT-XXS/2",),
         judges=(("efficientnet_lite2", 64), ("classifier", 0)),
-        autoencoder=AutoencoderShape(ch=32, ch_mult=(1, 2), num_res_blocks=1, unshuffle=2, norm_groups=8),
-        foundation=FoundationRecipe(input_size=128, stride=16, standardise=True),
+        autoencoder=AutoencoderShape(ch=24, ch_mult=(1, 2), num_res_blocks=1, unshuffle=2, norm_groups=8),
+        foundation=FoundationRecipe(input_size=96, stride=16, standardise=True),
         tokenizer=TokenizerRecipe(
-            budget_images=16_000,
+            budget_images=12_800,
             batch_images=32,
             learning_rate=1e-3,
             warmup_images=640,
@@ -100,14 +98,14 @@ def desk() -> Scale:
             vf_distance_margin=0.0,
         ),
         generator=GeneratorRecipe(
-            budget_images=32_000,
-            snapshot_images=(8_000, 16_000, 32_000),
+            budget_images=25_600,
+            snapshot_images=(6_400, 12_800, 25_600),
             batch_images=32,
             learning_rate=1e-3,
             warmup_images=640,
             ema_decay=0.99,
         ),
-        sampling=Sampling(samples=5_000, chunk=50, solver="euler", steps=8),
+        sampling=Sampling(samples=5_000, chunk=50, solver="euler", steps=6),
         evaluation=Evaluation(reference_images=5_000, reconstruct_images=5_000),
     )
 

@@ -151,9 +151,12 @@ class Generate:
 Spec = FitTokenizer | Reconstruct | Encode | FitGenerator | Generate
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Stage:
-    """One unit of work and of caching: a kind, its spec and the stages it reads from."""
+    """One unit of work and of caching: a kind, its spec and the stages it reads from.
+
+    Two stages are equal when their fingerprints are.
+    """
 
     kind: str
     spec: Spec
@@ -173,6 +176,12 @@ class Stage:
                 "inputs": {name: stage.fingerprint for name, stage in self.inputs.items()},
             }
         )
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Stage) and self.fingerprint == other.fingerprint
+
+    def __hash__(self) -> int:
+        return hash(self.fingerprint)
 
     @property
     def folder(self) -> Path:

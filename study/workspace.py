@@ -65,6 +65,16 @@ class Workspace:
             self._logged = time.monotonic()
             log.info("%s: %d of %d %s, %.1f/s %s", self.title, done, total, unit, rate, note)
 
+    def preparing(self, what: str, done: int = 0, total: int = 0, unit: str = "images") -> None:
+        """Publish that the stage is making something it needs first, such as frozen features."""
+        title, self.title = self.title, f"{self.title}: {what}"
+        try:
+            self.progress(done, total, unit)
+        finally:
+            self.title = title
+        if done >= total:
+            self._first = None  # what follows has a rate of its own
+
     def stop_if_asked(self) -> None:
         """Raise Interrupted when a signal asked this process to stop; called where everything is saved."""
         if stop_requested.is_set():

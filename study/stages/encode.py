@@ -111,8 +111,13 @@ def read(stage: Stage) -> Latents:
     """The latents that an encode stage left."""
     record = stage.record()
     assert record is not None and isinstance(stage.spec, Encode)
-    shards = []
-    for index in range(-(-stage.spec.train_images // SHARD_IMAGES)):
-        shards.append(load_tensors(_shard(stage.folder, index)))
-    mean, std = (torch.tensor(record["latent"][key])[:, None, None] for key in ("mean", "std"))
-    return Latents(*(torch.cat([s[key] for s in shards]) for key in ("mean", "std", "labels")), mean, std)
+    count = -(-stage.spec.train_images // SHARD_IMAGES)
+    shards = [load_tensors(_shard(stage.folder, index)) for index in range(count)]
+    channel_mean, channel_std = (torch.tensor(record["latent"][key])[:, None, None] for key in ("mean", "std"))
+    return Latents(
+        mean=torch.cat([shard["mean"] for shard in shards]),
+        std=torch.cat([shard["std"] for shard in shards]),
+        labels=torch.cat([shard["labels"] for shard in shards]),
+        channel_mean=channel_mean,
+        channel_std=channel_std,
+    )

@@ -131,15 +131,19 @@ def _gradient(tensor: Tensor) -> Tensor:
     return tensor.grad
 
 
-def build(spec: FitTokenizer) -> Networks:
-    """The networks of a training at its start: initial weights are a function of the seed."""
+def build(spec: FitTokenizer, report: Callable[[int, int], None] = lambda done, total: None) -> Networks:
+    """The networks of a training at its start: initial weights are a function of the seed.
+
+    Args:
+        report: see `FoundationFeatures`.
+    """
     recipe = spec.recipe
     rng = generator(spec.seed, "tokenizer weights", 0)
     networks = Networks(Autoencoder(spec.architecture))
     autoencoder.initialize(networks.tokenizer, rng)
     networks.tokenizer.to(memory_format=torch.channels_last)
     if spec.foundation is not None:
-        networks.foundation = FoundationFeatures(spec)
+        networks.foundation = FoundationFeatures(spec, report)
         networks.linear_proj = projection(spec.architecture.z_channels, networks.foundation.width)
         bound = spec.architecture.z_channels**-0.5
         nn.init.uniform_(networks.linear_proj.weight, -bound, bound, generator=rng)
@@ -218,7 +222,8 @@ def parts_of(spec: FitTokenizer, networks: Networks) -> dict[str, Any]:
 def run(spec: FitTokenizer, inputs: dict[str, Stage], out: Workspace) -> Record:
     """Train a tokenizer; leaves `tokenizer.safetensors` with parameter names as released."""
     apply(spec.compute)
-    networks = build(spec)
+    out.preparing("networks")
+    networks = build(spec, lambda done, total: out.preparing("foundation model's features", done, total))
     parts = parts_of(spec, networks)
     cost = train(
         out,
@@ -244,4 +249,5 @@ def trained(stage: Stage) -> Autoencoder:
     weights = load_tensors(stage.folder / WEIGHTS)
     weights.pop("linear_proj.weight", None)
     tokenizer.load_state_dict(weights, strict=True)
-    return tokenizer.to(spec.compute.device, memory_format=torch.channels_last).eval().requires_grad_(False)
+    tokenizer.to(memory_format=torch.channels_last).to(spec.compute.device)
+    return tokenizer.eval().requires_grad_(False)

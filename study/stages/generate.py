@@ -108,7 +108,7 @@ def run(spec: Generate, inputs: dict[str, Stage], out: Workspace) -> Record:
     images = torch.cat([chunk for chunk in drawn if chunk is not None])[: sampling.samples]
     metrics = {}
     for judge in spec.judges:
-        out.progress(sampling.samples, sampling.samples, "samples", note=f"judged by {judge.name}")
+        out.preparing(f"judged by {judge.name}")
         count = min(spec.evaluation.reference_images, spec.data.train_images)
         target = reference(judge, spec.data, "train", count)
         values = generation_metrics(features(build(judge, spec.data, spec.compute.device), images), target)

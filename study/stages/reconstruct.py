@@ -16,15 +16,15 @@ SHEET_COLUMNS = 8
 BATCH = 128
 
 
-def run(spec: Reconstruct, inputs: dict[str, Stage], out: Workspace) -> Record:
+def run(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -> Record:
     """Reconstruct test images from their posterior means and compare them with themselves."""
     from models.perceptual import PerceptualDistance
-    from study.judges import build, chosen
-    from study.metrics import comparable, reconstruction_metrics
+    from study.judges import build, chosen, features, reference
+    from study.metrics import comparable, reconstruction_distance, reconstruction_metrics
     from study.sheets import save_sheet
 
     apply(spec.compute)
-    tokenizer, test = trained(inputs["tokenizer"]), load(spec.data, "test")
+    tokenizer, test = trained(sources["tokenizer"]), load(spec.data, "test")
     device = spec.compute.device
     rows = chosen(test.labels, min(spec.evaluation.reconstruct_images, len(test.labels)))
     images = torch.from_numpy(np.ascontiguousarray(test.images[rows]))
@@ -37,17 +37,16 @@ def run(spec: Reconstruct, inputs: dict[str, Stage], out: Workspace) -> Record:
         out.progress(start + len(pixels), len(rows))
         out.stop_if_asked()
     reconstructions = torch.cat(parts).contiguous()
-    extractors = {judge.name: build(judge, spec.data, device) for judge in spec.judges}
+    out.preparing("PSNR, SSIM and perceptual distance")
     perceptual = PerceptualDistance(spec.evaluation.perceptual_net).to(device)
-    values = reconstruction_metrics(images, reconstructions, extractors, perceptual)
-    metrics = {
-        judge.name: {
-            "rfid": values["rfid"][judge.name],
-            "comparable": comparable(len(rows), judge.width),
-            **{name: values[name] for name in ("psnr", "ssim", "perceptual")},
-        }
-        for judge in spec.judges
-    }
+    values = reconstruction_metrics(images, reconstructions, perceptual)
+    metrics = {}
+    for judge in spec.judges:
+        out.preparing(f"judged by {judge.name}")
+        inputs = reference(judge, spec.data, "test", len(rows))  # of the same rows, once for all tokenizers
+        found = features(build(judge, spec.data, device), reconstructions)
+        rfid = reconstruction_distance(found, inputs)
+        metrics[judge.name] = {"rfid": rfid, **values, "comparable": comparable(len(rows), judge.width)}
     pairs = torch.cat([images[:SHEET_COLUMNS], reconstructions[:SHEET_COLUMNS]])
     save_sheet(out.folder / SHEET, pairs, columns=SHEET_COLUMNS)
     return {

@@ -73,9 +73,7 @@ def _runs(width, number, model, sizes, marks, judges, seed, stride, floor) -> li
     return rows
 
 
-def without(
-    table: pd.DataFrame, tokenizer: str, state: str, reason: str, kind: str = "generator"
-) -> pd.DataFrame:
+def without(table: pd.DataFrame, tokenizer: str, state: str, reason: str, kind: str = "generator") -> pd.DataFrame:
     """The same table after a run of one tokenizer came to nothing."""
     table = table.copy()
     lost = (table["tokenizer"] == tokenizer) & (table["kind"] == kind)
@@ -93,13 +91,9 @@ def write_sheets(table: pd.DataFrame, folder: Path, side: int = 32) -> None:
         rng = np.random.default_rng(row.latent_channels)
         top = np.concatenate(originals, axis=1).astype(float)
         if row.kind == "tokenizer":
-            sheet = np.concatenate(
-                [top, np.clip(top + rng.normal(0, 0.5 / row.latent_channels, top.shape), 0, 1)]
-            )
+            sheet = np.concatenate([top, np.clip(top + rng.normal(0, 0.5 / row.latent_channels, top.shape), 0, 1)])
         else:
-            sheet = np.concatenate(
-                [np.clip(top * 0.8 + rng.normal(0, 0.1, top.shape), 0, 1) for _ in range(8)]
-            )
+            sheet = np.concatenate([np.clip(top * 0.8 + rng.normal(0, 0.1, top.shape), 0, 1) for _ in range(8)])
         matplotlib.image.imsave(folder / "sheets" / row.sheet, np.repeat(sheet[:, :, None], 3, axis=2))
 
 

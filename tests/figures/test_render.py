@@ -198,9 +198,7 @@ def test_nothing_to_draw_is_said_and_old_files_go(tmp_path: Path, table: pd.Data
 
 def test_a_refused_figure_does_not_stop_the_others(tmp_path: Path, table: pd.DataFrame) -> None:
     table.loc[(table["tokenizer"] == "f4d4") & (table["kind"] == "generator"), "steps"] = 250
-    result = render(
-        write_study(table, tmp_path / "results"), tmp_path / "out", ["scaling", "reconstructions"]
-    )
+    result = render(write_study(table, tmp_path / "results"), tmp_path / "out", ["scaling", "reconstructions"])
     assert list(result.refused) == ["scaling"]
     assert len(result.written) == 3
 

@@ -40,9 +40,7 @@ def test_losses_are_float32_per_image():
 
 def test_logit_normal_times_by_hand():
     assert logit_normal_times(torch.zeros(1)).item() == 0.5
-    assert logit_normal_times(torch.ones(1), mean=1.0, std=2.0).item() == pytest.approx(
-        0.9525741
-    )  # sigmoid(3)
+    assert logit_normal_times(torch.ones(1), mean=1.0, std=2.0).item() == pytest.approx(0.9525741)  # sigmoid(3)
     with pytest.raises(ValueError, match="positive"):
         logit_normal_times(torch.zeros(1), std=0.0)
 

@@ -158,9 +158,7 @@ def test_pixels_enter_as_released_unless_normalised():
     grey = torch.zeros(1, 3, 224, 224)
     assert transformer()(grey).abs().sum() == 0
     values = transformer(normalize=True)(grey)[0, :, 0, 0].tolist()
-    assert values == pytest.approx(
-        [(0.5 - 0.485) / 0.229, (0.5 - 0.456) / 0.224, (0.5 - 0.406) / 0.225], abs=1e-5
-    )
+    assert values == pytest.approx([(0.5 - 0.485) / 0.229, (0.5 - 0.456) / 0.224, (0.5 - 0.406) / 0.225], abs=1e-5)
 
 
 def test_weights_out_of_reach_are_an_error_and_never_random(monkeypatch):

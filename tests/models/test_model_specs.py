@@ -29,9 +29,7 @@ def test_specs_import_without_torch():
 
 
 def test_tokenizer_names_read_and_write_back():
-    assert parse_tokenizer("f16d32-dinov2") == TokenizerName(
-        downsampling=16, channels=32, foundation="dinov2"
-    )
+    assert parse_tokenizer("f16d32-dinov2") == TokenizerName(downsampling=16, channels=32, foundation="dinov2")
     assert parse_tokenizer("f4d16").foundation is None
     for name in ("f4d16", "f16d32", "f16d64-mae", "f8d16-lite0"):
         assert str(parse_tokenizer(name)) == name
@@ -102,9 +100,7 @@ def test_unshuffling_counts_as_downsampling():
 
 def test_one_training_image_of_xl_costs_what_the_paper_group_measured():
     """About 712 GFLOP: three forwards of 237."""
-    assert 3 * flops_per_image(generator_config("LightningDiT-XL/1", **LATENT)) == pytest.approx(
-        712e9, rel=0.002
-    )
+    assert 3 * flops_per_image(generator_config("LightningDiT-XL/1", **LATENT)) == pytest.approx(712e9, rel=0.002)
 
 
 def counted(run) -> int:

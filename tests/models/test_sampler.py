@@ -39,9 +39,7 @@ def test_guidance_costs_only_where_it_is_on():
         field(torch.zeros(2, 4, 1, 1), t)
     assert recorder.batches == [2, 2, 4, 4, 2, 2]
     off = Recorder()
-    integrate(
-        velocity_function(off, LABELS, NULL, Guidance()), torch.zeros(2, 4, 1, 1), solver="euler", steps=5
-    )
+    integrate(velocity_function(off, LABELS, NULL, Guidance()), torch.zeros(2, 4, 1, 1), solver="euler", steps=5)
     assert off.batches == [2] * 5
 
 

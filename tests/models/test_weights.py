@@ -42,9 +42,7 @@ def test_safetensors(tmp_path):
 def test_nested_checkpoints_are_unwrapped_and_the_average_comes_first(tmp_path):
     torch.save({"state_dict": STATE, "epoch": 3}, tmp_path / "a.ckpt")
     assert same(load_foreign(tmp_path / "a.ckpt"))
-    torch.save(
-        {"model": {"x": torch.zeros(1)}, "ema": {"state_dict": STATE}, "config": {"lr": 1}}, tmp_path / "b.pt"
-    )
+    torch.save({"model": {"x": torch.zeros(1)}, "ema": {"state_dict": STATE}, "config": {"lr": 1}}, tmp_path / "b.pt")
     assert same(load_foreign(tmp_path / "b.pt"))
 
 

@@ -142,9 +142,7 @@ def test_mixed_protocol_names_field_and_values() -> None:
 
 
 def test_only_done_rows_must_share_a_protocol() -> None:
-    results.check_protocol(
-        rows({"steps": 50}, {"images_seen": 2000, "steps": 9, "state": "pending", "rfid": None})
-    )
+    results.check_protocol(rows({"steps": 50}, {"images_seen": 2000, "steps": 9, "state": "pending", "rfid": None}))
 
 
 def test_mixed_provenance_is_named() -> None:

@@ -4,30 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import pytest
-from PIL import Image
+from made_pictures import draw_pictures
 
 from study.compute import Compute
 from study.data import resolve
-from study.judges import JudgeSpec
 from study.plan import make_plan
 from study.scales import smoke
 
 COMPUTE = Compute(device="cpu", precision="float32", threads=1)
-
-
-def draw_pictures(folder, *, classes=3, per_class=24, side=16):
-    """Pictures that differ by class: stripes of another width and colour in each, with noise."""
-    rng = np.random.default_rng(0)
-    for label in range(classes):
-        (folder / f"class{label}").mkdir(parents=True)
-        for number in range(per_class):
-            x = np.arange(side)[None, :, None] + rng.integers(side)
-            stripes = ((x // (label + 1)) % 2) * np.array([200, 80 * label, 255 - 80 * label])
-            pixels = np.broadcast_to(stripes, (side, side, 3)) + rng.integers(0, 40, (side, side, 3))
-            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"class{label}" / f"{number:03}.png")
-    return folder
 
 
 @pytest.fixture
@@ -46,9 +31,7 @@ def tiny_scale():
         judges=(),
         autoencoder=dataclasses.replace(scale.autoencoder, ch=8, ch_mult=(1, 1), norm_groups=4),
         tokenizer=dataclasses.replace(scale.tokenizer, budget_images=64, batch_images=8),
-        generator=dataclasses.replace(
-            scale.generator, budget_images=64, snapshot_images=(32, 64), batch_images=8
-        ),
+        generator=dataclasses.replace(scale.generator, budget_images=64, snapshot_images=(32, 64), batch_images=8),
         sampling=dataclasses.replace(scale.sampling, samples=10, chunk=4, steps=2),
     )
 
@@ -63,6 +46,3 @@ def tiny_plan(tiny_scale, pictures):
         return make_plan("frontier", ablations.frontier, scale, data, COMPUTE, "test")
 
     return plan
-
-
-__all__ = ["COMPUTE", "JudgeSpec", "draw_pictures"]

@@ -113,9 +113,7 @@ def test_sources_are_tried_in_order(tiny_fashion, study_root, tmp_path, monkeypa
         assert word in str(caught.value)
 
     # a mirror that answers comes before the package
-    monkeypatch.setattr(
-        published, "download", lambda url, path: path.write_bytes((root / path.name).read_bytes())
-    )
+    monkeypatch.setattr(published, "download", lambda url, path: path.write_bytes((root / path.name).read_bytes()))
     tried.clear()
     spec = resolve("fashion-mnist", 32)
     assert tried == []
@@ -328,6 +326,4 @@ def test_pickles_are_never_loaded(folder, tmp_path, study_root, monkeypatch):
 
 def test_planning_needs_no_torch():
     code = "import sys, study.data, study.judges; sys.exit('torch' in sys.modules)"
-    assert (
-        subprocess.run([sys.executable, "-c", code], cwd=pictures.__file__.rsplit("/", 2)[0]).returncode == 0
-    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=pictures.__file__.rsplit("/", 2)[0]).returncode == 0

@@ -164,7 +164,7 @@ def test_inception_with_weights(data, tmp_path, monkeypatch):
 
 
 def test_a_changed_classifier_has_a_new_version():
-    """Cached weights and references are named by the version: raise it in study/judges.py, then add a line here."""
+    """Caches are named by the version: raise it in study/judges.py, then add a line here."""
     from study import extractors
 
     trunk, head = extractors.classifier(10)

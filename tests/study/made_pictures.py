@@ -1,0 +1,17 @@
+"""Pictures for tests."""
+
+import numpy as np
+from PIL import Image
+
+
+def draw_pictures(folder, *, classes=3, per_class=24, side=16):
+    """Pictures that differ by class: stripes of another width and colour in each, with noise."""
+    rng = np.random.default_rng(0)
+    for label in range(classes):
+        (folder / f"class{label}").mkdir(parents=True)
+        for number in range(per_class):
+            x = np.arange(side)[None, :, None] + rng.integers(side)
+            stripes = ((x // (label + 1)) % 2) * np.array([200, 80 * label, 255 - 80 * label])
+            pixels = np.broadcast_to(stripes, (side, side, 3)) + rng.integers(0, 40, (side, side, 3))
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"class{label}" / f"{number:03}.png")
+    return folder

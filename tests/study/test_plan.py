@@ -1,0 +1,117 @@
+"""Plans: what an ablation asks for, once each, and one clear line for everything that cannot be."""
+
+import dataclasses
+
+import pytest
+
+import ablations.frontier
+from study.compute import Compute
+from study.data import DataSpec
+from study.plan import Run, make_plan
+from study.scales import SCALES
+
+COMPUTE = Compute(device="cpu", precision="float32", threads=1)
+
+
+def data(resolution=32, classes=10):
+    return DataSpec(
+        name="made", resolution=resolution, channels=1, classes=classes, train_images=60_000, test_images=10_000,
+        content="0" * 16, flip=False, class_names=tuple(map(str, range(classes))),
+    )  # fmt: skip
+
+
+def plan(scale, module=ablations.frontier, **changes):
+    return make_plan("frontier", module, dataclasses.replace(scale, **changes), data(), COMPUTE, "test")
+
+
+class Asking:
+    """An ablation made of these runs."""
+
+    QUESTION = "?"
+
+    def __init__(self, *runs):
+        self._runs = list(runs)
+
+    def runs(self, scale):
+        return self._runs
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_every_scale_plans_its_frontier(name):
+    scale = SCALES[name]()
+    found = plan(scale)
+    tokenizers = len(scale.latent_channels) * (1 + len(scale.foundation_models))
+    assert [job.kind for job in found.jobs].count("tokenizer") == tokenizers
+    assert len(found.runs) == tokenizers * (1 + len(scale.generators) * len(scale.seeds))
+    marks = len(scale.generator.snapshot_images)
+    assert {len(job.stages) for job in found.jobs if job.kind == "generator"} == {1 + marks}
+    assert all(job.after in {j.name for j in found.jobs} for job in found.jobs if job.kind == "generator")
+
+
+def test_runs_that_share_a_tokenizer_train_it_once():
+    runs = [Run(tokenizer="f4d4", generator="LightningDiT-XXS/2", seed=seed) for seed in (0, 1)]
+    found = plan(SCALES["smoke"](), Asking(*runs, runs[0]))
+    assert [job.kind for job in found.jobs] == ["tokenizer", "generator", "generator"]
+    assert len({stage.fingerprint for stage in found.stages}) == 3 + 2 * 3
+
+
+def test_a_generators_change_leaves_its_tokenizer_as_it_is():
+    base = Run(tokenizer="f4d4", generator="LightningDiT-XXS/2")
+    runs = [
+        base,
+        dataclasses.replace(base, changes={"generator.direction_weight": 0.0}),
+        dataclasses.replace(base, options={"rope": False}),
+        dataclasses.replace(base, changes={"tokenizer.kl_weight": 1e-3}),
+    ]
+    found = plan(SCALES["smoke"](), Asking(*runs))
+    assert [job.kind for job in found.jobs] == ["tokenizer"] * 2 + ["generator"] * 4
+
+
+def test_one_training_judged_by_two_protocols_is_one_job():
+    base = Run(tokenizer="f4d4", generator="LightningDiT-XXS/2")
+    guided = dataclasses.replace(base, changes={"sampling.guidance_scale": 2.0})
+    found = plan(SCALES["smoke"](), Asking(base, guided))
+    generator = [job for job in found.jobs if job.kind == "generator"]
+    assert len(generator) == 1
+    assert [stage.kind for stage in generator[0].stages] == ["fit_generator"] + ["generate"] * 4
+
+
+@pytest.mark.parametrize(
+    ("run", "message"),
+    [
+        (Run(tokenizer="f8d4"), "f8d4 downsamples 8 times, but scale smoke builds .* ask for f4d4"),
+        (Run(tokenizer="f4d4-lite1"), "lite0"),
+        (Run(tokenizer="f4d4", generator="LightningDit-XXS/2"), "LightningDiT"),
+        (Run(tokenizer="f4d4", generator="LightningDiT-XXS/2", options={"roep": False}), "rope"),
+        (Run(tokenizer="f4d4", changes={"tokenizer.vf_wieght": 1}), "nearest: vf_weight"),
+    ],
+)
+def test_a_name_that_does_not_exist_is_answered_with_the_nearest(run, message):
+    with pytest.raises(ValueError, match=message):
+        plan(SCALES["smoke"](), Asking(run))
+
+
+@pytest.mark.parametrize(
+    ("group", "changes", "message"),
+    [
+        ("generator", {"snapshot_images": (100,)}, "must name multiples of generator.batch_images 32"),
+        ("generator", {"snapshot_images": ()}, "snapshot_images"),
+        ("generator", {"snapshot_images": (1024,)}, "none past generator.budget_images 512"),
+        ("tokenizer", {"budget_images": 100}, "must be a multiple of tokenizer.batch_images 32"),
+    ],
+)
+def test_budgets_that_no_training_could_keep_are_refused(group, changes, message):
+    scale = SCALES["smoke"]()
+    with pytest.raises(ValueError, match=message):
+        plan(scale, **{group: dataclasses.replace(getattr(scale, group), **changes)})
+
+
+@pytest.mark.parametrize("resolution", [30, 36, 8])
+def test_a_size_that_does_not_fit_the_grid_is_refused_with_those_that_do(resolution):
+    with pytest.raises(
+        ValueError, match=rf"pictures of {resolution} px do not fit .* multiples of 8 from 16 px\)"
+    ) as error:
+        make_plan("frontier", ablations.frontier, SCALES["smoke"](), data(resolution), COMPUTE, "test")
+    sizes = [int(text) for text in str(error.value).split("that fit: ")[1].split(" (")[0].split(", ")]
+    for size in sizes:
+        make_plan("frontier", ablations.frontier, SCALES["smoke"](), data(size), COMPUTE, "test")

@@ -1,0 +1,188 @@
+"""The command: bad input is one line, whole sweeps end with a table and figures, and nothing runs twice."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from made_pictures import draw_pictures
+
+from study.files import read_json
+
+TINY = [
+    "--scale", "smoke",
+    "--set", "train_images=48", "--set", "autoencoder.ch=8", "--set", "autoencoder.norm_groups=4",
+    "--set", "tokenizer.budget_images=64", "--set", "tokenizer.batch_images=8",
+    "--set", "generator.budget_images=64", "--set", "generator.snapshot_images=32,64",
+    "--set", "generator.batch_images=8", "--set", "sampling.samples=12", "--set", "sampling.chunk=6",
+    "--set", "sampling.steps=2", "--set", "evaluation.reference_images=24",
+    "--set", "evaluation.reconstruct_images=8", "--set", "judges=('classifier', 0),",
+]  # fmt: skip
+
+
+def sweep(*arguments, **options):
+    command = [sys.executable, "-m", "study.sweep", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)
+
+
+def start(*arguments):
+    command = [sys.executable, "-m", "study.sweep", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    return draw_pictures(tmp_path_factory.mktemp("data") / "shapes", side=96)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["frontir"], "unknown ablation 'frontir'; nearest: frontier"),
+        (["--scale", "dekc"], "unknown scale 'dekc'; nearest: desk"),
+        (["--scale", "smoke", "--data", "/nowhere"], "no data set and no folder '/nowhere'"),
+        (["--scale", "smoke", "--set", "tokenizer.raet=1"], "no field 'raet' in TokenizerRecipe"),
+        (["--scale", "smoke", "--set", "tokenizer.budget_images=many"], "must be a whole number, got 'many'"),
+        (["--scale", "smoke", "--set", "tokenizer"], "--set takes FIELD=VALUE"),
+        (["--scale", "smoke", "--jobs", "0"], "--jobs must be at least 1"),
+        (["--scale", "smoke", "--study", "../x"], "--study must be a plain folder name"),
+        (["--scale", "smoke", "--out", "/proc/none"], "cannot write to /proc/none"),
+        (["--scale", "smoke", "--executor", "slurm"], "needs the command sbatch"),
+    ],
+)
+def test_bad_input_is_one_clear_line_before_any_job(arguments, message, study_root, tmp_path):
+    if "--out" not in arguments:
+        arguments = [*arguments, "--out", tmp_path]
+    environment = {**os.environ, "PATH": "/nonexistent"} if "slurm" in arguments else None
+    done = sweep(*arguments, env=environment)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (study_root / "jobs").exists()
+
+
+def test_a_size_that_does_not_fit_is_refused_with_those_that_do(pictures, tmp_path):
+    done = sweep("--scale", "smoke", "--data", pictures, "--resolution", "30", "--out", tmp_path)
+    assert done.returncode == 2
+    assert "nearest that fit: 24, 32, 40" in done.stderr
+
+
+def test_help_names_the_options_and_what_they_do():
+    done = sweep("--help")
+    assert done.returncode == 0
+    for text in ("--data", "--executor", "--dry-run", "Slurm", "run the same command again"):
+        assert text.lower() in done.stdout.lower()
+
+
+@pytest.mark.slow
+def test_your_own_pictures_become_a_table_and_figures_and_a_second_sweep_computes_nothing(
+    pictures, tmp_path, study_root
+):
+    arguments = [*TINY, "--data", pictures, "--out", tmp_path]
+    done = sweep(*arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (folder,) = (tmp_path / "results").iterdir()
+    assert folder.name.startswith("smoke-shapes-96-")
+    table = pd.read_csv(folder / "table.csv")
+    assert set(table["state"]) == {"done"}
+    assert len(table) == 2 + 2 * 2
+    assert set(table["resolution"]) == {96}
+    assert table.loc[table["kind"] == "generator", "gfid"].notna().all()
+    for name in ("frontier", "convergence", "scaling", "reconstructions", "samples"):
+        for suffix in ("png", "pdf", "csv"):
+            assert (tmp_path / "figures" / folder.name / f"{name}.{suffix}").stat().st_size > 100
+    before = {path: path.stat().st_mtime_ns for path in study_root.rglob("*") if path.is_file()}
+    began = time.monotonic()
+    again = sweep(*arguments)
+    assert time.monotonic() - began < 5
+    assert again.returncode == 0
+    assert "nothing to do" in again.stdout
+    assert {path: path.stat().st_mtime_ns for path in study_root.rglob("*") if path.is_file()} == before
+
+
+def wait_for(condition, seconds=60):
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if found := condition():
+            return found
+        time.sleep(0.02)
+    raise AssertionError("did not happen in time")
+
+
+def training(study_root):
+    """Lease of a tokenizer that is training, or None."""
+    for path in study_root.glob("stages/fit_tokenizer/*/lease.json"):
+        lease = read_json(path)
+        if lease and lease["progress"].get("done"):
+            return path.parent, lease
+    return None
+
+
+LONG = [*TINY, "--set", "tokenizer.budget_images=1600", "--set", "foundation_models=()"]
+
+
+@pytest.mark.slow
+def test_a_job_whose_sweep_was_killed_is_adopted_and_no_second_writer_starts(pictures, tmp_path, study_root):
+    arguments = [*LONG, "--set", "foundation_models=()", "--data", pictures, "--out", tmp_path]
+    first = start(*arguments)
+    folder, lease = wait_for(lambda: training(study_root))
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    assert os.path.exists(f"/proc/{lease['pid']}")  # the job itself lives on
+    second = start(*arguments)
+    holders = set()
+
+    def finished():
+        now = read_json(folder / "lease.json")
+        if now:
+            holders.add(now["token"])
+        return second.poll() is not None
+
+    wait_for(finished, 200)
+    assert second.returncode == 0, second.stdout.read()
+    assert holders == {lease["token"]}  # the same writer from beginning to end
+    assert len(list((study_root / "jobs").glob("tokenizer-*/*_submitted.pkl"))) == 1
+    assert (folder / "record.json").exists()
+
+
+@pytest.mark.slow
+def test_a_job_that_was_killed_itself_says_so_and_the_same_command_ends_with_the_same_bits(
+    pictures, tmp_path, study_root
+):
+    arguments = [*LONG, "--data", pictures, "--out", tmp_path]
+    first = start(*arguments)
+    folder, lease = wait_for(lambda: training(study_root))
+    os.kill(lease["pid"], signal.SIGKILL)
+    output, _ = first.communicate(timeout=120)
+    assert first.returncode == 1
+    assert "the process ended without a record" in output
+    table = pd.read_csv(next((tmp_path / "results").iterdir()) / "table.csv")
+    assert set(table["state"]) == {"failed", "blocked"}
+    assert table["log"].str.contains("_log.out").all()
+    done = sweep(*arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    resumed = (folder / "tokenizer.safetensors").read_bytes()
+    os.environ["STUDY_ROOT"] = str(study_root / "again")
+    whole = sweep(*arguments, "--out", tmp_path / "again")
+    assert whole.returncode == 0
+    assert (study_root / "again" / folder.relative_to(study_root) / "tokenizer.safetensors").read_bytes() == resumed
+
+
+@pytest.mark.slow
+def test_a_sweep_that_is_interrupted_saves_and_says_how_to_go_on(pictures, tmp_path, study_root):
+    arguments = [*LONG, "--data", pictures, "--out", tmp_path]
+    first = start(*arguments)
+    folder, lease = wait_for(lambda: training(study_root))
+    first.send_signal(signal.SIGINT)
+    output, _ = first.communicate(timeout=60)
+    assert first.returncode == 130
+    assert "run the same command again to go on" in output
+    assert not os.path.exists(f"/proc/{lease['pid']}")
+    assert list(folder.glob("checkpoint-*"))
+    assert json.loads((folder / "lease.json").read_text()) if (folder / "lease.json").exists() else True
+    assert Path(tmp_path / "results").exists()
