@@ -35,8 +35,9 @@ def render(study: Path, out: Path, names: Iterable[str] | None = None) -> Render
             drawing = module.draw(table, study)
         except NothingToDraw as reason:
             result.skipped[name] = str(reason)
-        except (ValueError, FileNotFoundError) as error:
-            result.refused[name] = str(error)
+        except Exception as error:  # a fault in one drawing must not stop the others, nor the study
+            plain = isinstance(error, (ValueError, FileNotFoundError))
+            result.refused[name] = str(error) if plain else f"{type(error).__name__}: {error}"
         else:
             result.written.extend(style.save(drawing.figure, out / name))
             path = out / f"{name}.csv"

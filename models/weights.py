@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -42,11 +41,11 @@ def load_foreign(path: str | Path) -> dict[str, Tensor]:
     try:
         # Only the zip format can be mapped into memory; the older one is read whole.
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+    except Exception as error:  # broken files fail in many ways, among them struct.error and IndexError
         raise ValueError(
             f"refused {path}: it is not a plain file of tensors, and a pickle that names anything else could "
             "run code when loaded. Convert it to safetensors where you trust it. "
-            f"({str(error).splitlines()[0]})"
+            f"({type(error).__name__}: {str(error).partition(chr(10))[0]})"
         ) from error
     return _tensors(content, path)
 

@@ -59,6 +59,7 @@ COLUMNS = (
     Column("perceptual_net", "text", "protocol", "network of the perceptual distance"),
     Column("decode_precision", "text", "protocol", "precision of decoding"),
     Column("comparable", "bool", "protocol", "False: fewer samples than twice the feature width"),
+    Column("sampling_seed", "int", "provenance", "seed of the samples' noise and labels"),
     Column("study", "text", "provenance", "study the row belongs to"),
     Column("scale", "text", "provenance", "scale, e.g. desk"),
     Column("data", "text", "provenance", "data set"),

@@ -56,8 +56,11 @@ def load(path: Path) -> pd.DataFrame:
 
     Raises ValueError for a missing, repeated or unknown column, a cell that cannot be read, a duplicate key.
     """
-    with open(path, newline="", encoding="utf-8") as file:
-        lines = list(csv.reader(file, strict=True))
+    try:
+        with open(path, newline="", encoding="utf-8") as file:
+            lines = list(csv.reader(file, strict=True))
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not a table of comma-separated text: {error}") from error
     if not lines:
         raise ValueError(f"{path} is empty: a table has at least its line of column names")
     header, cells = lines[0], lines[1:]

@@ -31,7 +31,8 @@ from study.specs import FitGenerator, GeneratorRecipe
 from study.stages.encode import Latents
 from study.stages.fit_generator import build, step_function
 
-GENERATOR, GRID, CHANNELS, BATCH = "LightningDiT-XS/2", 8, 16, 64  # 5.9M parameters, 16 tokens
+GENERATOR, GRID, CHANNELS, BATCH = "LightningDiT-XS/2", 8, 16, 64  # 5.5M parameters, 16 tokens
+SAMPLING_STEPS = 6
 
 aten = torch.ops.aten
 PRODUCTS = {
@@ -170,6 +171,54 @@ def _group(key: str) -> str:
     return "element-wise" if key.startswith("aten::") else "autograd and Python"
 
 
+def other_parts(resolved: Compute, repeats: int) -> dict[str, float]:
+    """Images per second of a tokenizer's training step, encoding, decoding and sampling, at the desk's sizes."""
+    from models.autoencoder import Autoencoder, initialize
+    from models.sampler import Guidance, integrate, velocity_function
+    from study.compute import autocast
+    from study.plan import network_config
+    from study.scales import desk
+    from study.stages.fit_tokenizer import Networks, gradients
+
+    scale = desk()
+    config = network_config(scale.autoencoder, channels=1, resolution=scale.resolution, latent_channels=CHANNELS)
+    recipe = dataclasses.replace(scale.tokenizer, perceptual_weight=0.0)
+    rng = torch.Generator().manual_seed(0)
+    networks = Networks(Autoencoder(config))
+    initialize(networks.tokenizer, rng)
+    networks.tokenizer.to(memory_format=torch.channels_last).to(resolved.device)
+    optimizer = torch.optim.Adam(networks.tokenizer.parameters(), fused=True)
+    pixels = torch.rand(BATCH, 1, config.resolution, config.resolution, generator=rng).to(resolved.device)
+    latent = torch.randn(BATCH, CHANNELS, config.grid, config.grid, generator=rng).to(resolved.device)
+    architecture = generator_config(GENERATOR, grid=GRID, in_channels=CHANNELS, num_classes=10)
+    network = LightningDiT(architecture, rng).to(resolved.device).eval()
+    labels = torch.zeros(BATCH, dtype=torch.long, device=resolved.device)
+
+    def tokenizer_step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(resolved):
+            gradients(networks, recipe, pixels, latent, None, False)
+        optimizer.step()
+
+    def without_gradients(function: Callable[[], Any]) -> Callable[[], None]:
+        def run() -> None:
+            with torch.inference_mode(), autocast(resolved):
+                function()
+
+        return run
+
+    velocity = velocity_function(network, labels, 10, Guidance())
+    functions = {
+        "tokenizer step": tokenizer_step,
+        "encoding": without_gradients(lambda: networks.tokenizer.encode(pixels)),
+        "decoding": without_gradients(lambda: networks.tokenizer.decode(latent)),
+        f"sampling, {SAMPLING_STEPS} Euler steps": without_gradients(
+            lambda: integrate(velocity, latent, solver="euler", steps=SAMPLING_STEPS)
+        ),
+    }
+    return {name: BATCH / seconds for name, seconds in medians(functions, repeats, resolved.device).items()}
+
+
 def matrix_rate(resolved: Compute) -> float:
     """GFLOP/s of one large square matrix product: what the machine can do."""
     dtype = torch.bfloat16 if resolved.precision == "bfloat16" else torch.float32
@@ -204,12 +253,16 @@ def main() -> None:
     console.print(f"ratio {result['ratio']:.2f} (goal: at most 2); {result['images_per_second']:,.0f} images/s")
     shares = ", ".join(f"{name} {share:.0%}" for name, share in result["breakdown"].items() if share >= 0.005)
     console.print(f"where the step's time goes: {shares}")
+    others = {} if options.quick else other_parts(resolved, options.repeats)
+    for name, rate in others.items():
+        console.print(f"{name}: {rate:,.0f} images/s")
     if options.out is not None:
         content = {
             "device": device,
             "compute": dataclasses.asdict(resolved),
             "matrix_gflops": rate,
             "generator_step": result,
+            "images_per_second": others,
         }
         options.out.write_text(json.dumps(content, indent=1) + "\n")
 

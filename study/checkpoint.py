@@ -76,7 +76,7 @@ def restore(folder: Path, parts: Parts) -> Position:
     for path in reversed(_files(folder)):
         try:
             tensors, metadata = load_tensors(path), load_metadata(path)
-        except (SafetensorError, OSError) as error:
+        except SafetensorError as error:
             log.warning("checkpoint %s cannot be read (%s): falling back to the one before", path, error)
             path.unlink(missing_ok=True)
             continue

@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.specs import parse_tokenizer
+from study.data import DataSpec
 from study.estimate import training_flops
 from study.files import fingerprint
-from study.lease import holder
+from study.judges import JudgeSpec
+from study.lease import holder, locked
+from study.paths import study_root
 from study.plan import Plan, Planned
 from study.schedule import log_of
 from study.specs import FitGenerator, FitTokenizer, Generate, Reconstruct, Stage
@@ -52,17 +55,16 @@ def _protocols(stage: Stage) -> dict[str, Row]:
     for judge in spec.judges:
         common = {"extractor": judge.name, "extractor_size": judge.size, "decode_precision": "float32"}
         if isinstance(spec, Reconstruct):
-            samples = min(spec.evaluation.reconstruct_images, spec.data.test_images)
             rows[judge.name] = {
                 **common,
-                "samples": samples,
+                "samples": spec.images,
                 "reference": "own inputs",
-                "reference_hash": fingerprint({"data": spec.data.content, "split": "test", "images": samples}, 12),
-                "perceptual_net": spec.evaluation.perceptual_net,
+                "reference_hash": _reference(judge, spec.data, "test", spec.images),
+                "perceptual_net": spec.perceptual_net,
             }
             continue
         sampling = spec.sampling
-        images = min(spec.evaluation.reference_images, spec.data.train_images)
+        images = spec.reference_images
         low, high = sampling.guidance_interval
         rows[judge.name] = {
             **common,
@@ -77,9 +79,14 @@ def _protocols(stage: Stage) -> dict[str, Row]:
             "label_scheme": sampling.label_scheme,
             "weights": sampling.weights,
             "reference": f"{spec.data.name} train, {images} images",
-            "reference_hash": fingerprint({"data": spec.data.content, "split": "train", "images": images}, 12),
+            "reference_hash": _reference(judge, spec.data, "train", images),
         }
     return rows
+
+
+def _reference(judge: JudgeSpec, data: DataSpec, split: str, images: int) -> str:
+    """Names what images are compared with: data, choice, and the judge with its version."""
+    return fingerprint({"judge": judge.fingerprint, "data": data.content, "split": split, "images": images}, 12)
 
 
 def _identity(plan: Plan, planned: Planned) -> Row:
@@ -119,7 +126,7 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
             spec, record = result.spec, result.record()
             state, reason = state_of(planned, result)
             images_seen = spec.images_seen if isinstance(spec, Generate) else planned.fit.spec.recipe.budget_images  # type: ignore[union-attr]
-            sheet = ""
+            sheet, seed = "", spec.sampling.seed if isinstance(spec, Generate) else None
             if record is not None:
                 sheet = f"{Path(record['sheet']).stem}-{result.fingerprint}.png"
                 _copy(result.folder / record["sheet"], sheets / sheet)
@@ -127,7 +134,8 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
                 row: Row = {
                     **identity,
                     "images_seen": images_seen,
-                    "protocol": fingerprint(protocol, 12),
+                    "protocol": fingerprint({**protocol, "sampling_seed": seed}, 12),
+                    "sampling_seed": seed,
                     "state": state,
                     "reason": reason,
                     "log": log_of(logs[result.fingerprint]) if state not in ("done", "pending") else "",
@@ -149,6 +157,8 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
                         "threads": origin["threads"],
                         "evaluate_seconds": record["seconds"],
                         "sheet": sheet,
+                        # the judge's own weights included, where it was trained here
+                        "reference_hash": measured["reference"][:12],
                     }
                 rows.append(row)
     return rows
@@ -181,11 +191,16 @@ def update_table(plan: Plan, out: Path) -> Path:
     Returns:
         The path of `results/<study>/table.csv`.
     """
+    path = out / "results" / plan.study / "table.csv"
+    with locked(study_root() / "tables" / fingerprint(str(path.absolute()))):
+        _update(plan, path)
+    return path
+
+
+def _update(plan: Plan, path: Path) -> None:
     from results.table import from_records, load, merge, write
 
-    path = out / "results" / plan.study / "table.csv"
-    rows = rows_of(plan, path.parent / "sheets")
-    new = from_records(rows)
+    new = from_records(rows_of(plan, path.parent / "sheets"))
     if path.exists():
         old = load(path)
         old["ablations"] = [" ".join(n for n in text.split() if n != plan.ablation) for text in old["ablations"]]
@@ -194,4 +209,3 @@ def update_table(plan: Plan, out: Path) -> Path:
         dropped = (old["ablations"] == "") & (old["state"] != "done")  # was never measured: nothing is lost
         new = merge(old[~dropped], new)
     write(new, path)
-    return path

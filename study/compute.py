@@ -89,9 +89,7 @@ def apply(compute: Compute) -> None:
     torch.use_deterministic_algorithms(True, warn_only=compute.device == "cuda")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that took 6% of a step
     torch.backends.cudnn.benchmark = False
-    if compute.device == "cuda":
-        torch.backends.cuda.matmul.allow_tf32 = True
-        torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32
 
 
 def autocast(compute: Compute) -> torch.autocast:

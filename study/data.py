@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from study.files import fingerprint, read_json, remove_tree, write_json
+from study.files import create_array, fingerprint, read_json, remove_tree, write_json
 from study.lease import lease
 from study.paths import study_root
 from study.pictures import native_resolution, picture_blocks, picture_digest, picture_splits
@@ -159,9 +159,7 @@ def _pack(
         for split in SPLITS:
             blocks, labels, shape = splits[split]
             content.update(repr((split, len(labels), shape)).encode())
-            images = np.lib.format.open_memmap(
-                work / f"{split}.images.npy", "w+", dtype=np.uint8, shape=(len(labels), *shape)
-            )
+            images = create_array(work / f"{split}.images.npy", np.uint8, (len(labels), *shape))
             row = 0
             for block in blocks:
                 images[row : row + len(block)] = block

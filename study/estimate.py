@@ -42,7 +42,7 @@ def work(stage: Stage) -> float:
     if isinstance(spec, Encode):
         return float(encode) * spec.train_images * (2 if spec.data.flip else 1)
     if isinstance(spec, Reconstruct):
-        return float(encode + decode) * spec.evaluation.reconstruct_images
+        return float(encode + decode) * spec.images
     fit = stage.inputs["generator"].spec
     assert isinstance(spec, Generate) and isinstance(fit, FitGenerator)
     evaluations = {"euler": spec.sampling.steps, "heun": 2 * spec.sampling.steps, "dopri5": 100}

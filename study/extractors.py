@@ -21,6 +21,7 @@ from models.weights import load_foreign
 from study.data import DataSpec, ImageSet, load
 from study.files import load_tensors, save_tensors, write_json
 from study.randomness import batch_indices, derive, generator
+from study.stopping import stop_if_asked
 
 PENULTIMATE = "penultimate"
 REGISTERED = {
@@ -161,6 +162,7 @@ def train_classifier(data: DataSpec, size: int, folder: Path) -> None:
     optimizer = torch.optim.AdamW(network.parameters(), CLASSIFIER_RATE, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, CLASSIFIER_RATE, total_steps=max(steps, 2))
     for step in range(steps):
+        stop_if_asked("training the judge")
         seen = step * CLASSIFIER_BATCH
         rows = batch_indices(derive(0, "classifier", 1), data.train_images, seen, CLASSIFIER_BATCH)
         pixels = _batch(train, rows, size)

@@ -19,7 +19,7 @@ from models.foundation import FoundationModel, foundation_model
 from models.specs import parse_tokenizer
 from study.assets import asset
 from study.data import ImageSet, load
-from study.files import load_tensors, read_json, save_tensors, write_json
+from study.files import create_array, load_tensors, read_json, save_tensors, write_json
 from study.specs import FitTokenizer
 
 CACHE_GIB = 8.0
@@ -50,6 +50,7 @@ class FoundationFeatures:
             "images": self._count,
             "views": self._views,
             "device": self._device,
+            "threads": spec.compute.threads,
         }
         folder = asset("foundation-statistics", key, self._measure)
         statistics = load_tensors(folder / "statistics.safetensors")
@@ -93,9 +94,11 @@ class FoundationFeatures:
         path, mark = folder / "features.npy", folder / "filled.json"
         shape = (self._count, self._views, *self._shape)
         done = read_json(mark) or 0
-        mode = "r+" if done and path.exists() else "w+"
-        bits = np.lib.format.open_memmap(path, mode, dtype=np.int16, shape=shape)
-        for start in range(done if mode == "r+" else 0, self._count, self._batch):
+        if done and path.exists():
+            bits = np.load(path, mmap_mode="r+")
+        else:
+            done, bits = 0, create_array(path, np.int16, shape)
+        for start in range(done, self._count, self._batch):
             rows = np.arange(start, min(start + self._batch, self._count))
             for view in range(self._views):
                 bits[rows, view] = self._forward(rows, bool(view)).view(torch.int16).numpy()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
 
 
@@ -64,9 +65,13 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Read all tensors of a safetensors file onto the CPU; a torn file raises `safetensors.SafetensorError`."""
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    return load_file(path)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise SafetensorError(f"{path} is damaged, delete its folder to make it again: {error}") from error
 
 
 def load_metadata(path: Path) -> dict[str, str]:
@@ -75,6 +80,21 @@ def load_metadata(path: Path) -> dict[str, str]:
 
     with safe_open(path, "pt") as file:
         return file.metadata() or {}
+
+
+def create_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap:
+    """A new .npy file, mapped for writing, with all its room taken on the disk now.
+
+    Raises:
+        OSError: no room. A file that grows as it is written would end the process with SIGBUS instead.
+    """
+    import numpy as np
+
+    array = np.lib.format.open_memmap(path, "w+", dtype=dtype, shape=shape)
+    with open(path, "r+b") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def remove_tree(folder: Path) -> None:

@@ -5,26 +5,22 @@ from __future__ import annotations
 import contextlib
 import datetime
 import logging
-import os
-import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
 
 from study import stages
 from study.compute import processor
 from study.estimate import note_rate
-from study.files import read_json, write_json
+from study.files import write_json
 from study.lease import LeaseLost, lease
 from study.plan import Job
 from study.provenance import provenance
 from study.specs import VERSIONS, Stage
-from study.workspace import Blocked, Diverged, Interrupted, Record, Workspace, stop_requested
+from study.stopping import Interrupted, stop_on_signals, stop_requested
+from study.workspace import Blocked, Diverged, Record, Workspace
 
 log = logging.getLogger(__name__)
-
-STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
 
 
 def run_stage(stage: Stage, title: str = "") -> Record:
@@ -43,28 +39,29 @@ def run_stage(stage: Stage, title: str = "") -> Record:
     with lease(stage.folder) as held:
         if record := stage.record():  # whoever held the lease before finished it
             return record
+        (stage.folder / "failure.json").unlink(missing_ok=True)  # of an earlier attempt
         started = time.time()
         try:
             outcome = stages.execute(stage, Workspace(stage.folder, held, title or stage.kind))
+            record = {
+                "stage": stage.kind,
+                "version": VERSIONS[stage.kind],
+                "fingerprint": stage.fingerprint,
+                "inputs": {name: source.fingerprint for name, source in stage.inputs.items()},
+                **outcome,
+                "provenance": provenance(stage.spec.compute),
+                "seconds": round(time.time() - started, 3),
+                "ended": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+            }
+            held.check()
+            write_json(stage.folder / "record.json", record)
         except (Interrupted, LeaseLost):
             raise
         except BaseException as error:
             note_failure(stage, "diverged" if isinstance(error, Diverged) else "failed", _reason(error))
             raise
-        record = {
-            "stage": stage.kind,
-            "version": VERSIONS[stage.kind],
-            "fingerprint": stage.fingerprint,
-            "inputs": {name: source.fingerprint for name, source in stage.inputs.items()},
-            **outcome,
-            "provenance": provenance(stage.spec.compute),
-            "seconds": round(time.time() - started, 3),
-            "ended": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        }
-        held.check()
-        write_json(stage.folder / "record.json", record)
-        (stage.folder / "failure.json").unlink(missing_ok=True)
-        note_rate(stage, record["cost"].get("train_seconds", record["seconds"]), processor())
+        with contextlib.suppress(OSError):  # an estimate for the next plan, no result
+            note_rate(stage, record["cost"].get("train_seconds", record["seconds"]), processor())
         return record
 
 
@@ -75,34 +72,9 @@ def _reason(error: BaseException) -> str:
 
 
 def note_failure(stage: Stage, state: str, reason: str) -> None:
-    """Write why a stage has no record: state ("failed", "diverged", "timed out"), reason, attempts, log."""
-    before = read_json(stage.folder / "failure.json") or {}
-    content = {
-        "state": state,
-        "reason": reason,
-        "attempts": before.get("attempts", 0) + 1,
-        "log": os.environ.get("STUDY_LOG", ""),
-    }
+    """Write why a stage has no record: state ("failed", "diverged") and reason."""
     with contextlib.suppress(OSError):  # on a full disk the scheduler still sees that no record came
-        write_json(stage.folder / "failure.json", content)
-
-
-@contextlib.contextmanager
-def stop_on_signals() -> Iterator[None]:
-    """Turn the signals that ask a process to stop into a flag that loops look at between two steps."""
-
-    def ask(number: int, _frame: object) -> None:
-        stop_requested.set()
-
-    before = {}
-    for name in STOP_SIGNALS:
-        if hasattr(signal, name):
-            before[name] = signal.signal(getattr(signal, name), ask)
-    try:
-        yield
-    finally:
-        for name, handler in before.items():
-            signal.signal(getattr(signal, name), handler)
+        write_json(stage.folder / "failure.json", {"state": state, "reason": reason})
 
 
 def run_job(job: Job) -> list[str]:

@@ -29,6 +29,7 @@ from study.data import DataSpec, load
 from study.files import fingerprint, load_tensors, save_tensors
 from study.randomness import derive
 from study.settings import nearest
+from study.stopping import stop_if_asked
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -167,6 +168,7 @@ def features(extractor: FeatureExtractorBase, images: np.ndarray | Tensor, batch
     parts = []
     with torch.inference_mode():
         for start in range(0, len(images), batch_size):
+            stop_if_asked("judging")
             batch = images[start : start + batch_size]
             if isinstance(batch, np.ndarray):
                 batch = torch.from_numpy(batch.copy())
@@ -192,7 +194,7 @@ def chosen(labels: np.ndarray, count: int) -> np.ndarray:
     return np.lexsort((labels, turn))[:count]
 
 
-def reference(spec: JudgeSpec, data: DataSpec, split: str, count: int) -> Reference:
+def reference(spec: JudgeSpec, data: DataSpec, split: str, count: int, device: str = "cpu") -> Reference:
     """Features and statistics of `count` real images of a split, computed once and kept as safetensors.
 
     Raises:
@@ -206,6 +208,7 @@ def reference(spec: JudgeSpec, data: DataSpec, split: str, count: int) -> Refere
         "split": split,
         "count": count,
         "version": REFERENCE_VERSION,
+        "device": device,
     }
     if spec.name == "classifier":  # trained on another machine it is another judge
         from study.extractors import CLASSIFIER_FILE
@@ -220,7 +223,7 @@ def reference(spec: JudgeSpec, data: DataSpec, split: str, count: int) -> Refere
         from study.metrics import square_root, statistics
 
         images = load(data, split)
-        extractor = build(spec, data)
+        extractor = build(spec, data, device)
         found = features(extractor, np.ascontiguousarray(images.images[chosen(images.labels, count)]))
         stats = statistics(found)
         tensors = {"features": found, **{name: torch.from_numpy(value) for name, value in stats.items()}}
@@ -243,7 +246,10 @@ def reference(spec: JudgeSpec, data: DataSpec, split: str, count: int) -> Refere
 
 def _classifier(spec: JudgeSpec, data: DataSpec) -> Path:
     """Folder with the trained classifier and `judge.json`, which holds its accuracy."""
+    import torch
+
     from study.extractors import train_classifier
 
-    key = {"judge": spec.fingerprint, "data": data.content, "size": spec.size}
+    # threads move the last bits of its weights, and it must not matter who trained it first
+    key = {"judge": spec.fingerprint, "data": data.content, "size": spec.size, "threads": torch.get_num_threads()}
     return asset("classifier", key, lambda folder: train_classifier(data, spec.size, folder))

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from study.files import read_json, write_json
+from study.stopping import stop_if_asked
 
 BEAT_SECONDS = 2.0
 STALE_SECONDS = 60.0
@@ -56,13 +57,20 @@ def this_process(pid: int | None = None) -> dict[str, Any]:
 
 def process_alive(process: dict[str, Any]) -> bool:
     """Whether a process named by `this_process` surely runs, here."""
-    return process["boot"] == _boot() and process["start"] == _process_start(process["pid"]) is not None
+    return _known_alive(process)
 
 
 def _known_gone(lease: dict[str, Any]) -> bool:
     """Whether the holder surely no longer runs; False where that cannot be told (another machine)."""
-    same_machine = lease.get("boot") == _boot() and lease.get("start") is not None
-    return same_machine and _process_start(lease["pid"]) != lease["start"]
+    boot = lease.get("boot", "")
+    if boot == _boot():
+        return lease.get("start") is not None and _process_start(lease["pid"]) != lease["start"]
+    return boot.partition("/")[0] == socket.gethostname()  # this machine, before it was started anew
+
+
+def _known_alive(lease: dict[str, Any]) -> bool:
+    """Whether the holder surely runs: a process of this machine, perhaps suspended, whose beat may stand still."""
+    return lease.get("boot") == _boot() and lease.get("start") == _process_start(lease["pid"]) is not None
 
 
 def holder(folder: Path) -> dict[str, Any] | None:
@@ -84,6 +92,8 @@ class Watcher:
         if lease is None:
             self._seen.pop(folder, None)
             return None
+        if _known_alive(lease):
+            return lease
         now, beat = time.monotonic(), (lease["token"], lease["beat"])
         if self._seen.get(folder, (None,))[0] != beat:
             self._seen[folder] = (beat, now)
@@ -91,7 +101,9 @@ class Watcher:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the folder's file lock, for a moment."""
+    folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
@@ -117,7 +129,7 @@ class Lease:
     def _run(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
             try:
-                with _locked(self.folder):
+                with locked(self.folder):
                     lease = read_json(self.folder / "lease.json")
                     if lease is None or lease["token"] != self._identity["token"]:
                         self._lost = True
@@ -135,7 +147,7 @@ class Lease:
         """Stop beating and remove the lease if it is still ours."""
         self._stop.set()
         self._thread.join()
-        with _locked(self.folder):
+        with locked(self.folder):
             lease = read_json(self.folder / "lease.json")
             if lease is not None and lease["token"] == self._identity["token"]:
                 (self.folder / "lease.json").unlink(missing_ok=True)
@@ -149,16 +161,20 @@ def lease(folder: Path, stale_seconds: float = STALE_SECONDS, poll_seconds: floa
         folder: made when missing.
         stale_seconds: how long a beat may stand still before its holder counts as gone.
         poll_seconds: pause between two looks.
+
+    Raises:
+        Interrupted: asked to stop while waiting.
     """
     folder.mkdir(parents=True, exist_ok=True)
     watcher = Watcher(stale_seconds)
     held = Lease(folder)
     while True:
         if watcher.live(folder) is None:
-            with _locked(folder):
+            with locked(folder):
                 if watcher.live(folder) is None:  # nobody else took it between the look and the lock
                     held._write()
                     break
+        stop_if_asked("waiting for another process")
         time.sleep(poll_seconds)
     held._thread.start()
     try:

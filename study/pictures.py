@@ -15,6 +15,7 @@ import numpy as np
 from study.compute import cores
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # of those files, as Pillow names them
 TEST_SHARE = 0.1  # of each class of a folder that has no split of its own
 BLOCK = 256  # pictures decoded at a time
 
@@ -157,7 +158,7 @@ def _open(path: Path) -> Any:
     from PIL import Image
 
     try:
-        return Image.open(path)
+        return Image.open(path, formats=FORMATS)  # Pillow would hand others, such as PostScript, to programs
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as a picture ({error}); remove or replace it") from error
 

@@ -9,19 +9,22 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import Any
 
-from models.specs import AutoencoderConfig, generator_config, parse_tokenizer
+from models.specs import AutoencoderConfig, generator_config, parse_generator, parse_tokenizer
 from study.compute import Compute
 from study.data import DataSpec
 from study.judges import JudgeSpec, judge_spec
-from study.scales import Scale
+from study.scales import AutoencoderShape, Scale
 from study.settings import change
 from study.specs import (
     Encode,
     FitGenerator,
     FitTokenizer,
+    FoundationRecipe,
     Generate,
     Reconstruct,
+    Sampling,
     Stage,
+    TokenizerRecipe,
 )
 
 SMALLEST_FOR_GAN = 24  # pixels: three halvings and two kernels of 4
@@ -100,19 +103,28 @@ class Plan:
         return list(dict.fromkeys(stage for job in self.jobs for stage in job.stages))
 
 
-def autoencoder_config(spec: str, scale: Scale, data: DataSpec) -> AutoencoderConfig:
-    """The tokenizer's network for this spec; ValueError when the scale or the picture size does not fit it."""
-    name, shape = parse_tokenizer(spec), scale.autoencoder
-    config = AutoencoderConfig(
-        in_channels=data.channels,
-        resolution=data.resolution,
+def network_config(
+    shape: AutoencoderShape, *, channels: int, resolution: int, latent_channels: int
+) -> AutoencoderConfig:
+    """The tokenizer's network of a scale for pictures of this size."""
+    return AutoencoderConfig(
+        in_channels=channels,
+        resolution=resolution,
         ch=shape.ch,
         ch_mult=shape.ch_mult,
         num_res_blocks=shape.num_res_blocks,
         attn_resolutions=shape.attention_grids,
-        z_channels=name.channels,
+        z_channels=latent_channels,
         unshuffle=shape.unshuffle,
         norm_groups=shape.norm_groups,
+    )
+
+
+def autoencoder_config(spec: str, scale: Scale, data: DataSpec) -> AutoencoderConfig:
+    """The network of this tokenizer spec; ValueError when the scale or the picture size does not fit it."""
+    name = parse_tokenizer(spec)
+    config = network_config(
+        scale.autoencoder, channels=data.channels, resolution=data.resolution, latent_channels=name.channels
     )
     if config.downsampling != name.downsampling:
         raise ValueError(
@@ -122,15 +134,15 @@ def autoencoder_config(spec: str, scale: Scale, data: DataSpec) -> AutoencoderCo
     return config
 
 
-def check_grid(scale: Scale, data: DataSpec) -> None:
+def check_grid(scale: Scale, resolution: int) -> None:
     """ValueError, naming sizes that fit, unless every generator's patches tile the latent of this picture size."""
-    patches = [int(generator.rpartition("/")[2]) for generator in scale.generators]
+    patches = [parse_generator(generator)[2] for generator in scale.generators]
     unit = scale.downsampling * max(patches)
-    if data.resolution % unit or data.resolution < 2 * unit:
-        near = max(2, round(data.resolution / unit)) * unit
+    if resolution % unit or resolution < 2 * unit:
+        near = max(2, round(resolution / unit)) * unit
         fits = sorted({max(2 * unit, near - unit), near, near + unit})
         raise ValueError(
-            f"pictures of {data.resolution} px do not fit the grid of scale {scale.name} (downsampling "
+            f"pictures of {resolution} px do not fit the grid of scale {scale.name} (downsampling "
             f"{scale.downsampling}, patch {max(patches)}: multiples of {unit} from {2 * unit} px); nearest that fit: "
             f"{', '.join(map(str, fits))} (choose one with --resolution)"
         )
@@ -158,6 +170,32 @@ def _check_budgets(scale: Scale, data: DataSpec) -> None:
         )
 
 
+def _used_recipe(recipe: TokenizerRecipe, *, aligned: bool) -> TokenizerRecipe:
+    """The recipe with every field that this tokenizer does not use at its default: such a field moves no number,
+    so it must not move the fingerprint either."""
+    unused = [] if aligned else ["vf_"]
+    unused += [] if recipe.gan_weight else ["gan_"]
+    unused += [] if recipe.perceptual_weight else ["perceptual_"]
+    defaults: dict[str, Any] = {
+        f.name: f.default for f in dataclasses.fields(recipe) if f.name.startswith(tuple(unused))
+    }
+    return dataclasses.replace(recipe, **defaults)
+
+
+def _used_foundation(name: str | None, recipe: FoundationRecipe) -> FoundationRecipe | None:
+    """How the foundation model is used; only lite0's input and stride can be chosen, the others own theirs."""
+    if name is None:
+        return None
+    return recipe if name == "lite0" else dataclasses.replace(recipe, input_size=0, stride=0)
+
+
+def _used_sampling(sampling: Sampling) -> Sampling:
+    """The protocol with the fields that its solver ignores at fixed values."""
+    if sampling.solver == "dopri5":
+        return dataclasses.replace(sampling, steps=0, timestep_shift=1.0)
+    return sampling
+
+
 def _stages(run: Run, base: Scale, data: DataSpec, compute: Compute, judges: Sequence[JudgeSpec]) -> dict[str, Any]:
     scale = base
     for key, value in run.changes.items():
@@ -172,15 +210,21 @@ def _stages(run: Run, base: Scale, data: DataSpec, compute: Compute, judges: Seq
             train_images=min(scale.train_images, data.train_images),
             tokenizer=run.tokenizer,
             architecture=architecture,
-            foundation=scale.foundation if name.foundation else None,
-            recipe=scale.tokenizer,
+            foundation=_used_foundation(name.foundation, scale.foundation),
+            recipe=_used_recipe(scale.tokenizer, aligned=name.foundation is not None),
             seed=run.tokenizer_seed,
             compute=compute,
         ),
     )
     reconstruct = Stage(
         "reconstruct",
-        Reconstruct(data=data, evaluation=scale.evaluation, judges=tuple(judges), compute=compute),
+        Reconstruct(
+            data=data,
+            images=min(scale.evaluation.reconstruct_images, data.test_images),
+            perceptual_net=scale.evaluation.perceptual_net,
+            judges=tuple(judges),
+            compute=compute,
+        ),
         {"tokenizer": fit},
     )
     encode = Stage(
@@ -215,8 +259,8 @@ def _stages(run: Run, base: Scale, data: DataSpec, compute: Compute, judges: Seq
             Generate(
                 data=data,
                 images_seen=mark,
-                sampling=scale.sampling,
-                evaluation=scale.evaluation,
+                sampling=_used_sampling(scale.sampling),
+                reference_images=min(scale.evaluation.reference_images, data.train_images),
                 judges=tuple(judges),
                 compute=compute,
             ),
@@ -239,7 +283,7 @@ def make_plan(ablation: str, module: ModuleType, scale: Scale, data: DataSpec, c
     Raises:
         ValueError: a spec, an option or a size that does not fit, before anything runs.
     """
-    check_grid(scale, data)
+    check_grid(scale, data.resolution)
     judges = [judge_spec(name, size, data) for name, size in scale.judges]
     planned: dict[tuple[Stage, ...], Planned] = {}
     jobs: dict[str, Job] = {}

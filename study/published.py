@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import tarfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -80,7 +81,7 @@ def read_fashion_mnist(folder: Path) -> Arrays:
         if content[:2] == b"\x1f\x8b":
             try:
                 content = gzip.decompress(content)
-            except (OSError, EOFError) as error:
+            except (OSError, EOFError, zlib.error) as error:
                 raise ValueError(f"{found[0]} is damaged ({error}); delete it") from error
         if hashlib.sha256(content).hexdigest() != digest:
             raise ValueError(f"{found[0]} is not the published file (SHA-256 of its content); delete it")

@@ -87,11 +87,11 @@ def desk() -> Scale:
         foundation=FoundationRecipe(input_size=96, stride=16, standardise=True),
         tokenizer=TokenizerRecipe(
             budget_images=12_800,
-            batch_images=32,
-            learning_rate=1e-3,
-            warmup_images=640,
+            batch_images=8,  # at so few images, many small steps beat few large ones
+            learning_rate=2e-3,
+            warmup_images=400,
             final_learning_rate=0.05,
-            perceptual_weight=1.0,
+            perceptual_weight=0.3,
             perceptual_size=32,
             vf_weight=0.5,
             vf_cosine_margin=0.0,

@@ -10,7 +10,7 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,9 +19,11 @@ from study.jobs import note_failure, run_job
 from study.lease import Watcher, holder, process_alive, this_process
 from study.paths import job_folder
 from study.plan import Job
+from study.stopping import stop_requested
 
 TIMEOUT_MINUTES = 7 * 24 * 60  # of a local job: submitit wants a limit, and a study may take days
 POLL_SECONDS = 0.25
+STOP_SECONDS = 60.0
 SLURM_MINUTES = 24 * 60
 SLURM_POLL_SECONDS = 10.0
 
@@ -51,26 +53,36 @@ def run_inline(jobs: list[Job], on_change: Callable[[], None]) -> None:
     for job in jobs:
         run_job(job)
         on_change()
+        if stop_requested.is_set():
+            break
 
 
 class LocalJobs:
-    """Jobs as processes of this machine, through submitit's local executor, a limited number at a time."""
+    """Jobs as processes of this machine, through submitit's local executor, a limited number at a time.
 
-    def __init__(self, jobs: list[Job], slots: int, gpus: int = 0) -> None:
+    Args:
+        jobs: those with something missing.
+        slots: how many run at once.
+        gpus: numbers of the GPUs, one job each; empty where jobs run on the CPU.
+    """
+
+    def __init__(self, jobs: list[Job], slots: int, gpus: Sequence[int] = ()) -> None:
         self.board = Board({job.name: job for job in jobs})
         self.slots, self.gpus = slots, gpus
+        self._gpu_of: dict[str, int] = {}
         self._watcher = Watcher()
         self._submitted: dict[str, Any] = {}
 
     def _alive(self, job: Job) -> dict[str, Any] | None:
         """Progress of a job that is running, whoever submitted it, or None."""
-        submission = read_json(job_folder(job.name) / "submission.json")
-        process = submission is not None and process_alive(submission)
         leases = [self._watcher.live(stage.folder) for stage in job.stages if stage.record() is None]
         live = [lease for lease in leases if lease is not None]
         if live:
             return live[0]["progress"]
-        return {} if process else None
+        if job.name in self._submitted:
+            return None if self._submitted[job.name].done() else {}
+        submission = read_json(job_folder(job.name) / "submission.json")
+        return {} if submission is not None and process_alive(submission) else None
 
     def _submit(self, job: Job) -> None:
         import submitit
@@ -78,9 +90,12 @@ class LocalJobs:
         folder = job_folder(job.name)
         folder.mkdir(parents=True, exist_ok=True)
         executor = submitit.LocalExecutor(folder=folder)
-        executor.update_parameters(
-            timeout_min=TIMEOUT_MINUTES, gpus_per_node=self.gpus, stderr_to_stdout=True, name=job.name[:40]
-        )
+        gpu: dict[str, Any] = {}
+        if self.gpus:
+            busy = [self._gpu_of.get(name) for name in self.board.running]
+            self._gpu_of[job.name] = next((g for g in self.gpus if g not in busy), self.gpus[0])
+            gpu = {"gpus_per_node": 1, "visible_gpus": (self._gpu_of[job.name],)}
+        executor.update_parameters(timeout_min=TIMEOUT_MINUTES, stderr_to_stdout=True, name=job.name[:40], **gpu)
         # Ctrl-C reaches every process of the terminal, and submitit's controller answers it by killing its job:
         # let only this process hear it; `stop` then asks the jobs to save
         heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -92,32 +107,39 @@ class LocalJobs:
         self._submitted[job.name] = submitted
 
     def watch(self, show: Show, on_change: Callable[[], None]) -> None:
-        """Submit what is ready and wait until nothing is left to do; `on_change` after each job that ends."""
+        """Submit what is ready and wait until nothing is left to do; `on_change` after jobs have ended."""
         board = self.board
-        waiting = [job for job in board.jobs.values() if board.missing(job)]
+        waiting = list(board.jobs.values())
         while waiting or board.running:
+            changed = False
             for name in list(board.running):
                 progress = self._alive(board.jobs[name])
                 if progress is not None:
                     board.running[name] = progress
                     continue
                 del board.running[name]
+                changed = True
                 if board.missing(board.jobs[name]):
-                    self._ended_short(board.jobs[name])
-                on_change()
+                    if name in self._submitted:
+                        self._ended_short(board.jobs[name])
+                    else:  # it was another sweep's, which stopped it, or the machine went down: it goes on here
+                        waiting.append(board.jobs[name])
             for job in list(waiting):
-                if job.after in board.failed and not board.ready(job):
+                if not board.missing(job):
+                    waiting.remove(job)
+                    changed = True  # done by another sweep
+                elif job.after in board.failed and not board.ready(job):
                     waiting.remove(job)  # its input will not come: the table says by what it is blocked
-                    continue
-                adopted = None if job.name in self._submitted else self._alive(job)
-                if adopted is None and (len(board.running) >= self.slots or not board.ready(job)):
-                    continue
-                waiting.remove(job)
-                if adopted is None and board.missing(job):
+                elif (adopted := self._alive(job)) is not None:
+                    waiting.remove(job)
+                    board.running[job.name] = adopted
+                elif len(board.running) < self.slots and board.ready(job):
+                    waiting.remove(job)
                     self._submit(job)
-                if board.missing(job):
-                    board.running[job.name] = adopted or {}
+                    board.running[job.name] = {}
             show(board.running)
+            if changed:
+                on_change()  # after submitting, so that no slot waits for figures
             if waiting or board.running:
                 time.sleep(POLL_SECONDS)
 
@@ -131,13 +153,18 @@ class LocalJobs:
                 break
 
     def stop(self) -> None:
-        """Ask every job of this sweep to save and end, and wait a little for it."""
-        processes = [job for job in self._submitted.values() if not job.done()]
-        for job in processes:
-            os.kill(int(job.job_id), signal.SIGTERM)
-        deadline = time.monotonic() + 15
-        while time.monotonic() < deadline and any(not job.done() for job in processes):
-            time.sleep(0.1)
+        """Ask every running job, adopted ones too, to save and end; says what still runs after a while."""
+        deadline = time.monotonic() + STOP_SECONDS
+        running = list(self.board.running)
+        while running and time.monotonic() < deadline:
+            for name in running:
+                submission = read_json(job_folder(name) / "submission.json")
+                if submission is not None and process_alive(submission):
+                    os.kill(submission["pid"], signal.SIGTERM)  # again and again: a job that starts up is deaf
+            time.sleep(1.0)
+            running = [name for name in running if self._alive(self.board.jobs[name]) is not None]
+        for name in running:
+            print(f"{self.board.jobs[name].title} has not ended yet; the same command will find it")
 
 
 class SlurmJobs:

@@ -117,7 +117,8 @@ class FitTokenizer:
 @dataclass(frozen=True, kw_only=True)
 class Reconstruct:
     data: DataSpec
-    evaluation: Evaluation
+    images: int  # of the test split
+    perceptual_net: str
     judges: tuple[JudgeSpec, ...]
     compute: Compute
 
@@ -143,7 +144,7 @@ class Generate:
     data: DataSpec
     images_seen: int
     sampling: Sampling
-    evaluation: Evaluation
+    reference_images: int  # of the training split
     judges: tuple[JudgeSpec, ...]
     compute: Compute
 
@@ -190,7 +191,7 @@ class Stage:
     def record(self) -> dict[str, Any] | None:
         """The stage's record when it is done, else None."""
         record = read_json(self.folder / "record.json")
-        return record if record is not None and record.get("fingerprint") == self.fingerprint else None
+        return record if isinstance(record, dict) and record.get("fingerprint") == self.fingerprint else None
 
     def failure(self) -> dict[str, Any] | None:
         """How the stage last failed, when it did and has not been done since: state, reason, attempts, log."""

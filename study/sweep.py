@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import os
 import pkgutil
 import signal
 import sys
@@ -16,6 +17,7 @@ import tyro
 from study import compute
 from study.files import fingerprint
 from study.paths import CHECKOUT, study_root
+from study.stopping import stop_requested
 
 if TYPE_CHECKING:
     from study.plan import Plan
@@ -104,8 +106,9 @@ def prepare(options: Sweep) -> Plan:
     Raises:
         ValueError: one clear line.
     """
-    from study.data import native_resolution, resolve
-    from study.plan import make_plan
+    from study.checks import check_data, check_scale
+    from study.data import KNOWN, native_resolution, resolve
+    from study.plan import check_grid, make_plan
     from study.schedule import require_slurm
 
     module, scale = _ablation(options.ablation), _scale(options)
@@ -113,13 +116,19 @@ def prepare(options: Sweep) -> Plan:
         require_slurm()
     if options.jobs is not None and options.jobs < 1:
         raise ValueError(f"--jobs must be at least 1, got {options.jobs}")
+    check_scale(scale)
     source = options.data or scale.data
+    if source not in KNOWN:
+        source = str(Path(source).expanduser())
     resolution = options.resolution
     if resolution is None:
-        resolution = native_resolution(Path(source)) if Path(source).is_dir() else scale.resolution
+        is_folder = source not in KNOWN and Path(source).is_dir()
+        resolution = native_resolution(Path(source)) if is_folder else scale.resolution
+    check_grid(scale, resolution)
     for folder in (study_root(), options.out / "results", options.out / "figures"):
         _require_writable(folder)
     data = resolve(source, resolution)
+    check_data(scale, data)
     study = _study_name(options, data.name, data.resolution)
     return make_plan(options.ablation, module, scale, data, compute.resolve(), study)
 
@@ -138,12 +147,7 @@ def _require_writable(folder: Path) -> None:
 def _slots(options: Sweep) -> int:
     if options.jobs is not None:
         return options.jobs
-    resolved = compute.resolve()
-    if resolved.device == "cuda":
-        import torch
-
-        return torch.cuda.device_count()
-    return max(1, compute.cores() // resolved.threads)
+    return len(_gpus()) or max(1, compute.cores() // compute.resolve().threads)
 
 
 def run(options: Sweep) -> int:
@@ -162,6 +166,7 @@ def run(options: Sweep) -> int:
     stopped = False
     if todo:
         stopped = not _execute(options, todo, slots, collector)
+        collector.update()
     unfinished = report.print_summary(plan, collector, time.monotonic() - started, stopped)
     return 130 if stopped else (1 if unfinished else 0)
 
@@ -172,26 +177,35 @@ def _execute(options: Sweep, todo: list[Any], slots: int, collector: Collector) 
 
     if options.executor == "inline":
         schedule.run_inline(todo, collector.update)
-        from study.workspace import stop_requested
-
         return not stop_requested.is_set()
     if options.executor == "slurm":
         scheduler: Any = schedule.SlurmJobs(todo)
     else:
-        scheduler = schedule.LocalJobs(todo, slots, gpus=1 if compute.resolve().device == "cuda" else 0)
-    previous = {number: signal.signal(number, _raise_stop) for number in (signal.SIGTERM, signal.SIGHUP)}
+        scheduler = schedule.LocalJobs(todo, slots, gpus=_gpus())
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, _raise_stop)
     try:
         with report.Progress(todo) as show:
             scheduler.watch(show, collector.update)
-    except KeyboardInterrupt:
+    except BaseException as error:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
         print("stopping: jobs save what they have ...", flush=True)
         scheduler.stop()
-        collector.update()
-        return False
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
+        if isinstance(error, KeyboardInterrupt):
+            return False
+        raise
     return True
+
+
+def _gpus() -> list[int]:
+    """Numbers of the GPUs this process may use; none where jobs run on the CPU."""
+    if compute.resolve().device != "cuda":
+        return []
+    import torch
+
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [int(n) for n in visible.split(",")] if visible else list(range(torch.cuda.device_count()))
 
 
 def _raise_stop(number: int, _frame: object) -> None:
@@ -235,6 +249,11 @@ def main() -> None:
     except ValueError as error:
         print(f"study.sweep: {error}", file=sys.stderr)
         code = 2
+    except OSError as error:
+        print(f"study.sweep: {error}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        code = 130
     sys.exit(code)
 
 

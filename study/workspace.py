@@ -5,21 +5,15 @@ from __future__ import annotations
 import logging
 import resource
 import sys
-import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from study.lease import Lease
+from study.stopping import stop_if_asked, stop_requested
 
 log = logging.getLogger(__name__)
-
-stop_requested = threading.Event()  # set by the signal handlers of study.jobs
-
-
-class Interrupted(RuntimeError):
-    """The stage was asked to stop and has saved what it had; running it again goes on from there."""
 
 
 class Diverged(RuntimeError):
@@ -67,6 +61,7 @@ class Workspace:
 
     def preparing(self, what: str, done: int = 0, total: int = 0, unit: str = "images") -> None:
         """Publish that the stage is making something it needs first, such as frozen features."""
+        self.stop_if_asked()
         title, self.title = self.title, f"{self.title}: {what}"
         try:
             self.progress(done, total, unit)
@@ -76,9 +71,8 @@ class Workspace:
             self._first = None  # what follows has a rate of its own
 
     def stop_if_asked(self) -> None:
-        """Raise Interrupted when a signal asked this process to stop; called where everything is saved."""
-        if stop_requested.is_set():
-            raise Interrupted(f"{self.title} was asked to stop")
+        """Raise Interrupted when this process was asked to stop; called where everything is saved."""
+        stop_if_asked(self.title)
 
     @property
     def stopping(self) -> bool:

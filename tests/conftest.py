@@ -1,4 +1,4 @@
-"""Every test has a study root of its own and one thread: nothing leaks into the user's cache or into timing."""
+"""Every test has a study root of its own: nothing leaks into the user's cache."""
 
 from __future__ import annotations
 

@@ -103,11 +103,11 @@ def gradients(
         )
         moved = [leaf, *tokenizer.quant_conv.parameters(), *networks.linear_proj.parameters()]
         vf_gradients = torch.autograd.grad(vf.total, moved, retain_graph=True)
+        rec_at_leaf = None
         if cotangent is not at_output:  # the adaptive weight compares with the reconstruction term alone
             rec_at_leaf = torch.autograd.grad(decoded, leaf, at_output.to(decoded.dtype), retain_graph=True)[0]
-            torch.autograd.backward(decoded, cotangent.to(decoded.dtype), retain_graph=True)
-        else:
-            torch.autograd.backward(decoded, cotangent.to(decoded.dtype), retain_graph=True)
+        torch.autograd.backward(decoded, cotangent.to(decoded.dtype), retain_graph=True)
+        if rec_at_leaf is None:
             rec_at_leaf = _gradient(leaf).clone()
         last = tokenizer.encoder.conv_out.weight
         rec_at_last, vf_at_last = (

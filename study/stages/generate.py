@@ -109,8 +109,7 @@ def run(spec: Generate, inputs: dict[str, Stage], out: Workspace) -> Record:
     metrics = {}
     for judge in spec.judges:
         out.preparing(f"judged by {judge.name}")
-        count = min(spec.evaluation.reference_images, spec.data.train_images)
-        target = reference(judge, spec.data, "train", count)
+        target = reference(judge, spec.data, "train", spec.reference_images, spec.compute.device)
         values = generation_metrics(features(build(judge, spec.data, spec.compute.device), images), target)
         metrics[judge.name] = {
             **values,

@@ -26,7 +26,7 @@ def run(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -> Record:
     apply(spec.compute)
     tokenizer, test = trained(sources["tokenizer"]), load(spec.data, "test")
     device = spec.compute.device
-    rows = chosen(test.labels, min(spec.evaluation.reconstruct_images, len(test.labels)))
+    rows = chosen(test.labels, spec.images)
     images = torch.from_numpy(np.ascontiguousarray(test.images[rows]))
     parts = []
     for start in range(0, len(rows), BATCH):
@@ -38,15 +38,20 @@ def run(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -> Record:
         out.stop_if_asked()
     reconstructions = torch.cat(parts).contiguous()
     out.preparing("PSNR, SSIM and perceptual distance")
-    perceptual = PerceptualDistance(spec.evaluation.perceptual_net).to(device)
+    perceptual = PerceptualDistance(spec.perceptual_net).to(device)
     values = reconstruction_metrics(images, reconstructions, perceptual)
     metrics = {}
     for judge in spec.judges:
         out.preparing(f"judged by {judge.name}")
-        inputs = reference(judge, spec.data, "test", len(rows))  # of the same rows, once for all tokenizers
+        inputs = reference(judge, spec.data, "test", spec.images, device)  # the same rows, once for all tokenizers
         found = features(build(judge, spec.data, device), reconstructions)
         rfid = reconstruction_distance(found, inputs)
-        metrics[judge.name] = {"rfid": rfid, **values, "comparable": comparable(len(rows), judge.width)}
+        metrics[judge.name] = {
+            "rfid": rfid,
+            **values,
+            "comparable": comparable(len(rows), judge.width),
+            "reference": inputs.hash,
+        }
     pairs = torch.cat([images[:SHEET_COLUMNS], reconstructions[:SHEET_COLUMNS]])
     save_sheet(out.folder / SHEET, pairs, columns=SHEET_COLUMNS)
     return {

@@ -7,7 +7,7 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import study
+from made_tables import study
 
 from figures import convergence, pictures, rows, scaling, style, wording
 from figures.convergence import SpeedUp, speed_up

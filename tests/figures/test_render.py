@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib.text
 import pandas as pd
 import pytest
-from conftest import JUDGES, study, without, write_study
+from made_tables import JUDGES, study, without, write_study
 from matplotlib.figure import Figure
 
 import figures

@@ -11,8 +11,9 @@ from study.jobs import run_stage
 from study.lease import lease
 from study.specs import FitGenerator, FitTokenizer, Stage
 from study.stages import fit_generator, fit_tokenizer
+from study.stopping import Interrupted, stop_requested
 from study.training import learning_rate, train
-from study.workspace import Diverged, Interrupted, Workspace, stop_requested
+from study.workspace import Diverged, Workspace
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,111 @@
+"""What must hold of a scale and its data before a study starts: a wrong value is one clear line, not a failed job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from study.data import DataSpec
+from study.judges import inception_weights
+from study.scales import Scale
+from study.settings import nearest
+
+LITE_STRIDES = (2, 4, 8, 16, 32)
+PERCEPTUAL_NETS = ("lite0", "lite2")
+SOLVERS = ("euler", "heun", "dopri5")
+LABEL_SCHEMES = ("equal", "random")
+WEIGHTS = ("ema", "raw")
+FEWEST_SAMPLES = 4  # precision and recall look at three neighbours
+
+Check = tuple[Callable[[Any], bool], str]
+
+_positive: Check = (lambda v: 0 < v < float("inf"), "above 0")
+_not_negative: Check = (lambda v: 0 <= v < float("inf"), "0 or more")
+_share: Check = (lambda v: 0 <= v <= 1, "between 0 and 1")
+_decay: Check = (lambda v: 0 <= v < 1, "at least 0 and below 1")
+_betas: Check = (lambda v: all(0 <= b < 1 for b in v), "two numbers at least 0 and below 1")
+_some: Check = (lambda v: len(v) > 0, "at least one")
+_different: Check = (lambda v: len(set(v)) == len(v) > 0, "at least one, none twice")
+
+
+def _one_of(valid: tuple[Any, ...]) -> Check:
+    return (lambda v: v in valid), f"one of {', '.join(map(str, valid))}"
+
+
+CHECKS: dict[str, Check] = {
+    "train_images": _positive,
+    "downsampling": _positive,
+    "latent_channels": _different,
+    "generators": _different,
+    "tokenizer_seeds": _different,
+    "seeds": _different,
+    "autoencoder.ch": _positive,
+    "autoencoder.ch_mult": (lambda v: len(v) > 0 and min(v) > 0, "at least one number above 0"),
+    "autoencoder.num_res_blocks": _positive,
+    "autoencoder.unshuffle": _positive,
+    "autoencoder.norm_groups": _positive,
+    "foundation.input_size": (lambda v: v >= 32, "at least 32"),
+    "foundation.stride": _one_of(LITE_STRIDES),
+    "tokenizer.learning_rate": _positive,
+    "tokenizer.betas": _betas,
+    "tokenizer.warmup_images": _not_negative,
+    "tokenizer.final_learning_rate": _share,
+    "tokenizer.l1_weight": _not_negative,
+    "tokenizer.l2_weight": _not_negative,
+    "tokenizer.perceptual_weight": _not_negative,
+    "tokenizer.perceptual_net": _one_of(PERCEPTUAL_NETS),
+    "tokenizer.perceptual_size": (lambda v: v >= 8, "at least 8"),
+    "tokenizer.kl_weight": _not_negative,
+    "tokenizer.gan_weight": _not_negative,
+    "tokenizer.gan_start_images": _not_negative,
+    "tokenizer.gan_width": _positive,
+    "tokenizer.vf_weight": _not_negative,
+    "tokenizer.vf_cosine_weight": _not_negative,
+    "tokenizer.vf_distance_weight": _not_negative,
+    "generator.snapshot_images": _different,
+    "generator.learning_rate": _positive,
+    "generator.betas": _betas,
+    "generator.weight_decay": _not_negative,
+    "generator.warmup_images": _not_negative,
+    "generator.gradient_clip": _positive,
+    "generator.ema_decay": _decay,
+    "generator.direction_weight": _not_negative,
+    "sampling.samples": (lambda v: v >= FEWEST_SAMPLES, f"at least {FEWEST_SAMPLES}"),
+    "sampling.chunk": _positive,
+    "sampling.solver": _one_of(SOLVERS),
+    "sampling.steps": _positive,
+    "sampling.timestep_shift": _positive,
+    "sampling.guidance_scale": _not_negative,
+    "sampling.guidance_interval": (lambda v: 0 <= v[0] <= v[1] <= 1, "two times 0 <= start <= end <= 1"),
+    "sampling.guidance_channels": _not_negative,
+    "sampling.label_scheme": _one_of(LABEL_SCHEMES),
+    "sampling.weights": _one_of(WEIGHTS),
+    "evaluation.reference_images": (lambda v: v >= FEWEST_SAMPLES, f"at least {FEWEST_SAMPLES}"),
+    "evaluation.reconstruct_images": (lambda v: v >= 2, "at least 2"),
+    "evaluation.perceptual_net": _one_of(PERCEPTUAL_NETS),
+}
+
+
+def check_scale(scale: Scale) -> None:
+    """ValueError, naming the field, its value and what it must be, for the first value that no run could use."""
+    for field, (holds, must) in CHECKS.items():
+        value: Any = scale
+        for part in field.split("."):
+            value = getattr(value, part)
+        if not holds(value):
+            text = f"; {nearest(value, must.removeprefix('one of ').split(', '))}" if isinstance(value, str) else ""
+            raise ValueError(f"{field} must be {must}, got {value!r}{text}")
+    names = [name for name, _ in scale.judges]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"judges must name at least one judge and none twice, got {names}")
+    if "inception" in names:
+        inception_weights()
+
+
+def check_data(scale: Scale, data: DataSpec) -> None:
+    """ValueError when there are too few pictures to train on or to be judged by."""
+    if data.test_images < 2 or data.train_images < FEWEST_SAMPLES:
+        raise ValueError(
+            f"{data.name} has {data.train_images} pictures to train on and {data.test_images} to test with; "
+            f"a study needs at least {FEWEST_SAMPLES} and 2"
+        )

@@ -1,0 +1,41 @@
+"""Asking a process to stop: signals set a flag, and loops look at it where nothing would be lost."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+
+STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
+
+stop_requested = threading.Event()
+
+
+class Interrupted(RuntimeError):
+    """The work was asked to stop and has saved what it had; running it again goes on from there."""
+
+
+def stop_if_asked(what: str = "the work") -> None:
+    """Raise Interrupted when a signal asked this process to stop."""
+    if stop_requested.is_set():
+        raise Interrupted(f"{what} was asked to stop")
+
+
+@contextlib.contextmanager
+def stop_on_signals() -> Iterator[None]:
+    """Turn the signals that ask a process to stop into the flag; those that are ignored (nohup) stay so."""
+
+    def ask(number: int, _frame: object) -> None:
+        stop_requested.set()
+
+    before = {}
+    for name in STOP_SIGNALS:
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, ask)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -1,0 +1,103 @@
+"""Small made-up tables with the shape of a real study, and their picture sheets."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib.image
+import numpy as np
+import pandas as pd
+
+from results import table as results
+
+JUDGES = (("efficientnet_lite2", 96), ("classifier", 32))
+MARKS = (16_000, 32_000, 64_000, 128_000)
+SIZES = {"LightningDiT-XXS/2": 1_250_000}
+
+
+def study(
+    widths: Sequence[int] = (4, 16),
+    models: Sequence[str] = ("none", "lite0"),
+    sizes: dict[str, int] = SIZES,
+    marks: Sequence[int] = MARKS,
+    judges: Sequence[tuple[str, int]] = JUDGES,
+    seeds: Iterable[int] = (0,),
+    stride: int = 4,
+    floor: float = 180.0,
+    **changed: Any,
+) -> pd.DataFrame:
+    """Rows of a finished study: wide tokenizers reconstruct better, generate worse; aligned ones recover."""
+    rows = []
+    for width in widths:
+        for number, model in enumerate(models):
+            for seed in seeds:
+                rows += _runs(width, number, model, sizes, marks, judges, seed, stride, floor)
+    return results.from_records([{**row, **changed} for row in rows])
+
+
+def _runs(width, number, model, sizes, marks, judges, seed, stride, floor) -> list[dict[str, Any]]:  # type: ignore[no-untyped-def]
+    tokenizer = f"f{stride}d{width}" + ("" if model == "none" else f"-{model}")
+    own = f"t{seed}-{tokenizer}"
+    wobble = 1 + 0.04 * (seed - 0.5) * (seed > 0)
+    shared = {
+        "ablations": "frontier", "tokenizer": tokenizer, "foundation_model": model, "latent_channels": width,
+        "tokenizer_seed": 0, "tokenizer_fingerprint": f"t0-{tokenizer}", "state": "done", "samples": 5000,
+        "reference": "test split", "label_scheme": "balanced", "decode_precision": "fp32", "comparable": True,
+        "study": "desk", "scale": "desk", "data": "fashion-mnist", "resolution": 32, "commit": "1a2b3c4",
+        "versions": "torch 2.9", "device": "cpu", "train_precision": "bf16", "threads": 2,
+    }  # fmt: skip
+    rows = []
+    for extractor, side in judges:
+        unit = 0.05 if extractor == "classifier" else 1.0
+        judge = {"extractor": extractor, "extractor_size": side, "protocol": f"p-{extractor}",
+                 "reference_hash": f"r-{extractor}"}  # fmt: skip
+        rfid = unit * floor * width**-0.45 * (1 + 0.09 * number)
+        if seed == 0:
+            rows.append({**shared, **judge, "kind": "tokenizer", "run": tokenizer, "fingerprint": own,
+                         "seed": 0, "images_seen": 96_000, "rfid": rfid,
+                         "psnr": 24 + 2 * np.log2(width) - 0.4 * number,
+                         "ssim": 0.9, "sheet": f"{tokenizer}.png"})  # fmt: skip
+        for size, parameters in sizes.items():
+            for mark in marks:
+                harder = width**0.5 if model == "none" else width ** (0.12 + 0.05 * number)
+                gfid = rfid + unit * floor * harder * wobble * (marks[0] / mark) ** 0.45
+                gfid *= (min(sizes.values()) / parameters) ** 0.12
+                rows.append({**shared, **judge, "kind": "generator", "run": f"{size} on {tokenizer}",
+                             "fingerprint": f"g{seed}-{tokenizer}-{size}", "generator": size, "seed": seed,
+                             "images_seen": mark, "gfid": gfid, "solver": "euler", "steps": 50, "chunk": 250,
+                             "timestep_shift": 1.0, "guidance_scale": 1.0, "guidance_interval": "0 1",
+                             "guidance_channels": "all", "weights": "ema",
+                             "parameters": parameters + 128 * width,
+                             "sheet": f"{tokenizer}-samples.png"})  # fmt: skip
+    return rows
+
+
+def without(table: pd.DataFrame, tokenizer: str, state: str, reason: str, kind: str = "generator") -> pd.DataFrame:
+    """The same table after a run of one tokenizer came to nothing."""
+    table = table.copy()
+    lost = (table["tokenizer"] == tokenizer) & (table["kind"] == kind)
+    table.loc[lost, ["rfid", "gfid", "psnr"]] = np.nan
+    table.loc[lost, "state"], table.loc[lost, "reason"], table.loc[lost, "sheet"] = state, reason, ""
+    return table
+
+
+def write_sheets(table: pd.DataFrame, folder: Path, side: int = 32) -> None:
+    """A sheet for every row that names one: the same striped originals, noise that grows, grey samples."""
+    (folder / "sheets").mkdir(parents=True, exist_ok=True)
+    y, x = np.mgrid[:side, :side] / side
+    originals = [np.hypot(x - 0.5, y - 0.5) < 0.15 + 0.04 * i for i in range(8)]
+    for row in table[table["sheet"] != ""].drop_duplicates("sheet").itertuples():
+        rng = np.random.default_rng(row.latent_channels)
+        top = np.concatenate(originals, axis=1).astype(float)
+        if row.kind == "tokenizer":
+            sheet = np.concatenate([top, np.clip(top + rng.normal(0, 0.5 / row.latent_channels, top.shape), 0, 1)])
+        else:
+            sheet = np.concatenate([np.clip(top * 0.8 + rng.normal(0, 0.1, top.shape), 0, 1) for _ in range(8)])
+        matplotlib.image.imsave(folder / "sheets" / row.sheet, np.repeat(sheet[:, :, None], 3, axis=2))
+
+
+def write_study(table: pd.DataFrame, folder: Path) -> Path:
+    """A results/<study> folder with the table and its sheets."""
+    write_sheets(table, folder)
+    results.write(table, folder / "table.csv")
+    return folder

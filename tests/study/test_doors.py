@@ -1,0 +1,452 @@
+"""Every door through which a file of others can come in: a hostile pickle there is refused, and never run."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import gzip
+import hashlib
+import io
+import os
+import pickle
+import tarfile
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from made_pictures import draw_pictures
+from PIL import Image
+from safetensors import SafetensorError
+
+from models import foundation
+from models.weights import TORCH_SUFFIXES, load_foreign
+from study import checkpoint, data, extractors, features, figures, judges, published
+from study.checkpoint import Position
+from study.data import DataSpec, load, native_resolution, resolve
+from study.files import read_json, save_tensors, write_json
+from study.lease import holder
+from study.stages import encode, fit_generator, fit_tokenizer, generate
+
+PROTOCOLS = (0, 2, 5)  # text, binary, framed
+# how libraries refuse a file
+NOT_SAFETENSORS = "deserializing header"
+NOT_AN_ARRAY = "pickle|Python objects"
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+
+class Trap:
+    """Makes the folder `marker` when it is unpickled."""
+
+    def __init__(self, marker: Path) -> None:
+        self.marker = str(marker)
+
+    def __reduce__(self):
+        return os.mkdir, (self.marker,)
+
+
+@pytest.fixture
+def trap(tmp_path):
+    """A trap, and the check that it was not sprung."""
+    marker = tmp_path / "sprung"
+    yield Trap(marker)
+    assert not marker.exists(), "a pickle was run"
+
+
+def object_array(trap) -> bytes:
+    """A .npy file whose values are pickled."""
+    file = io.BytesIO()
+    np.save(file, np.array([trap], dtype=object), allow_pickle=True)
+    return file.getvalue()
+
+
+def torch_file(content, zipped: bool) -> bytes:
+    file = io.BytesIO()
+    torch.save(content, file, _use_new_zipfile_serialization=zipped)
+    return file.getvalue()
+
+
+def zip_by_hand(trap, *names: str) -> bytes:
+    """What torch takes for its own archive, with the trap as each of these members."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("archive/version", "3\n")
+        for name in names:
+            archive.writestr(f"archive/{name}", pickle.dumps(trap, 2))
+    return file.getvalue()
+
+
+def tar_of(members: dict[str, bytes], mode: str) -> bytes:
+    file = io.BytesIO()
+    with tarfile.open(fileobj=file, mode=mode) as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return file.getvalue()
+
+
+WEIGHT_FILES = {
+    **{f"pickle {n}": lambda trap, n=n: pickle.dumps({"ema": {"w": trap}}, n) for n in PROTOCOLS},
+    "torch, zip": lambda trap: torch_file({"w": torch.zeros(2), "code": trap}, True),
+    "torch, legacy": lambda trap: torch_file({"w": torch.zeros(2), "code": trap}, False),
+    "zip by hand": lambda trap: zip_by_hand(trap, "data.pkl"),
+    "TorchScript": lambda trap: zip_by_hand(trap, "data.pkl", "constants.pkl"),
+    "torch, tar": lambda trap: tar_of({n: pickle.dumps(trap, 2) for n in ("storages", "tensors", "pickle")}, "w"),
+}
+
+
+def test_the_trap_springs_where_files_are_trusted(tmp_path):
+    """Otherwise the tests below would prove nothing."""
+    marker = tmp_path / "marker"
+    openers = {
+        "pickle": lambda: pickle.loads(pickle.dumps(Trap(marker))),
+        "npy": lambda: np.load(io.BytesIO(object_array(Trap(marker))), allow_pickle=True),
+        "zip": lambda: torch.load(io.BytesIO(torch_file(Trap(marker), True)), weights_only=False),
+        "hand": lambda: torch.load(io.BytesIO(zip_by_hand(Trap(marker), "data.pkl")), weights_only=False),
+    }
+    for name, opener in openers.items():
+        opener()
+        assert marker.is_dir(), name
+        marker.rmdir()
+
+
+# Weights
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("suffix", TORCH_SUFFIXES)
+@pytest.mark.parametrize("kind", WEIGHT_FILES)
+def test_weights(kind, suffix, trap, tmp_path):
+    path = tmp_path / f"weights{suffix}"
+    path.write_bytes(WEIGHT_FILES[kind](trap))
+    with pytest.raises(ValueError, match=r"refused .*weights\.\w+: it is not a plain file of tensors"):
+        load_foreign(path)
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_weights_under_other_names(protocol, trap, tmp_path):
+    for name, message in (("w.safetensors", "not a valid safetensors"), ("w.pkl", "refused"), ("w.npy", "refused")):
+        (tmp_path / name).write_bytes(pickle.dumps(trap, protocol))
+        with pytest.raises(ValueError, match=message):
+            load_foreign(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["torch, zip", "torch, legacy"])
+def test_weights_in_a_wheel(kind, trap, tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "efficientnet-lite0.pth").write_bytes(WEIGHT_FILES[kind](trap))
+    package = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(foundation.importlib.util, "find_spec", lambda name: package)
+    with pytest.raises(ValueError, match="refused"):
+        foundation.lite_weights("lite0")
+
+
+@pytest.mark.parametrize("kind", ["pickle 2", "torch, zip", "torch, legacy"])
+def test_weights_of_inception(kind, trap, tmp_path, monkeypatch):
+    made = DataSpec(
+        name="made", resolution=32, channels=1, classes=2, train_images=8, test_images=2, content="0" * 16,
+        flip=False, class_names=("a", "b"),
+    )  # fmt: skip
+    spec = judges.judge_spec("inception", 0, made)
+    path = tmp_path / judges.INCEPTION_FILE
+    path.write_bytes(WEIGHT_FILES[kind](trap))
+    monkeypatch.setenv("STUDY_WEIGHTS", str(tmp_path))
+    with pytest.raises(ValueError, match="damaged"):
+        judges.build(spec, made)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    monkeypatch.setattr(judges, "INCEPTION_SHA256", digest[:8])  # even a file of the right hash is not unpickled
+    assert judges.inception_weights() == path
+    with pytest.raises(ValueError, match="refused"):
+        judges.build(spec, made)
+
+
+# Published data
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """No network and no package: only the study's own data folder is left."""
+
+    def away(*_):
+        raise OSError("no network")
+
+    monkeypatch.setattr(published, "download", away)
+    monkeypatch.setattr(published, "run_command", away)
+    monkeypatch.setattr(published, "FASHION_MNIST_INSTALLED", tmp_path / "not installed")
+
+
+@pytest.mark.parametrize("hidden_as", [".gz", ""])
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_fashion_mnist(protocol, hidden_as, trap, study_root, offline, monkeypatch):
+    raw = study_root / "data" / "fashion-mnist" / "raw"
+    raw.mkdir(parents=True)
+    content = pickle.dumps(trap, protocol)
+    for name in published.FASHION_MNIST_FILES:
+        (raw / f"{name}{hidden_as}").write_bytes(gzip.compress(content) if hidden_as else content)
+    with pytest.raises(ValueError, match=r"could not be had(.|\n)*is not the published file"):
+        resolve("fashion-mnist", 32)
+    digest = hashlib.sha256(content).hexdigest()  # even with the right hash it is parsed as bytes
+    monkeypatch.setattr(published, "FASHION_MNIST_FILES", dict.fromkeys(published.FASHION_MNIST_FILES, digest))
+    with pytest.raises(ValueError, match=r"could not be had(.|\n)*not an idx file"):
+        resolve("fashion-mnist", 32)
+
+
+CIFAR_FILES = {
+    "a pickle": (lambda content: content, "not CIFAR-10's binary archive"),
+    "the archive of pickles": (
+        lambda content: tar_of({"cifar-10-batches-py/data_batch_1": content}, "w:gz"),
+        "not CIFAR-10's binary archive",
+    ),
+    "pickles under the right names": (
+        lambda content: tar_of({n: content for ns in published.CIFAR10_BATCHES.values() for n in ns}, "w:gz"),
+        "records of 3,073 bytes",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", CIFAR_FILES)
+def test_cifar(kind, trap, study_root, offline, monkeypatch):
+    pack, message = CIFAR_FILES[kind]
+    path = study_root / "data" / "cifar10" / "raw" / published.CIFAR10_ARCHIVE
+    path.parent.mkdir(parents=True)
+    path.write_bytes(pack(pickle.dumps(trap)))
+    with pytest.raises(ValueError, match="not the published archive"):
+        resolve("cifar10", 32)
+    monkeypatch.setattr(published, "CIFAR10_MD5", hashlib.md5(path.read_bytes()).hexdigest())
+    with pytest.raises(ValueError, match=message):
+        resolve("cifar10", 32)
+
+
+# Folders of pictures
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp"])
+@pytest.mark.parametrize("kind", ["pickle", "object array", "torch"])
+def test_pictures(kind, suffix, trap, tmp_path):
+    folder = draw_pictures(tmp_path / "shapes", classes=2, per_class=3)
+    files = {"pickle": pickle.dumps(trap), "object array": object_array(trap), "torch": torch_file(trap, True)}
+    for name in ("extra.pkl", "extra.npy", "extra.pt"):
+        (folder / "class0" / name).write_bytes(files[kind])
+    assert resolve(str(folder), 16).train_images == 4  # not pictures: left out
+    (folder / "class0" / f"hostile{suffix}").write_bytes(files[kind])
+    message = rf"hostile\{suffix} cannot be read as a picture"
+    with pytest.raises(ValueError, match=message):
+        native_resolution(folder)
+    with pytest.raises(ValueError, match=message):
+        resolve(str(folder), 16)
+
+
+def test_a_picture_that_is_a_program_is_not_run(tmp_path, monkeypatch):
+    """PostScript under the name of a picture: Pillow would hand it to Ghostscript."""
+    from PIL import EpsImagePlugin
+
+    run = []
+
+    def ghostscript(*_, **__):
+        run.append(True)
+        return Image.new("RGB", (16, 16)).im
+
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", ghostscript)
+    folder = draw_pictures(tmp_path / "shapes", classes=2, per_class=3)
+    program = io.BytesIO()
+    Image.new("RGB", (16, 16)).save(program, "EPS")
+    (folder / "class0" / "hostile.png").write_bytes(program.getvalue())
+    with pytest.raises(ValueError, match=r"hostile\.png cannot be read as a picture"):
+        resolve(str(folder), 16)
+    assert not run
+
+
+# What a study keeps, where somebody else can write in its folder
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize("part", ["images", "labels"])
+@pytest.mark.parametrize("kind", ["pickle", "object array"])
+def test_packed_data(kind, part, split, trap, pictures):
+    spec = resolve(str(pictures), 16)
+    path = data._folder(spec) / f"{split}.{part}.npy"
+    path.write_bytes(object_array(trap) if kind == "object array" else pickle.dumps(trap))
+    with pytest.raises(ValueError, match=NOT_AN_ARRAY):
+        load(spec, split)
+
+
+def test_the_manifest_of_packed_data(trap, pictures):
+    spec = resolve(str(pictures), 16)
+    (data._folder(spec) / "manifest.json").write_bytes(pickle.dumps(trap))
+    with pytest.raises(ValueError, match="is not packed"):
+        load(spec, "train")
+    assert resolve(str(pictures), 16) == spec  # packed anew
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_checkpoint_falls_back_to_the_one_before(protocol, trap, tmp_path, caplog):
+    layer = torch.nn.Linear(3, 2)
+    parts = {"layer": layer, "optimizer": torch.optim.AdamW(layer.parameters())}
+    checkpoint.save(tmp_path, parts, Position(8, 1.0))
+    hostile = tmp_path / "checkpoint-000000000016.safetensors"
+    hostile.write_bytes(pickle.dumps(trap, protocol))
+    assert checkpoint.restore(tmp_path, parts) == Position(8, 1.0)
+    assert hostile.name in caplog.text
+    assert "falling back" in caplog.text
+    for path in tmp_path.glob("checkpoint-*"):
+        path.write_bytes(torch_file(trap, True))
+    assert checkpoint.restore(tmp_path, parts) == Position()  # from the start
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_records_count_as_missing(protocol, trap, tiny_plan):
+    for stage in tiny_plan().stages:
+        stage.folder.mkdir(parents=True)
+        for name in ("record.json", "failure.json", "lease.json"):
+            (stage.folder / name).write_bytes(pickle.dumps(trap, protocol))
+            assert read_json(stage.folder / name) is None
+        assert stage.record() is stage.failure() is holder(stage.folder) is None
+
+
+def test_tensors_of_a_stage(trap, tiny_plan):
+    plan = tiny_plan()
+    fit, _, latents = plan.jobs[0].stages
+    fitted, generated = plan.jobs[1].stages[:2]
+    shard, chunk = encode._shard(latents.folder, 0), generate._file(generated.folder, 0)
+    snapshot = fit_generator.snapshot_file(fitted.folder, "ema", 32)
+    for path in (shard, chunk, snapshot, fit.folder / fit_tokenizer.WEIGHTS):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(pickle.dumps(trap))
+    statistics = {"mean": [0.0] * 4, "std": [1.0] * 4}
+    write_json(latents.folder / "record.json", {"fingerprint": latents.fingerprint, "latent": statistics})
+    assert encode._read(shard) is None  # while it is made: made again
+    assert generate._read(generated.folder, 0) is None
+    for reader in (
+        lambda: encode.read(latents),
+        lambda: fit_tokenizer.trained(fit),
+        lambda: fit_generator.trained(fitted, 32, "ema"),
+        lambda: extractors.Classifier("name", ["penultimate"], weights=chunk),
+    ):
+        with pytest.raises(SafetensorError, match=NOT_SAFETENSORS):
+            reader()
+
+
+def test_a_reference(trap, pictures, tmp_path, monkeypatch):
+    spec = resolve(str(pictures), 16)
+    (tmp_path / "reference.safetensors").write_bytes(pickle.dumps(trap))
+    monkeypatch.setattr(judges, "asset", lambda *_: tmp_path)
+    with pytest.raises(SafetensorError, match=NOT_SAFETENSORS):
+        judges.reference(judges.judge_spec("efficientnet_lite2", 64, spec), spec, "train", 8)
+
+
+@pytest.mark.parametrize("kind", ["pickle", "object array"])
+def test_features_of_a_foundation_model(kind, trap, tiny_plan, tiny_scale, tmp_path, monkeypatch):
+    plan = tiny_plan(dataclasses.replace(tiny_scale, foundation_models=("lite0",)))
+    fit = next(s for s in plan.stages if s.kind == "fit_tokenizer" and s.spec.foundation)
+    shape = torch.tensor([4, 2, 2])
+    save_tensors(tmp_path / "statistics.safetensors", {"mean": torch.zeros(4), "std": torch.ones(4), "shape": shape})
+    (tmp_path / "features.npy").write_bytes(object_array(trap) if kind == "object array" else pickle.dumps(trap))
+    monkeypatch.setattr(features, "asset", lambda *_: tmp_path)
+    with pytest.raises(ValueError, match=NOT_AN_ARRAY):
+        features.FoundationFeatures(fit.spec)
+
+
+# Results that others hand on
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_a_results_table(protocol, trap, tmp_path, capsys):
+    from results.table import load as load_table
+
+    table = tmp_path / "results" / "theirs" / "table.csv"
+    table.parent.mkdir(parents=True)
+    table.write_bytes(pickle.dumps(trap, protocol))
+    with pytest.raises(ValueError, match="unknown columns" if protocol == 0 else "can't decode byte"):
+        load_table(table)
+    assert figures.main("theirs", tmp_path) == 1
+    assert capsys.readouterr().err.startswith("theirs: ")
+
+
+def test_a_picture_sheet(trap, tmp_path):
+    from figures.pictures import load as load_sheet
+
+    (tmp_path / "sheets").mkdir()
+    for content in (pickle.dumps(trap), object_array(trap)):
+        (tmp_path / "sheets" / "samples.png").write_bytes(content)
+        with pytest.raises((ValueError, SyntaxError, OSError), match="not a PNG file"):
+            load_sheet(tmp_path, "samples.png")
+
+
+# The sources
+
+PACKAGES = ("study", "models", "results", "figures", "ablations")
+UNPICKLERS = {"pickle", "_pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+RUNNERS = {"load", "loads", "Unpickler", "open", "read_pickle"}
+
+
+def dangers(source: str) -> list[str]:
+    """Lines of Python source that could unpickle a file, read an outcome from one, or run text as code."""
+    found = []
+
+    def flag(node, what):
+        found.append(f"{node.lineno}: {what}")
+
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name in UNPICKLERS and alias.asname:
+                    flag(node, f"{alias.name} under another name")
+        if isinstance(node, ast.ImportFrom):
+            names = {alias.name for alias in node.names}
+            if node.module in UNPICKLERS or (node.module in ("torch", "numpy") and "load" in names):
+                flag(node, f"from {node.module} import {', '.join(sorted(names))}")
+        if isinstance(node, ast.Attribute) and node.attr in RUNNERS and ast.unparse(node.value) in UNPICKLERS:
+            flag(node, ast.unparse(node))
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        if name in ("torch.load", "torch.hub.load_state_dict_from_url") and keywords.get("weights_only") != "True":
+            flag(node, f"{name} without weights_only=True")
+        if keywords.get("allow_pickle", "False") != "False":
+            flag(node, f"{name} with allow_pickle")
+        if name in ("np.load", "numpy.load") and (len(node.args) > 2 or None in keywords):
+            flag(node, f"{name} with options that cannot be read here")
+        if name in ("eval", "exec", "torch.jit.load", "torch.hub.load", "pd.read_pickle", "pandas.read_pickle"):
+            flag(node, name)
+        if name.rpartition(".")[2] in ("result", "results") and "." in name:
+            flag(node, f"{name}(): outcomes are read from records")
+    return found
+
+
+def test_no_source_unpickles():
+    sources = [path for package in PACKAGES for path in sorted((CHECKOUT / package).rglob("*.py"))]
+    assert len(sources) > 50
+    found = [f"{path.relative_to(CHECKOUT)}:{what}" for path in sources for what in dangers(path.read_text())]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "pickle.load(file)", "pickle.loads(text)", "cloudpickle.load(file)", "joblib.load(path)",
+        "pickle.Unpickler(file).load()", "from pickle import load", "from dill import loads", "shelve.open(path)",
+        "import pickle as p", "from torch import load", "from numpy import load as read",
+        "torch.load(path)", "torch.load(path, weights_only=False)", "torch.load(path, weights_only=flag)",
+        "np.load(path, allow_pickle=True)", "numpy.load(path, allow_pickle=flag)", "np.load(path, None, True)",
+        "np.load(path, **options)", "pd.read_pickle(path)", "job.result()", "jobs[0].results()", "eval(text)",
+    ],
+)  # fmt: skip
+def test_the_search_finds(line):
+    assert dangers(f"import pickle\n{line}")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "torch.load(path, map_location='cpu', weights_only=True)", "np.load(path, mmap_mode='r')",
+        "np.load(path, allow_pickle=False)", "load(path)", "network.eval()", "planned.results",
+        "'never job.result()'", "json.loads(text)", "raise pickle.UnpicklingError", "import pickle",
+        "from torch import Tensor",
+    ],
+)  # fmt: skip
+def test_the_search_lets_pass(line):
+    assert not dangers(line)
