@@ -117,5 +117,5 @@ def _label(numbers: pd.DataFrame) -> str:
 
 def _subtitle(last: pd.DataFrame) -> str:
     judges = [wording.axis("rFID", judge.of(last)).split("\n") for judge in rows.judges(last)]
-    metric = judges[0][0].split(" ")[0]
+    metric = judges[0][0].split(" ")[0].rstrip(",")
     return f"PSNR: higher is better. {metric} ({', '.join(name for _, name in judges)}): lower is better."

@@ -151,6 +151,20 @@ def test_a_job_whose_sweep_was_killed_is_adopted_and_no_second_writer_starts(pic
 
 
 @pytest.mark.slow
+def test_an_adopted_job_that_dies_goes_on(pictures, tmp_path, study_root):
+    arguments = [*LONG, "--data", pictures, "--out", tmp_path]
+    first = start(*arguments)
+    _, lease = wait_for(lambda: training(study_root))
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    second = start(*arguments)
+    wait_for(lambda: "fit_tokenizer" in second.stdout.readline())  # it watches the job of the first
+    os.kill(lease["pid"], signal.SIGKILL)
+    output, _ = second.communicate(timeout=200)
+    assert second.returncode == 0, output
+
+
+@pytest.mark.slow
 def test_a_job_that_was_killed_itself_says_so_and_the_same_command_ends_with_the_same_bits(
     pictures, tmp_path, study_root
 ):

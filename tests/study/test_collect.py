@@ -1,0 +1,145 @@
+"""The table: every planned row, with its numbers or with why it has none; nothing that was measured vanishes."""
+
+import dataclasses
+
+import pytest
+
+import ablations.frontier
+from results import table as results
+from study.collect import update_table
+from study.compute import Compute
+from study.data import DataSpec
+from study.files import write_json
+from study.jobs import note_failure
+from study.lease import lease
+from study.plan import Run, make_plan
+from study.scales import smoke
+
+COMPUTE = Compute(device="cpu", precision="float32", threads=1)
+DATA = DataSpec(
+    name="made", resolution=32, channels=1, classes=10, train_images=600, test_images=100,
+    content="0" * 16, flip=False, class_names=tuple("abcdefghij"),
+)  # fmt: skip
+
+
+def plan(ablation="frontier", module=ablations.frontier, scale=None):
+    return make_plan(ablation, module, scale or smoke(), DATA, COMPUTE, "made")
+
+
+class Asking:
+    QUESTION = "?"
+
+    def __init__(self, *runs):
+        self._runs = list(runs)
+
+    def runs(self, scale):
+        return self._runs
+
+
+def finish(stage, **metrics):
+    """Leave a record as the stage would."""
+    values = {"rfid": 1.0, "psnr": 20.0, "ssim": 0.5, "perceptual": 0.1} if stage.kind == "reconstruct" else {"gfid": 9.0}
+    record = {
+        "fingerprint": stage.fingerprint,
+        "cost": {"train_seconds": 1.0, "parameters": 10, "peak_memory_gib": 0.5, "train_images_per_second": 2.0},
+        "seconds": 2.0,
+        "sheet": "sheet.png",
+        "provenance": {"commit": "c", "versions": "v", "device": "d", "precision": "float32", "threads": 1},
+        "metrics": {"efficientnet_lite2": {**values, **metrics, "comparable": False, "reference": "f" * 16}},
+    }
+    write_json(stage.folder / "record.json", record)
+    (stage.folder / "sheet.png").write_bytes(b"picture")
+
+
+def load(path):
+    table = results.load(path)
+    return table.set_index(["run", "images_seen"])
+
+
+def test_every_planned_row_is_listed_before_anything_ran(tmp_path):
+    table = load(update_table(plan(), tmp_path))
+    assert len(table) == 2 + 2 * 2
+    assert set(table["state"]) == {"pending"}
+    assert table["gfid"].isna().all()
+    assert table["rfid"].isna().all()
+
+
+def test_rows_say_why_they_have_no_numbers(tmp_path):
+    found = plan()
+    plain, aligned = (job for job in found.jobs if job.kind == "tokenizer")
+    note_failure(aligned.stages[0], "diverged", "diverged at step 3: the loss is nan")
+    finish(plain.stages[0])
+    with lease(plain.stages[1].folder):
+        table = load(update_table(found, tmp_path))
+    assert table.loc[("f4d4", 256), "state"] == "running"
+    assert table.loc[("f4d4-lite0", 256), ["state", "reason"]].tolist() == [
+        "diverged",
+        "diverged at step 3: the loss is nan",
+    ]
+    below = table.loc[("f4d4-lite0 + LightningDiT-XXS/2", 512)]
+    assert below["state"] == "blocked"
+    assert below["reason"] == "blocked by f4d4-lite0: diverged at step 3: the loss is nan"
+
+
+def test_a_result_replaces_its_pending_row_and_brings_its_sheet(tmp_path):
+    found = plan()
+    path = update_table(found, tmp_path)
+    for stage in found.jobs[0].stages:
+        finish(stage)
+    table = load(update_table(found, tmp_path))
+    row = table.loc[("f4d4", 256)]
+    assert (row["state"], row["rfid"], row["train_seconds"]) == ("done", 1.0, 1.0)
+    assert (path.parent / "sheets" / row["sheet"]).read_bytes() == b"picture"
+    assert len(table) == 6
+
+
+def test_two_ablations_share_rows_and_neither_loses_its_own(tmp_path):
+    first = Run(tokenizer="f4d4", generator="LightningDiT-XXS/2")
+    second = dataclasses.replace(first, options={"rope": False})
+    update_table(plan("one", Asking(first)), tmp_path)
+    table = load(update_table(plan("two", Asking(first, second)), tmp_path))
+    assert table.loc[("f4d4", 256), "ablations"] == "one two"
+    assert table.loc[(first.name, 512), "ablations"] == "one two"
+    assert table.loc[(second.name, 512), "ablations"] == "two"
+    assert "rope=False" in second.name
+
+
+def test_a_run_no_longer_asked_for_stays_when_it_was_measured_and_goes_when_it_was_not(tmp_path):
+    run = Run(tokenizer="f4d4")
+    old = plan("one", Asking(run, Run(tokenizer="f4d4", tokenizer_seed=1)))
+    for stage in old.jobs[0].stages:
+        finish(stage)
+    update_table(old, tmp_path)
+    table = load(update_table(plan("one", Asking(Run(tokenizer="f4d4", tokenizer_seed=2))), tmp_path))
+    assert table.loc[("f4d4", 256), ["state", "ablations"]].tolist() == ["done", ""]
+    assert ("f4d4 (seed 1)", 256) not in table.index
+    assert table.loc[("f4d4 (seed 2)", 256), "state"] == "pending"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sampling.seed": 1},
+        {"sampling.guidance_scale": 2.0},
+        {"evaluation.reference_images": 128},
+        {"evaluation.reconstruct_images": 64},
+        {"evaluation.perceptual_net": "lite0"},
+    ],
+)
+def test_the_same_training_judged_in_two_ways_has_rows_of_its_own(changes, tmp_path):
+    base = Run(tokenizer="f4d4", generator="LightningDiT-XXS/2")
+    found = plan("both", Asking(base, dataclasses.replace(base, changes=changes)))
+    table = results.load(update_table(found, tmp_path))
+    assert len([job for job in found.jobs if job.kind == "tokenizer"]) == 1
+    assert len(table) == (2 + 2 if "reconstruct" in str(changes) or "perceptual" in str(changes) else 1 + 4)
+
+
+def test_a_field_that_a_run_does_not_use_does_not_move_its_fingerprint():
+    def fits(**changes):
+        scale = dataclasses.replace(smoke(), tokenizer=dataclasses.replace(smoke().tokenizer, **changes))
+        return [stage.fingerprint for stage in plan(scale=scale).stages if stage.kind == "fit_tokenizer"]
+
+    (plain, aligned), (plain_2, aligned_2) = fits(), fits(vf_weight=0.7)
+    assert plain == plain_2
+    assert aligned != aligned_2
+    assert fits(gan_width=8, perceptual_size=32) == [plain, aligned]
