@@ -83,6 +83,7 @@ CHECKS: dict[str, Check] = {
     "evaluation.reference_images": (lambda v: v >= FEWEST_SAMPLES, f"at least {FEWEST_SAMPLES}"),
     "evaluation.reconstruct_images": (lambda v: v >= 2, "at least 2"),
     "evaluation.perceptual_net": _one_of(PERCEPTUAL_NETS),
+    "evaluation.perceptual_size": (lambda v: v >= 8, "at least 8"),
 }
 
 

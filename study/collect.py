@@ -24,22 +24,22 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 
-def state_of(planned: Planned, result: Stage) -> tuple[str, str]:
-    """State and reason of one row: the stage that measures it, else whatever keeps it from being measured."""
+def state_of(planned: Planned, result: Stage) -> tuple[str, str, Stage]:
+    """State, reason and stage of one row: the one that measures it, or the one that keeps it from being measured."""
     if result.record() is not None:
-        return "done", ""
+        return "done", "", result
     chain = _upstream(result)
     for stage in chain:
         if stage.record() is None and (failure := stage.failure()) is not None:
             own = stage.fingerprint in (result.fingerprint, planned.fit.fingerprint)
             if own or planned.kind == "tokenizer":
-                return failure["state"], failure["reason"]
+                return failure["state"], failure["reason"], stage
             spec = stage.spec
             name = spec.tokenizer if isinstance(spec, (FitTokenizer, FitGenerator)) else stage.kind
-            return "blocked", f"blocked by {name}: {failure['reason']}"
+            return "blocked", f"blocked by {name}: {failure['reason']}", stage
     waits_for = [stage for stage in chain if stage.record() is None]
     running = any(holder(stage.folder) is not None for stage in waits_for if stage in (planned.fit, result))
-    return ("running" if running else "pending"), ""
+    return ("running" if running else "pending"), "", result
 
 
 def _upstream(stage: Stage) -> list[Stage]:
@@ -60,7 +60,7 @@ def _protocols(stage: Stage) -> dict[str, Row]:
                 "samples": spec.images,
                 "reference": "own inputs",
                 "reference_hash": _reference(judge, spec.data, "test", spec.images),
-                "perceptual_net": spec.perceptual_net,
+                "perceptual_net": f"{spec.perceptual_net} @ {max(spec.perceptual_size, spec.data.resolution)} px",
             }
             continue
         sampling = spec.sampling
@@ -118,13 +118,13 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
     Args:
         sheets: made when missing.
     """
-    logs = {stage.fingerprint: job for job in plan.jobs for stage in job.stages}
+    jobs = {stage: job for job in plan.jobs for stage in job.stages}
     rows = []
     for planned in plan.runs:
         identity, fit = _identity(plan, planned), planned.fit.record()
         for result in planned.results:
             spec, record = result.spec, result.record()
-            state, reason = state_of(planned, result)
+            state, reason, culprit = state_of(planned, result)
             images_seen = spec.images_seen if isinstance(spec, Generate) else planned.fit.spec.recipe.budget_images  # type: ignore[union-attr]
             sheet, seed = "", spec.sampling.seed if isinstance(spec, Generate) else None
             if record is not None:
@@ -138,7 +138,7 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
                     "sampling_seed": seed,
                     "state": state,
                     "reason": reason,
-                    "log": log_of(logs[result.fingerprint]) if state not in ("done", "pending") else "",
+                    "log": log_of(jobs[culprit]) if state not in ("done", "pending") else "",
                     **protocol,
                     "flops_per_image": float(training_flops(planned.fit)),
                 }

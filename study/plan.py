@@ -222,6 +222,7 @@ def _stages(run: Run, base: Scale, data: DataSpec, compute: Compute, judges: Seq
             data=data,
             images=min(scale.evaluation.reconstruct_images, data.test_images),
             perceptual_net=scale.evaluation.perceptual_net,
+            perceptual_size=scale.evaluation.perceptual_size,
             judges=tuple(judges),
             compute=compute,
         ),

@@ -157,7 +157,7 @@ def print_summary(plan: Plan, collector: Collector, seconds: float, stopped: boo
     reasons: dict[str, str] = {}
     for planned in plan.runs:
         for result in planned.results:
-            state, reason = state_of(planned, result)
+            state, reason, _ = state_of(planned, result)
             states[state] += 1
             if reason:
                 reasons.setdefault(planned.run.name, f"{state}: {reason}")

@@ -77,7 +77,7 @@ def desk() -> Scale:
         name="desk",
         data="fashion-mnist",
         resolution=32,
-        train_images=12_800,
+        train_images=9_600,
         downsampling=4,
         latent_channels=(4, 16),
         foundation_models=("lite0",),
@@ -86,7 +86,7 @@ def desk() -> Scale:
         autoencoder=AutoencoderShape(ch=24, ch_mult=(1, 2), num_res_blocks=1, unshuffle=2, norm_groups=8),
         foundation=FoundationRecipe(input_size=96, stride=16, standardise=True),
         tokenizer=TokenizerRecipe(
-            budget_images=12_800,
+            budget_images=9_600,
             batch_images=8,  # at so few images, many small steps beat few large ones
             learning_rate=2e-3,
             warmup_images=400,
@@ -98,15 +98,15 @@ def desk() -> Scale:
             vf_distance_margin=0.0,
         ),
         generator=GeneratorRecipe(
-            budget_images=25_600,
-            snapshot_images=(6_400, 12_800, 25_600),
+            budget_images=19_200,
+            snapshot_images=(4_800, 9_600, 19_200),
             batch_images=32,
             learning_rate=1e-3,
             warmup_images=640,
             ema_decay=0.99,
         ),
-        sampling=Sampling(samples=5_000, chunk=50, solver="euler", steps=6),
-        evaluation=Evaluation(reference_images=5_000, reconstruct_images=5_000),
+        sampling=Sampling(samples=5_000, chunk=50, solver="euler", steps=5),
+        evaluation=Evaluation(reference_images=5_000, reconstruct_images=5_000, perceptual_size=32),
     )
 
 

@@ -100,6 +100,7 @@ class Evaluation:
     reference_images: int  # training images behind the statistics that samples are compared with
     reconstruct_images: int  # test images that are reconstructed
     perceptual_net: str = "lite2"
+    perceptual_size: int = 64  # pixels that smaller pictures are enlarged to
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +120,7 @@ class Reconstruct:
     data: DataSpec
     images: int  # of the test split
     perceptual_net: str
+    perceptual_size: int
     judges: tuple[JudgeSpec, ...]
     compute: Compute
 

@@ -38,7 +38,7 @@ def run(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -> Record:
         out.stop_if_asked()
     reconstructions = torch.cat(parts).contiguous()
     out.preparing("PSNR, SSIM and perceptual distance")
-    perceptual = PerceptualDistance(spec.perceptual_net).to(device)
+    perceptual = PerceptualDistance(spec.perceptual_net, input_size=spec.perceptual_size).to(device)
     values = reconstruction_metrics(images, reconstructions, perceptual)
     metrics = {}
     for judge in spec.judges:

@@ -38,7 +38,9 @@ class Asking:
 
 def finish(stage, **metrics):
     """Leave a record as the stage would."""
-    values = {"rfid": 1.0, "psnr": 20.0, "ssim": 0.5, "perceptual": 0.1} if stage.kind == "reconstruct" else {"gfid": 9.0}
+    values = (
+        {"rfid": 1.0, "psnr": 20.0, "ssim": 0.5, "perceptual": 0.1} if stage.kind == "reconstruct" else {"gfid": 9.0}
+    )
     record = {
         "fingerprint": stage.fingerprint,
         "cost": {"train_seconds": 1.0, "parameters": 10, "peak_memory_gib": 0.5, "train_images_per_second": 2.0},
