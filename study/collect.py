@@ -164,6 +164,14 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
     return rows
 
 
+def _with(names: str, name: str) -> str:
+    return " ".join(sorted({*names.split(), name}))
+
+
+def _without(names: str, name: str) -> str:
+    return " ".join(n for n in names.split() if n != name)
+
+
 def _keys(table: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
     return zip(table["fingerprint"], table["images_seen"], table["protocol"], strict=True)
 
@@ -183,7 +191,8 @@ def _copy(source: Path, target: Path) -> None:
 def update_table(plan: Plan, out: Path) -> Path:
     """Write the study's table: this plan's rows, and every row that other plans have put there.
 
-    A row that this ablation asked for before and no longer does stays, without the ablation's name.
+    A row that this ablation asked for before and no longer does stays, without the ablation's name; so does a
+    result while the run that would replace it has none.
 
     Args:
         out: folder that holds `results/`.
@@ -203,9 +212,16 @@ def _update(plan: Plan, path: Path) -> None:
     new = from_records(rows_of(plan, path.parent / "sheets"))
     if path.exists():
         old = load(path)
-        old["ablations"] = [" ".join(n for n in text.split() if n != plan.ablation) for text in old["ablations"]]
         asked = dict(zip(_keys(old), old["ablations"].astype(str), strict=True))
-        new["ablations"] = [" ".join(sorted({*asked.get(key, "").split(), plan.ablation})) for key in _keys(new)]
+        measured = set(_keys(old[old["state"] == "done"]))
+        # a result stays until a new one comes, for instance one that was measured on another machine
+        waiting = [key in measured and state != "done" for key, state in zip(_keys(new), new["state"], strict=True)]
+        still_asked = set(_keys(new[waiting]))
+        new["ablations"] = [_with(asked.get(key, ""), plan.ablation) for key in _keys(new)]
+        old["ablations"] = [
+            _with(text, plan.ablation) if key in still_asked else _without(text, plan.ablation)
+            for key, text in asked.items()
+        ]
         dropped = (old["ablations"] == "") & (old["state"] != "done")  # was never measured: nothing is lost
-        new = merge(old[~dropped], new)
+        new = merge(old[~dropped], new[[not waits for waits in waiting]])
     write(new, path)

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -20,7 +21,9 @@ from study.paths import CHECKOUT, study_root
 from study.stopping import stop_requested
 
 if TYPE_CHECKING:
+    from study.data import DataSpec
     from study.plan import Plan
+    from study.scales import Scale
 
 DEFAULT_ABLATION = "frontier"
 
@@ -64,7 +67,7 @@ def _ablations() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(ablations.__path__) if not module.ispkg)
 
 
-def _ablation(name: str):
+def _ablation(name: str) -> ModuleType:
     from study.settings import nearest
 
     if name not in _ablations():
@@ -72,7 +75,7 @@ def _ablation(name: str):
     return importlib.import_module(f"ablations.{name}")
 
 
-def _scale(options: Sweep):
+def _scale(options: Sweep) -> Scale:
     from study.scales import SCALES
     from study.settings import change, nearest
 
@@ -87,14 +90,14 @@ def _scale(options: Sweep):
     return scale
 
 
-def _study_name(options: Sweep, data_name: str, resolution: int) -> str:
+def _study_name(options: Sweep, scale: Scale, data: DataSpec) -> str:
     if options.study is not None:
         if not options.study or options.study in (".", "..", "paper") or set(options.study) & set("/\\"):
             raise ValueError(f"--study must be a plain folder name other than 'paper', got {options.study!r}")
         return options.study
     parts = [options.scale]
-    if options.data is not None:
-        parts.append(f"{data_name}-{resolution}")
+    if (data.name, data.resolution) != (scale.data, scale.resolution):
+        parts.append(f"{data.name}-{data.resolution}")
     if options.set:  # other settings must not mix with the scale's own results
         parts.append(fingerprint(sorted(options.set), 6))
     return "-".join(parts)
@@ -129,7 +132,7 @@ def prepare(options: Sweep) -> Plan:
         _require_writable(folder)
     data = resolve(source, resolution)
     check_data(scale, data)
-    study = _study_name(options, data.name, data.resolution)
+    study = _study_name(options, scale, data)
     return make_plan(options.ablation, module, scale, data, compute.resolve(), study)
 
 

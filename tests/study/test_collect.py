@@ -118,6 +118,20 @@ def test_a_run_no_longer_asked_for_stays_when_it_was_measured_and_goes_when_it_w
     assert table.loc[("f4d4 (seed 2)", 256), "state"] == "pending"
 
 
+def test_a_result_measured_elsewhere_stays_until_there_is_a_new_one(tmp_path, study_root, monkeypatch):
+    found = plan()
+    for stage in found.jobs[0].stages:
+        finish(stage)
+    update_table(found, tmp_path)
+    monkeypatch.setenv("STUDY_ROOT", str(study_root / "of another machine"))
+    table = load(update_table(found, tmp_path))
+    assert table.loc[("f4d4", 256), ["state", "rfid", "ablations"]].tolist() == ["done", 1.0, "frontier"]
+    assert len(table) == 6
+    for stage in found.jobs[0].stages:
+        finish(stage, rfid=2.0)
+    assert load(update_table(found, tmp_path)).loc[("f4d4", 256), "rfid"] == 2.0
+
+
 @pytest.mark.parametrize(
     "changes",
     [
