@@ -12,7 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 import tyro
@@ -21,6 +21,7 @@ from rich.table import Table
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
+from tyro.conf import arg
 
 from models.lightningdit import LightningDiT
 from models.specs import flops_per_image, generator_config
@@ -59,9 +60,9 @@ class Bench:
     """Only the generator's training step, against its matrix products alone."""
     repeats: int = 15
     """Timed repeats of each; the median counts."""
-    threads: int | None = None
+    threads: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """Threads of the process. Default: what the planner gives a job here."""
-    out: Path | None = None
+    out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """Also write the numbers to this JSON file."""
 
 

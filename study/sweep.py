@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+from tyro.conf import arg
 
 from study import compute
 from study.files import fingerprint
@@ -32,32 +33,32 @@ DEFAULT_ABLATION = "frontier"
 class Sweep:
     """Run a whole study: train tokenizers and generators, judge them, fill the results table, draw the figures.
 
-    Without arguments: the frontier ablation at desk scale, on Fashion-MNIST, in about a quarter of an hour on two
+    Without arguments: the frontier ablation at desk scale, on Fashion-MNIST, within a quarter of an hour on two
     cores. Run the same command again at any time: what is done is kept, what was cut off goes on.
 
     Results are written to results/STUDY/table.csv and figures/STUDY/, and while running to $STUDY_ROOT
     (default: the user's cache folder).
     """
 
-    ablation: tyro.conf.Positional[str] = DEFAULT_ABLATION
+    ablation: Annotated[tyro.conf.Positional[str], arg(metavar="[ABLATION]")] = DEFAULT_ABLATION
     """Which question to ask: a file of ablations/."""
-    scale: str = "desk"
+    scale: Annotated[str, arg(metavar="NAME")] = "desk"
     """How big: smoke (seconds, for tests), desk (minutes on a laptop)."""
-    data: str | None = None
+    data: Annotated[str | None, arg(metavar="NAME|FOLDER", help_behavior_hint="")] = None
     """Data set (fashion-mnist, cifar10) or a folder of pictures with one subfolder per class. Default: the scale's."""
-    resolution: int | None = None
+    resolution: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="")] = None
     """Side of the pictures in pixels. Default: the scale's; for a folder, the size of its pictures."""
     executor: Literal["local", "inline", "slurm"] = "local"
     """Where jobs run: processes of this machine, this process (for debugging), or a Slurm cluster."""
-    jobs: int | None = None
+    jobs: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """How many jobs run at once on this machine. Default: as many as its cores or GPUs feed."""
-    study: str | None = None
+    study: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     """Name of the results. Default: the scale, with the data and a hash of the settings where they are not its own."""
-    out: Path = CHECKOUT
-    """Folder that holds results/ and figures/."""
-    dry_run: bool = False
+    out: Annotated[Path, arg(metavar="FOLDER", help_behavior_hint="")] = CHECKOUT
+    """Folder that holds results/ and figures/. Default: the checkout."""
+    dry_run: Annotated[bool, arg(help_behavior_hint="")] = False
     """Print the plan and stop."""
-    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="FIELD=VALUE")] = ()
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, arg(metavar="FIELD=VALUE", help_behavior_hint="")] = ()
     """Change a field of the scale, such as generator.budget_images=20000; may be given several times."""
 
 
