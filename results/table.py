@@ -126,6 +126,7 @@ def mixed_provenance(rows: pd.DataFrame) -> list[str]:
     """What differs between the done rows without being measured, for a caption: 'commit: 1a2b, 3c4d'."""
     done = rows[rows["state"] == "done"]
     values = {name: _values(done[name]) for name in (*PROVENANCE, "tokenizer_seed", "seed")}
+    values["sampling_seed"] = _values(done.loc[done["kind"] == "generator", "sampling_seed"])  # tokenizers have none
     return [f"{name}: {', '.join(found)}" for name, found in values.items() if len(found) > 1]
 
 

@@ -153,3 +153,11 @@ def test_mixed_provenance_is_named() -> None:
 def test_columns_are_declared_once_and_described() -> None:
     assert len(set(NAMES)) == len(NAMES)
     assert all(f"| {column.name} | {column.type} |" in describe() for column in COLUMNS)
+
+
+def test_tokenizers_without_a_sampling_seed_do_not_make_it_mixed() -> None:
+    generator = {"kind": "generator", "gfid": 9.0, "generator": "LightningDiT-B/1", "sampling_seed": 0}
+    mixed = rows({}, {**generator, "protocol": "a"})
+    assert not [text for text in results.mixed_provenance(mixed) if "sampling_seed" in text]
+    two = rows({**generator, "protocol": "a"}, {**generator, "protocol": "b", "sampling_seed": 1})
+    assert "sampling_seed: 0, 1" in results.mixed_provenance(two)
