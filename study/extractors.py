@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import itertools
 import time
 from pathlib import Path
 from typing import Any
@@ -12,11 +11,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
-from models.foundation import efficientnet_lite
+from models.foundation import efficientnet_lite, folded
 from models.weights import load_foreign
 from study.data import DataSpec, ImageSet, load
 from study.files import load_tensors, save_tensors, write_json
@@ -72,7 +70,7 @@ class EfficientNetLite2(Penultimate):
 
     def __init__(self, name: str, features_list: list[str], size: int = 64, **_: Any) -> None:
         super().__init__(name, features_list, size)
-        self.network: Any = fold_batch_norms(efficientnet_lite("lite2")).to(memory_format=torch.channels_last)
+        self.network: Any = folded(efficientnet_lite("lite2"))
 
     def forward(self, images: Tensor) -> tuple[Tensor]:
         maps = self.network.forward_features(self.prepare(images))
@@ -106,17 +104,6 @@ def prepared(images: Tensor, size: int) -> Tensor:
     if pixels.shape[2:] != (size, size):
         pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
     return (pixels / 127.5 - 1).contiguous(memory_format=torch.channels_last)
-
-
-def fold_batch_norms(network: nn.Module) -> nn.Module:
-    """Fold each batch norm into the convolution before it, in place; timm's keep their activation."""
-    for parent in list(network.modules()):
-        children = list(parent.named_children())
-        for (name, conv), (norm_name, norm) in itertools.pairwise(children):
-            if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-                setattr(parent, name, fuse_conv_bn_eval(conv, norm))
-                setattr(parent, norm_name, getattr(norm, "act", nn.Identity()))
-    return network
 
 
 def plain_weights(path: Path) -> io.BytesIO:

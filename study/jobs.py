@@ -51,7 +51,7 @@ def run_stage(stage: Stage, title: str = "") -> Record:
                 **outcome,
                 "provenance": provenance(stage.spec.compute),
                 "seconds": round(time.time() - started, 3),
-                "ended": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+                "ended": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             }
             held.check()
             write_json(stage.folder / "record.json", record)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
-from made_pictures import draw_pictures
+from made_up import COMPUTE, draw_pictures
 
-from study.compute import Compute
 from study.data import resolve
 from study.plan import make_plan
 from study.scales import smoke
-
-COMPUTE = Compute(device="cpu", precision="float32", threads=1)
 
 
 @pytest.fixture

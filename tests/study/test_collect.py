@@ -3,37 +3,20 @@
 import dataclasses
 
 import pytest
+from made_up import COMPUTE, Asking, data_spec
 
 import ablations.frontier
 from results import table as results
 from study.collect import update_table
-from study.compute import Compute
-from study.data import DataSpec
 from study.files import write_json
 from study.jobs import note_failure
 from study.lease import lease
 from study.plan import Run, make_plan
 from study.scales import smoke
 
-COMPUTE = Compute(device="cpu", precision="float32", threads=1)
-DATA = DataSpec(
-    name="made", resolution=32, channels=1, classes=10, train_images=600, test_images=100,
-    content="0" * 16, flip=False, class_names=tuple("abcdefghij"),
-)  # fmt: skip
-
 
 def plan(ablation="frontier", module=ablations.frontier, scale=None):
-    return make_plan(ablation, module, scale or smoke(), DATA, COMPUTE, "made")
-
-
-class Asking:
-    QUESTION = "?"
-
-    def __init__(self, *runs):
-        self._runs = list(runs)
-
-    def runs(self, scale):
-        return self._runs
+    return make_plan(ablation, module, scale or smoke(), data_spec(), COMPUTE, "made")
 
 
 def finish(stage, **metrics):

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from made_pictures import draw_pictures
+from made_up import draw_pictures
 from PIL import Image
 from safetensors import SafetensorError
 

@@ -70,14 +70,13 @@ def test_lite2_does_not_depend_on_batch_size(data):
 
 
 def test_folded_batch_norms_change_nothing():
-    from models.foundation import efficientnet_lite
-    from study.extractors import fold_batch_norms
+    from models.foundation import efficientnet_lite, folded
 
-    plain, folded = efficientnet_lite("lite2"), fold_batch_norms(efficientnet_lite("lite2"))
-    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    plain, fast = efficientnet_lite("lite2"), folded(efficientnet_lite("lite2"))
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in fast.modules())
     pixels = torch.from_numpy(pictures(2, size=64)).float() / 127.5 - 1
     with torch.inference_mode():
-        expected, found = plain.forward_features(pixels), folded.forward_features(pixels)
+        expected, found = plain.forward_features(pixels), fast.forward_features(pixels)
     assert (expected - found).abs().max() < 1e-4 * expected.abs().max()
 
 

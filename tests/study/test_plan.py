@@ -3,37 +3,15 @@
 import dataclasses
 
 import pytest
+from made_up import COMPUTE, Asking, data_spec
 
 import ablations.frontier
-from study.compute import Compute
-from study.data import DataSpec
 from study.plan import Run, make_plan
 from study.scales import SCALES
 
-COMPUTE = Compute(device="cpu", precision="float32", threads=1)
-
-
-def data(resolution=32, classes=10):
-    return DataSpec(
-        name="made", resolution=resolution, channels=1, classes=classes, train_images=60_000, test_images=10_000,
-        content="0" * 16, flip=False, class_names=tuple(map(str, range(classes))),
-    )  # fmt: skip
-
 
 def plan(scale, module=ablations.frontier, **changes):
-    return make_plan("frontier", module, dataclasses.replace(scale, **changes), data(), COMPUTE, "test")
-
-
-class Asking:
-    """An ablation made of these runs."""
-
-    QUESTION = "?"
-
-    def __init__(self, *runs):
-        self._runs = list(runs)
-
-    def runs(self, scale):
-        return self._runs
+    return make_plan("frontier", module, dataclasses.replace(scale, **changes), data_spec(), COMPUTE, "test")
 
 
 @pytest.mark.parametrize("name", SCALES)
@@ -111,7 +89,7 @@ def test_a_size_that_does_not_fit_the_grid_is_refused_with_those_that_do(resolut
     with pytest.raises(
         ValueError, match=rf"pictures of {resolution} px do not fit .* multiples of 8 from 16 px\)"
     ) as error:
-        make_plan("frontier", ablations.frontier, SCALES["smoke"](), data(resolution), COMPUTE, "test")
+        make_plan("frontier", ablations.frontier, SCALES["smoke"](), data_spec(resolution), COMPUTE, "test")
     sizes = [int(text) for text in str(error.value).split("that fit: ")[1].split(" (")[0].split(", ")]
     for size in sizes:
-        make_plan("frontier", ablations.frontier, SCALES["smoke"](), data(size), COMPUTE, "test")
+        make_plan("frontier", ablations.frontier, SCALES["smoke"](), data_spec(size), COMPUTE, "test")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from made_pictures import draw_pictures
+from made_up import draw_pictures
 
 from study.files import read_json
 

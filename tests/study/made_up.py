@@ -1,7 +1,32 @@
-"""Pictures for tests."""
+"""Pictures, data and ablations for tests."""
 
 import numpy as np
 from PIL import Image
+
+from study.compute import Compute
+from study.data import DataSpec
+
+COMPUTE = Compute(device="cpu", precision="float32", threads=1)
+
+
+def data_spec(resolution=32):
+    """A data set that can be planned for, and has no pictures."""
+    return DataSpec(
+        name="made", resolution=resolution, channels=1, classes=10, train_images=60_000, test_images=10_000,
+        content="0" * 16, flip=False, class_names=tuple("abcdefghij"),
+    )  # fmt: skip
+
+
+class Asking:
+    """An ablation made of these runs."""
+
+    QUESTION = "?"
+
+    def __init__(self, *runs):
+        self._runs = list(runs)
+
+    def runs(self, scale):
+        return self._runs
 
 
 def draw_pictures(folder, *, classes=3, per_class=24, side=16):
