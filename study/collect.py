@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.specs import parse_tokenizer
+from results.schema import METRICS
 from study.data import DataSpec
 from study.estimate import training_flops
 from study.files import fingerprint
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Row = dict[str, Any]
+COSTS = ("train_seconds", "train_images_per_second", "peak_memory_gib", "parameters")  # of a training's record
 
 
 def state_of(planned: Planned, result: Stage) -> tuple[str, str, Stage]:
@@ -174,10 +176,6 @@ def _without(names: str, name: str) -> str:
 
 def _keys(table: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
     return zip(table["fingerprint"], table["images_seen"], table["protocol"], strict=True)
-
-
-METRICS = ("rfid", "psnr", "ssim", "perceptual", "gfid", "kid", "precision", "recall", "inception_score")
-COSTS = ("train_seconds", "train_images_per_second", "peak_memory_gib", "parameters")
 
 
 def _copy(source: Path, target: Path) -> None:
