@@ -83,9 +83,3 @@ def restore(folder: Path, parts: Parts) -> Position:
         unpack(parts, tensors)
         return Position(int(metadata["images_seen"]), float(metadata["seconds"]))
     return Position()
-
-
-def discard(folder: Path) -> None:
-    """Delete the checkpoints of a finished training."""
-    for path in _files(folder):
-        path.unlink(missing_ok=True)

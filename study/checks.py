@@ -62,6 +62,8 @@ CHECKS: dict[str, Check] = {
     "tokenizer.vf_weight": _not_negative,
     "tokenizer.vf_cosine_weight": _not_negative,
     "tokenizer.vf_distance_weight": _not_negative,
+    "tokenizer.vf_cosine_margin": _share,
+    "tokenizer.vf_distance_margin": _share,
     "generator.snapshot_images": _different,
     "generator.learning_rate": _positive,
     "generator.betas": _betas,

@@ -14,7 +14,6 @@ from study.estimate import training_flops
 from study.files import fingerprint
 from study.judges import JudgeSpec
 from study.lease import holder, locked
-from study.paths import study_root
 from study.plan import Plan, Planned
 from study.schedule import log_of
 from study.specs import FitGenerator, FitTokenizer, Generate, Reconstruct, Stage
@@ -179,7 +178,7 @@ def _keys(table: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
 
 
 def _copy(source: Path, target: Path) -> None:
-    if source.exists() and not target.exists():
+    if source.exists() and not (target.exists() and target.read_bytes() == source.read_bytes()):
         target.parent.mkdir(parents=True, exist_ok=True)
         partial = target.with_suffix(".partial")
         shutil.copyfile(source, partial)
@@ -199,7 +198,7 @@ def update_table(plan: Plan, out: Path) -> Path:
         The path of `results/<study>/table.csv`.
     """
     path = out / "results" / plan.study / "table.csv"
-    with locked(study_root() / "tables" / fingerprint(str(path.absolute()))):
+    with locked(path.parent):
         _update(plan, path)
     return path
 

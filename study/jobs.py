@@ -22,6 +22,8 @@ from study.workspace import Blocked, Diverged, Record, Workspace
 
 log = logging.getLogger(__name__)
 
+LEFTOVERS = ("checkpoint-*.safetensors", "chunk-*.safetensors")  # what a stage that is done no longer needs
+
 
 def run_stage(stage: Stage, title: str = "") -> Record:
     """The record of a stage: read when it is done, made by running the stage when it is not.
@@ -39,7 +41,8 @@ def run_stage(stage: Stage, title: str = "") -> Record:
     with lease(stage.folder) as held:
         if record := stage.record():  # whoever held the lease before finished it
             return record
-        (stage.folder / "failure.json").unlink(missing_ok=True)  # of an earlier attempt
+        for earlier in ("failure.json", "interrupted.json"):
+            (stage.folder / earlier).unlink(missing_ok=True)
         started = time.time()
         try:
             outcome = stages.execute(stage, Workspace(stage.folder, held, title or stage.kind))
@@ -55,11 +58,17 @@ def run_stage(stage: Stage, title: str = "") -> Record:
             }
             held.check()
             write_json(stage.folder / "record.json", record)
-        except (Interrupted, LeaseLost):
+        except Interrupted as asked:
+            write_json(stage.folder / "interrupted.json", {"reason": str(asked)})
+            raise
+        except LeaseLost:
             raise
         except BaseException as error:
             note_failure(stage, "diverged" if isinstance(error, Diverged) else "failed", _reason(error))
             raise
+        for pattern in LEFTOVERS:  # only now: whoever is killed before the record needs them
+            for path in stage.folder.glob(pattern):
+                path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # an estimate for the next plan, no result
             note_rate(stage, record["cost"].get("train_seconds", record["seconds"]), processor())
         return record

@@ -41,12 +41,16 @@ def _process_start(pid: int) -> str | None:
 
 
 def _boot() -> str:
-    """Names this machine since it was started: pids only mean something within it."""
+    """Names this machine since it was started, and the space of its pids: they only mean something within it."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         boot = ""
-    return f"{socket.gethostname()}/{boot}"
+    try:
+        space = os.readlink("/proc/self/ns/pid")  # a container counts its processes anew
+    except OSError:
+        space = ""
+    return f"{socket.gethostname()}/{boot}/{space}"
 
 
 def this_process(pid: int | None = None) -> dict[str, Any]:
@@ -65,7 +69,8 @@ def _known_gone(lease: dict[str, Any]) -> bool:
     boot = lease.get("boot", "")
     if boot == _boot():
         return lease.get("start") is not None and _process_start(lease["pid"]) != lease["start"]
-    return boot.partition("/")[0] == socket.gethostname()  # this machine, before it was started anew
+    here, there = _boot().split("/"), boot.split("/")
+    return here[0] == there[0] != "localhost" and here[1] != there[1]  # this machine, before it was started anew
 
 
 def _known_alive(lease: dict[str, Any]) -> bool:

@@ -10,11 +10,12 @@ from types import ModuleType
 from typing import Any
 
 from models.specs import AutoencoderConfig, generator_config, parse_generator, parse_tokenizer
+from study.checks import check_scale
 from study.compute import Compute
 from study.data import DataSpec
 from study.judges import JudgeSpec, judge_spec
 from study.scales import AutoencoderShape, Scale
-from study.settings import change
+from study.settings import change, nearest
 from study.specs import (
     Encode,
     FitGenerator,
@@ -27,6 +28,8 @@ from study.specs import (
     TokenizerRecipe,
 )
 
+# parts of a scale that a single run may change; the others are common to a study
+CHANGEABLE = ("train_images", "autoencoder", "foundation", "tokenizer", "generator", "sampling", "evaluation")
 SMALLEST_FOR_GAN = 24  # pixels: three halvings and two kernels of 4
 
 
@@ -199,7 +202,11 @@ def _used_sampling(sampling: Sampling) -> Sampling:
 def _stages(run: Run, base: Scale, data: DataSpec, compute: Compute, judges: Sequence[JudgeSpec]) -> dict[str, Any]:
     scale = base
     for key, value in run.changes.items():
+        if key.partition(".")[0] not in CHANGEABLE:
+            raise ValueError(f"a run cannot change {key}; {nearest(key, CHANGEABLE)}")
         scale = change(scale, key, value)
+    if run.changes:
+        check_scale(scale)
     _check_budgets(scale, data)
     name = parse_tokenizer(run.tokenizer)
     architecture = autoencoder_config(run.tokenizer, scale, data)
@@ -237,6 +244,11 @@ def _stages(run: Run, base: Scale, data: DataSpec, compute: Compute, judges: Seq
     if run.generator is None:
         return stages
     recipe = scale.generator
+    if scale.sampling.guidance_channels > architecture.z_channels:
+        raise ValueError(
+            f"sampling.guidance_channels {scale.sampling.guidance_channels} is more than the "
+            f"{architecture.z_channels} channels of {run.tokenizer}; 0 is all"
+        )
     fit_generator = Stage(
         "fit_generator",
         FitGenerator(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from study.compute import processor
@@ -53,8 +54,9 @@ def print_plan(plan: Plan, slots: int) -> None:
     console.print(f"[bold]{plan.ablation}[/bold] at scale [bold]{plan.scale.name}[/bold]: {plan.question}")
     data = plan.data
     console.print(
-        f"data {data.name}, {data.classes} classes, {min(plan.scale.train_images, data.train_images):,} training "
-        f"images of {data.resolution} px; on {compute.device} in {compute.precision}, "
+        f"data {escape(data.name)}, {data.classes} classes, "
+        f"{min(plan.scale.train_images, data.train_images):,} training images of {data.resolution} px; "
+        f"on {compute.device} in {compute.precision}, "
         f"{slots} {'job' if slots == 1 else 'jobs'} at once, {compute.threads} "
         f"{'thread' if compute.threads == 1 else 'threads'} each"
     )
@@ -80,7 +82,7 @@ def print_plan(plan: Plan, slots: int) -> None:
         else:
             state = "goes on" if any(_started(stage) for stage in job.stages) else "to do"
         title = f"tokenizer {job.title}" if job.kind == "tokenizer" else job.title
-        table.add_row(title, str(len(job.stages)), str(done), state, f"~{duration(left)}" if left else "")
+        table.add_row(escape(title), str(len(job.stages)), str(done), state, f"~{duration(left)}" if left else "")
     console.print(table)
     left = remaining_seconds(list(plan.jobs), slots)
     console.print(
@@ -133,7 +135,7 @@ class Progress:
             table.add_column(column)
         for name, progress in running.items():
             done, rate, eta = _amounts(progress)
-            table.add_row(self._titles[name], progress.get("stage", "starting"), done, rate, eta)
+            table.add_row(escape(self._titles[name]), progress.get("stage", "starting"), done, rate, eta)
         finished = sum(all(s.record() for s in job.stages) for job in self._jobs.values())
         elapsed = duration(time.monotonic() - self._started)
         table.caption = f"{finished} of {len(self._jobs)} jobs done after {elapsed}; Ctrl-C saves and stops"

@@ -1,16 +1,17 @@
 """Submitting jobs through submitit and watching them: inline, on this machine, or on Slurm.
 
-Outcomes are read from records, never from `job.result()`. Jobs that an earlier sweep left running are adopted:
-they are watched like our own and never submitted a second time.
+Outcomes are read from records, never from `job.result()`. Local jobs that an earlier sweep left running are
+adopted: they are watched like our own and never submitted a second time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,15 +97,11 @@ class LocalJobs:
             self._gpu_of[job.name] = next((g for g in self.gpus if g not in busy), self.gpus[0])
             gpu = {"gpus_per_node": 1, "visible_gpus": (self._gpu_of[job.name],)}
         executor.update_parameters(timeout_min=TIMEOUT_MINUTES, stderr_to_stdout=True, name=job.name[:40], **gpu)
-        # Ctrl-C reaches every process of the terminal, and submitit's controller answers it by killing its job:
-        # let only this process hear it; `stop` then asks the jobs to save
-        heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        try:
+        with _undisturbed():
             submitted = executor.submit(run_job, job)
-        finally:
-            signal.signal(signal.SIGINT, heard)
-        write_json(folder / "submission.json", this_process(int(submitted.job_id)))
-        self._submitted[job.name] = submitted
+            write_json(folder / "submission.json", this_process(int(submitted.job_id)))
+            self._submitted[job.name] = submitted
+            self.board.running[job.name] = {}
 
     def watch(self, show: Show, on_change: Callable[[], None]) -> None:
         """Submit what is ready and wait until nothing is left to do; `on_change` after jobs have ended."""
@@ -119,11 +116,12 @@ class LocalJobs:
                     continue
                 del board.running[name]
                 changed = True
-                if board.missing(board.jobs[name]):
-                    if name in self._submitted:
-                        self._ended_short(board.jobs[name])
-                    else:  # it was another sweep's, which stopped it, or the machine went down: it goes on here
-                        waiting.append(board.jobs[name])
+                job = board.jobs[name]
+                if board.missing(job):
+                    if name in self._submitted and not any(stage.interrupted() for stage in job.stages):
+                        self._ended_short(job)
+                    else:  # another sweep stopped it, or the machine went down: it goes on here
+                        waiting.append(job)
             for job in list(waiting):
                 if not board.missing(job):
                     waiting.remove(job)
@@ -136,10 +134,11 @@ class LocalJobs:
                 elif len(board.running) < self.slots and board.ready(job):
                     waiting.remove(job)
                     self._submit(job)
-                    board.running[job.name] = {}
             show(board.running)
             if changed:
                 on_change()  # after submitting, so that no slot waits for figures
+            if not board.running and not any(board.ready(job) for job in waiting):
+                break  # what these read has been deleted meanwhile: the next sweep plans it again
             if waiting or board.running:
                 time.sleep(POLL_SECONDS)
 
@@ -147,28 +146,54 @@ class LocalJobs:
         """A job's process is gone and records are missing: say so where the job did not say it itself."""
         self.board.failed.add(job.name)
         for stage in job.stages:
-            if stage.record() is None and all(source.record() for source in stage.inputs.values()):
-                if stage.failure() is None:
-                    note_failure(stage, "failed", "the process ended without a record (killed, or out of memory?)")
+            could_run = stage.record() is None and all(source.record() for source in stage.inputs.values())
+            if could_run and stage.failure() is None:
+                note_failure(stage, "failed", "the process ended without a record (killed, or out of memory?)")
                 break
 
     def stop(self) -> None:
         """Ask every running job, adopted ones too, to save and end; says what still runs after a while."""
         deadline = time.monotonic() + STOP_SECONDS
-        running = list(self.board.running)
-        while running and time.monotonic() < deadline:
-            for name in running:
-                submission = read_json(job_folder(name) / "submission.json")
-                if submission is not None and process_alive(submission):
-                    os.kill(submission["pid"], signal.SIGTERM)  # again and again: a job that starts up is deaf
+
+        def controllers() -> list[int]:
+            found = [read_json(job_folder(name) / "submission.json") for name in self.board.running]
+            return [process["pid"] for process in found if process is not None and process_alive(process)]
+
+        while (pids := controllers()) and time.monotonic() < deadline:
+            for pid in pids:
+                os.kill(pid, signal.SIGTERM)  # again and again: a job that starts up is deaf
             time.sleep(1.0)
-            running = [name for name in running if self._alive(self.board.jobs[name]) is not None]
-        for name in running:
-            print(f"{self.board.jobs[name].title} has not ended yet; the same command will find it")
+        for name in self.board.running:
+            if self._alive(self.board.jobs[name]) is not None:
+                print(f"{self.board.jobs[name].title} has not ended yet; the same command will find it")
+
+
+@contextlib.contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put signals off while a job is submitted and noted, so that none is forgotten.
+
+    Ctrl-C reaches every process of the terminal, and submitit's controller answers it by killing its job: the
+    controller inherits that it is ignored, and only `stop` asks jobs to end.
+    """
+    came: list[int] = []
+    before = {signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN)}
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            before[number] = signal.signal(number, lambda n, _frame: came.append(n))
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        raise KeyboardInterrupt
 
 
 class SlurmJobs:
-    """Jobs on a Slurm cluster, through submitit: an array of tokenizers, then an array of generators."""
+    """Jobs on a Slurm cluster, through submitit: an array of tokenizers, then an array of generators.
+
+    A second sweep submits what has no record again; duplicates wait for the first's leases.
+    """
 
     def __init__(self, jobs: list[Job]) -> None:
         self.board = Board({job.name: job for job in jobs})
@@ -213,7 +238,7 @@ class SlurmJobs:
             time.sleep(SLURM_POLL_SECONDS)
 
     def stop(self) -> None:
-        """Leave the jobs to the cluster: they need no open shell, and the same command watches them again."""
+        """Leave the jobs to the cluster: they need no open shell."""
 
 
 def log_of(job: Job) -> str:

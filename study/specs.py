@@ -195,6 +195,10 @@ class Stage:
         record = read_json(self.folder / "record.json")
         return record if isinstance(record, dict) and record.get("fingerprint") == self.fingerprint else None
 
+    def interrupted(self) -> bool:
+        """Whether the stage was asked to stop, saved, and has not been run since."""
+        return self.record() is None and (self.folder / "interrupted.json").exists()
+
     def failure(self) -> dict[str, Any] | None:
-        """How the stage last failed, when it did and has not been done since: state, reason, attempts, log."""
+        """How the stage last failed, when it did and has not been run since: state and reason."""
         return None if self.record() else read_json(self.folder / "failure.json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import importlib
 import os
 import pkgutil
@@ -17,7 +18,7 @@ import tyro
 from tyro.conf import arg
 
 from study import compute
-from study.files import fingerprint
+from study.files import fingerprint, read_json, write_json
 from study.paths import CHECKOUT, study_root
 from study.stopping import stop_requested
 
@@ -154,11 +155,10 @@ def _slots(options: Sweep) -> int:
     return len(_gpus()) or max(1, compute.cores() // compute.resolve().threads)
 
 
-def run(options: Sweep) -> int:
-    """Do what the command line says; returns the exit code: 0 done, 1 some runs have no result, 130 stopped."""
+def run(options: Sweep, plan: Plan) -> int:
+    """Carry out a plan; returns the exit code: 0 done, 1 some runs have no result, 130 stopped."""
     from study import report
 
-    plan = prepare(options)
     slots = 1 if options.executor == "inline" else _slots(options)
     report.print_plan(plan, slots)
     if options.dry_run:
@@ -209,6 +209,8 @@ def _gpus() -> list[int]:
     import torch
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible and not all(name.strip().isdigit() for name in visible.split(",")):
+        raise ValueError(f"CUDA_VISIBLE_DEVICES must list numbers of GPUs here, got {visible!r}")
     return [int(n) for n in visible.split(",")] if visible else list(range(torch.cuda.device_count()))
 
 
@@ -229,33 +231,34 @@ class Collector:
         return self.out / "results" / self.plan.study / "table.csv"
 
     def update(self) -> None:
-        """Rewrite the table, and the figures when the table has changed or a figure is missing."""
+        """Rewrite the table, and the figures unless they were drawn from this very table."""
         from study.collect import update_table
 
-        before = self.table.read_bytes() if self.table.exists() else b""
         update_table(self.plan, self.out)
         drawn = self.out / "figures" / self.plan.study
-        if self.table.read_bytes() != before or not any(drawn.glob("*.png")):
-            if any(stage.record() for planned in self.plan.runs for stage in planned.results):
-                from figures.render import render
+        mark = study_root() / "tables" / f"{fingerprint(str(drawn.resolve()))}.json"
+        state = hashlib.sha256(self.table.read_bytes()).hexdigest()
+        known = read_json(mark) or {}
+        if known.get("table") == state and any(drawn.glob("*.png")):
+            self.made, self.skipped = sorted(drawn.glob("*.*")), known["skipped"]
+        elif any(stage.record() for planned in self.plan.runs for stage in planned.results):
+            from figures.render import render
 
-                rendering = render(self.table.parent, drawn)
-                self.made, self.skipped = rendering.written, {**rendering.skipped, **rendering.refused}
-        else:
-            self.made = sorted(drawn.glob("*.*"))
+            rendering = render(self.table.parent, drawn)
+            self.made, self.skipped = rendering.written, {**rendering.skipped, **rendering.refused}
+            write_json(mark, {"table": state, "skipped": self.skipped})  # last: a drawing cut off is done again
 
 
 def main() -> None:
     """Entry point: errors of the caller are one line on standard error and exit code 2."""
     options = tyro.cli(Sweep, prog="python -m study.sweep", config=(tyro.conf.FlagCreatePairsOff,))
+    code = 2  # until the plan stands, what goes wrong is the caller's to mend
     try:
-        code = run(options)
-    except ValueError as error:
-        print(f"study.sweep: {error}", file=sys.stderr)
-        code = 2
-    except OSError as error:
-        print(f"study.sweep: {error}", file=sys.stderr)
+        plan = prepare(options)
         code = 1
+        code = run(options, plan)
+    except (ValueError, OSError) as error:
+        print(f"study.sweep: {error}", file=sys.stderr)
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)

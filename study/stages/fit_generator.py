@@ -12,7 +12,6 @@ from torch import Tensor
 
 from models.flow import flow_loss, interpolate, logit_normal_times, velocity_target
 from models.lightningdit import LightningDiT, drop_labels
-from study import checkpoint
 from study.compute import apply, autocast
 from study.files import load_tensors, save_tensors
 from study.randomness import batch_indices, generator
@@ -103,7 +102,6 @@ def run(spec: FitGenerator, inputs: dict[str, Stage], out: Workspace) -> Record:
         device=spec.compute.device,
         snapshots={mark: keep(mark) for mark in spec.recipe.snapshot_images},
     )
-    checkpoint.discard(out.folder)
     return {"cost": {**cost, "parameters": sum(p.numel() for p in parts["generator"].parameters())}}
 
 

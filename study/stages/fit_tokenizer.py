@@ -14,7 +14,6 @@ from models.autoencoder import Autoencoder, Posterior
 from models.discriminator import Discriminator, hinge_discriminator_loss, hinge_generator_loss
 from models.perceptual import PerceptualDistance
 from models.vf_loss import GAN_WEIGHT_LIMIT, VF_WEIGHT_LIMIT, gradient_norm_ratio, projection, vf_loss
-from study import checkpoint
 from study.compute import apply, autocast
 from study.data import load
 from study.features import FoundationFeatures
@@ -237,7 +236,6 @@ def run(spec: FitTokenizer, inputs: dict[str, Stage], out: Workspace) -> Record:
     if networks.linear_proj is not None:
         weights["linear_proj.weight"] = networks.linear_proj.weight
     save_tensors(out.folder / WEIGHTS, weights)
-    checkpoint.discard(out.folder)
     return {"cost": {**cost, "parameters": sum(p.numel() for p in networks.tokenizer.parameters())}}
 
 

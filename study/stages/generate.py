@@ -117,8 +117,6 @@ def run(spec: Generate, inputs: dict[str, Stage], out: Workspace) -> Record:
             "reference": target.hash,
         }
     save_sheet(out.folder / SHEET, images[: SHEET_COLUMNS * SHEET_ROWS], columns=SHEET_COLUMNS)
-    for chunk in chunks_of(sampling):
-        _file(out.folder, chunk).unlink(missing_ok=True)
     return {
         "metrics": metrics,
         "sheet": SHEET,

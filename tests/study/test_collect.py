@@ -142,3 +142,33 @@ def test_a_field_that_a_run_does_not_use_does_not_move_its_fingerprint():
     assert plain == plain_2
     assert aligned != aligned_2
     assert fits(gan_width=8, perceptual_size=32) == [plain, aligned]
+
+
+def test_figures_that_were_cut_off_are_drawn_again_and_no_others(tmp_path, monkeypatch):
+    import figures.render
+    from study.sweep import Collector
+
+    found = plan()
+    for job in found.jobs:
+        for stage in job.stages:
+            finish(stage)
+    drawn = []
+
+    def render(study, out):
+        drawn.append(study)
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "frontier.png").touch()
+        if len(drawn) == 1:
+            raise KeyboardInterrupt
+        return figures.render.Rendered([out / "frontier.png"], {"samples": "no sheet"}, {})
+
+    monkeypatch.setattr(figures.render, "render", render)
+    collector = Collector(found, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        collector.update()
+    for _ in range(3):
+        collector.update()
+    assert len(drawn) == 2
+    assert Collector(found, tmp_path).update() is None
+    assert len(drawn) == 2
+    assert collector.skipped == {"samples": "no sheet"}

@@ -62,6 +62,8 @@ def test_one_training_judged_by_two_protocols_is_one_job():
         (Run(tokenizer="f4d4", generator="LightningDit-XXS/2"), "LightningDiT"),
         (Run(tokenizer="f4d4", generator="LightningDiT-XXS/2", options={"roep": False}), "rope"),
         (Run(tokenizer="f4d4", changes={"tokenizer.vf_wieght": 1}), "nearest: vf_weight"),
+        (Run(tokenizer="f4d4", changes={"sampling.solver": "eulr"}), "nearest: euler"),
+        (Run(tokenizer="f4d4", changes={"judges": ()}), "a run cannot change judges"),
     ],
 )
 def test_a_name_that_does_not_exist_is_answered_with_the_nearest(run, message):

@@ -1,0 +1,96 @@
+"""The scheduler with stand-ins for processes: what it says of jobs that end short, and that it always ends."""
+
+import shutil
+
+import pytest
+from made_up import COMPUTE, Asking, data_spec
+
+from study.files import write_json
+from study.jobs import note_failure
+from study.plan import Run, make_plan
+from study.scales import smoke
+from study.schedule import LocalJobs
+
+
+class Ended:
+    """A submitted process that is gone."""
+
+    def done(self):
+        return True
+
+
+@pytest.fixture
+def plan():
+    run = Run(tokenizer="f4d4", generator="LightningDiT-XXS/2")
+    return make_plan("one", Asking(run), smoke(), data_spec(), COMPUTE, "made")
+
+
+def finish(stage):
+    write_json(stage.folder / "record.json", {"fingerprint": stage.fingerprint})
+
+
+def scheduler(plan, monkeypatch, on_submit):
+    """Local jobs whose processes do `on_submit(job, attempt)` and are gone at once."""
+    jobs = LocalJobs(list(plan.jobs), slots=2)
+    attempts = []
+
+    def submit(job):
+        attempts.append(job.kind)
+        on_submit(job, attempts.count(job.kind))
+        jobs._submitted[job.name] = Ended()
+        jobs.board.running[job.name] = {}
+
+    monkeypatch.setattr(jobs, "_submit", submit)
+    monkeypatch.setattr("study.schedule.POLL_SECONDS", 0.001)
+    return jobs, attempts
+
+
+def watch(jobs):
+    changes = []
+    jobs.watch(lambda running: None, lambda: changes.append(1))
+    return len(changes)
+
+
+def test_generators_follow_their_tokenizers(plan, monkeypatch):
+    jobs, attempts = scheduler(plan, monkeypatch, lambda job, attempt: [finish(s) for s in job.stages])
+    assert watch(jobs)
+    assert attempts == ["tokenizer", "generator"]
+    assert not jobs.board.failed
+
+
+def test_a_kill_after_another_stage_failed_is_noted_too(plan, monkeypatch):
+    fit, reconstruct, encode = plan.jobs[0].stages
+
+    def killed_in_encode(job, attempt):
+        finish(fit)
+        note_failure(reconstruct, "failed", "ValueError: no")
+
+    jobs, attempts = scheduler(plan, monkeypatch, killed_in_encode)
+    watch(jobs)
+    assert attempts == ["tokenizer"]
+    assert reconstruct.failure()["reason"] == "ValueError: no"
+    assert "ended without a record" in encode.failure()["reason"]
+
+
+def test_a_job_that_another_sweep_stopped_goes_on(plan, monkeypatch):
+    def stopped_once(job, attempt):
+        if job.kind == "tokenizer" and attempt == 1:
+            write_json(job.stages[0].folder / "interrupted.json", {})
+        else:
+            for stage in job.stages:
+                finish(stage)
+
+    jobs, attempts = scheduler(plan, monkeypatch, stopped_once)
+    watch(jobs)
+    assert attempts == ["tokenizer", "tokenizer", "generator"]
+    assert not jobs.board.failed
+
+
+def test_it_ends_when_what_a_job_reads_is_deleted_meanwhile(plan, monkeypatch):
+    for stage in plan.jobs[0].stages:
+        finish(stage)
+    jobs, attempts = scheduler(plan, monkeypatch, lambda job, attempt: None)
+    shutil.rmtree(plan.jobs[0].stages[2].folder)
+    jobs.board.jobs.pop(plan.jobs[0].name)  # it was done when this sweep began
+    watch(jobs)
+    assert attempts == []
