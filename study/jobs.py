@@ -16,7 +16,7 @@ from study.files import write_json
 from study.lease import LeaseLost, lease
 from study.plan import Job
 from study.provenance import provenance
-from study.specs import VERSIONS, Stage
+from study.specs import INTERRUPTED, VERSIONS, Stage
 from study.stopping import Interrupted, stop_on_signals, stop_requested
 from study.workspace import Blocked, Diverged, Record, Workspace
 
@@ -41,7 +41,7 @@ def run_stage(stage: Stage, title: str = "") -> Record:
     with lease(stage.folder) as held:
         if record := stage.record():  # whoever held the lease before finished it
             return record
-        for earlier in ("failure.json", "interrupted.json"):
+        for earlier in ("failure.json", INTERRUPTED):
             (stage.folder / earlier).unlink(missing_ok=True)
         started = time.time()
         try:
@@ -59,7 +59,7 @@ def run_stage(stage: Stage, title: str = "") -> Record:
             held.check()
             write_json(stage.folder / "record.json", record)
         except Interrupted as asked:
-            write_json(stage.folder / "interrupted.json", {"reason": str(asked)})
+            write_json(stage.folder / INTERRUPTED, {"reason": str(asked)})
             raise
         except LeaseLost:
             raise

@@ -20,6 +20,7 @@ from study.jobs import note_failure, run_job
 from study.lease import Watcher, holder, process_alive, this_process
 from study.paths import job_folder
 from study.plan import Job
+from study.specs import INTERRUPTED
 from study.stopping import stop_requested
 
 TIMEOUT_MINUTES = 7 * 24 * 60  # of a local job: submitit wants a limit, and a study may take days
@@ -90,6 +91,8 @@ class LocalJobs:
 
         folder = job_folder(job.name)
         folder.mkdir(parents=True, exist_ok=True)
+        for stage in job.stages:  # of an earlier attempt: a job that ends before it starts must not go on for ever
+            (stage.folder / INTERRUPTED).unlink(missing_ok=True)
         executor = submitit.LocalExecutor(folder=folder)
         gpu: dict[str, Any] = {}
         if self.gpus:

@@ -23,6 +23,8 @@ from study.paths import stage_folder
 # Raised when a stage's numbers move for an unchanged spec: old results stay valid under the old fingerprint.
 VERSIONS = {"fit_tokenizer": 1, "reconstruct": 1, "encode": 1, "fit_generator": 1, "generate": 1}
 
+INTERRUPTED = "interrupted.json"  # in a stage's folder: it was asked to stop, and saved
+
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerRecipe:
@@ -197,7 +199,7 @@ class Stage:
 
     def interrupted(self) -> bool:
         """Whether the stage was asked to stop, saved, and has not been run since."""
-        return self.record() is None and (self.folder / "interrupted.json").exists()
+        return self.record() is None and (self.folder / INTERRUPTED).exists()
 
     def failure(self) -> dict[str, Any] | None:
         """How the stage last failed, when it did and has not been run since: state and reason."""

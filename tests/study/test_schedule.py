@@ -94,3 +94,24 @@ def test_it_ends_when_what_a_job_reads_is_deleted_meanwhile(plan, monkeypatch):
     jobs.board.jobs.pop(plan.jobs[0].name)  # it was done when this sweep began
     watch(jobs)
     assert attempts == []
+
+
+def test_a_job_that_ends_before_it_starts_does_not_go_on_for_ever(plan, monkeypatch):
+    class Executor:
+        def __init__(self, folder):
+            pass
+
+        def update_parameters(self, **parameters):
+            pass
+
+        def submit(self, function, job):
+            process = Ended()
+            process.job_id = "1"
+            return process
+
+    monkeypatch.setattr("submitit.LocalExecutor", Executor)
+    monkeypatch.setattr("study.schedule.POLL_SECONDS", 0.001)
+    write_json(plan.jobs[0].stages[0].folder / "interrupted.json", {})  # an earlier sweep was stopped
+    jobs = LocalJobs(list(plan.jobs), slots=2)
+    watch(jobs)
+    assert plan.jobs[0].stages[0].failure()["state"] == "failed"
