@@ -15,12 +15,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from models.specs import unknown
+from models.specs import SOLVERS, unknown
 
 Velocity = Callable[[Tensor, float], Tensor]
 """(state (B, ...), t) -> velocity (B, ...); t is one number for the whole batch."""
-
-SOLVERS = ("euler", "heun", "dopri5")
 
 
 @dataclass(frozen=True, kw_only=True)

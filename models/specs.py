@@ -36,6 +36,8 @@ GENERATOR_FAMILIES: dict[str, dict[str, bool]] = {
 
 GENERATOR_OPTIONS = ("mlp_ratio", "label_dropout", "qk_norm", "swiglu", "rope", "rms_norm", "adaln_shift")
 
+SOLVERS = ("euler", "heun", "dopri5")  # of models/sampler.py
+
 TIME_FREQUENCIES = 256  # width of the sinusoidal embedding of t, before its MLP
 
 

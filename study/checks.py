@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from models.specs import SOLVERS
 from study.data import DataSpec
 from study.judges import inception_weights
 from study.scales import Scale
@@ -12,7 +13,6 @@ from study.settings import nearest
 
 LITE_STRIDES = (2, 4, 8, 16, 32)
 PERCEPTUAL_NETS = ("lite0", "lite2")
-SOLVERS = ("euler", "heun", "dopri5")
 LABEL_SCHEMES = ("equal", "random")
 WEIGHTS = ("ema", "raw")
 FEWEST_SAMPLES = 4  # precision and recall look at three neighbours

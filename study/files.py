@@ -74,6 +74,16 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         raise SafetensorError(f"{path} is damaged, delete its folder to make it again: {error}") from error
 
 
+def read_tensors(path: Path) -> dict[str, Tensor] | None:
+    """The tensors of a safetensors file, or None when it is missing or torn: it is then made again."""
+    from safetensors import SafetensorError
+
+    try:
+        return load_tensors(path)
+    except (FileNotFoundError, SafetensorError):
+        return None
+
+
 def load_metadata(path: Path) -> dict[str, str]:
     """Read the text metadata of a safetensors file."""
     from safetensors import safe_open

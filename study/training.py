@@ -16,7 +16,7 @@ from torch import Tensor
 from study import checkpoint
 from study.workspace import Diverged, Record, Workspace, peak_memory_gib
 
-SAVE_SECONDS = 20.0
+SAVE_SECONDS = 20.0  # between checkpoints; moves no number
 CHECK_STEPS_CUDA = 50  # reading the loss waits for the GPU, so there it is looked at now and then
 
 
@@ -29,7 +29,6 @@ def train(
     batch_images: int,
     device: str,
     snapshots: dict[int, Callable[[], None]] | None = None,
-    save_seconds: float = SAVE_SECONDS,
 ) -> Record:
     """Run `step` from the last checkpoint, or from 0, to `budget_images`.
 
@@ -40,7 +39,6 @@ def train(
         budget_images, batch_images: multiples of each other, as are the marks.
         device: "cpu" or "cuda".
         snapshots: what to do when so many images have been seen.
-        save_seconds: between checkpoints; moves no number.
 
     Returns:
         Cost: seconds of training over all attempts, images per second, peak memory in GiB, and the last loss.
@@ -74,7 +72,7 @@ def train(
         if out.stopping and images_seen < budget_images:
             save()
             out.stop_if_asked()
-        if time.monotonic() - saved > save_seconds:
+        if time.monotonic() - saved > SAVE_SECONDS:
             save()
     seconds = seconds_before + time.monotonic() - started
     return {

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from study.compute import apply, autocast
 from study.data import load
-from study.files import load_tensors, save_tensors
+from study.files import load_tensors, read_tensors, save_tensors
 from study.specs import Encode, Stage
 from study.stages.fit_tokenizer import trained
 from study.workspace import Record, Workspace, peak_memory_gib
@@ -56,25 +55,17 @@ def _shard(folder: Path, index: int) -> Path:
     return folder / f"latents-{index:05d}.safetensors"
 
 
-def _read(path: Path) -> dict[str, Tensor] | None:
-    try:
-        return load_tensors(path)
-    except (FileNotFoundError, SafetensorError):
-        return None
-
-
 def run(spec: Encode, inputs: dict[str, Stage], out: Workspace) -> Record:
     """Write mean and spread of every training image's posterior, shard by shard; whole shards are kept."""
     apply(spec.compute)
     tokenizer, images = trained(inputs["tokenizer"]), load(spec.data, "train")
     device, count = spec.compute.device, spec.train_images
     views = 2 if spec.data.flip else 1
-    sums: Tensor | float = 0.0
-    squares: Tensor | float = 0.0
+    sums, squares = torch.zeros(2, tokenizer.config.z_channels, dtype=torch.float64)
     values = 0
     for index, start in enumerate(range(0, count, SHARD_IMAGES)):
         rows = np.arange(start, min(start + SHARD_IMAGES, count))
-        shard = _read(_shard(out.folder, index))
+        shard = read_tensors(_shard(out.folder, index))
         if shard is None:
             means, stds = [], []
             for first in range(0, len(rows), BATCH):
@@ -85,8 +76,7 @@ def run(spec: Encode, inputs: dict[str, Stage], out: Workspace) -> Record:
                 means.append(torch.stack([p.mean.half().cpu() for p in posteriors], dim=1))
                 stds.append(torch.stack([p.std.half().cpu() for p in posteriors], dim=1))
                 out.progress(int(rows[0]) + first + len(pixels), count)
-                if out.stopping:
-                    out.stop_if_asked()
+                out.stop_if_asked()
             labels = torch.from_numpy(np.asarray(images.labels[rows], dtype=np.int64))
             shard = {"mean": torch.cat(means), "std": torch.cat(stds), "labels": labels}
             save_tensors(_shard(out.folder, index), shard)
@@ -94,7 +84,6 @@ def run(spec: Encode, inputs: dict[str, Stage], out: Workspace) -> Record:
         sums = sums + mean.sum(dim=(0, 1, 3, 4))
         squares = squares + (mean.square() + std.square()).sum(dim=(0, 1, 3, 4))
         values += mean.numel() // mean.shape[2]
-    assert isinstance(sums, Tensor) and isinstance(squares, Tensor)
     channel_mean = sums / values
     channel_std = (squares / values - channel_mean.square()).clamp_min(0).sqrt()
     if not torch.isfinite(channel_std).all() or (channel_std == 0).any():

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from models.sampler import Guidance, integrate, velocity_function
 from study.compute import apply, autocast
-from study.files import load_tensors, save_tensors
+from study.files import load_tensors, read_tensors, save_tensors
 from study.randomness import derive, generator
 from study.specs import FitGenerator, Generate, Sampling, Stage
 from study.stages import fit_generator, fit_tokenizer
@@ -77,10 +76,8 @@ def _file(folder: Path, chunk: int) -> Path:
 
 
 def _read(folder: Path, chunk: int) -> Tensor | None:
-    try:
-        return load_tensors(_file(folder, chunk))["images"]
-    except (FileNotFoundError, SafetensorError):
-        return None
+    found = read_tensors(_file(folder, chunk))
+    return None if found is None else found["images"]
 
 
 def draw_chunks(spec: Generate, inputs: dict[str, Stage], folder: Path, chunks: Iterable[int]) -> Iterable[int]:
@@ -104,8 +101,8 @@ def run(spec: Generate, inputs: dict[str, Stage], out: Workspace) -> Record:
     for chunk in draw_chunks(spec, inputs, out.folder, chunks_of(sampling)):
         out.progress(min((chunk + 1) * sampling.chunk, sampling.samples), sampling.samples, "samples")
         out.stop_if_asked()
-    drawn = [_read(out.folder, chunk) for chunk in chunks_of(sampling)]
-    images = torch.cat([chunk for chunk in drawn if chunk is not None])[: sampling.samples]
+    drawn = [load_tensors(_file(out.folder, chunk))["images"] for chunk in chunks_of(sampling)]
+    images = torch.cat(drawn)[: sampling.samples]
     metrics = {}
     for judge in spec.judges:
         out.preparing(f"judged by {judge.name}")

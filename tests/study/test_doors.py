@@ -26,7 +26,7 @@ from models.weights import TORCH_SUFFIXES, load_foreign
 from study import checkpoint, data, extractors, features, figures, judges, published
 from study.checkpoint import Position
 from study.data import DataSpec, load, native_resolution, resolve
-from study.files import read_json, save_tensors, write_json
+from study.files import read_json, read_tensors, save_tensors, write_json
 from study.lease import holder
 from study.stages import encode, fit_generator, fit_tokenizer, generate
 
@@ -317,7 +317,7 @@ def test_tensors_of_a_stage(trap, tiny_plan):
         path.write_bytes(pickle.dumps(trap))
     statistics = {"mean": [0.0] * 4, "std": [1.0] * 4}
     write_json(latents.folder / "record.json", {"fingerprint": latents.fingerprint, "latent": statistics})
-    assert encode._read(shard) is None  # while it is made: made again
+    assert read_tensors(shard) is None  # while it is made: made again
     assert generate._read(generated.folder, 0) is None
     for reader in (
         lambda: encode.read(latents),
