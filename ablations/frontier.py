@@ -14,7 +14,7 @@ QUESTION = "Do wider latents reconstruct better but generate worse, and does VF 
 
 
 def runs(scale: Scale) -> list[Run]:
-    """Every width, plain and with each foundation model, under every generator size and seed."""
+    """Every width, plain and with each foundation model, under every generator size, as often as there are seeds."""
     return [
         Run(
             tokenizer=f"f{scale.downsampling}d{width}{alignment}",
@@ -22,9 +22,8 @@ def runs(scale: Scale) -> list[Run]:
             tokenizer_seed=tokenizer_seed,
             seed=seed,
         )
-        for tokenizer_seed in scale.tokenizer_seeds
+        for tokenizer_seed, seed in scale.repeats
         for width in scale.latent_channels
         for alignment in ("", *(f"-{model}" for model in scale.foundation_models))
         for generator in scale.generators
-        for seed in scale.seeds
     ]

@@ -64,11 +64,13 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     points["parameters"] = points["generator"].map(generators.groupby("generator")["parameters"].min())
     panels, n_rows, n_columns = rows.cells(points)
     gains = {panel: _gains(_of(points, *panel)) for panel in panels}
-    points["speed_up"] = ""
+    points["speed_up"] = points["speed_up_of_each_seed"] = ""
     for generator, judge in panels:
         here = _of(points, generator, judge)
         gained = {name: str(gain) for name, gain in gains[generator, judge].items()}
         points.loc[here.index, "speed_up"] = [gained.get(name, "") for name in here["tokenizer"]]
+        each = _gains_of_each_seed(_of(generators, generator, judge))
+        points.loc[here.index, "speed_up_of_each_seed"] = [each.get(name, "") for name in here["tokenizer"]]
 
     one = panels[0][0] if len(rows.generators(points)) == 1 else ""
     notes = rows.missing_note(chosen, ("tokenizer", "generator"))
@@ -109,6 +111,13 @@ def _gains(points: pd.DataFrame) -> dict[str, SpeedUp]:
     """The speed-up of each aligned tokenizer whose plain counterpart is there."""
     curves = {name: group.set_index("images_seen")["gfid"] for name, group in points.groupby("tokenizer")}
     return {aligned: speed_up(curves[plain], curves[aligned]) for plain, aligned in rows.pairs(points)}
+
+
+def _gains_of_each_seed(generators: pd.DataFrame) -> dict[str, str]:
+    """The speed-ups within each repeat (one seed of tokenizer and generator), in the order of the seeds."""
+    repeats = [_gains(repeat) for _, repeat in generators.groupby(["seed", "tokenizer_seed"])]
+    names = dict.fromkeys(name for repeat in repeats for name in repeat)
+    return {name: "; ".join(str(repeat[name]) for repeat in repeats if name in repeat) for name in names}
 
 
 def _frame(ax: Axes, points: pd.DataFrame, generators: pd.DataFrame) -> None:

@@ -102,12 +102,16 @@ def _panel(ax: Axes, points: pd.DataFrame) -> None:
 
 
 def _answer(points: pd.DataFrame) -> list[str]:
-    gfid = points.set_index("tokenizer")["gfid"]
+    """In how many pairs alignment lowers gFID; where ranges over seeds overlap, that is undecided."""
+    at = points.set_index("tokenizer")
     pairs = rows.pairs(points)
     if not pairs:
         return []
-    lower = sum(gfid[aligned] < gfid[plain] for plain, aligned in pairs)
-    return [f"lower gFID with alignment in {lower} of {len(pairs)}"]
+    lower = sum(at.loc[aligned, "gfid_max"] < at.loc[plain, "gfid_min"] for plain, aligned in pairs)
+    higher = sum(at.loc[aligned, "gfid_min"] > at.loc[plain, "gfid_max"] for plain, aligned in pairs)
+    text = f"lower gFID with alignment in {lower} of {len(pairs)}"
+    undecided = len(pairs) - lower - higher
+    return [f"{text} ({undecided} undecided)" if undecided else text]
 
 
 def _unscored(points: pd.DataFrame, generators: pd.DataFrame) -> list[str]:

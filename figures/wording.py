@@ -64,7 +64,7 @@ def uncomparable(rows: pd.DataFrame) -> bool:
 
 
 def caption(rows: pd.DataFrame) -> list[str]:
-    """Protocol, data and mixed provenance of done rows, one sentence each."""
+    """Protocol, data, seeds and mixed provenance of done rows, one sentence each."""
     generated = rows[rows["kind"] == "generator"]
     lines = []
     if len(generated):
@@ -76,7 +76,11 @@ def caption(rows: pd.DataFrame) -> list[str]:
     lines.append("Data: " + ", ".join(fact for fact in facts if fact) + ".")
     if uncomparable(rows):
         lines.append("Not comparable: fewer samples than twice the feature width.")
-    mixed = [_short(text) for text in mixed_provenance(rows)]
+    seeds = {"tokenizers": rows["tokenizer_seed"], "generators": generated["seed"]}
+    if any(column.nunique() > 1 for column in seeds.values()):
+        found = [f"{name} {', '.join(map(str, sorted(set(column))))}" for name, column in seeds.items() if len(column)]
+        lines.append(f"Seeds: {'; '.join(found)}.")
+    mixed = [_short(text) for text in mixed_provenance(rows) if not text.startswith(("seed:", "tokenizer_seed:"))]
     if mixed:
         lines.append("Mixed: " + "; ".join(mixed) + ".")
     return lines

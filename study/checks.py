@@ -98,6 +98,11 @@ def check_scale(scale: Scale) -> None:
         if not holds(value):
             text = f"; {nearest(value, must.removeprefix('one of ').split(', '))}" if isinstance(value, str) else ""
             raise ValueError(f"{field} must be {must}, got {value!r}{text}")
+    if len(scale.tokenizer_seeds) > len(scale.seeds):
+        raise ValueError(
+            f"tokenizer_seeds take turns under seeds, so there are at most as many: {len(scale.tokenizer_seeds)} "
+            f"tokenizer_seeds for {len(scale.seeds)} seeds; give both, such as seeds=0,1 and tokenizer_seeds=0,1"
+        )
     names = [name for name, _ in scale.judges]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"judges must name at least one judge and none twice, got {names}")

@@ -37,8 +37,8 @@ class Scale:
     latent_channels: tuple[int, ...]
     foundation_models: tuple[str, ...]
     generators: tuple[str, ...]
-    tokenizer_seeds: tuple[int, ...] = (0,)
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (0,)  # of the generators: each is a repeat of the study
+    tokenizer_seeds: tuple[int, ...] = (0,)  # they take turns, so equally many make every repeat independent
     judges: tuple[tuple[str, int], ...] = ()  # name and input size in pixels; the first is the main one
     autoencoder: AutoencoderShape
     foundation: FoundationRecipe
@@ -46,6 +46,11 @@ class Scale:
     generator: GeneratorRecipe
     sampling: Sampling
     evaluation: Evaluation
+
+    @property
+    def repeats(self) -> list[tuple[int, int]]:
+        """Seeds of tokenizer and generator, a pair per repeat."""
+        return [(self.tokenizer_seeds[i % len(self.tokenizer_seeds)], seed) for i, seed in enumerate(self.seeds)]
 
 
 def smoke() -> Scale:

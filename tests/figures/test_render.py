@@ -116,7 +116,23 @@ def test_seeds_are_averaged_and_their_range_is_kept(name: str) -> None:
     assert (drawing.data["gfid"] * 2 - drawing.data["gfid_min"] - drawing.data["gfid_max"]).abs().max() < 1e-9
     found = texts(drawing)
     assert "Mean of 2 seeds" in found
-    assert "seed 0, 1" in found
+    assert "Seeds: tokenizers 0; generators 0, 1." in found and "Mixed" not in found
+
+
+def test_alignment_counts_only_where_no_seed_says_otherwise() -> None:
+    table = study(widths=(16,), seeds=(0, 1), judges=JUDGES[:1])
+    assert "Lower gFID with alignment in 1 of 1" in texts(draw("frontier", table))
+    unlucky = (table["foundation_model"] == "lite0") & (table["seed"] == 1) & (table["kind"] == "generator")
+    table.loc[unlucky, "gfid"] = table["gfid"].max()
+    assert "Lower gFID with alignment in 0 of 1 (1 undecided)" in texts(draw("frontier", table))
+
+
+def test_the_speed_up_of_each_seed_is_kept() -> None:
+    drawing = draw("convergence", study(widths=(16,), seeds=(0, 1), judges=JUDGES[:1]))
+    aligned = drawing.data[drawing.data["foundation_model"] == "lite0"]
+    (each,) = set(aligned["speed_up_of_each_seed"])
+    assert each.count("×") == 2
+    assert set(drawing.data.loc[drawing.data["foundation_model"] == "none", "speed_up_of_each_seed"]) == {""}
 
 
 def test_too_few_samples_and_mixed_provenance_are_said(table: pd.DataFrame) -> None:

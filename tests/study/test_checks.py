@@ -18,6 +18,7 @@ def test_every_scale_passes_its_own_checks(name):
         ("downsampling", "0", "downsampling must be above 0, got 0"),
         ("latent_channels", "()", "latent_channels must be at least one, none twice"),
         ("seeds", "0,0", "seeds must be at least one, none twice"),
+        ("tokenizer_seeds", "0,1", "2 tokenizer_seeds for 1 seeds; give both"),
         ("autoencoder.ch_mult", "0,1", "autoencoder.ch_mult must be"),
         ("foundation.stride", "7", "foundation.stride must be one of 2, 4, 8, 16, 32, got 7"),
         ("tokenizer.learning_rate", "1e400", "tokenizer.learning_rate must be above 0"),

@@ -26,6 +26,21 @@ def test_every_scale_plans_its_frontier(name):
     assert all(job.after in {j.name for j in found.jobs} for job in found.jobs if job.kind == "generator")
 
 
+@pytest.mark.parametrize(
+    ("seeds", "tokenizer_seeds", "trained"),
+    [
+        ((0, 1), (0,), {(0, 0), (0, 1)}),
+        ((0, 1), (0, 1), {(0, 0), (1, 1)}),
+        ((0, 1, 2), (0, 5), {(0, 0), (5, 1), (0, 2)}),
+    ],
+)
+def test_tokenizer_seeds_take_turns_under_the_generators_seeds(seeds, tokenizer_seeds, trained):
+    found = plan(SCALES["smoke"](), seeds=seeds, tokenizer_seeds=tokenizer_seeds)
+    generators = [planned.run for planned in found.runs if planned.kind == "generator"]
+    assert {(run.tokenizer_seed, run.seed) for run in generators} == trained
+    assert [job.kind for job in found.jobs].count("tokenizer") == 2 * len(tokenizer_seeds)
+
+
 def test_runs_that_share_a_tokenizer_train_it_once():
     runs = [Run(tokenizer="f4d4", generator="LightningDiT-XXS/2", seed=seed) for seed in (0, 1)]
     found = plan(SCALES["smoke"](), Asking(*runs, runs[0]))
