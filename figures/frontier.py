@@ -103,12 +103,12 @@ def _panel(ax: Axes, points: pd.DataFrame) -> None:
 
 def _answer(points: pd.DataFrame) -> list[str]:
     """In how many pairs alignment lowers gFID; where ranges over seeds overlap, that is undecided."""
-    at = points.set_index("tokenizer")
-    pairs = rows.pairs(points)
+    at = {p["tokenizer"]: p for p in points.to_dict("records")}
+    pairs = [(at[plain], at[aligned]) for plain, aligned in rows.pairs(points)]
     if not pairs:
         return []
-    lower = sum(at.loc[aligned, "gfid_max"] < at.loc[plain, "gfid_min"] for plain, aligned in pairs)
-    higher = sum(at.loc[aligned, "gfid_min"] > at.loc[plain, "gfid_max"] for plain, aligned in pairs)
+    lower = sum(aligned["gfid_max"] < plain["gfid_min"] for plain, aligned in pairs)
+    higher = sum(aligned["gfid_min"] > plain["gfid_max"] for plain, aligned in pairs)
     text = f"lower gFID with alignment in {lower} of {len(pairs)}"
     undecided = len(pairs) - lower - higher
     return [f"{text} ({undecided} undecided)" if undecided else text]

@@ -303,16 +303,16 @@ def make_plan(ablation: str, module: ModuleType, scale: Scale, data: DataSpec, c
     for run in module.runs(scale):
         stages = _stages(run, scale, data, compute, judges)
         fit, reconstruct, encode = stages["tokenizer"]
-        tokenizer_job = Job("tokenizer", run.tokenizer, (fit, reconstruct, encode))
-        if same := jobs.get(tokenizer_job.name):
-            stages_of_both = dict.fromkeys((*same.stages, *tokenizer_job.stages))
-            tokenizer_job = dataclasses.replace(same, stages=tuple(stages_of_both))
-        jobs[tokenizer_job.name] = tokenizer_job
         tokenizer_run = Run(
             tokenizer=run.tokenizer,
             tokenizer_seed=run.tokenizer_seed,
             changes={k: v for k, v in run.changes.items() if not k.startswith(("generator.", "sampling."))},
         )
+        tokenizer_job = Job("tokenizer", tokenizer_run.name, (fit, reconstruct, encode))
+        if same := jobs.get(tokenizer_job.name):
+            stages_of_both = dict.fromkeys((*same.stages, *tokenizer_job.stages))
+            tokenizer_job = dataclasses.replace(same, stages=tuple(stages_of_both))
+        jobs[tokenizer_job.name] = tokenizer_job
         planned.setdefault((fit, reconstruct), Planned(tokenizer_run, fit, (reconstruct,)))
         if run.generator is not None:
             fit_generator, *generate = stages["generator"]

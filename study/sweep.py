@@ -44,7 +44,7 @@ class Sweep:
     ablation: Annotated[tyro.conf.Positional[str], arg(metavar="[ABLATION]")] = DEFAULT_ABLATION
     """Which question to ask: a file of ablations/."""
     scale: Annotated[str, arg(metavar="NAME")] = "desk"
-    """How big: smoke (seconds, for tests), desk (minutes on a laptop)."""
+    """How big: smoke (seconds, for tests), desk (minutes on a laptop), desk-full (an hour and a quarter there)."""
     data: Annotated[str | None, arg(metavar="NAME|FOLDER", help_behavior_hint="")] = None
     """Data set (fashion-mnist, cifar10) or a folder of pictures with one subfolder per class. Default: the scale's."""
     resolution: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="")] = None

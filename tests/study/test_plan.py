@@ -19,8 +19,9 @@ def test_every_scale_plans_its_frontier(name):
     scale = SCALES[name]()
     found = plan(scale)
     tokenizers = len(scale.latent_channels) * (1 + len(scale.foundation_models))
-    assert [job.kind for job in found.jobs].count("tokenizer") == tokenizers
-    assert len(found.runs) == tokenizers * (1 + len(scale.generators) * len(scale.seeds))
+    trained, repeats = len(scale.tokenizer_seeds), len(scale.seeds)
+    assert [job.kind for job in found.jobs].count("tokenizer") == tokenizers * trained
+    assert len(found.runs) == tokenizers * (trained + len(scale.generators) * repeats)
     marks = len(scale.generator.snapshot_images)
     assert {len(job.stages) for job in found.jobs if job.kind == "generator"} == {1 + marks}
     assert all(job.after in {j.name for j in found.jobs} for job in found.jobs if job.kind == "generator")
@@ -39,6 +40,7 @@ def test_tokenizer_seeds_take_turns_under_the_generators_seeds(seeds, tokenizer_
     generators = [planned.run for planned in found.runs if planned.kind == "generator"]
     assert {(run.tokenizer_seed, run.seed) for run in generators} == trained
     assert [job.kind for job in found.jobs].count("tokenizer") == 2 * len(tokenizer_seeds)
+    assert len({job.title for job in found.jobs}) == len(found.jobs)  # each can be told apart
 
 
 def test_runs_that_share_a_tokenizer_train_it_once():
