@@ -23,7 +23,7 @@ def runs(scale: Scale) -> list[Run]:
             seed=seed,
         )
         for tokenizer_seed, seed in scale.repeats
+        for generator in reversed(scale.generators)  # usually the largest first: so no slot waits long at the end
         for width in scale.latent_channels
         for alignment in ("", *(f"-{model}" for model in scale.foundation_models))
-        for generator in scale.generators
     ]

@@ -8,7 +8,6 @@ seconds to import, so it is imported where a network is built.
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -18,36 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from models.specs import FOUNDATIONS, unknown
+from models.specs import FOUNDATIONS, TRANSFORMERS, unknown
 from models.weights import load_foreign
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Transformer:
-    """A timm vision transformer: its name, options, patch, and the side its input is resized to (None: as
-    it comes)."""
-
-    timm_name: str
-    options: tuple[tuple[str, Any], ...] = ()
-    patch: int
-    resize: int | None
-
-
-TRANSFORMERS = {
-    "dinov2": Transformer(
-        timm_name="vit_large_patch14_dinov2.lvd142m",
-        options=(("dynamic_img_size", True),),
-        patch=14,
-        resize=224,
-    ),
-    "mae": Transformer(
-        timm_name="vit_large_patch16_224.mae", options=(("dynamic_img_size", True),), patch=16, resize=None
-    ),
-    "sam": Transformer(timm_name="samvit_large_patch16.sa1b", patch=16, resize=None),
-    "clip": Transformer(timm_name="vit_large_patch14_clip_224.openai", patch=14, resize=224),
-}
 
 # name: pip package, tensors
 LITE_WEIGHTS = {
@@ -134,15 +108,17 @@ def foundation_model(
     name: str,
     *,
     pretrained: bool = True,
+    weights: Path | None = None,
     imagenet_normalize: bool = False,
     input_size: int = 128,
     stride: int = 16,
 ) -> FoundationModel:
     """The foundation model called `name` (specs.FOUNDATIONS).
 
+    weights is the file that timm publishes for the model (lite0's come inside a pip package).
     pretrained=False gives random weights, for tests only. input_size and stride are lite0's: the side its
     input is resized to, and pixels per feature cell (2, 4, 8, 16 or 32: 16, 24, 40, 112 or 320 channels).
-    Raises ValueError for an unknown name or stride; RuntimeError if the weights cannot be had.
+    Raises ValueError for an unknown name or stride, or weights that are not given or do not fit.
     """
     if name not in FOUNDATIONS:
         raise unknown("foundation model", name, FOUNDATIONS)
@@ -154,14 +130,15 @@ def foundation_model(
     import timm
 
     what = TRANSFORMERS[name]
+    options: dict[str, Any] = {"num_classes": 0, **dict(what.options)}
+    if pretrained:
+        if weights is None:
+            raise ValueError(f"foundation model {name!r} needs the file of timm's {what.timm_name}")
+        options["pretrained_cfg_overlay"] = {"state_dict": load_foreign(weights)}  # read here: nothing is unpickled
     try:
-        network: Any = timm.create_model(what.timm_name, pretrained=pretrained, num_classes=0, **dict(what.options))
-    except Exception as error:  # each hub client has errors of its own; none of them may end in random weights
-        raise RuntimeError(
-            f"foundation model {name!r} needs timm's {what.timm_name}, which could not be built: {error}. "
-            "Fetch its weights once on a machine with network access (timm stores them under HF_HOME), "
-            "or choose 'lite0', whose weights come with a pip package."
-        ) from error
+        network: Any = timm.create_model(what.timm_name, pretrained=pretrained, **options)
+    except (RuntimeError, KeyError) as error:
+        raise ValueError(f"{weights} does not fit timm's {what.timm_name}: {error}") from error
     return FoundationModel(
         name,
         TransformerFeatures(network, what.patch),

@@ -13,7 +13,39 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-FOUNDATIONS = ("dinov2", "mae", "sam", "clip", "lite0")
+
+@dataclass(frozen=True, kw_only=True)
+class Transformer:
+    """A timm vision transformer: its name, options, patch, the side its input is resized to (None: as it comes), and
+    about how large its file is."""
+
+    timm_name: str
+    options: tuple[tuple[str, Any], ...] = ()
+    patch: int
+    resize: int | None
+    megabytes: int
+
+
+# The paper does not specify its SAM and CLIP; those two choices are ours
+TRANSFORMERS = {
+    "dinov2": Transformer(
+        timm_name="vit_large_patch14_dinov2.lvd142m",
+        options=(("dynamic_img_size", True),),
+        patch=14,
+        resize=224,
+        megabytes=1217,
+    ),
+    "mae": Transformer(
+        timm_name="vit_large_patch16_224.mae",
+        options=(("dynamic_img_size", True),),
+        patch=16,
+        resize=None,
+        megabytes=1213,
+    ),
+    "sam": Transformer(timm_name="samvit_large_patch16.sa1b", patch=16, resize=None, megabytes=1233),
+    "clip": Transformer(timm_name="vit_large_patch14_clip_224.openai", patch=14, resize=224, megabytes=1213),
+}
+FOUNDATIONS = (*TRANSFORMERS, "lite0")
 
 # size: depth, width, heads
 GENERATOR_SIZES: dict[str, tuple[int, int, int]] = {
@@ -244,7 +276,7 @@ def generator_config(spec: str, *, grid: int, in_channels: int, num_classes: int
     )  # fmt: skip
 
 
-# Costs: a multiply-add counts 2; matrix products, convolutions and attention only
+# Costs. Of FLOPs a multiply-add counts 2; matrix products, convolutions and attention only
 
 
 def flops_per_image(config: GeneratorConfig) -> int:
@@ -258,6 +290,58 @@ def flops_per_image(config: GeneratorConfig) -> int:
     embed = n * patch_values * d + TIME_FREQUENCIES * d + d * d
     head = 2 * d * d + n * d * patch_values
     return 2 * (embed + config.depth * (n * per_token + attention + adaln) + head)
+
+
+def generator_parameters(config: GeneratorConfig) -> int:
+    """Parameters of a generator, its fixed positions included."""
+    n, d, hidden = config.tokens, config.width, config.mlp_width
+    patch_values = config.patch**2 * config.in_channels
+
+    def linear(width_in: int, width_out: int) -> int:
+        return width_in * width_out + width_out
+
+    norm = d if config.rms_norm else 0
+    qk_norm = 2 * (d // config.heads) * (1 if config.rms_norm else 2) if config.qk_norm else 0
+    mlp = linear(d, (2 if config.swiglu else 1) * hidden) + linear(hidden, d)
+    adaln = linear(d, (6 if config.adaln_shift else 4) * d)
+    block = 2 * norm + linear(d, 3 * d) + qk_norm + linear(d, d) + mlp + adaln
+    conditions = linear(TIME_FREQUENCIES, d) + linear(d, d) + (config.num_classes + (config.label_dropout > 0)) * d
+    head = norm + linear(d, patch_values) + linear(d, 2 * d)
+    return linear(patch_values, d) + n * d + conditions + config.depth * block + head
+
+
+def autoencoder_parameters(config: AutoencoderConfig) -> int:
+    """Parameters of a tokenizer: encoder, decoder and the two 1x1 convolutions between them."""
+
+    def conv(c_in: int, c_out: int, kernel: int = 3) -> int:
+        return c_in * c_out * kernel**2 + c_out
+
+    def block(c_in: int, c_out: int) -> int:
+        shortcut = conv(c_in, c_out, 1) if c_in != c_out else 0
+        return 2 * c_in + conv(c_in, c_out) + 2 * c_out + conv(c_out, c_out) + shortcut
+
+    def attention(c: int) -> int:
+        return 2 * c + 4 * conv(c, c, 1)
+
+    def level(c_in: int, c_out: int, blocks: int, side: int) -> int:
+        widths = [c_in] + [c_out] * blocks
+        total = sum(block(widths[i], c_out) for i in range(blocks))
+        return total + (blocks * attention(c_out) if side in config.attn_resolutions else 0)
+
+    sides = config.level_sides()
+    channels = [config.ch * mult for mult in config.ch_mult]
+    pixel_values, z, top = config.in_channels * config.unshuffle**2, config.z_channels, channels[-1]
+    middle = 2 * block(top, top) + attention(top)
+
+    encoder = conv(pixel_values, config.ch) + middle + 2 * top + conv(top, 2 * z)
+    decoder = conv(z, top) + middle + 2 * channels[0] + conv(channels[0], pixel_values)
+    for i, (side, c) in enumerate(zip(sides, channels, strict=True)):
+        encoder += level(channels[i - 1] if i else config.ch, c, config.num_res_blocks, side)
+        above = channels[i + 1] if i + 1 < len(channels) else top
+        decoder += level(above, c, config.num_res_blocks + 1, side)
+        encoder += conv(c, c) if i + 1 < len(channels) else 0  # downsampling
+        decoder += conv(c, c) if i else 0  # upsampling
+    return encoder + decoder + conv(2 * z, 2 * z, 1) + conv(z, z, 1)
 
 
 def autoencoder_flops(config: AutoencoderConfig) -> tuple[int, int]:

@@ -110,8 +110,7 @@ def generator_step(resolved: Compute, repeats: int) -> dict[str, Any]:
     spec = FitGenerator(tokenizer="f4d16", architecture=architecture, recipe=recipe, seed=0, compute=resolved)
     count, shape = 1024, (CHANNELS, GRID, GRID)
     latents = Latents(
-        mean=torch.randn(count, 1, *shape).half(),
-        std=torch.full((count, 1, *shape), 0.1).half(),
+        shards=({"mean": torch.randn(count, 1, *shape).half(), "std": torch.full((count, 1, *shape), 0.1).half()},),
         labels=torch.arange(count) % 10,
         channel_mean=torch.zeros(CHANNELS, 1, 1),
         channel_std=torch.ones(CHANNELS, 1, 1),

@@ -7,12 +7,11 @@ from typing import Any
 
 from models.specs import SOLVERS
 from study.data import DataSpec
-from study.judges import inception_weights
 from study.scales import Scale
 from study.settings import nearest
 
 LITE_STRIDES = (2, 4, 8, 16, 32)
-PERCEPTUAL_NETS = ("lite0", "lite2")
+PERCEPTUAL_NETS = ("lite0", "lite2", "vgg")
 LABEL_SCHEMES = ("equal", "random")
 WEIGHTS = ("ema", "raw")
 FEWEST_SAMPLES = 4  # precision and recall look at three neighbours
@@ -33,6 +32,7 @@ def _one_of(valid: tuple[Any, ...]) -> Check:
 
 
 CHECKS: dict[str, Check] = {
+    "device": _one_of(("any", "cpu", "cuda")),
     "train_images": _positive,
     "downsampling": _positive,
     "latent_channels": _different,
@@ -106,8 +106,6 @@ def check_scale(scale: Scale) -> None:
     names = [name for name, _ in scale.judges]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"judges must name at least one judge and none twice, got {names}")
-    if "inception" in names:
-        inception_weights()
 
 
 def check_data(scale: Scale, data: DataSpec) -> None:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     import torch
 
 
+CUDA_THREADS = 4  # of a process that trains on a GPU: they prepare batches and move no number
+
+
 @dataclass(frozen=True, kw_only=True)
 class Compute:
     """Device kind, precision and threads of a stage; part of its fingerprint, because they move the last bits."""
@@ -51,7 +54,8 @@ def _cpuinfo() -> str:
         return ""
 
 
-def _has_gpu() -> bool:
+def has_gpu() -> bool:
+    """Whether this process can use a GPU."""
     # importing torch costs seconds: ask it only where a driver is loaded
     if not Path("/proc/driver/nvidia/version").exists() or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return False
@@ -61,15 +65,16 @@ def _has_gpu() -> bool:
 
 
 @functools.cache
-def resolve() -> Compute:
-    """Choose device, precision and threads for this machine.
+def resolve(device: str = "any") -> Compute:
+    """Choose device, precision and threads: for this machine, or for the kind of device that is named.
 
+    A plan for "cuda" is the same wherever it is made, such as on a login node without a GPU.
     bfloat16 only where the processor multiplies matrices in it (AVX512-BF16 or AMX: 5 times float32 there;
     emulated it is 100 times slower). On the CPU two jobs of half the cores each beat one of all cores, because
     small layers do not fill them.
     """
-    if _has_gpu():
-        return Compute(device="cuda", precision="bfloat16", threads=max(1, cores() // 2))
+    if device == "cuda" or (device == "any" and has_gpu()):
+        return Compute(device="cuda", precision="bfloat16", threads=CUDA_THREADS)
     flags = set(_cpuinfo().split())
     fast_bfloat16 = bool({"avx512_bf16", "amx_bf16"} & flags)
     return Compute(device="cpu", precision="bfloat16" if fast_bfloat16 else "float32", threads=max(1, cores() // 2))

@@ -65,6 +65,22 @@ class ImageSet:
         return torch.from_numpy(self.images[np.asarray(indices)]).float().div_(127.5).sub_(1.0)
 
 
+# Data sets that only their users can give, as a folder: a study on them can be planned without it
+GIVEN_AS_FOLDER = {
+    "imagenet": DataSpec(
+        name="imagenet",
+        resolution=256,
+        channels=3,
+        classes=1000,
+        train_images=1_281_167,
+        test_images=50_000,
+        content="",
+        flip=True,
+        class_names=(),
+    )
+}
+
+
 class Split(NamedTuple):
     """What is packed: blocks of rows, uint8 (rows, C, H, W), for all labels (N,); shape is (C, H, W)."""
 
@@ -80,8 +96,7 @@ def resolve(source: str, resolution: int) -> DataSpec:
         source: 'fashion-mnist', 'cifar10', or a folder with one subfolder of pictures per class, or with two
             such folders, train/ and test/ (or val/). Else about a tenth of each class is held out for test.
         resolution: pixels; 32 for the named sets (Fashion-MNIST is 28, padded with zeros). Pictures of a
-        folder
-            are cropped to the centre square and resized to it.
+            folder are cropped to the centre square and resized to it.
 
     Raises:
         ValueError: an unknown source, a data set that cannot be had, a folder that is not laid out so, a

@@ -7,18 +7,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from models.specs import autoencoder_flops, flops_per_image
+from models.specs import autoencoder_flops, autoencoder_parameters, flops_per_image, generator_parameters
 from study.compute import Compute
+from study.data import DataSpec
 from study.files import read_json, write_json
 from study.paths import study_root
 from study.specs import Encode, FitGenerator, FitTokenizer, Generate, Reconstruct, Stage
 
-# GFLOP/s of one process until a stage of this kind has been recorded here
+# GFLOP/s of one process until a stage of this kind has been recorded here. A GPU is taken to be an H100; its rate for
+# generators is what the released code reaches (284 images/s of LightningDiT-XL/1 a card, 712 GFLOP each), the others
+# are guesses.
+GUESSED_GPU = "H100"
 FIRST_GUESS: dict[str, dict[str, float]] = {
     "cpu": {"fit_tokenizer": 25, "reconstruct": 10, "encode": 40, "fit_generator": 40, "generate": 20},
-    "cuda": {"fit_tokenizer": 40e3, "reconstruct": 5e3, "encode": 40e3, "fit_generator": 100e3, "generate": 60e3},
+    "cuda": {"fit_tokenizer": 50e3, "reconstruct": 5e3, "encode": 40e3, "fit_generator": 200e3, "generate": 60e3},
 }
 SHORTEST_SECONDS = 10.0
+KEPT = 2  # checkpoints of a training, as study/checkpoint.py keeps them
 FORWARD_AND_BACKWARD = 3  # a backward pass costs two forward passes
 
 
@@ -51,9 +56,45 @@ def work(stage: Stage) -> float:
     return float(velocity + decode) * spec.sampling.samples
 
 
+def parameters(stage: Stage) -> int:
+    """Parameters of the network that a fit stage trains."""
+    spec = stage.spec
+    if isinstance(spec, FitTokenizer):
+        return autoencoder_parameters(spec.architecture)
+    assert isinstance(spec, FitGenerator)
+    return generator_parameters(spec.architecture)
+
+
+def disk_bytes(stage: Stage) -> int:
+    """Bytes that a stage keeps when it is done, and while it trains: weights and checkpoints, latents, samples."""
+    spec = stage.spec
+    if isinstance(spec, FitTokenizer):  # weights; in each checkpoint also Adam's two moments
+        return 4 * parameters(stage) * (1 + KEPT * 3)
+    if isinstance(spec, FitGenerator):  # EMA and raw at each mark; in each checkpoint also the two moments
+        return 4 * parameters(stage) * (2 * len(spec.recipe.snapshot_images) + KEPT * 4)
+    if isinstance(spec, Encode):  # mean and spread in float16
+        tokenizer = stage.inputs["tokenizer"].spec
+        assert isinstance(tokenizer, FitTokenizer)
+        values = tokenizer.architecture.z_channels * tokenizer.architecture.grid**2
+        return spec.train_images * (2 if spec.data.flip else 1) * values * 4
+    if isinstance(spec, Generate):
+        return spec.sampling.samples * spec.data.channels * spec.data.resolution**2
+    return 0
+
+
+def data_bytes(data: DataSpec) -> int:
+    """Bytes of a packed data set."""
+    return (data.train_images + data.test_images) * data.channels * data.resolution**2
+
+
 def _rates_file(compute: Compute, device: str) -> Path:
     name = "".join(c if c.isalnum() else "-" for c in f"{device} {compute.precision} {compute.threads}")
     return study_root() / "rates" / f"{name}.json"
+
+
+def has_rates(compute: Compute, device: str) -> bool:
+    """Whether stages have been recorded on this machine, so that its estimates are not guesses."""
+    return _rates_file(compute, device).exists()
 
 
 def note_rate(stage: Stage, seconds: float, device: str) -> None:

@@ -21,6 +21,7 @@ from study.assets import asset
 from study.data import ImageSet, load
 from study.files import create_array, load_tensors, read_json, save_tensors, write_json
 from study.specs import FitTokenizer
+from study.weights import FILES, require
 
 CACHE_GIB = 8.0
 STATISTICS_IMAGES = 2048  # behind the mean and spread per channel
@@ -71,7 +72,10 @@ class FoundationFeatures:
         """bfloat16 (B, D, h, w) of these images, mirrored where `flipped`."""
         if self._model is None:
             self._model = foundation_model(
-                self._name, input_size=self._recipe.input_size, stride=self._recipe.stride
+                self._name,
+                weights=require(self._name) if self._name in FILES else None,
+                input_size=self._recipe.input_size,
+                stride=self._recipe.stride,
             ).to(self._device)
         pixels = self._images.pixels(indices)
         mirror = torch.as_tensor(flipped).expand(len(pixels))[:, None, None, None]

@@ -17,7 +17,6 @@ and costs least.
 from __future__ import annotations
 
 import hashlib
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +29,7 @@ from study.files import fingerprint, load_tensors, save_tensors
 from study.randomness import derive
 from study.settings import nearest
 from study.stopping import stop_if_asked
+from study.weights import require
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -40,9 +40,6 @@ NATIVE_SIZE = {"efficientnet_lite2": 260, "inception": 299}
 CLASSIFIER_LARGEST = 64  # pixels: larger images are reduced, so that training it takes seconds
 VERSIONS = {"efficientnet_lite2": 1, "classifier": 1, "inception": 1}  # raised when a judge's features move
 REFERENCE_VERSION = 1
-
-INCEPTION_FILE = "weights-inception-2015-12-05-6726825d.pth"  # as torch-fidelity publishes it
-INCEPTION_SHA256 = "6726825d"  # its first digits, part of the name by torch.hub's convention
 
 # Images at a time; on a CPU small batches stay in its cache: 25 ran 1.2 to 2 times faster than 200.
 BATCH = {"cpu": 25, "cuda": 250}
@@ -83,7 +80,7 @@ def judge_spec(name: str, size: int, data: DataSpec) -> JudgeSpec:
     Args:
         name: 'efficientnet_lite2' (ImageNet, 1280 wide), 'classifier' (trained on the training images of
         `data`,
-            128) or 'inception' (torch-fidelity's, 2048; needs its weights, see `inception_weights`).
+            128) or 'inception' (torch-fidelity's, 2048; needs its weights, see `study/weights.py`).
         size: pixels to which images are resized; 0 is the judge's own (260; the images' own, at most 64;
         299).
         data: what will be judged.
@@ -106,25 +103,6 @@ def judge_spec(name: str, size: int, data: DataSpec) -> JudgeSpec:
     return JudgeSpec(name=name, size=size, width=WIDTHS[name], fingerprint=fingerprint(content))
 
 
-def inception_weights() -> Path:
-    """The file of Inception's weights in the folder `$STUDY_WEIGHTS`; nothing is downloaded.
-
-    Raises:
-        ValueError: it is not there, or its hash is not the one in its name.
-    """
-    folder = os.environ.get("STUDY_WEIGHTS")
-    path = Path(folder or ".").expanduser() / INCEPTION_FILE
-    if not folder or not path.is_file():
-        raise ValueError(
-            f"the judge 'inception' needs {INCEPTION_FILE} in the folder named by STUDY_WEIGHTS "
-            f"({folder or 'not set'}). It is a release file of torch-fidelity; or use efficientnet_lite2"
-        )
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if not digest.startswith(INCEPTION_SHA256):
-        raise ValueError(f"{path} is damaged: its SHA-256 starts with {digest[:8]}, expected {INCEPTION_SHA256}")
-    return path
-
-
 def build(spec: JudgeSpec, data: DataSpec, device: str = "cpu") -> FeatureExtractorBase:
     """The frozen extractor on `device`: uint8 (B, 3, H, W) in, a tuple with features float32 (B, D) out.
 
@@ -139,7 +117,7 @@ def build(spec: JudgeSpec, data: DataSpec, device: str = "cpu") -> FeatureExtrac
 
     options: dict[str, Any] = {"size": spec.size}
     if spec.name == "inception":
-        options = {"feature_extractor_weights_path": extractors.plain_weights(inception_weights())}
+        options = {"feature_extractor_weights_path": extractors.plain_weights(require("inception"))}
     elif spec.name == "classifier":
         options["weights"] = _classifier(spec, data) / extractors.CLASSIFIER_FILE
     extractor = create_feature_extractor(

@@ -100,6 +100,11 @@ class Plan:
     data: DataSpec
     runs: tuple[Planned, ...]
     jobs: tuple[Job, ...]
+    missing: tuple[str, ...] = ()  # what it needs and is not here, one line each
+
+    @property
+    def compute(self) -> Compute:
+        return self.jobs[0].stages[0].spec.compute
 
     @property
     def stages(self) -> list[Stage]:

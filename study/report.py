@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from study.compute import processor
-from study.estimate import estimated_seconds
+from study.estimate import GUESSED_GPU, data_bytes, disk_bytes, estimated_seconds, has_rates, parameters, work
 from study.plan import Job, Plan
 from study.specs import Stage
 
@@ -39,18 +39,14 @@ def remaining_seconds(jobs: list[Job], slots: int) -> float:
     """Rough wall-clock time of what is missing: tokenizers, then generators, spread over the slots."""
     total = 0.0
     for kind in ("tokenizer", "generator"):
-        times = [
-            sum(estimated_seconds(stage, processor()) for stage in job.stages if stage.record() is None)
-            for job in jobs
-            if job.kind == kind
-        ]
+        times = [_seconds_left(job) for job in jobs if job.kind == kind]
         total += max([sum(times) / slots, *times])
     return total
 
 
 def print_plan(plan: Plan, slots: int) -> None:
     """Print what will run before anything runs."""
-    compute = plan.stages[0].spec.compute
+    compute = plan.compute
     console.print(f"[bold]{plan.ablation}[/bold] at scale [bold]{plan.scale.name}[/bold]: {plan.question}")
     data = plan.data
     console.print(
@@ -60,35 +56,86 @@ def print_plan(plan: Plan, slots: int) -> None:
         f"{slots} {'job' if slots == 1 else 'jobs'} at once, {compute.threads} "
         f"{'thread' if compute.threads == 1 else 'threads'} each"
     )
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for name, justify in (
-        ("run", "left"),
-        ("stages", "right"),
-        ("done", "right"),
-        ("state", "left"),
-        ("time", "right"),
-    ):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    cached = 0
+    cached = sum(stage.record() is not None for job in plan.jobs for stage in job.stages)
+    counted = f"{len(plan.runs)} runs, {len(plan.stages)} stages, {cached} done before; "
+    if compute.device == "cuda":
+        console.print(_costs(plan))
+        hours = sum(_seconds_left(job) for job in plan.jobs) / 3600
+        kept = size(sum(disk_bytes(stage) for stage in plan.stages))
+        console.print(f"{counted}about {hours:,.0f} GPU hours, {kept} of results and {size(data_bytes(data))} of data")
+        if not has_rates(compute, processor()):
+            console.print(f"The hours are those of one {GUESSED_GPU} at assumed rates (study/estimate.py).")
+    else:
+        console.print(_times(plan))
+        left = remaining_seconds(list(plan.jobs), slots)
+        console.print(counted + (f"estimated time ~{duration(left)}" if left else "nothing to do"))
+    if plan.missing:
+        console.print("[bold]missing here:[/bold]")
+        for line in plan.missing:
+            console.print(f"  {line}", markup=False)
+
+
+def _times(plan: Plan) -> Table:
+    """What each job has to do and about how long it takes."""
+    table = _plan_table("stages", "done", "state", "time")
     for job in plan.jobs:
         done = sum(stage.record() is not None for stage in job.stages)
-        cached += done
-        failures = [failure for stage in job.stages if (failure := stage.failure())]
-        left = sum(estimated_seconds(stage, processor()) for stage in job.stages if stage.record() is None)
-        if done == len(job.stages):
-            state = "done"
-        elif failures:
-            state = f"{failures[0]['state']} before, tried again"
-        else:
-            state = "goes on" if any(_started(stage) for stage in job.stages) else "to do"
-        title = f"tokenizer {job.title}" if job.kind == "tokenizer" else job.title
-        table.add_row(escape(title), str(len(job.stages)), str(done), state, f"~{duration(left)}" if left else "")
-    console.print(table)
-    left = remaining_seconds(list(plan.jobs), slots)
-    console.print(
-        f"{len(plan.runs)} runs, {len(plan.stages)} stages, {cached} done before; "
-        + (f"estimated time ~{duration(left)}" if left else "nothing to do")
-    )
+        left = _seconds_left(job)
+        time_left = f"~{duration(left)}" if left else ""
+        table.add_row(escape(_title(job)), str(len(job.stages)), str(done), _state(job), time_left)
+    return table
+
+
+def _costs(plan: Plan) -> Table:
+    """What each job costs: parameters that it trains, FLOPs of all its stages, GPU hours left, disk."""
+    table = _plan_table("state", "params", "FLOPs", "GPU hours", "disk")
+    for job in plan.jobs:
+        flops, left = sum(work(stage) for stage in job.stages), _seconds_left(job)
+        hours = f"~{left / 3600:,.0f}" if left else ""
+        disk = size(sum(disk_bytes(stage) for stage in job.stages))
+        table.add_row(escape(_title(job)), _state(job), short(parameters(job.stages[0])), short(flops), hours, disk)
+    return table
+
+
+def _plan_table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("run", no_wrap=True)
+    for name in columns:
+        table.add_column(name, justify="left" if name == "state" else "right")
+    return table
+
+
+def _title(job: Job) -> str:
+    return f"tokenizer {job.title}" if job.kind == "tokenizer" else job.title
+
+
+def _seconds_left(job: Job) -> float:
+    return sum(estimated_seconds(stage, processor()) for stage in job.stages if stage.record() is None)
+
+
+def _state(job: Job) -> str:
+    if all(stage.record() is not None for stage in job.stages):
+        return "done"
+    failures = [failure for stage in job.stages if (failure := stage.failure())]
+    if failures:
+        return f"{failures[0]['state']} before, tried again"
+    return "goes on" if any(_started(stage) for stage in job.stages) else "to do"
+
+
+def short(number: float) -> str:
+    """A count with three digits and its unit: 675M, 1.46e+20 beyond billions."""
+    for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if unit <= number < 1e12:
+            return f"{number / unit:.3g}{letter}"
+    return f"{number:.2e}" if number >= 1e12 else f"{number:g}"
+
+
+def size(bytes_: float) -> str:
+    """'84 GB', '1.2 TB' (decimal, as disks are sold)."""
+    for unit, name in ((1e12, "TB"), (1e9, "GB")):
+        if bytes_ >= unit:
+            return f"{bytes_ / unit:.3g} {name}"
+    return f"{bytes_ / 1e6:.3g} MB"
 
 
 def _started(stage: Stage) -> bool:
@@ -99,7 +146,7 @@ class Progress:
     """Shows running jobs: a live table on a terminal, a line now and then elsewhere."""
 
     def __init__(self, jobs: list[Job]) -> None:
-        self._titles = {j.name: f"tokenizer {j.title}" if j.kind == "tokenizer" else j.title for j in jobs}
+        self._titles = {job.name: _title(job) for job in jobs}
         self._jobs = {job.name: job for job in jobs}
         self._live = Live(console=console, refresh_per_second=2, transient=True) if sys.stdout.isatty() else None
         self._printed: dict[str, tuple[str, float]] = {}

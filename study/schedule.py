@@ -7,6 +7,7 @@ adopted: they are watched like our own and never submitted a second time.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import shutil
 import signal
@@ -20,11 +21,12 @@ from study.jobs import note_failure, run_job
 from study.lease import Watcher, holder, process_alive, this_process
 from study.paths import job_folder
 from study.plan import Job
-from study.specs import INTERRUPTED
+from study.specs import INTERRUPTED, Stage
 from study.stopping import stop_requested
 
 TIMEOUT_MINUTES = 7 * 24 * 60  # of a local job: submitit wants a limit, and a study may take days
-POLL_SECONDS = 0.25
+POLL_SECONDS = 0.25  # between looks at the running jobs
+WAITING_SECONDS = 5.0  # between looks at those that wait, where none of ours has ended: there may be thousands
 STOP_SECONDS = 60.0
 SLURM_MINUTES = 24 * 60
 SLURM_POLL_SECONDS = 10.0
@@ -39,9 +41,13 @@ class Board:
     jobs: dict[str, Job]
     running: dict[str, dict[str, Any]] = field(default_factory=dict)  # name -> progress
     failed: set[str] = field(default_factory=set)
+    _done: set[str] = field(default_factory=set)  # stages whose record has been seen
 
-    def missing(self, job: Job) -> list[str]:
-        return [stage.fingerprint for stage in job.stages if stage.record() is None]
+    def missing(self, job: Job) -> list[Stage]:
+        """Stages of a job that have no record."""
+        left = [stage for stage in job.stages if stage.fingerprint not in self._done]
+        self._done |= {stage.fingerprint for stage in left if stage.record() is not None}
+        return [stage for stage in left if stage.fingerprint not in self._done]
 
     def ready(self, job: Job) -> bool:
         """Whether everything that a job reads from other jobs is there."""
@@ -77,7 +83,7 @@ class LocalJobs:
 
     def _alive(self, job: Job) -> dict[str, Any] | None:
         """Progress of a job that is running, whoever submitted it, or None."""
-        leases = [self._watcher.live(stage.folder) for stage in job.stages if stage.record() is None]
+        leases = [self._watcher.live(stage.folder) for stage in self.board.missing(job)]
         live = [lease for lease in leases if lease is not None]
         if live:
             return live[0]["progress"]
@@ -110,6 +116,7 @@ class LocalJobs:
         """Submit what is ready and wait until nothing is left to do; `on_change` after jobs have ended."""
         board = self.board
         waiting = list(board.jobs.values())
+        looked = -math.inf
         while waiting or board.running:
             changed = False
             for name in list(board.running):
@@ -125,7 +132,10 @@ class LocalJobs:
                         self._ended_short(job)
                     else:  # another sweep stopped it, or the machine went down: it goes on here
                         waiting.append(job)
-            for job in list(waiting):
+            look = changed or time.monotonic() - looked > WAITING_SECONDS
+            if look:
+                looked = time.monotonic()
+            for job in list(waiting) if look else ():
                 if not board.missing(job):
                     waiting.remove(job)
                     changed = True  # done by another sweep

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import importlib
+import math
 import os
 import pkgutil
 import signal
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from study.scales import Scale
 
 DEFAULT_ABLATION = "frontier"
+DRAW_SECONDS = 120.0  # between drawings while jobs run
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -44,11 +46,12 @@ class Sweep:
     ablation: Annotated[tyro.conf.Positional[str], arg(metavar="[ABLATION]")] = DEFAULT_ABLATION
     """Which question to ask: a file of ablations/."""
     scale: Annotated[str, arg(metavar="NAME")] = "desk"
-    """How big: smoke (seconds, for tests), desk (minutes on a laptop), desk-full (an hour and a quarter there)."""
+    """How big: smoke (seconds, for tests), desk (minutes on a laptop), desk-full (an hour and a quarter there),
+    imagenet256 (the paper's, on GPUs)."""
     data: Annotated[str | None, arg(metavar="NAME|FOLDER", help_behavior_hint="")] = None
     """Data set (fashion-mnist, cifar10) or a folder of pictures with one subfolder per class. Default: the scale's."""
     resolution: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="")] = None
-    """Side of the pictures in pixels. Default: the scale's; for a folder, the size of its pictures."""
+    """Side of the pictures in pixels. Default: the scale's; for a folder at a desk scale, the size of its pictures."""
     executor: Literal["local", "inline", "slurm"] = "local"
     """Where jobs run: processes of this machine, this process (for debugging), or a Slurm cluster."""
     jobs: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
@@ -58,7 +61,7 @@ class Sweep:
     out: Annotated[Path, arg(metavar="FOLDER", help_behavior_hint="")] = CHECKOUT
     """Folder that holds results/ and figures/. Default: the checkout."""
     dry_run: Annotated[bool, arg(help_behavior_hint="")] = False
-    """Print the plan and stop."""
+    """Print the plan, with cost and what is missing here, and stop (exit code 3 when something is)."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, arg(metavar="FIELD=VALUE", help_behavior_hint="")] = ()
     """Change a field of the scale, such as generator.budget_images=20000; may be given several times."""
 
@@ -112,9 +115,10 @@ def prepare(options: Sweep) -> Plan:
         ValueError: one clear line.
     """
     from study.checks import check_data, check_scale
-    from study.data import KNOWN, native_resolution, resolve
+    from study.data import GIVEN_AS_FOLDER, KNOWN, native_resolution, resolve
     from study.plan import check_grid, make_plan
     from study.schedule import require_slurm
+    from study.weights import missing
 
     module, scale = _ablation(options.ablation), _scale(options)
     if options.executor == "slurm":
@@ -122,20 +126,28 @@ def prepare(options: Sweep) -> Plan:
     if options.jobs is not None and options.jobs < 1:
         raise ValueError(f"--jobs must be at least 1, got {options.jobs}")
     check_scale(scale)
+    resolved, lacking = compute.resolve(scale.device), missing(scale)
+    if resolved.device == "cuda" and options.executor != "slurm" and not compute.has_gpu():
+        lacking.append("a GPU: this machine has none (--executor slurm for a cluster that does; --set device=cpu)")
     source = options.data or scale.data
-    if source not in KNOWN:
+    if source not in KNOWN and source not in GIVEN_AS_FOLDER:
         source = str(Path(source).expanduser())
     resolution = options.resolution
     if resolution is None:
-        is_folder = source not in KNOWN and Path(source).is_dir()
-        resolution = native_resolution(Path(source)) if is_folder else scale.resolution
+        own_size = source not in KNOWN and scale.data not in GIVEN_AS_FOLDER and Path(source).is_dir()
+        resolution = native_resolution(Path(source)) if own_size else scale.resolution
     check_grid(scale, resolution)
     for folder in (study_root(), options.out / "results", options.out / "figures"):
         _require_writable(folder)
-    data = resolve(source, resolution)
+    if source in GIVEN_AS_FOLDER:
+        data = dataclasses.replace(GIVEN_AS_FOLDER[source], resolution=resolution)
+        lacking.insert(0, f"the data: give {source} as a folder with train/ and val/, one subfolder per class (--data)")
+    else:
+        data = resolve(source, resolution)
     check_data(scale, data)
     study = _study_name(options, scale, data)
-    return make_plan(options.ablation, module, scale, data, compute.resolve(), study)
+    plan = make_plan(options.ablation, module, scale, data, resolved, study)
+    return dataclasses.replace(plan, missing=tuple(lacking))
 
 
 def _require_writable(folder: Path) -> None:
@@ -149,18 +161,21 @@ def _require_writable(folder: Path) -> None:
         raise ValueError(f"cannot write to {folder} ({error.strerror}): {hint}") from None
 
 
-def _slots(options: Sweep) -> int:
+def _slots(options: Sweep, plan: Plan) -> int:
     if options.jobs is not None:
         return options.jobs
-    return len(_gpus()) or max(1, compute.cores() // compute.resolve().threads)
+    return len(_gpus(plan)) or max(1, compute.cores() // plan.compute.threads)
 
 
 def run(options: Sweep, plan: Plan) -> int:
-    """Carry out a plan; returns the exit code: 0 done, 1 some runs have no result, 130 stopped."""
+    """Carry out a plan; returns the exit code: 0 done, 1 some runs have no result, 3 something that it needs is not
+    here, 130 stopped."""
     from study import report
 
-    slots = 1 if options.executor == "inline" else _slots(options)
+    slots = 1 if options.executor == "inline" else _slots(options, plan)
     report.print_plan(plan, slots)
+    if plan.missing:
+        return 3
     if options.dry_run:
         return 0
     todo = [job for job in plan.jobs if any(stage.record() is None for stage in job.stages)]
@@ -169,29 +184,29 @@ def run(options: Sweep, plan: Plan) -> int:
     started = time.monotonic()
     stopped = False
     if todo:
-        stopped = not _execute(options, todo, slots, collector)
+        stopped = not _execute(options, plan, todo, slots, collector)
         collector.update()
     unfinished = report.print_summary(plan, collector, time.monotonic() - started, stopped)
     return 130 if stopped else (1 if unfinished else 0)
 
 
-def _execute(options: Sweep, todo: list[Any], slots: int, collector: Collector) -> bool:
+def _execute(options: Sweep, plan: Plan, todo: list[Any], slots: int, collector: Collector) -> bool:
     """Run the jobs; False when stopped by a signal, with every job of ours asked to save and end."""
     from study import report, schedule
 
     if options.executor == "inline":
-        schedule.run_inline(todo, collector.update)
+        schedule.run_inline(todo, collector.progress)
         return not stop_requested.is_set()
     if options.executor == "slurm":
         scheduler: Any = schedule.SlurmJobs(todo)
     else:
-        scheduler = schedule.LocalJobs(todo, slots, gpus=_gpus())
+        scheduler = schedule.LocalJobs(todo, slots, gpus=_gpus(plan))
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             signal.signal(number, _raise_stop)
     try:
         with report.Progress(todo) as show:
-            scheduler.watch(show, collector.update)
+            scheduler.watch(show, collector.progress)
     except BaseException as error:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
         print("stopping: jobs save what they have ...", flush=True)
@@ -202,9 +217,9 @@ def _execute(options: Sweep, todo: list[Any], slots: int, collector: Collector) 
     return True
 
 
-def _gpus() -> list[int]:
+def _gpus(plan: Plan) -> list[int]:
     """Numbers of the GPUs this process may use; none where jobs run on the CPU."""
-    if compute.resolve().device != "cuda":
+    if plan.compute.device != "cuda" or not compute.has_gpu():
         return []
     import torch
 
@@ -225,10 +240,21 @@ class Collector:
         self.plan, self.out = plan, out
         self.made: list[Path] = []
         self.skipped: dict[str, str] = {}
+        self._drawn = -math.inf
 
     @property
     def table(self) -> Path:
         return self.out / "results" / self.plan.study / "table.csv"
+
+    def progress(self) -> None:
+        """Rewrite the table while jobs run; the figures now and then, because drawing takes time from the jobs."""
+        from study.collect import update_table
+
+        if time.monotonic() - self._drawn > DRAW_SECONDS:
+            self.update()
+            self._drawn = time.monotonic()
+        else:
+            update_table(self.plan, self.out)
 
     def update(self) -> None:
         """Rewrite the table, and the figures unless they were drawn from this very table."""

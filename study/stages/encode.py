@@ -25,22 +25,42 @@ class Latents:
     """Posteriors of the training images, raw, and the statistics that normalise them.
 
     Args:
-        mean, std: (N, views, d, h, w) float16; the views are the image and, for data that may be flipped, its mirror.
+        shards: mean and std of SHARD_IMAGES images each (the last may hold fewer), float16 (n, views, d, h, w); the
+            views are the image and, for data that may be flipped, its mirror. Tensors of a shard that was read are
+            mapped from disk: ImageNet's do not fit into memory, and a batch touches only its own rows.
         labels: (N,) int64.
         channel_mean, channel_std: (d, 1, 1) float32, of posterior samples over all images.
     """
 
-    mean: Tensor
-    std: Tensor
+    shards: tuple[dict[str, Tensor], ...]
     labels: Tensor
     channel_mean: Tensor
     channel_std: Tensor
 
+    @property
+    def views(self) -> int:
+        return self.shards[0]["mean"].shape[1]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one latent: (d, h, w)."""
+        return tuple(self.shards[0]["mean"].shape[2:])
+
+    def posteriors(self, indices: np.ndarray, views: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and spread, each float16 (B, d, h, w), of these views of these images."""
+        mean, std = (torch.empty(len(indices), *self.shape, dtype=torch.float16) for _ in range(2))
+        rows = torch.from_numpy(indices)
+        number = rows // SHARD_IMAGES
+        for index in torch.unique(number).tolist():
+            here = number == index
+            row, view = rows[here] - index * SHARD_IMAGES, views[here]
+            mean[here], std[here] = (self.shards[index][name][row, view] for name in ("mean", "std"))
+        return mean, std
+
     def sample(self, indices: np.ndarray, views: Tensor, noise: Tensor) -> Tensor:
         """Normalised posterior samples (B, d, h, w) float32 of these images, with this noise."""
-        rows = torch.from_numpy(indices)
-        latent_raw = self.mean[rows, views].float() + self.std[rows, views].float() * noise
-        return (latent_raw - self.channel_mean) / self.channel_std
+        mean, std = self.posteriors(indices, views)
+        return (mean.float() + std.float() * noise - self.channel_mean) / self.channel_std
 
 
 def denormalise(latent: Tensor, stage: Stage) -> Tensor:
@@ -97,15 +117,27 @@ def run(spec: Encode, inputs: dict[str, Stage], out: Workspace) -> Record:
 
 
 def read(stage: Stage) -> Latents:
-    """The latents that an encode stage left."""
+    """The latents that an encode stage left, mapped from disk.
+
+    Raises:
+        ValueError: a shard of another shape than this stage writes.
+    """
     record = stage.record()
     assert record is not None and isinstance(stage.spec, Encode)
-    count = -(-stage.spec.train_images // SHARD_IMAGES)
-    shards = [load_tensors(_shard(stage.folder, index)) for index in range(count)]
+    images, channels = stage.spec.train_images, len(record["latent"]["mean"])
+    shards = []
+    for index, start in enumerate(range(0, images, SHARD_IMAGES)):
+        shard = load_tensors(_shard(stage.folder, index))
+        expected = (min(SHARD_IMAGES, images - start), record["views"], channels)
+        if any(shard[name].shape[:3] != expected or shard[name].dtype != torch.float16 for name in ("mean", "std")):
+            raise ValueError(
+                f"{_shard(stage.folder, index)} holds {shard['mean'].dtype} {tuple(shard['mean'].shape)}, expected "
+                f"float16 {expected} and the grid: delete {stage.folder} to make it again"
+            )
+        shards.append(shard)
     channel_mean, channel_std = (torch.tensor(record["latent"][key])[:, None, None] for key in ("mean", "std"))
     return Latents(
-        mean=torch.cat([shard["mean"] for shard in shards]),
-        std=torch.cat([shard["std"] for shard in shards]),
+        shards=tuple(shards),
         labels=torch.cat([shard["labels"] for shard in shards]),
         channel_mean=channel_mean,
         channel_std=channel_std,

@@ -46,13 +46,12 @@ def step_function(spec: FitGenerator, parts: dict[str, Any], latents: Latents) -
     network, ema, optimizer = parts["generator"], parts["ema"], parts["optimizer"]
     moved = [p for p in network.parameters() if p.requires_grad]
     moved_ema = [e for e, p in zip(ema.parameters(), network.parameters(), strict=True) if p.requires_grad]
-    views = latents.mean.shape[1]
 
     def step(images_seen: int) -> Tensor:
         indices = batch_indices(spec.seed, len(latents.labels), images_seen, recipe.batch_images)
         rng = generator(spec.seed, "generator step", images_seen)
-        shape = (len(indices), *latents.mean.shape[2:])
-        view = torch.randint(views, (len(indices),), generator=rng)
+        shape = (len(indices), *latents.shape)
+        view = torch.randint(latents.views, (len(indices),), generator=rng)
         data = latents.sample(indices, view, torch.randn(shape, generator=rng)).to(device)
         noise = torch.randn(shape, generator=rng).to(device)
         times = (

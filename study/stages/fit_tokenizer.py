@@ -12,12 +12,14 @@ from torch import Tensor, nn
 from models import autoencoder, discriminator
 from models.autoencoder import Autoencoder, Posterior
 from models.discriminator import Discriminator, hinge_discriminator_loss, hinge_generator_loss
+from models.lpips import LPIPS
 from models.perceptual import PerceptualDistance
 from models.vf_loss import GAN_WEIGHT_LIMIT, VF_WEIGHT_LIMIT, gradient_norm_ratio, projection, vf_loss
 from study.compute import apply, autocast
 from study.data import load
 from study.features import FoundationFeatures
 from study.files import load_tensors, save_tensors
+from study.perceptual import perceptual_net
 from study.randomness import batch_indices, generator
 from study.specs import FitTokenizer, Stage, TokenizerRecipe
 from study.training import learning_rate, train
@@ -34,7 +36,7 @@ class Networks:
     foundation: FoundationFeatures | None = None
     linear_proj: nn.Conv2d | None = None  # latent -> foundation model's width, as released
     discriminator: Discriminator | None = None
-    perceptual: PerceptualDistance | None = None
+    perceptual: PerceptualDistance | LPIPS | None = None
 
 
 def gradients(
@@ -150,7 +152,7 @@ def build(spec: FitTokenizer, report: Callable[[int, int], None] = lambda done, 
         networks.discriminator = Discriminator(spec.data.channels, width=recipe.gan_width)
         discriminator.initialize(networks.discriminator, rng)
     if recipe.perceptual_weight:
-        networks.perceptual = PerceptualDistance(recipe.perceptual_net, input_size=recipe.perceptual_size)
+        networks.perceptual = perceptual_net(recipe.perceptual_net, recipe.perceptual_size)
     for network in vars(networks).values():
         if isinstance(network, nn.Module):
             network.to(spec.compute.device)

@@ -18,9 +18,9 @@ BATCH = 128
 
 def run(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -> Record:
     """Reconstruct test images from their posterior means and compare them with themselves."""
-    from models.perceptual import PerceptualDistance
     from study.judges import build, chosen, features, reference
     from study.metrics import comparable, reconstruction_distance, reconstruction_metrics
+    from study.perceptual import perceptual_net
     from study.sheets import save_sheet
 
     apply(spec.compute)
@@ -38,7 +38,7 @@ def run(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -> Record:
         out.stop_if_asked()
     reconstructions = torch.cat(parts).contiguous()
     out.preparing("PSNR, SSIM and perceptual distance")
-    perceptual = PerceptualDistance(spec.perceptual_net, input_size=spec.perceptual_size).to(device)
+    perceptual = perceptual_net(spec.perceptual_net, spec.perceptual_size).to(device)
     values = reconstruction_metrics(images, reconstructions, perceptual)
     metrics = {}
     for judge in spec.judges:

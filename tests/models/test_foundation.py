@@ -3,6 +3,7 @@ from itertools import pairwise
 
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import nn
 from waves import wave
 
@@ -161,16 +162,12 @@ def test_pixels_enter_as_released_unless_normalised():
     assert values == pytest.approx([(0.5 - 0.485) / 0.229, (0.5 - 0.456) / 0.224, (0.5 - 0.406) / 0.225], abs=1e-5)
 
 
-def test_weights_out_of_reach_are_an_error_and_never_random(monkeypatch):
-    import timm
-
-    def unreachable(*args, **options):
-        assert options["pretrained"]
-        raise OSError("no route to host")
-
-    monkeypatch.setattr(timm, "create_model", unreachable)
-    with pytest.raises(RuntimeError, match=r"vit_large_patch14_dinov2\.lvd142m.*no route to host.*HF_HOME"):
+def test_a_foundation_model_without_its_weights_is_an_error_and_never_random(tmp_path):
+    with pytest.raises(ValueError, match=r"'dinov2' needs the file of timm's vit_large_patch14_dinov2\.lvd142m"):
         foundation_model("dinov2")
+    save_file({"other": torch.zeros(3)}, tmp_path / "other.safetensors")
+    with torch.device("meta"), pytest.raises(ValueError, match=r"other\.safetensors does not fit"):
+        foundation_model("mae", weights=tmp_path / "other.safetensors")
 
 
 def test_wrong_names_are_answered_with_what_was_meant(lite0):

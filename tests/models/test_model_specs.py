@@ -14,8 +14,10 @@ from models.specs import (
     GeneratorConfig,
     TokenizerName,
     autoencoder_flops,
+    autoencoder_parameters,
     flops_per_image,
     generator_config,
+    generator_parameters,
     parse_generator,
     parse_tokenizer,
 )
@@ -119,6 +121,21 @@ def test_generator_flops_agree_with_torchs_count(spec, shift):
     assert counted(lambda: generator(*args)) == pytest.approx(2 * flops_per_image(c), rel=0.02)
 
 
+@pytest.mark.parametrize("spec", ["LightningDiT-XXS/1", "DiT-XXS/2", "LightningDiT-XS/2"])
+@pytest.mark.parametrize("options", [{}, {"qk_norm": True}, {"adaln_shift": False, "label_dropout": 0.0}])
+def test_generator_parameters_are_counted_to_the_last(spec, options):
+    c = generator_config(spec, grid=8, in_channels=16, num_classes=10, **options)
+    assert sum(p.numel() for p in LightningDiT(c).parameters()) == generator_parameters(c)
+
+
+def test_parameters_of_the_papers_networks():
+    """675M as the paper and DiT say of XL; the tokenizer of latent diffusion has about 70M."""
+    assert generator_parameters(generator_config("LightningDiT-XL/1", **LATENT)) == pytest.approx(675e6, rel=0.002)
+    with torch.device("meta"):
+        released = Autoencoder(AutoencoderConfig())
+    assert sum(p.numel() for p in released.parameters()) == autoencoder_parameters(AutoencoderConfig())
+
+
 @pytest.mark.parametrize("unshuffle", [1, 2])
 def test_autoencoder_flops_agree_with_torchs_count(unshuffle):
     c = AutoencoderConfig(
@@ -134,3 +151,4 @@ def test_autoencoder_flops_agree_with_torchs_count(unshuffle):
     encode = counted(lambda: autoencoder.encode(torch.zeros(1, 3, 32, 32)))
     decode = counted(lambda: autoencoder.decode(torch.zeros(1, 8, c.grid, c.grid)))
     assert (encode, decode) == pytest.approx(autoencoder_flops(c), rel=0.02)
+    assert sum(p.numel() for p in autoencoder.parameters()) == autoencoder_parameters(c)

@@ -23,7 +23,7 @@ from safetensors import SafetensorError
 
 from models import foundation
 from models.weights import TORCH_SUFFIXES, load_foreign
-from study import checkpoint, data, extractors, features, figures, judges, published
+from study import checkpoint, data, extractors, features, figures, judges, published, weights
 from study.checkpoint import Position
 from study.data import DataSpec, load, native_resolution, resolve
 from study.files import read_json, read_tensors, save_tensors, write_json
@@ -151,16 +151,35 @@ def test_weights_of_inception(kind, trap, tmp_path, monkeypatch):
         flip=False, class_names=("a", "b"),
     )  # fmt: skip
     spec = judges.judge_spec("inception", 0, made)
-    path = tmp_path / judges.INCEPTION_FILE
+    path = tmp_path / weights.FILES["inception"].file
     path.write_bytes(WEIGHT_FILES[kind](trap))
     monkeypatch.setenv("STUDY_WEIGHTS", str(tmp_path))
     with pytest.raises(ValueError, match="damaged"):
         judges.build(spec, made)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setattr(judges, "INCEPTION_SHA256", digest[:8])  # even a file of the right hash is not unpickled
-    assert judges.inception_weights() == path
+    stated = dataclasses.replace(weights.FILES["inception"], sha256=digest[:8])
+    monkeypatch.setitem(weights.FILES, "inception", stated)  # even a file of the right hash is not unpickled
+    assert weights.require("inception") == path
     with pytest.raises(ValueError, match="refused"):
         judges.build(spec, made)
+
+
+@pytest.mark.parametrize("kind", ["pickle 2", "torch, zip", "torch, legacy"])
+def test_weights_of_lpips(kind, trap, tmp_path):
+    from models.lpips import LPIPS
+
+    (tmp_path / "vgg16-397923af.pth").write_bytes(WEIGHT_FILES[kind](trap))
+    with pytest.raises(ValueError, match="refused"):
+        LPIPS(tmp_path / "vgg16-397923af.pth")
+
+
+@pytest.mark.parametrize("kind", ["pickle 2", "torch, zip", "torch, legacy"])
+def test_weights_of_a_foundation_model(kind, trap, tmp_path):
+    for suffix, refused in ((".pth", "refused"), (".safetensors", "not a valid safetensors")):
+        path = tmp_path / f"weights{suffix}"
+        path.write_bytes(WEIGHT_FILES[kind](trap))
+        with pytest.raises(ValueError, match=refused):
+            foundation.foundation_model("mae", weights=path)
 
 
 # Published data

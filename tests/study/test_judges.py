@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from study import judges
+from study import judges, weights
 from study.data import resolve
 from study.files import fingerprint
 from study.judges import build, chosen, features, judge_spec, reference
@@ -129,7 +129,7 @@ def test_inception_is_read_safely(data, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="STUDY_WEIGHTS"):
         build(spec, data)
     monkeypatch.setenv("STUDY_WEIGHTS", str(tmp_path))
-    path = tmp_path / judges.INCEPTION_FILE
+    path = tmp_path / weights.FILES["inception"].file
 
     class Trap:
         def __reduce__(self):
@@ -138,7 +138,8 @@ def test_inception_is_read_safely(data, tmp_path, monkeypatch):
     path.write_bytes(pickle.dumps(Trap()))
     with pytest.raises(ValueError, match="damaged"):
         build(spec, data)
-    monkeypatch.setattr(judges, "INCEPTION_SHA256", "")  # even a file of the right hash is not unpickled
+    anything = dataclasses.replace(weights.FILES["inception"], sha256="")
+    monkeypatch.setitem(weights.FILES, "inception", anything)  # even a file of the right hash is not unpickled
     with pytest.raises(ValueError, match="refused"):
         build(spec, data)
     assert not (tmp_path / "sprung").exists()
@@ -154,9 +155,9 @@ def test_inception_with_weights(data, tmp_path, monkeypatch):
         patch.setattr(torch, "load", lambda *_, **__: {})
         patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
         blank = FeatureExtractorInceptionV3("x", ["2048"], feature_extractor_weights_path="x")
-    torch.save(blank.state_dict(), tmp_path / judges.INCEPTION_FILE)
+    torch.save(blank.state_dict(), tmp_path / weights.FILES["inception"].file)
     monkeypatch.setenv("STUDY_WEIGHTS", str(tmp_path))
-    monkeypatch.setattr(judges, "INCEPTION_SHA256", "")
+    monkeypatch.setitem(weights.FILES, "inception", dataclasses.replace(weights.FILES["inception"], sha256=""))
     extractor = build(judge_spec("inception", 0, data), data)
     assert features(extractor, pictures(1)).shape == (1, 2048)
     torch.testing.assert_close(class_scores(extractor), blank.fc.weight)

@@ -3,6 +3,7 @@
 import dataclasses
 import multiprocessing
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from models.autoencoder import Autoencoder, initialize
 from models.discriminator import Discriminator, hinge_generator_loss
 from models.specs import AutoencoderConfig
 from models.vf_loss import GAN_WEIGHT_LIMIT, VF_WEIGHT_LIMIT, adaptive_weight, projection, vf_loss
+from study.files import remove_tree
 from study.jobs import run_stage
 from study.scales import smoke
 from study.specs import Stage
@@ -84,13 +86,14 @@ def test_normalised_latents_have_mean_0_and_spread_1_and_come_back(fitted):
     latents = encode.read(stage)
     count = len(latents.labels)
     assert count == 48
-    noise = torch.randn(latents.mean.shape[:1] + latents.mean.shape[2:], generator=torch.Generator().manual_seed(0))
+    noise = torch.randn(count, *latents.shape, generator=torch.Generator().manual_seed(0))
     view = torch.zeros(count, dtype=torch.long)
     normal = latents.sample(np.arange(count), view, noise)
     std, mean = torch.std_mean(normal, dim=(0, 2, 3))
     torch.testing.assert_close(mean, torch.zeros(4), atol=0.15, rtol=0)
     torch.testing.assert_close(std, torch.ones(4), atol=0.15, rtol=0)
-    raw = latents.mean[:, 0].float() + latents.std[:, 0].float() * noise
+    mean, std = latents.posteriors(np.arange(count), view)
+    raw = mean.float() + std.float() * noise
     torch.testing.assert_close(encode.denormalise(normal, stage), raw, rtol=1e-4, atol=1e-4)
 
 
@@ -102,7 +105,25 @@ def test_the_second_view_is_the_mirror_image(fitted):
     tokenizer = fit_tokenizer.trained(stage.inputs["tokenizer"])
     with torch.inference_mode():
         mirrored = tokenizer.encode(images.pixels([5]).flip(3)).mean
-    torch.testing.assert_close(latents.mean[5:6, 1].float(), mirrored, rtol=2e-3, atol=2e-3)
+    found, _ = latents.posteriors(np.array([5]), torch.tensor([1]))
+    torch.testing.assert_close(found.float(), mirrored, rtol=2e-3, atol=2e-3)
+
+
+def test_latents_are_the_same_in_several_shards(fitted, monkeypatch):
+    stage = fitted.jobs[0].stages[2]
+    rng = np.random.default_rng(0)
+    rows, views = rng.permutation(48)[:30], torch.arange(30) % 2
+    whole = encode.read(stage).posteriors(rows, views)
+    remove_tree(stage.folder)
+    monkeypatch.setattr(encode, "SHARD_IMAGES", 20)
+    run_stage(stage)
+    shards = sorted(stage.folder.glob("latents-*"))
+    assert len(shards) == 3
+    for one, several in zip(whole, encode.read(stage).posteriors(rows, views), strict=True):
+        assert torch.equal(one, several)
+    shutil.copy(shards[2], shards[0])  # a shard from elsewhere
+    with pytest.raises(ValueError, match=r"latents-00000.*expected float16 \(20, 2, 4\).*delete"):
+        encode.read(stage)
 
 
 def sampling_stage(plan, **fields):

@@ -109,6 +109,33 @@ def test_your_own_pictures_become_a_table_and_figures_and_a_second_sweep_compute
     assert {path: path.stat().st_mtime_ns for path in study_root.rglob("*") if path.is_file()} == before
 
 
+# The paper's scale with everything that costs made small and the desk's pretrained networks in place of the large ones;
+# every part of its path is on: attention, discriminator, perceptual term, VF loss, mirrored latents, dopri5
+SHRUNK = {
+    "device": "cpu", "latent_channels": "4", "foundation_models": "lite0", "generators": "LightningDiT-XXS/1",
+    "judges": "('efficientnet_lite2', 64),", "autoencoder.ch": 8, "autoencoder.norm_groups": 8,
+    "autoencoder.attention_grids": 4, "foundation.input_size": 64, "tokenizer.budget_images": 64,
+    "tokenizer.batch_images": 8, "tokenizer.perceptual_net": "lite0", "tokenizer.gan_start_images": 32,
+    "tokenizer.gan_width": 8, "generator.budget_images": 64, "generator.snapshot_images": "32,64",
+    "generator.batch_images": 8, "sampling.samples": 12, "sampling.chunk": 6, "evaluation.reference_images": 24,
+    "evaluation.reconstruct_images": 8, "evaluation.perceptual_net": "lite2",
+}  # fmt: skip
+
+
+@pytest.mark.slow
+def test_the_papers_scale_runs_its_whole_path_when_it_is_shrunk(pictures, tmp_path, study_root):
+    settings = [part for name, value in SHRUNK.items() for part in ("--set", f"{name}={value}")]
+    command = ["--scale", "imagenet256", "--data", pictures, "--resolution", 64, "--study", "shrunk", *settings]
+    done = sweep(*command, "--out", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = pd.read_csv(tmp_path / "results" / "shrunk" / "table.csv")
+    assert set(table["state"]) == {"done"}
+    assert set(table["tokenizer"]) == {"f16d4", "f16d4-lite0"}
+    assert set(table["extractor"]) == {"efficientnet_lite2"} and set(table["comparable"]) == {False}
+    assert set(table["solver"].dropna()) == {"dopri5"}
+    assert {path.stem for path in (tmp_path / "figures" / "shrunk").glob("*.png")} >= {"frontier", "samples"}
+
+
 def wait_for(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -1,0 +1,118 @@
+"""LPIPS with VGG16: the perceptual term of the paper's tokenizers, and the literature's perceptual distance.
+
+Source: Zhang et al. 2018 (arXiv 1801.03924), as the `lpips` package computes it with its weights of version 0.1.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.foundation import three_channels
+from models.weights import load_foreign
+
+# VGG16's convolutions by the blocks that pooling separates; features are compared at the end of each
+BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
+# What the package subtracts and divides by, for pixels in [-1, 1]: ImageNet's mean and spread, rounded
+SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+
+
+class LPIPS(nn.Module):
+    """(B,) float32 >= 0 from two batches of pixels (B, 1 or 3, H, W) in [-1, 1]; 0 for equal images.
+
+    Features of five layers of VGG16 are scaled to unit length per cell; their squared differences are weighted per
+    channel by the learned heads, averaged over cells and summed over layers. Smaller images are enlarged to
+    input_size first (bilinear). Differentiable in both arguments; the weights are frozen.
+
+    Args:
+        vgg: file of torchvision's VGG16 (`vgg16-397923af.pth`), of which the convolutions are used; None gives random
+            weights, for tests of shape only.
+        input_size: pixels.
+
+    Raises:
+        ValueError: weights that do not fit, or batches that differ in shape.
+        RuntimeError: the `lpips` package, which carries the heads, is not installed.
+    """
+
+    def __init__(self, vgg: Path | None, *, input_size: int = 64) -> None:
+        super().__init__()
+        self.input_size = input_size
+        blocks = vgg16_blocks()
+        heads = [nn.Conv2d(widths[-1], 1, 1, bias=False) for widths in BLOCKS]
+        if vgg is not None:
+            load_weights(blocks, heads, vgg, heads_file())
+        else:
+            for head in heads:
+                nn.init.constant_(head.weight, 1.0)  # a distance is never negative
+        self.stages, self.heads = nn.ModuleList(blocks), nn.ModuleList(heads)
+        self.requires_grad_(False)
+        self.train(False)
+
+    def train(self, mode: bool = True) -> LPIPS:
+        """Stays in evaluation mode whatever is asked: the heads' dropout is for training them."""
+        return super().train(False)
+
+    def forward(self, a: Tensor, b: Tensor) -> Tensor:
+        if a.shape != b.shape:
+            raise ValueError(f"the two batches differ in shape: {tuple(a.shape)} and {tuple(b.shape)}")
+        total = a.new_zeros(len(a)).float()
+        for head, fa, fb in zip(self.heads, self.features(a), self.features(b), strict=True):
+            total = total + head((fa - fb).square()).float().mean(dim=(1, 2, 3))
+        return total
+
+    def features(self, pixels: Tensor) -> list[Tensor]:
+        """Unit-length features (B, C, h, w) of each layer, finest first."""
+        x = three_channels(pixels)
+        size = max(self.input_size, *x.shape[2:])
+        if x.shape[2:] != (size, size):
+            x = F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
+        shift, scale = (x.new_tensor(v).view(3, 1, 1) for v in (SHIFT, SCALE))
+        x = (x - shift) / scale
+        found = []
+        for stage in self.stages:
+            x = stage(x)
+            length = torch.linalg.vector_norm(x, dim=1, keepdim=True)  # its gradient is 0, not NaN, at a cell of zeros
+            found.append(x / (length + 1e-10))
+        return found
+
+
+def vgg16_blocks() -> list[nn.Sequential]:
+    """The convolutional part of VGG16 in five pieces, each ending with an activation."""
+    blocks, c_in = [], 3
+    for i, widths in enumerate(BLOCKS):
+        layers: list[nn.Module] = [nn.MaxPool2d(2)] if i else []
+        for c_out in widths:
+            layers += [nn.Conv2d(c_in, c_out, 3, padding=1), nn.ReLU()]
+            c_in = c_out
+        blocks.append(nn.Sequential(*layers))
+    return blocks
+
+
+def load_weights(blocks: list[nn.Sequential], heads: list[nn.Conv2d], vgg: Path, learned: Path) -> None:
+    """Load torchvision's VGG16 and the package's heads. Raises ValueError for files that hold something else."""
+    tensors, weights = load_foreign(vgg), load_foreign(learned)
+    layers = [layer for block in blocks for layer in block]  # numbered as in torchvision's `features`
+    try:
+        for number, layer in enumerate(layers):
+            if isinstance(layer, nn.Conv2d):
+                layer.load_state_dict({name: tensors[f"features.{number}.{name}"] for name in ("weight", "bias")})
+        for i, head in enumerate(heads):
+            head.load_state_dict({"weight": weights[f"lin{i}.model.1.weight"]})
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"{vgg} does not hold torchvision's VGG16, or {learned} LPIPS's heads: {error}") from error
+
+
+def heads_file() -> Path:
+    """The learned weights per channel, inside the installed `lpips` package.
+
+    Raises:
+        RuntimeError: it is not installed.
+    """
+    spec = importlib.util.find_spec("lpips")
+    if spec is None or spec.origin is None:
+        raise RuntimeError("the perceptual net 'vgg' needs the package lpips, which carries its heads: install lpips")
+    return Path(spec.origin).parent / "weights" / "v0.1" / "vgg.pth"

@@ -1,0 +1,68 @@
+"""python -m study.prefetch: bring what a plan needs to this machine, so that nodes without a network can run it."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import Annotated
+
+import tyro
+from tyro.conf import arg
+
+from study.report import size
+from study.sweep import Sweep, prepare
+from study.weights import FILES, fetch, find, needed, weights_folder
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prefetch:
+    """Bring the weights and data of a scale to this machine; nodes without a network can run it afterwards.
+
+    Weight files go to the folder named by STUDY_WEIGHTS (default: weights/ under $STUDY_ROOT), published data sets to
+    $STUDY_ROOT. A file whose hash its publisher states is checked against that; of the others the hash is recorded
+    when they are first fetched and checked from then on. ImageNet is never fetched: give it to the sweep with --data.
+    """
+
+    scale: Annotated[str, arg(metavar="NAME")] = "desk"
+    """Which scale's (see study.sweep)."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, arg(metavar="FIELD=VALUE", help_behavior_hint="")] = ()
+    """Change a field of the scale, such as foundation_models=dinov2; may be given several times."""
+
+
+def run(options: Prefetch) -> int:
+    """Fetch what is missing, a line per file; 0 when all of it is here, 1 when something could not be had.
+
+    Raises:
+        ValueError: one clear line for a wrong option.
+    """
+    asked = Sweep(scale=options.scale, set=options.set)
+    plan = prepare(asked)  # brings and packs the data set where it can
+    print(f"{'there' if plan.data.content else 'missing':<8} data {plan.data.name} at {plan.data.resolution} px")
+    code = 0
+    for name in needed(plan.scale):
+        weight, before = FILES[name], find(name)
+        try:
+            path = fetch(name)
+        except (OSError, ValueError) as error:
+            code = 1
+            print(f"failed   {weight.file}: {error}\n         by hand: {weight.url} into {weights_folder()}")
+        else:
+            print(f"{'there' if before else 'fetched':<8} {path.name} ({size(path.stat().st_size)}, {weight.purpose})")
+    return code
+
+
+def main() -> None:
+    """Entry point: errors of the caller are one line on standard error and exit code 2."""
+    options = tyro.cli(Prefetch, prog="python -m study.prefetch", config=(tyro.conf.FlagCreatePairsOff,))
+    code = 2
+    try:
+        code = run(options)
+    except (ValueError, OSError) as error:
+        print(f"study.prefetch: {error}", file=sys.stderr)
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

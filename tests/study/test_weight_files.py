@@ -1,0 +1,125 @@
+"""Weight files of others: found, fetched from a real server, checked; a plan says what is missing."""
+
+import dataclasses
+import functools
+import http.server
+import threading
+from types import SimpleNamespace
+
+import pytest
+
+from study import prefetch, sweep, weights
+from study.files import read_json
+from study.scales import SCALES
+from study.sweep import Sweep
+
+
+@pytest.fixture
+def server(tmp_path):
+    """Serves a folder; yields the folder and its address."""
+    folder = tmp_path / "served"
+    folder.mkdir()
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=folder)) as running:
+        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread.start()
+        yield folder, f"http://127.0.0.1:{running.server_port}"
+        running.shutdown()
+        thread.join()
+
+
+@pytest.fixture
+def mae(server, monkeypatch, tmp_path):
+    """The file 'mae' is a small one on that server, and the folder for weights is empty."""
+    folder, address = server
+    monkeypatch.setenv("STUDY_WEIGHTS", str(tmp_path / "weights"))
+    name = weights.FILES["mae"].file
+    (folder / name).write_bytes(b"some weights")
+    monkeypatch.setitem(weights.FILES, "mae", dataclasses.replace(weights.FILES["mae"], url=f"{address}/{name}"))
+    return folder / name
+
+
+def test_a_hash_that_nobody_states_is_recorded_and_checked_from_then_on(mae):
+    with pytest.raises(ValueError, match=r"'mae' needs vit_large_patch16_224\.mae\.safetensors.*study\.prefetch"):
+        weights.require("mae")
+    path = weights.fetch("mae")
+    assert path.read_bytes() == b"some weights" == weights.require("mae").read_bytes()
+    assert list(read_json(path.parent / weights.HASHES)) == [path.name]
+    path.write_bytes(b"other weights")
+    for look in (weights.require, weights.fetch):
+        with pytest.raises(ValueError, match=r"damaged: its SHA-256 starts with .* delete it"):
+            look("mae")
+
+
+def test_what_came_is_not_what_was_stated(mae, monkeypatch):
+    monkeypatch.setitem(weights.FILES, "mae", dataclasses.replace(weights.FILES["mae"], sha256="00000000"))
+    with pytest.raises(ValueError, match="expected 00000000"):
+        weights.fetch("mae")
+    assert weights.find("mae") is None
+    assert not list(weights.weights_folder().iterdir())
+
+
+def test_what_a_scale_needs():
+    assert weights.needed(SCALES["desk"]()) == []
+    assert weights.needed(SCALES["imagenet256"]()) == ["inception", "vgg", "dinov2", "mae"]
+    lighter = dataclasses.replace(SCALES["smoke"](), foundation_models=("clip",))
+    assert weights.needed(lighter) == ["clip"]
+
+
+def test_prefetch_brings_what_is_missing_once(mae, monkeypatch, capsys):
+    scale = dataclasses.replace(SCALES["smoke"](), foundation_models=("mae",))
+    plan = SimpleNamespace(scale=scale, data=SimpleNamespace(content="0" * 16, name="made", resolution=32))
+    monkeypatch.setattr(prefetch, "prepare", lambda options: plan)
+    assert weights.missing(scale) == [
+        "the foundation model 'mae': vit_large_patch16_224.mae.safetensors (1213 MB; python -m study.prefetch)"
+    ]
+    assert prefetch.run(prefetch.Prefetch()) == 0
+    assert "fetched  vit_large_patch16_224.mae.safetensors" in capsys.readouterr().out
+    assert weights.missing(scale) == []
+    mae.unlink()  # not asked for again
+    assert prefetch.run(prefetch.Prefetch()) == 0
+    assert "there    vit_large_patch16_224.mae.safetensors" in capsys.readouterr().out
+
+
+def test_prefetch_says_what_it_could_not_get_and_how_to_get_it_by_hand(mae, monkeypatch, capsys):
+    mae.unlink()
+    scale = dataclasses.replace(SCALES["smoke"](), foundation_models=("mae",))
+    plan = SimpleNamespace(scale=scale, data=SimpleNamespace(content="", name="imagenet", resolution=256))
+    monkeypatch.setattr(prefetch, "prepare", lambda options: plan)
+    assert prefetch.run(prefetch.Prefetch()) == 1
+    out = capsys.readouterr().out
+    assert "missing  data imagenet at 256 px" in out
+    assert "by hand: http://127.0.0.1" in out
+
+
+@pytest.fixture
+def bare(monkeypatch, study_root, tmp_path):
+    """A machine without GPU and weights."""
+    monkeypatch.delenv("STUDY_WEIGHTS", raising=False)
+    monkeypatch.setattr(sweep.compute, "has_gpu", lambda: False)
+    return tmp_path
+
+
+def test_the_papers_plan_says_what_it_costs_and_what_is_missing(bare, capsys):
+    options = Sweep(scale="imagenet256", dry_run=True, out=bare)
+    plan = sweep.prepare(options)
+    assert sweep.run(options, plan) == 3
+    out = capsys.readouterr().out
+    for text in ("f16d64-dinov2 + LightningDiT-XL/1", "675M", "GPU hours", "one H100", "GB of data"):
+        assert text in out
+    for text in ("the data: give imagenet as a folder", "weights-inception", "vgg16-397923af.pth", "dinov2", "a GPU"):
+        assert any(text in line for line in plan.missing), text
+    assert len(plan.runs) == 9 + 27
+    assert sweep.run(dataclasses.replace(options, dry_run=False), plan) == 3  # and nothing was started
+    assert not (bare / "results" / "imagenet256" / "table.csv").exists()
+
+
+def test_a_plan_for_a_cluster_does_not_ask_for_a_gpu_here(bare, monkeypatch):
+    monkeypatch.setattr("study.schedule.require_slurm", lambda: None)
+    plan = sweep.prepare(Sweep(scale="imagenet256", executor="slurm", out=bare))
+    assert not any(line.startswith("a GPU") for line in plan.missing)
+    assert (plan.compute.device, plan.compute.precision) == ("cuda", "bfloat16")
