@@ -13,5 +13,21 @@ Conventions, stated once and kept everywhere:
   head.
 
 `models.specs` holds names, sizes and costs without importing torch, so that planning a study starts at
-once.
+once. What `models` itself offers, the loaders of `models.released`, is imported when it is asked for.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from models.released import load_generator, load_latent_statistics, load_tokenizer
+
+__all__ = ["load_generator", "load_latent_statistics", "load_tokenizer"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module("models.released"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -20,8 +20,6 @@ from torch import Tensor, nn
 
 from models.specs import AutoencoderConfig
 
-TOKENIZER_PARTS = ("encoder.", "decoder.", "quant_conv.", "post_quant_conv.")
-
 
 @dataclass(frozen=True)
 class Posterior:
@@ -87,12 +85,6 @@ def initialize(autoencoder: Autoencoder, rng: torch.Generator) -> None:
         elif isinstance(module, nn.GroupNorm):
             nn.init.ones_(module.weight)
             nn.init.zeros_(module.bias)
-
-
-def tokenizer_weights(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tokenizer's own entries of a released training checkpoint, which also stores its loss, its
-    projection (`linear_proj`) and its foundation model."""
-    return {name: value for name, value in state.items() if name.startswith(TOKENIZER_PARTS)}
 
 
 class Level(nn.Module):

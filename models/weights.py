@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,13 +15,26 @@ TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 NESTINGS = ("ema", "state_dict", "model")
 
 
+class Foreign(NamedTuple):
+    """The named tensors of a file, on the processor, and the keys they lay under (`ema`, or `ema.state_dict`
+    for a nest in a nest); none for a file that is nothing but tensors."""
+
+    tensors: dict[str, Tensor]
+    part: str
+
+
 def load_foreign(path: str | Path) -> dict[str, Tensor]:
-    """The named tensors of a file, on the processor: .safetensors, or .pt .pth .ckpt .bin read with
-    weights_only=True.
+    """The named tensors of a file, as read_foreign finds them."""
+    return read_foreign(path).tensors
+
+
+def read_foreign(path: str | Path) -> Foreign:
+    """Read .safetensors, or .pt .pth .ckpt .bin with weights_only=True.
 
     A checkpoint that nests its weights under `ema`, `state_dict` or `model` is unwrapped, in that order of
     preference. Raises ValueError for another kind of file, for a pickle that holds anything but plain data
-    (it is refused, not run), and for a file without named tensors; FileNotFoundError if there is none.
+    (it is refused, not run), for a file that is cut off, and for one without named tensors;
+    FileNotFoundError if there is none.
     """
     path = Path(path)
     if not path.is_file():
@@ -31,35 +44,49 @@ def load_foreign(path: str | Path) -> dict[str, Tensor]:
         from safetensors.torch import load_file
 
         try:
-            return load_file(path)
+            return Foreign(load_file(path), "")
         except SafetensorError as error:
             raise ValueError(f"{path} is not a valid safetensors file: {error}") from error
     if path.suffix not in TORCH_SUFFIXES:
         raise ValueError(
             f"refused {path}: weights are read from .safetensors, {', '.join(TORCH_SUFFIXES)}; not from {path.suffix!r}"
         )
+    zipped = zipfile.is_zipfile(path)  # its table of contents comes last, so a download that stopped has none
+    if not zipped and _begins_like_a_zip(path):
+        raise ValueError(f"{path} is cut off or damaged ({path.stat().st_size:,} bytes): fetch it again")
     try:
         # Only the zip format can be mapped into memory; the older one is read whole.
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
     except Exception as error:  # broken files fail in many ways, among them struct.error and IndexError
         raise ValueError(
-            f"refused {path}: it is not a plain file of tensors, and a pickle that names anything else could "
-            "run code when loaded. Convert it to safetensors where you trust it. "
+            f"refused {path}: it is not a plain file of tensors, or not all of one; a pickle that names anything "
+            "else could run code when loaded. Convert it to safetensors where you trust it. "
             f"({type(error).__name__}: {str(error).partition(chr(10))[0]})"
         ) from error
     return _tensors(content, path)
 
 
-def _tensors(content: Any, path: Path) -> dict[str, Tensor]:
+def _begins_like_a_zip(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(2) == b"PK"
+
+
+def _tensors(content: Any, path: Path) -> Foreign:
+    keys: list[str] = []
     for _ in range(3):  # no checkpoint nests deeper than this
-        inner = next((content[key] for key in NESTINGS if isinstance(content, dict) and _holds(content, key)), None)
-        if inner is None:
+        key = next((key for key in NESTINGS if isinstance(content, dict) and _holds(content, key)), None)
+        if key is None:
             break
-        content = inner
-    if not isinstance(content, dict) or not content or not all(isinstance(v, Tensor) for v in content.values()):
+        content = content[key]
+        keys.append(key)
+    if not isinstance(content, dict) or not content or not _named(content):
         found = sorted(map(str, content))[:8] if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{path} holds no table of named tensors, not even under {', '.join(NESTINGS)}; found {found}")
-    return dict(content)
+    return Foreign(dict(content), ".".join(keys))
+
+
+def _named(content: dict[Any, Any]) -> bool:
+    return all(isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items())
 
 
 def _holds(content: dict[Any, Any], key: str) -> bool:

@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 import tyro
@@ -159,6 +159,21 @@ def test_the_table_of_scales_says_what_the_scales_are():
 
 
 # The examples
+
+
+def test_the_example_of_released_checkpoints_names_what_exists(monkeypatch):
+    from models import released
+    from models.specs import parse_generator, parse_tokenizer
+
+    loaded = SimpleNamespace(network="a network")
+    monkeypatch.setattr(released, "load_tokenizer", lambda spec, path: loaded if parse_tokenizer(spec) else None)
+    monkeypatch.setattr(released, "load_generator", lambda spec, path: loaded if parse_generator(spec) else None)
+    (source,) = blocks(README, "python")
+    made: dict[str, object] = {}
+    exec(source, made)
+    assert made["tokenizer"] == made["generator"] == "a network"
+    (hub_id,) = re.findall(r"`(hf:[^`]+)`", README)
+    assert released.HUB.fullmatch(hub_id)
 
 
 def example(name: str) -> ModuleType:

@@ -1,13 +1,17 @@
 import pytest
 import torch
-from waves import wave
+from waves import fill, wave
 
+from models.autoencoder import Autoencoder
+from models.specs import AutoencoderConfig
 from models.vf_loss import (
     adaptive_weight,
     gradient_norm_ratio,
     projection,
     vf_loss,
 )
+
+SMALL = AutoencoderConfig(resolution=32, ch=32, ch_mult=(1, 2, 2), num_res_blocks=1, z_channels=4)
 
 
 @pytest.mark.parametrize(
@@ -66,6 +70,25 @@ def test_adaptive_weight_by_hand():
     assert not factor.requires_grad
     assert adaptive_weight(weight.sum() * 1e6, weight[0] * 0, weight, limit=1e4) == 1e4
     assert gradient_norm_ratio(torch.zeros(2), torch.ones(2), 1e4) == 0
+
+
+def test_adaptive_weight_of_the_reference():
+    """Recorded from the released loss on a whole tokenizer with these weights: sum of absolute differences over
+    the batch, KL weight 1e-6, VF weight 0.1, margins 0.5 and 0.25."""
+    autoencoder, project = Autoencoder(SMALL), projection(4, 6)
+    fill(autoencoder)
+    pixels, features = wave(2, 3, 32, 32, k=0.013), wave(2, 6, 8, 8, k=0.31) + 0.2
+    posterior = autoencoder.encode(pixels)
+    latent_raw = posterior.sample(wave(2, 4, 8, 8, k=0.7))
+    reconstruction = (pixels - autoencoder.decode(latent_raw)).abs().sum() / len(pixels)
+    with torch.no_grad():
+        project.weight.copy_(wave(6, 4, 1, 1, k=0.53))
+    vf = vf_loss(project(latent_raw), features, cosine_margin=0.5, distance_margin=0.25).total
+    weight = 0.1 * adaptive_weight(reconstruction, vf, autoencoder.encoder.conv_out.weight)
+    total = reconstruction + 1e-6 * posterior.kl().mean() + weight * vf
+    assert vf.item() == pytest.approx(1.0734711, abs=2e-6)
+    assert weight.item() == pytest.approx(0.24573, rel=1e-4)  # of two small gradients: float32 leaves 2e-5
+    assert total.item() == pytest.approx(1950.3776, rel=1e-6)
 
 
 def test_the_projection_is_the_released_one():

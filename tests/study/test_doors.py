@@ -21,7 +21,7 @@ from made_up import draw_pictures
 from PIL import Image
 from safetensors import SafetensorError
 
-from models import foundation
+from models import foundation, load_generator, load_latent_statistics, load_tokenizer
 from models.weights import TORCH_SUFFIXES, load_foreign
 from study import checkpoint, data, extractors, features, figures, judges, published, weights
 from study.checkpoint import Position
@@ -132,6 +132,20 @@ def test_weights_under_other_names(protocol, trap, tmp_path):
         (tmp_path / name).write_bytes(pickle.dumps(trap, protocol))
         with pytest.raises(ValueError, match=message):
             load_foreign(tmp_path / name)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", WEIGHT_FILES)
+def test_released_checkpoints(kind, trap, tmp_path):
+    path = tmp_path / "released.pt"
+    path.write_bytes(WEIGHT_FILES[kind](trap))
+    for loader in (
+        lambda: load_tokenizer("f16d32-dinov2", path),
+        lambda: load_generator("LightningDiT-XL/1", path),
+        lambda: load_latent_statistics(path),
+    ):
+        with pytest.raises(ValueError, match=r"refused .*released\.pt: it is not a plain file of tensors"):
+            loader()
 
 
 @pytest.mark.parametrize("kind", ["torch, zip", "torch, legacy"])

@@ -1,0 +1,296 @@
+"""Released checkpoints as their authors publish them: tokenizers, generators, latent statistics.
+
+Source: what `hustvl/LightningDiT` writes and reads. A tokenizer is the `state_dict` of a Lightning checkpoint,
+or bare (vavae/ldm/models/autoencoder.py, tokenizer/autoencoder.py); a generator lies under `ema`, or bare
+(train.py, inference.py); statistics are `mean` and `std` (datasets/img_latent_dataset.py). Parameter names,
+time and velocity are the released ones throughout models/, so nothing is renamed or converted here. The format
+is proved with files that its classes wrote, with random weights: outputs agree up to rounding. The published files
+have not been loaded yet.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from models.autoencoder import Autoencoder
+from models.lightningdit import LightningDiT
+from models.specs import (
+    GENERATOR_SIZES,
+    TRANSFORMERS,
+    AutoencoderConfig,
+    generator_config,
+    parse_generator,
+    parse_tokenizer,
+)
+from models.weights import load_foreign, read_foreign
+
+# What a training checkpoint holds beside its tokenizer: LPIPS and the discriminator, the frozen foundation
+# model, and the map from the latent to the width of its features, which only the VF loss uses.
+TOKENIZER_DROPPED = ("loss.", "foundation_model.", "linear_proj.")
+
+# What DistributedDataParallel and torch.compile put into names, in front or on the way.
+WRAPPERS = ("module", "_orig_mod")
+
+# Of the released tokenizers. No weight tells it, and it changes no value: it turns the levels that have attention
+# into sides, and says what encoding an image costs.
+TRAINED_AT = 256
+
+HUB = re.compile(r"hf:([\w.-]+/[\w.-]+?)(?:@([\w.-]+))?/(\S+)")
+
+FOUNDATION_PATCHES = "foundation_model.model.patch_embed.proj.weight"
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded(Generic[Network]):
+    """A released network, and what was done to the tensors of its file.
+
+    network: on the processor, in evaluation mode, float32 whatever the file holds; its `config` says what was
+    read from the weights. path: the file. part: the keys its weights lay under, `ema` for a generator's moving
+    average; empty where they lay bare. dropped: names of the tensors left out, all of them under declared
+    prefixes (TOKENIZER_DROPPED). stripped: wrappers taken off names, such as `module.`.
+    """
+
+    network: Network
+    path: Path
+    part: str
+    dropped: tuple[str, ...]
+    stripped: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class LatentStatistics:
+    """Mean and standard deviation of latent_raw per channel, over images and cells: (1, C, 1, 1) float32.
+    latent is (latent_raw - mean) / std."""
+
+    mean: Tensor
+    std: Tensor
+
+
+def load_tokenizer(spec: str, path: str | Path) -> Loaded[Autoencoder]:
+    """The tokenizer `spec`, such as `f16d32-dinov2`, from a released checkpoint.
+
+    path: a file, or `hf:owner/name[@revision]/file` on the Hugging Face hub. Pixel channels, widths, levels,
+    residual blocks and the levels with attention are read from the weights. A foundation model in `spec` is
+    checked where the file holds one; without one in `spec` any will do, since the network is the same.
+
+    Raises ValueError for an unknown spec, for weights of another downsampling or latent width, and, naming the
+    parameter, for one that is missing, unknown or of another shape; and what read_foreign and local_file raise.
+    """
+    name = parse_tokenizer(spec)
+    weights = _read(path, TOKENIZER_DROPPED)
+    ch, pixel_channels, _, _ = weights.shape("encoder.conv_in.weight", 4)
+    levels = weights.count("encoder.down.")
+    widths = [weights.shape(f"encoder.down.{i}.block.0.conv1.weight", 4)[0] for i in range(levels)]
+    channels = weights.shape("post_quant_conv.weight", 4)[1]
+    if (2 ** (levels - 1), channels) != (name.downsampling, name.channels):
+        raise ValueError(
+            f"asked for {spec}, but {weights.path} holds a tokenizer of {levels} levels (encoder.down) and "
+            f"{channels} latent channels (post_quant_conv.weight): f{2 ** max(levels - 1, 0)}d{channels}"
+        )
+    for i, width in enumerate(widths):
+        if width % ch:
+            raise ValueError(
+                f"{weights.path}: encoder.down.{i}.block.0.conv1.weight has {width} channels, "
+                f"no multiple of the {ch} of encoder.conv_in.weight"
+            )
+    patches = weights.dropped.get(FOUNDATION_PATCHES)
+    if patches is not None and name.foundation in TRANSFORMERS:
+        patch = TRANSFORMERS[name.foundation].patch
+        if patches.shape[-1] != patch:
+            raise ValueError(
+                f"asked for {spec}, whose foundation model has patches of {patch} pixels, but "
+                f"{FOUNDATION_PATCHES} in {weights.path} is {tuple(patches.shape)}"
+            )
+    config = AutoencoderConfig(
+        in_channels=pixel_channels,
+        resolution=TRAINED_AT,
+        ch=ch,
+        ch_mult=tuple(width // ch for width in widths),
+        num_res_blocks=weights.count("encoder.down.0.block."),
+        attn_resolutions=tuple(TRAINED_AT >> i for i in range(levels) if weights.count(f"encoder.down.{i}.attn.")),
+        z_channels=channels,
+    )
+    return _filled(weights, lambda: Autoencoder(config), spec)
+
+
+def load_generator(spec: str, path: str | Path) -> Loaded[LightningDiT]:
+    """The generator `spec`, such as `LightningDiT-XL/1`, from a released checkpoint; the moving average where it
+    holds one.
+
+    path: as for load_tokenizer. The size and the patch are the spec's and are checked; latent channels and grid,
+    number of classes, the MLP's width and the options (SwiGLU, rotary positions, RMSNorm, QK-norm, adaLN's
+    shift) are read from the weights, whatever the family's defaults are. The last row of the label table is
+    taken for the null label of guidance, which every released generator has; no weight tells it.
+
+    Raises ValueError for an unknown spec, for weights of another depth, width or patch, and, naming the
+    parameter, for one that is missing, unknown or of another shape; and what read_foreign and local_file raise.
+    """
+    family, size, patch = parse_generator(spec)
+    depth, width, _ = GENERATOR_SIZES[size]
+    weights = _read(path)
+    held_width, channels, held_patch, _ = weights.shape("x_embedder.proj.weight", 4)
+    held_depth = weights.count("blocks.")
+    if (held_depth, held_width, held_patch) != (depth, width, patch):
+        sizes = [name for name, (d, w, _) in GENERATOR_SIZES.items() if (d, w) == (held_depth, held_width)]
+        raise ValueError(
+            f"asked for {spec} (depth {depth}, width {width}, patch {patch}), but {weights.path} holds depth "
+            f"{held_depth} (blocks), width {held_width} and patch {held_patch} (x_embedder.proj.weight)"
+            + "".join(f": {family}-{name}/{held_patch}" for name in sizes)
+        )
+    tokens = weights.shape("pos_embed", 3)[1]
+    side = math.isqrt(tokens)
+    if side**2 != tokens:
+        raise ValueError(f"{weights.path}: pos_embed has {tokens} positions, which fill no square grid")
+    swiglu = "blocks.0.mlp.w12.weight" in weights.tensors
+    config = generator_config(
+        spec,
+        grid=side * patch,
+        in_channels=channels,
+        num_classes=weights.shape("y_embedder.embedding_table.weight", 2)[0] - 1,
+        swiglu=swiglu,
+        mlp_ratio=mlp_ratio(weights.shape(f"blocks.0.mlp.{'w3' if swiglu else 'fc2'}.weight", 2)[1], width, swiglu),
+        rope="feat_rope.freqs_cos" in weights.tensors,
+        rms_norm="blocks.0.norm1.weight" in weights.tensors,
+        qk_norm="blocks.0.attn.q_norm.weight" in weights.tensors,
+        adaln_shift=weights.shape("blocks.0.adaLN_modulation.1.weight", 2)[0] != 4 * width,
+    )
+    return _filled(weights, lambda: LightningDiT(config), spec)
+
+
+def load_latent_statistics(path: str | Path) -> LatentStatistics:
+    """The statistics that a released generator's latents were normalised with (`latents_stats.pt`).
+
+    path: as for load_tokenizer. Raises ValueError unless the file holds `mean` and `std`, both (1, C, 1, 1) and
+    finite, std positive; and what read_foreign and local_file raise.
+    """
+    file = local_file(path)
+    tensors = load_foreign(file)
+    if set(tensors) != {"mean", "std"}:
+        raise ValueError(f"{file} holds {_some(sorted(tensors))}; latent statistics are mean and std")
+    mean, std = tensors["mean"].float(), tensors["std"].float()
+    if mean.shape != std.shape or mean.ndim != 4 or mean.numel() != mean.shape[1] or not mean.numel():
+        raise ValueError(
+            f"{file}: latent statistics are (1, C, 1, 1), one value per channel; "
+            f"found mean {tuple(mean.shape)} and std {tuple(std.shape)}"
+        )
+    for name, values, good in (("mean", mean, mean.isfinite()), ("std", std, std.isfinite() & (std > 0))):
+        if not good.all():
+            channel = int((~good).flatten().nonzero()[0])
+            raise ValueError(f"{file}: {name} of channel {channel} is {values.flatten()[channel].item()}")
+    return LatentStatistics(mean, std)
+
+
+def local_file(path: str | Path) -> Path:
+    """The file itself: a path as it is, `hf:owner/name[@revision]/file` through huggingface_hub, which keeps what
+    it fetched.
+
+    Raises ValueError for a malformed id or where huggingface_hub is not installed; RuntimeError if the file
+    cannot be had.
+    """
+    if not str(path).startswith("hf:"):
+        return Path(path)
+    found = HUB.fullmatch(str(path))
+    if found is None:
+        raise ValueError(f"{str(path)!r} is no file on the hub; the form is hf:owner/name[@revision]/file")
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError as error:
+        raise ValueError(
+            f"{path} needs huggingface_hub (pip install huggingface_hub); or fetch the file and give its path"
+        ) from error
+    repository, revision, name = found.groups()
+    try:
+        return Path(hf_hub_download(repository, name, revision=revision))
+    except Exception as error:  # a hub client has many errors of its own
+        raise RuntimeError(
+            f"{path} could not be had from the hub ({type(error).__name__}: {str(error).partition(chr(10))[0]}); "
+            "check the name, or fetch the file elsewhere and give its path"
+        ) from error
+
+
+def mlp_ratio(hidden: int, width: int, swiglu: bool) -> float:
+    """The ratio that makes an MLP `hidden` wide (GeneratorConfig.mlp_width); 4, as released, where that does."""
+    if hidden == (int(2 / 3 * (4 * width)) if swiglu else 4 * width):
+        return 4.0
+    before = math.ceil(1.5 * hidden + 0.5) if swiglu else hidden  # 2/3 of it lies above `hidden`, by less than 1
+    return (before + 0.5) / width
+
+
+@dataclass(frozen=True)
+class _Weights:
+    """A file's tensors by their names without wrappers, those under declared prefixes apart."""
+
+    path: Path
+    part: str
+    tensors: dict[str, Tensor]
+    dropped: dict[str, Tensor]
+    stripped: set[str]
+
+    def shape(self, name: str, rank: int) -> tuple[int, ...]:
+        """The shape of a parameter that tells the configuration. Raises ValueError if it does not."""
+        if name not in self.tensors:
+            raise ValueError(f"{self.path} has no {name}; it holds {_some(sorted(self.tensors))}")
+        shape = tuple(self.tensors[name].shape)
+        if len(shape) != rank or 0 in shape:
+            raise ValueError(f"{self.path}: {name} is {shape}, expected {rank} dimensions, none of them empty")
+        return shape
+
+    def count(self, prefix: str) -> int:
+        """How many modules follow a prefix. A gap in their numbers shows as missing parameters later."""
+        return len({name.removeprefix(prefix).split(".")[0] for name in self.tensors if name.startswith(prefix)})
+
+
+def _read(path: str | Path, dropped_prefixes: tuple[str, ...] = ()) -> _Weights:
+    file = local_file(path)
+    foreign = read_foreign(file)
+    weights = _Weights(file, foreign.part, {}, {}, set())
+    for full_name, tensor in foreign.tensors.items():
+        words = full_name.split(".")
+        name = ".".join(word for word in words if word not in WRAPPERS)
+        weights.stripped.update(f"{word}." for word in words if word in WRAPPERS)
+        if name in weights.tensors or name in weights.dropped:
+            raise ValueError(f"{file} holds {name} twice, once as {full_name}")
+        (weights.dropped if name.startswith(dropped_prefixes) else weights.tensors)[name] = tensor
+    return weights
+
+
+def _filled(weights: _Weights, build: Callable[[], Network], spec: str) -> Loaded[Network]:
+    with torch.device("meta"):  # no initial weights are drawn
+        network = build()
+    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.tensors.items()}
+    problems = {
+        "missing": [name for name in expected if name not in found],
+        "not expected": [name for name in found if name not in expected],
+        "of another shape": [
+            f"{name} {found[name]} instead of {expected[name]}"
+            for name in expected
+            if name in found and found[name] != expected[name]
+        ],
+    }
+    if any(problems.values()):
+        text = "; ".join(f"{problem}: {_some(names)}" for problem, names in problems.items() if names)
+        raise ValueError(f"{weights.path} is no {spec}: {text}")
+    network.to_empty(device="cpu").load_state_dict(weights.tensors)
+    return Loaded(
+        network=network.eval(),
+        path=weights.path,
+        part=weights.part,
+        dropped=tuple(weights.dropped),
+        stripped=tuple(sorted(weights.stripped)),
+    )
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
