@@ -174,11 +174,11 @@ def run(options: Sweep, plan: Plan) -> int:
 
     slots = 1 if options.executor == "inline" else _slots(options, plan)
     report.print_plan(plan, slots)
-    if plan.missing:
+    todo = [job for job in plan.jobs if any(stage.record() is None for stage in job.stages)]
+    if plan.missing and (todo or options.dry_run):
         return 3
     if options.dry_run:
         return 0
-    todo = [job for job in plan.jobs if any(stage.record() is None for stage in job.stages)]
     collector = Collector(plan, options.out)
     collector.update()
     started = time.monotonic()
