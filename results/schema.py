@@ -20,7 +20,12 @@ COLUMNS = (
     Column("ablations", "text", "identity", "ablations that asked, space-separated; empty: no longer asked"),
     Column("kind", "text", "identity", "tokenizer or generator"),
     Column("run", "text", "identity", "readable name of the run"),
-    Column("fingerprint", "text", "identity", "fingerprint of the training stage"),
+    Column(
+        "fingerprint",
+        "text",
+        "identity",
+        "fingerprint of the training stage; for pictures made elsewhere images- and the hash of their pixels",
+    ),
     Column("tokenizer", "text", "identity", "tokenizer spec, e.g. f4d16-lite0"),
     Column("foundation_model", "text", "identity", "model the tokenizer is aligned with, or none"),
     Column("latent_channels", "int", "identity", "channels of the latent"),
@@ -28,7 +33,7 @@ COLUMNS = (
     Column("tokenizer_seed", "int", "identity", "seed of the tokenizer's training"),
     Column("seed", "int", "identity", "seed of the run's own training"),
     Column("tokenizer_fingerprint", "text", "identity", "fingerprint of the tokenizer (own, for tokenizers)"),
-    Column("images_seen", "int", "identity", "training images seen when evaluated"),
+    Column("images_seen", "int", "identity", "training images seen when evaluated; empty for pictures made elsewhere"),
     Column("protocol", "text", "identity", "hash of the evaluation protocol"),
     Column("state", "text", "state", "done, pending, running, failed, timed out, diverged or blocked"),
     Column("reason", "text", "state", "why the run is not done, in one line"),
@@ -38,6 +43,7 @@ COLUMNS = (
     Column("ssim", "float", "metrics", "structural similarity of reconstructions"),
     Column("perceptual", "float", "metrics", "perceptual distance of reconstructions"),
     Column("gfid", "float", "metrics", "Fréchet distance of samples to the reference"),
+    Column("sfid", "float", "metrics", "Fréchet distance of Inception's spatial features; empty for other judges"),
     Column("kid", "float", "metrics", "kernel distance of samples to the reference"),
     Column("precision", "float", "metrics", "share of samples inside the reference's manifold"),
     Column("recall", "float", "metrics", "share of the reference inside the samples' manifold"),
@@ -63,7 +69,12 @@ COLUMNS = (
     Column("study", "text", "provenance", "study the row belongs to"),
     Column("scale", "text", "provenance", "scale, e.g. desk"),
     Column("data", "text", "provenance", "data set"),
-    Column("resolution", "int", "provenance", "side of the training images, pixels"),
+    Column(
+        "resolution",
+        "int",
+        "provenance",
+        "side of the training images, pixels; of the pictures themselves where they were made elsewhere",
+    ),
     Column("commit", "text", "provenance", "commit of the code"),
     Column("versions", "text", "provenance", "versions of the libraries that move numbers"),
     Column("device", "text", "provenance", "device"),
@@ -84,6 +95,8 @@ PROTOCOL = tuple(column.name for column in COLUMNS if column.group == "protocol"
 PROVENANCE = tuple(column.name for column in COLUMNS if column.group == "provenance")
 KEY = ("fingerprint", "images_seen", "protocol")
 KINDS = ("tokenizer", "generator")
+ADDED = ("sfid",)  # since tables were first kept: an older file without these columns is read as if they were empty
+FOREIGN = "images-"  # begins the fingerprint of a row whose pictures were made elsewhere, see study/evaluate.py
 STATES = ("done", "pending", "running", "failed", "timed out", "diverged", "blocked")
 
 

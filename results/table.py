@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from results.files import replacing
-from results.schema import KEY, KINDS, METRICS, NAMES, PROTOCOL, PROVENANCE, STATES, TYPES, Type
+from results.schema import ADDED, FOREIGN, KEY, KINDS, METRICS, NAMES, PROTOCOL, PROVENANCE, STATES, TYPES, Type
 
 __all__ = [
     "PROTOCOL",
@@ -54,7 +54,8 @@ def from_records(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 def load(path: Path) -> pd.DataFrame:
     """The table in a CSV file, with exact types, in the declared order of columns.
 
-    Raises ValueError for a missing, repeated or unknown column, a cell that cannot be read, a duplicate key.
+    A file that was written before a column of ADDED existed is read with that column empty. Raises ValueError for a
+    missing, repeated or unknown column, a cell that cannot be read, a duplicate key.
     """
     try:
         with open(path, newline="", encoding="utf-8") as file:
@@ -65,7 +66,7 @@ def load(path: Path) -> pd.DataFrame:
         raise ValueError(f"{path} is empty: a table has at least its line of column names")
     header, cells = lines[0], lines[1:]
     _check_names(header, str(path))
-    missing = [name for name in NAMES if name not in header]
+    missing = [name for name in NAMES if name not in (*header, *ADDED)]
     if missing:
         raise ValueError(f"{path} lacks the columns {', '.join(missing)}; found {', '.join(header)}")
     if len(set(header)) < len(header):
@@ -156,7 +157,8 @@ def _checked(table: pd.DataFrame) -> pd.DataFrame:
 
 def _check_row(row: pd.Series) -> None:
     for name in KEY:
-        if _missing(row[name]):
+        unknown = name == "images_seen" and str(row["fingerprint"]).startswith(FOREIGN)  # by us; the rest is known
+        if _missing(row[name]) and not unknown:
             raise ValueError(f"{_where(row)}: {name} is empty, and it is part of the row's key")
     for name, valid in (("kind", KINDS), ("state", STATES)):
         if row[name] not in valid:

@@ -89,6 +89,13 @@ CHECKS: dict[str, Check] = {
 }
 
 
+def check_study(name: str) -> str:
+    """The name of a study, which is that of a folder; ValueError for another, or for that of the paper's numbers."""
+    if not name or name in (".", "..", "paper") or set(name) & set("/\\"):
+        raise ValueError(f"--study must be a plain folder name other than 'paper', got {name!r}")
+    return name
+
+
 def check_scale(scale: Scale) -> None:
     """ValueError, naming the field, its value and what it must be, for the first value that no run could use."""
     for field, (holds, must) in CHECKS.items():

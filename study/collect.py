@@ -12,7 +12,7 @@ from results.schema import METRICS
 from study.data import DataSpec
 from study.estimate import training_flops
 from study.files import fingerprint
-from study.judges import JudgeSpec
+from study.judges import JudgeSpec, reference_name
 from study.lease import holder, locked
 from study.plan import Plan, Planned
 from study.schedule import log_of
@@ -79,7 +79,7 @@ def _protocols(stage: Stage) -> dict[str, Row]:
             "guidance_channels": str(sampling.guidance_channels or "all"),
             "label_scheme": sampling.label_scheme,
             "weights": sampling.weights,
-            "reference": f"{spec.data.name} train, {images} images",
+            "reference": reference_name(spec.data, "train", images),
             "reference_hash": _reference(judge, spec.data, "train", images),
         }
     return rows

@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -29,9 +29,10 @@ from study.settings import nearest
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["DataSpec", "ImageSet", "load", "native_resolution", "resolve"]
+__all__ = ["DataSpec", "ImageSet", "load", "native_resolution", "packed", "resolve"]
 
 SPLITS = ("train", "test")
+KNOWN_RESOLUTION = 32  # pixels, of all data sets that are known by name
 PACK_VERSION = 1  # raised when the same source packs to other pixels
 
 
@@ -103,8 +104,10 @@ def resolve(source: str, resolution: int) -> DataSpec:
             broken picture, or a resolution that the source does not have.
     """
     if source in KNOWN:
-        if resolution != 32:
-            raise ValueError(f"{source} comes at 32 px, not {resolution}: set the resolution to 32")
+        if resolution != KNOWN_RESOLUTION:
+            raise ValueError(
+                f"{source} comes at {KNOWN_RESOLUTION} px, not {resolution}: set the resolution to {KNOWN_RESOLUTION}"
+            )
         digest = fingerprint({"source": source, "version": PACK_VERSION})
         return _packed(source, source, resolution, digest) or _pack_known(source, digest)
     folder = Path(source).expanduser().absolute()
@@ -118,6 +121,11 @@ def resolve(source: str, resolution: int) -> DataSpec:
     name = re.sub(r"[^\w.-]+", "-", folder.name).strip("-.") or "folder"
     digest = fingerprint({"pictures": picture_digest(folder), "version": PACK_VERSION})
     return _packed(name, str(folder), resolution, digest) or _pack_folder(folder, name, resolution, digest)
+
+
+def packed(name: str, resolution: int) -> list[DataSpec]:
+    """The data sets that were packed under this name at this resolution; nothing is packed or fetched for it."""
+    return [_spec(manifest) for manifest in _manifests(name, resolution)]
 
 
 def load(spec: DataSpec, split: str) -> ImageSet:
@@ -144,14 +152,19 @@ def _folder(spec: DataSpec) -> Path:
     return study_root() / "data" / f"{spec.name}-{spec.resolution}-{spec.content}"
 
 
+def _manifests(name: str, resolution: int) -> list[dict[str, Any]]:
+    paths = sorted((study_root() / "data").glob(f"{name}-{resolution}-*/manifest.json"))
+    return [manifest for path in paths if (manifest := read_json(path))]
+
+
+def _spec(manifest: dict[str, Any]) -> DataSpec:
+    return DataSpec(**{**manifest["spec"], "class_names": tuple(manifest["spec"]["class_names"])})
+
+
 def _packed(name: str, source: str, resolution: int, digest: str) -> DataSpec | None:
     """What was packed from the same source in the same state, if anything."""
-    for path in sorted((study_root() / "data").glob(f"{name}-{resolution}-*/manifest.json")):
-        manifest = read_json(path)
-        if manifest and manifest["sources"].get(source) == digest:
-            spec = manifest["spec"]
-            return DataSpec(**{**spec, "class_names": tuple(spec["class_names"])})
-    return None
+    found = (m for m in _manifests(name, resolution) if m["sources"].get(source) == digest)
+    return next(map(_spec, found), None)
 
 
 def _pack(
@@ -217,7 +230,7 @@ def _pack_known(name: str, digest: str) -> DataSpec:
             arrays = known.read(Path(temporary))
         return {split: Split([images], labels, images.shape[1:]) for split, (images, labels) in arrays.items()}
 
-    return _pack(name, name, digest, 32, known.class_names, known.flip, read)
+    return _pack(name, name, digest, KNOWN_RESOLUTION, known.class_names, known.flip, read)
 
 
 def _pack_folder(folder: Path, name: str, resolution: int, digest: str) -> DataSpec:

@@ -1,4 +1,4 @@
-"""The networks behind the judges, as torch-fidelity's extractors: uint8 (B, 3, H, W) in, features out."""
+"""The networks behind the judges, as torch-fidelity's extractors: uint8 (B, 3, H, W) in, a tuple of features out."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY, register_feature_extractor
 
 from models.foundation import efficientnet_lite, folded
@@ -25,7 +26,7 @@ PENULTIMATE = "penultimate"
 REGISTERED = {
     "efficientnet_lite2": "study-efficientnet-lite2",
     "classifier": "study-classifier",
-    "inception": "inception-v3-compat",
+    "inception": "study-inception",
 }
 LAYERS = {"efficientnet_lite2": PENULTIMATE, "classifier": PENULTIMATE, "inception": "2048"}
 
@@ -93,7 +94,35 @@ class Classifier(Penultimate):
         return (self.trunk(self.prepare(images)),)
 
 
-for _name, _class in (("efficientnet_lite2", EfficientNetLite2), ("classifier", Classifier)):
+class Inception(FeatureExtractorInceptionV3):
+    """torch-fidelity's Inception: pooled features (B, 2048) and, of the same pass, spatial ones (B, 2023), float32.
+
+    The spatial ones are the first SPATIAL_CHANNELS of the 192 channels of `mixed_6/conv` in TensorFlow's graph, after
+    its ReLU: `Mixed_6d.branch1x1` by PyTorch's names. They lie channels last, 17 x 17 x 7, so that the statistics in
+    ADM's reference files fit. torch-fidelity itself gives 64, 192, 768 or 2048 pooled ones only.
+
+    Source: sFID of Nash et al. 2021 (arXiv 2103.03841) as in `openai/guided-diffusion`, evaluations/evaluator.py
+    (FID_SPATIAL_NAME, _create_feature_graph); the names side by side are in `toshas/torch-fidelity`,
+    utils/util_convert_inception_weights.py.
+    """
+
+    SPATIAL_CHANNELS = 7
+
+    def __init__(self, name: str, features_list: list[str], **options: Any) -> None:
+        super().__init__(name, features_list, **options)
+        self.Mixed_6d.branch1x1.register_forward_hook(self._keep)
+
+    def _keep(self, _module: nn.Module, _inputs: Any, maps: Tensor) -> None:
+        self._maps = maps  # (B, 192, 17, 17)
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        (pooled,) = super().forward(images)
+        spatial = self._maps[:, : self.SPATIAL_CHANNELS].permute(0, 2, 3, 1)  # (B, 17, 17, 7)
+        return pooled, spatial.flatten(1).float()
+
+
+_CLASSES = {"efficientnet_lite2": EfficientNetLite2, "classifier": Classifier, "inception": Inception}
+for _name, _class in _CLASSES.items():
     if REGISTERED[_name] not in FEATURE_EXTRACTORS_REGISTRY:
         register_feature_extractor(REGISTERED[_name], _class)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import logging
 import sys
@@ -51,6 +52,7 @@ def run_stage(stage: Stage, title: str = "") -> Record:
                 "version": VERSIONS[stage.kind],
                 "fingerprint": stage.fingerprint,
                 "inputs": {name: source.fingerprint for name, source in stage.inputs.items()},
+                "spec": dataclasses.asdict(stage.spec),  # what study/specs.py reads a stage back from
                 **outcome,
                 "provenance": provenance(stage.spec.compute),
                 "seconds": round(time.time() - started, 3),

@@ -17,6 +17,7 @@ and costs least.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 WIDTHS = {"efficientnet_lite2": 1280, "classifier": 128, "inception": 2048}
+SPATIAL_WIDTH = 2023  # of Inception's spatial features, 17 x 17 x 7
 NATIVE_SIZE = {"efficientnet_lite2": 260, "inception": 299}
 CLASSIFIER_LARGEST = 64  # pixels: larger images are reduced, so that training it takes seconds
 VERSIONS = {"efficientnet_lite2": 1, "classifier": 1, "inception": 1}  # raised when a judge's features move
@@ -62,6 +64,7 @@ class Reference:
     features: float32 (N, D). mu: float64 (D,). sigma: float64 (D, D), unbiased. root: its symmetric square
     root.
     head: float32 (classes, D) of a judge whose class scores mean something (Inception), else None.
+    spatial: mu, sigma and root, as above, of Inception's spatial features (SPATIAL_WIDTH wide); else None.
     hash names judge (weights included where they were trained here), data, split, count and choice of images.
     """
 
@@ -72,9 +75,10 @@ class Reference:
     head: Tensor | None
     hash: str
     count: int
+    spatial: dict[str, Tensor] | None = None
 
 
-def judge_spec(name: str, size: int, data: DataSpec) -> JudgeSpec:
+def judge_spec(name: str, size: int, data: DataSpec | None) -> JudgeSpec:
     """Resolve a judge.
 
     Args:
@@ -83,14 +87,19 @@ def judge_spec(name: str, size: int, data: DataSpec) -> JudgeSpec:
             128) or 'inception' (torch-fidelity's, 2048; needs its weights, see `study/weights.py`).
         size: pixels to which images are resized; 0 is the judge's own (260; the images' own, at most 64;
         299).
-        data: what will be judged.
+        data: what will be judged; None for pictures that belong to no data set of ours.
 
     Raises:
-        ValueError: an unknown name, or a size that the judge cannot have.
+        ValueError: an unknown name, a size that the judge cannot have, or a classifier without data.
     """
     if name not in WIDTHS:
         raise ValueError(f"no judge {name!r}; {nearest(name, WIDTHS)}")
-    native = NATIVE_SIZE.get(name) or min(data.resolution, CLASSIFIER_LARGEST)
+    if data is None and name == "classifier":
+        raise ValueError(
+            "the classifier is trained on the classes of a data set, and there is none here: "
+            "compare with a data set, or choose efficientnet_lite2 or inception"
+        )
+    native = NATIVE_SIZE.get(name) or min(data.resolution if data else CLASSIFIER_LARGEST, CLASSIFIER_LARGEST)
     if name == "efficientnet_lite2":
         if size and size < 32:
             raise ValueError(f"efficientnet_lite2 reduces 32 times, so its input is at least 32 px, not {size}")
@@ -98,15 +107,16 @@ def judge_spec(name: str, size: int, data: DataSpec) -> JudgeSpec:
         raise ValueError(f"{name} sees {native} px here, not {size}: give {native}, or 0 for a judge's own size")
     size = size or native
     content: dict[str, Any] = {"name": name, "size": size, "version": VERSIONS[name]}
-    if name == "classifier":
+    if name == "classifier" and data:
         content["data"] = data.content
     return JudgeSpec(name=name, size=size, width=WIDTHS[name], fingerprint=fingerprint(content))
 
 
-def build(spec: JudgeSpec, data: DataSpec, device: str = "cpu") -> FeatureExtractorBase:
-    """The frozen extractor on `device`: uint8 (B, 3, H, W) in, a tuple with features float32 (B, D) out.
+def build(spec: JudgeSpec, data: DataSpec | None, device: str = "cpu") -> FeatureExtractorBase:
+    """The frozen extractor on `device`: uint8 (B, 3, H, W) in, a tuple that begins with features float32 (B, D) out.
 
-    The classifier is trained the first time it is asked for, which takes well under a minute on two cores.
+    `data` is what `judge_spec` was given. The classifier is trained the first time it is asked for, which takes well
+    under a minute on two cores.
 
     Raises:
         ValueError: weights that are missing or damaged.
@@ -119,6 +129,7 @@ def build(spec: JudgeSpec, data: DataSpec, device: str = "cpu") -> FeatureExtrac
     if spec.name == "inception":
         options = {"feature_extractor_weights_path": extractors.plain_weights(require("inception"))}
     elif spec.name == "classifier":
+        assert data is not None, "judge_spec gives no classifier without data"
         options["weights"] = _classifier(spec, data) / extractors.CLASSIFIER_FILE
     extractor = create_feature_extractor(
         extractors.REGISTERED[spec.name], [extractors.LAYERS[spec.name]], cuda=False, verbose=False, **options
@@ -135,6 +146,13 @@ def features(extractor: FeatureExtractorBase, images: np.ndarray | Tensor, batch
     Raises:
         ValueError: images of another type or shape.
     """
+    return all_features(extractor, images, batch_size)[0]
+
+
+def all_features(
+    extractor: FeatureExtractorBase, images: np.ndarray | Tensor, batch_size: int | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """`features`, and of the same pass Inception's spatial ones, float32 (N, SPATIAL_WIDTH); None for other judges."""
     import torch
 
     if images.ndim != 4 or images.shape[1] not in (1, 3) or images.dtype not in (np.uint8, torch.uint8):
@@ -150,8 +168,10 @@ def features(extractor: FeatureExtractorBase, images: np.ndarray | Tensor, batch
             batch = images[start : start + batch_size]
             if isinstance(batch, np.ndarray):
                 batch = torch.from_numpy(batch.copy())
-            parts.append(extractor(batch.to(device).expand(-1, 3, -1, -1))[0].float().cpu())
-    return torch.cat(parts)
+            found = extractor(batch.to(device).expand(-1, 3, -1, -1))
+            parts.append([one.float().cpu() for one in found])
+    pooled, *spatial = (torch.cat(kind) for kind in zip(*parts, strict=True))
+    return pooled, spatial[0] if spatial else None
 
 
 def chosen(labels: np.ndarray, count: int) -> np.ndarray:
@@ -170,6 +190,11 @@ def chosen(labels: np.ndarray, count: int) -> np.ndarray:
         rows = shuffled[labels[shuffled] == label]
         turn[rows] = np.arange(len(rows))
     return np.lexsort((labels, turn))[:count]
+
+
+def reference_name(data: DataSpec, split: str, count: int) -> str:
+    """What a reference is called in the results table."""
+    return f"{data.name} {split}, {count} images"
 
 
 def reference(spec: JudgeSpec, data: DataSpec, split: str, count: int, device: str = "cpu") -> Reference:
@@ -194,23 +219,86 @@ def reference(spec: JudgeSpec, data: DataSpec, split: str, count: int, device: s
         weights = (_classifier(spec, data) / CLASSIFIER_FILE).read_bytes()
         key["weights"] = hashlib.sha256(weights).hexdigest()[:16]
 
+    def pixels() -> np.ndarray:
+        images = load(data, split)
+        return np.ascontiguousarray(images.images[chosen(images.labels, count)])
+
+    return _kept_reference(spec, key, pixels, lambda: build(spec, data, device))
+
+
+def reference_of(
+    spec: JudgeSpec,
+    images: np.ndarray,
+    digest: str,
+    device: str = "cpu",
+    given: dict[str, np.ndarray] | None = None,
+) -> Reference:
+    """The reference that images made elsewhere give: of all of them, computed once and kept.
+
+    Args:
+        spec: any judge but the classifier.
+        images: uint8 (N, 1 or 3, H, W), N at least 2.
+        digest: names them by their content.
+        device: "cpu" or "cuda".
+        given: float64 mu (2048,), sigma, mu_s (SPATIAL_WIDTH,), sigma_s of Inception's features over more images than
+            these, which then take the place of their own; for Inception alone.
+
+    Raises:
+        ValueError: fewer than 2 images.
+    """
+    assert given is None or spec.name == "inception", "statistics belong to the network they were taken with"
+    if len(images) < 2:
+        raise ValueError(f"a reference needs at least 2 images to have a covariance, got {len(images)}")
+    key: dict[str, Any] = {
+        "judge": spec.fingerprint,
+        "images": digest,
+        "count": len(images),
+        "version": REFERENCE_VERSION,
+        "device": device,
+    }
+    if given is not None:
+        known = hashlib.sha256(b"".join(given[name].tobytes() for name in sorted(given)))
+        key["statistics"] = known.hexdigest()[:16]
+    return _kept_reference(spec, key, lambda: images, lambda: build(spec, None, device), given)
+
+
+def _kept_reference(
+    spec: JudgeSpec,
+    key: dict[str, Any],
+    pixels: Callable[[], np.ndarray],
+    extractor: Callable[[], FeatureExtractorBase],
+    given: dict[str, np.ndarray] | None = None,
+) -> Reference:
+    """The reference named by `key`, computed from `pixels()` by `extractor()` if it was not yet."""
+
     def fill(folder: Path) -> None:
         import torch
 
         from study.extractors import class_scores
         from study.metrics import square_root, statistics
 
-        images = load(data, split)
-        extractor = build(spec, data, device)
-        found = features(extractor, np.ascontiguousarray(images.images[chosen(images.labels, count)]))
-        stats = statistics(found)
-        tensors = {"features": found, **{name: torch.from_numpy(value) for name, value in stats.items()}}
-        tensors["root"] = torch.from_numpy(square_root(stats["sigma"]))
+        network = extractor()
+        found, spatial = all_features(network, pixels())
+        gaussians = {"": statistics(found)}
+        if spatial is not None:
+            gaussians["spatial_"] = statistics(spatial)
+        if given is not None:
+            gaussians = {
+                "": {"mu": given["mu"], "sigma": given["sigma"]},
+                "spatial_": {"mu": given["mu_s"], "sigma": given["sigma_s"]},
+            }
+        tensors = {"features": found}
+        for prefix, stats in gaussians.items():
+            for name, value in {**stats, "root": square_root(stats["sigma"])}.items():
+                tensors[prefix + name] = torch.from_numpy(value)
         if spec.name == "inception":
-            tensors["head"] = class_scores(extractor)
+            tensors["head"] = class_scores(network)
         save_tensors(folder / "reference.safetensors", tensors)
 
-    tensors = load_tensors(asset("reference", key, fill) / "reference.safetensors")
+    # Inception's once had no spatial part: those are made again, under the hash they had
+    kept = {**key, "spatial": SPATIAL_WIDTH} if spec.name == "inception" else key
+    tensors = load_tensors(asset("reference", kept, fill) / "reference.safetensors")
+    spatial = {name: tensors[f"spatial_{name}"] for name in ("mu", "sigma", "root") if f"spatial_{name}" in tensors}
     return Reference(
         features=tensors["features"],
         mu=tensors["mu"],
@@ -218,7 +306,8 @@ def reference(spec: JudgeSpec, data: DataSpec, split: str, count: int, device: s
         root=tensors["root"],
         head=tensors.get("head"),
         hash=fingerprint(key),
-        count=count,
+        count=len(tensors["features"]),
+        spatial=spatial or None,
     )
 
 

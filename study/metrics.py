@@ -117,17 +117,19 @@ def self_test() -> None:
         raise MetricError(f"the Frechet distance fails its self-test: {found!r}, expected {expected!r}")
 
 
-def generation_metrics(found: Tensor, reference: Reference) -> dict[str, float]:
+def generation_metrics(found: Tensor, reference: Reference, spatial: Tensor | None = None) -> dict[str, float]:
     """How samples compare with real images.
 
     Args:
         found: features of the samples, float32 (N, D), N at least 4.
         reference: of real images, by the same judge.
+        spatial: Inception's spatial features of the same samples, float32 (N, 2023); None for other judges.
 
     Returns:
         gfid; kid (unbiased, polynomial kernel of degree 3, KID_SUBSETS subsets, not scaled; may be below 0);
-        precision and recall with NEIGHBOURS neighbours, of all N against all of the reference; and
-        inception_score (10 splits) when the judge is Inception.
+        precision and recall with NEIGHBOURS neighbours, of all N against all of the reference; and when the judge is
+        Inception inception_score (10 splits) and sfid, the distance of gfid between spatial features (Nash et al.
+        2021, arXiv 2103.03841).
 
     Raises:
         ValueError: too few samples, or features of another width.
@@ -161,6 +163,7 @@ def generation_metrics(found: Tensor, reference: Reference) -> dict[str, float]:
     )
     values = {
         "gfid": distance,
+        **_spatial_distance(spatial, reference),
         "kid": kid[KEY_METRIC_KID_MEAN],
         "precision": neighbours["precision"],
         "recall": neighbours["recall"],
@@ -168,6 +171,17 @@ def generation_metrics(found: Tensor, reference: Reference) -> dict[str, float]:
     if reference.head is not None:
         values["inception_score"] = inception_score(found @ reference.head.T)
     return _checked(values)
+
+
+def _spatial_distance(spatial: Tensor | None, reference: Reference) -> dict[str, float]:
+    """sfid, or nothing where a side has no spatial features."""
+    if spatial is None or reference.spatial is None:
+        return {}
+    if spatial.ndim != 2 or spatial.shape[1] != len(reference.spatial["mu"]):
+        width = len(reference.spatial["mu"])
+        raise ValueError(f"spatial features {tuple(spatial.shape)} do not fit the reference's width {width}")
+    target = {name: value.numpy() for name, value in reference.spatial.items()}
+    return {"sfid": frechet_distance(statistics(spatial), target)}
 
 
 def inception_score(scores: Tensor) -> float:

@@ -28,7 +28,7 @@ def native_resolution(folder: str | Path) -> int:
     paths = sorted(path for files, _ in splits.values() for path in files)
     sides = []
     for path in paths[:: max(1, len(paths) // 2000)]:
-        with _open(path) as picture:
+        with open_picture(path) as picture:
             sides.append(min(picture.size))
     return statistics.median_low(sides)
 
@@ -36,7 +36,7 @@ def native_resolution(folder: str | Path) -> int:
 def picture_digest(folder: Path) -> str:
     """Changes when a picture is added, removed, renamed or rewritten; reads names, sizes and times only."""
     known = hashlib.sha256()
-    for entry in _walk(folder):
+    for entry in walk(folder):
         if entry.name.lower().endswith(SUFFIXES):
             stat = entry.stat()
             known.update(f"{os.path.relpath(entry.path, folder)}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
@@ -112,7 +112,7 @@ def centre_crop(picture: Any, resolution: int) -> Any:
     return picture.crop((left, top, left + resolution, top + resolution))
 
 
-def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[os.DirEntry[str]]:
+def walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[os.DirEntry[str]]:
     """Files below `folder`, sorted; hidden ones and links that lead back to a folder above are left out."""
     here = Path(os.path.realpath(folder))
     loops = (*above, str(here), *map(str, here.parents))
@@ -123,13 +123,13 @@ def _walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[os.DirEntry[str
             continue
         if os.path.isdir(entry.path):  # not entry.is_dir(), which raises on a link to itself
             if os.path.realpath(entry.path) not in loops:
-                yield from _walk(Path(entry.path), loops)
+                yield from walk(Path(entry.path), loops)
         elif os.path.isfile(entry.path):
             yield entry
 
 
 def _pictures(folder: Path) -> list[Path]:
-    return [Path(entry.path) for entry in _walk(folder) if entry.name.lower().endswith(SUFFIXES)]
+    return [Path(entry.path) for entry in walk(folder) if entry.name.lower().endswith(SUFFIXES)]
 
 
 def _subfolders(folder: Path) -> list[Path]:
@@ -154,24 +154,25 @@ def _key(folder: Path, path: Path) -> str:
     return hashlib.sha256(path.relative_to(folder).as_posix().encode()).hexdigest()
 
 
-def _open(path: Path) -> Any:
+def open_picture(path: Path, formats: tuple[str, ...] = FORMATS) -> Any:
+    """The PIL image of a file, not decoded yet. Raises ValueError unless it is a picture of one of the formats."""
     from PIL import Image
 
     try:
-        return Image.open(path, formats=FORMATS)  # Pillow would hand others, such as PostScript, to programs
+        return Image.open(path, formats=formats)  # Pillow would hand others, such as PostScript, to programs
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{path} cannot be read as a picture ({error}); remove or replace it") from error
 
 
 def _mode(path: Path) -> str:
-    with _open(path) as picture:
+    with open_picture(path) as picture:
         return picture.mode
 
 
 def _decode(path: Path, resolution: int, channels: int) -> np.ndarray:
     from PIL import Image
 
-    with _open(path) as picture:
+    with open_picture(path) as picture:
         if picture.mode.startswith(("I", "F")):  # Pillow would cut its values off at 255
             raise ValueError(f"{path} has more than 8 bits per value (mode {picture.mode}); convert it to 8")
         try:

@@ -1,4 +1,4 @@
-"""Changing one field of a nested, frozen dataclass by its dotted name, from text or from a value."""
+"""Nested, frozen dataclasses: one field changed by its dotted name, from text or a value; all read back from JSON."""
 
 from __future__ import annotations
 
@@ -41,6 +41,28 @@ def change(settings: T, key: str, value: Any) -> T:
         raise ValueError(f"{head!r} has no fields of its own, so {key!r} names nothing")
     hint = typing.get_type_hints(type(settings))[head]
     return dataclasses.replace(settings, **{head: _convert(value, hint, key)})  # type: ignore[type-var]
+
+
+def rebuild(hint: Any, content: Any) -> Any:
+    """The value of type `hint` (dataclass, tuple, optional or plain) whose `dataclasses.asdict` went through JSON.
+
+    Raises:
+        TypeError: a dataclass has other fields, or a value cannot be one of the type.
+    """
+    arguments = typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        hints = typing.get_type_hints(hint)
+        if not isinstance(content, dict) or set(content) != set(hints):
+            raise TypeError(
+                f"{getattr(hint, '__name__', hint)} has the fields {', '.join(hints)}; got {content!r:.100}"
+            )
+        return hint(**{name: rebuild(hints[name], item) for name, item in content.items()})  # type: ignore[operator]
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return None if content is None else rebuild(next(a for a in arguments if a is not type(None)), content)
+    if typing.get_origin(hint) is tuple:
+        kinds = arguments[:1] * len(content) if arguments[1:] == (Ellipsis,) else arguments
+        return tuple(rebuild(kind, item) for kind, item in zip(kinds, content, strict=True))
+    return content
 
 
 def _convert(value: Any, hint: Any, key: str) -> Any:

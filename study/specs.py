@@ -19,6 +19,7 @@ from study.data import DataSpec
 from study.files import fingerprint, read_json
 from study.judges import JudgeSpec
 from study.paths import stage_folder
+from study.settings import rebuild
 
 # Raised when a stage's numbers move for an unchanged spec: old results stay valid under the old fingerprint.
 VERSIONS = {"fit_tokenizer": 1, "reconstruct": 1, "encode": 1, "fit_generator": 1, "generate": 1}
@@ -204,3 +205,39 @@ class Stage:
     def failure(self) -> dict[str, Any] | None:
         """How the stage last failed, when it did and has not been run since: state and reason."""
         return None if self.record() else read_json(self.folder / "failure.json")
+
+
+SPECS: dict[str, type] = {
+    "fit_tokenizer": FitTokenizer,
+    "reconstruct": Reconstruct,
+    "encode": Encode,
+    "fit_generator": FitGenerator,
+    "generate": Generate,
+}
+MADE_BY = {"tokenizer": "fit_tokenizer", "latents": "encode", "generator": "fit_generator"}  # by name of an input
+
+
+def recorded(kind: str, fingerprint: str) -> Stage | None:
+    """A stage that is done, with all it reads from, as their records tell; None when one of them holds no spec.
+
+    Raises:
+        ValueError: a folder is not there or not done, or its record was written by another version of the stage.
+    """
+    folder = stage_folder(kind, fingerprint)
+    record = read_json(folder / "record.json")
+    if not isinstance(record, dict):
+        raise ValueError(f"no finished {kind} in {folder}")
+    if "spec" not in record:  # as records were written at first
+        return None
+    inputs = {name: recorded(MADE_BY[name], source) for name, source in record["inputs"].items()}
+    found = {name: source for name, source in inputs.items() if source is not None}
+    if len(found) < len(inputs):
+        return None
+    try:
+        stage = Stage(kind, rebuild(SPECS[kind], record["spec"]), found)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"the record in {folder} was written by other code: {error}") from error
+    if stage.fingerprint != fingerprint:
+        versions = f"version {record.get('version')} of {kind}, now {VERSIONS[kind]}"
+        raise ValueError(f"the record in {folder} was written by other code ({versions}): run study.sweep again")
+    return stage

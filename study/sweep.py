@@ -72,7 +72,8 @@ def _ablations() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(ablations.__path__) if not module.ispkg)
 
 
-def _ablation(name: str) -> ModuleType:
+def ablation(name: str) -> ModuleType:
+    """The module of an ablation; ValueError with the nearest names when there is none."""
     from study.settings import nearest
 
     if name not in _ablations():
@@ -96,10 +97,10 @@ def _scale(options: Sweep) -> Scale:
 
 
 def _study_name(options: Sweep, scale: Scale, data: DataSpec) -> str:
+    from study.checks import check_study
+
     if options.study is not None:
-        if not options.study or options.study in (".", "..", "paper") or set(options.study) & set("/\\"):
-            raise ValueError(f"--study must be a plain folder name other than 'paper', got {options.study!r}")
-        return options.study
+        return check_study(options.study)
     parts = [options.scale]
     if (data.name, data.resolution) != (scale.data, scale.resolution):
         parts.append(f"{data.name}-{data.resolution}")
@@ -120,7 +121,7 @@ def prepare(options: Sweep) -> Plan:
     from study.schedule import require_slurm
     from study.weights import missing
 
-    module, scale = _ablation(options.ablation), _scale(options)
+    module, scale = ablation(options.ablation), _scale(options)
     if options.executor == "slurm":
         require_slurm()
     if options.jobs is not None and options.jobs < 1:
@@ -138,7 +139,7 @@ def prepare(options: Sweep) -> Plan:
         resolution = native_resolution(Path(source)) if own_size else scale.resolution
     check_grid(scale, resolution)
     for folder in (study_root(), options.out / "results", options.out / "figures"):
-        _require_writable(folder)
+        require_writable(folder)
     if source in GIVEN_AS_FOLDER:
         data = dataclasses.replace(GIVEN_AS_FOLDER[source], resolution=resolution)
         lacking.insert(0, f"the data: give {source} as a folder with train/ and val/, one subfolder per class (--data)")
@@ -150,7 +151,8 @@ def prepare(options: Sweep) -> Plan:
     return dataclasses.replace(plan, missing=tuple(lacking))
 
 
-def _require_writable(folder: Path) -> None:
+def require_writable(folder: Path) -> None:
+    """Make a folder; ValueError, saying how to choose another, when nothing can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable-{time.monotonic_ns()}"

@@ -103,7 +103,7 @@ def help_of():
 
 
 def test_commands_are_named():
-    assert {"study.sweep", "study.figures", "study.bench"} <= set(COMMANDS)
+    assert {"study.sweep", "study.figures", "study.bench", "study.evaluate", "study.sample"} <= set(COMMANDS)
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -7,7 +7,7 @@ neither the number of processes nor their order can move a metric.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,8 +39,13 @@ def chunks_of(sampling: Sampling) -> range:
     return range(-(-sampling.samples // sampling.chunk))
 
 
-def sampler(spec: Generate, inputs: dict[str, Stage]) -> Callable[[int], Tensor]:
-    """Function from a chunk's number to its images, uint8 (chunk, C, H, W)."""
+def sampler(spec: Generate, inputs: dict[str, Stage], classes: Sequence[int] | None = None) -> Callable[[int], Tensor]:
+    """Function from a chunk's number to its images, uint8 (chunk, C, H, W).
+
+    Args:
+        spec, inputs: of a generate stage; its reference and its judges are not looked at.
+        classes: of the samples, in turn; None leaves them to the protocol's label scheme.
+    """
     sampling, device = spec.sampling, spec.compute.device
     network = fit_generator.trained(inputs["generator"], spec.images_seen, sampling.weights)
     tokenizer = fit_tokenizer.trained(inputs["tokenizer"])
@@ -54,10 +59,15 @@ def sampler(spec: Generate, inputs: dict[str, Stage]) -> Callable[[int], Tensor]
         channels=sampling.guidance_channels or None,
     )
 
+    def label(index: int) -> int:
+        if classes is None:
+            return label_of(index, sampling, architecture.num_classes)
+        return classes[index % len(classes)]
+
     def draw(chunk: int) -> Tensor:
         indices = range(chunk * sampling.chunk, (chunk + 1) * sampling.chunk)
         noise = torch.stack([torch.randn(shape, generator=generator(sampling.seed, "noise", i)) for i in indices])
-        labels = torch.tensor([label_of(i, sampling, architecture.num_classes) for i in indices])
+        labels = torch.tensor([label(i) for i in indices])
         with torch.inference_mode():
             with autocast(spec.compute):
                 velocity = velocity_function(network, labels.to(device), architecture.num_classes, guidance)
@@ -92,7 +102,7 @@ def draw_chunks(spec: Generate, inputs: dict[str, Stage], folder: Path, chunks: 
 
 def run(spec: Generate, inputs: dict[str, Stage], out: Workspace) -> Record:
     """Draw the samples, judge them against the reference, keep a sheet of the first ones."""
-    from study.judges import build, features, reference
+    from study.judges import all_features, build, reference
     from study.metrics import comparable, generation_metrics
     from study.sheets import save_sheet
 
@@ -107,7 +117,8 @@ def run(spec: Generate, inputs: dict[str, Stage], out: Workspace) -> Record:
     for judge in spec.judges:
         out.preparing(f"judged by {judge.name}")
         target = reference(judge, spec.data, "train", spec.reference_images, spec.compute.device)
-        values = generation_metrics(features(build(judge, spec.data, spec.compute.device), images), target)
+        found, spatial = all_features(build(judge, spec.data, spec.compute.device), images)
+        values = generation_metrics(found, target, spatial)
         metrics[judge.name] = {
             **values,
             "comparable": comparable(sampling.samples, judge.width),

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from results import table as results
-from results.schema import COLUMNS, NAMES, describe
+from results.schema import ADDED, COLUMNS, FOREIGN, NAMES, describe
 
 TOKENIZER = {
     "ablations": "frontier", "kind": "tokenizer", "run": "f4d4", "fingerprint": "a" * 16, "tokenizer": "f4d4",
@@ -121,7 +121,7 @@ def test_duplicate_keys_are_refused(tmp_path: Path) -> None:
         ("5000", "many", "row 1: samples should be int, found 'many'"),
         ("False", "no", "comparable should be bool, found 'no'"),
         ("0.30000000000000004", "nan", "rfid is nan"),
-        ("done", "done,done", "row 1: 60 cells for 59 columns"),
+        ("done", "done,done", "row 1: 61 cells for 60 columns"),
     ],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -130,6 +130,33 @@ def test_a_damaged_file_is_named(tmp_path: Path, old: str, new: str, message: st
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(ValueError, match=message):
         results.load(path)
+
+
+def test_a_table_from_before_a_column_is_read_with_it_empty(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    table = rows({})
+    results.write(table, path)
+    cells = [line.split(",") for line in path.read_text().splitlines()]
+    assert all(cells[1][cells[0].index(name)] == "" for name in ADDED)
+    kept = [i for i, name in enumerate(cells[0]) if name not in ADDED]
+    path.write_text("".join(",".join(line[i] for i in kept) + "\n" for line in cells))
+    pd.testing.assert_frame_equal(results.load(path), table, check_exact=True)
+
+
+def test_only_pictures_made_elsewhere_may_have_seen_who_knows_what(tmp_path: Path) -> None:
+    foreign = {"fingerprint": FOREIGN + "0" * 16, "kind": "generator", "gfid": 9.0, "images_seen": None}
+    with pytest.raises(ValueError, match="images_seen is empty"):
+        rows({"images_seen": None})
+    with pytest.raises(ValueError, match="protocol is empty"):
+        rows({**foreign, "protocol": ""})
+    path = tmp_path / "table.csv"
+    results.write(rows({}, foreign, {**foreign, "protocol": "p2"}), path)
+    table = results.load(path)
+    assert table["images_seen"].tolist() == [1000, pd.NA, pd.NA]
+    merged = results.merge(table, rows({**foreign, "gfid": 8.0}, {"images_seen": 2000}))  # found again by its key
+    assert merged["gfid"].dropna().tolist() == [8.0, 9.0]
+    with pytest.raises(ValueError, match="share one key"):
+        rows(foreign, foreign)
 
 
 def test_mixed_protocol_names_field_and_values() -> None:

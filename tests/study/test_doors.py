@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import pickle
+import re
 import tarfile
 import zipfile
 from pathlib import Path
@@ -23,11 +24,23 @@ from safetensors import SafetensorError
 
 from models import foundation, load_generator, load_latent_statistics, load_tokenizer
 from models.weights import TORCH_SUFFIXES, load_foreign
-from study import checkpoint, data, extractors, features, figures, judges, published, weights
+from study import (
+    checkpoint,
+    data,
+    evaluate,
+    extractors,
+    features,
+    figures,
+    foreign,
+    judges,
+    published,
+    weights,
+)
 from study.checkpoint import Position
 from study.data import DataSpec, load, native_resolution, resolve
 from study.files import read_json, read_tensors, save_tensors, write_json
 from study.lease import holder
+from study.specs import recorded
 from study.stages import encode, fit_generator, fit_tokenizer, generate
 
 PROTOCOLS = (0, 2, 5)  # text, binary, framed
@@ -290,6 +303,78 @@ def test_a_picture_that_is_a_program_is_not_run(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match=r"hostile\.png cannot be read as a picture"):
         resolve(str(folder), 16)
     assert not run
+
+
+# Arrays of pictures that others made
+
+
+def archive_of(**members: bytes) -> bytes:
+    """An .npz with these bytes as its arrays."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(f"{name}.npy", content)
+    return file.getvalue()
+
+
+def plain_array(array) -> bytes:
+    file = io.BytesIO()
+    np.save(file, array)
+    return file.getvalue()
+
+
+ARCHIVES = {
+    "pickle": (lambda trap: pickle.dumps(trap), "cannot be read as an .npz"),
+    "object array": (lambda trap: archive_of(arr_0=object_array(trap)), "refused .*holds Python objects"),
+    "pickle as an array": (lambda trap: archive_of(arr_0=pickle.dumps(trap)), "arr_0 of .* cannot be read"),
+    "torch": (lambda trap: torch_file(trap, True), "has no arr_0"),
+}
+
+
+@pytest.mark.parametrize("kind", ARCHIVES)
+def test_an_npz(kind, trap, tmp_path, capsys):
+    pack, message = ARCHIVES[kind]
+    hostile, fine = tmp_path / "hostile.npz", tmp_path / "fine.npz"
+    hostile.write_bytes(pack(trap))
+    np.savez(fine, np.zeros((4, 8, 8, 3), np.uint8))
+    with pytest.raises(ValueError, match=message):
+        foreign.read_pictures(hostile)
+    for path, reference in ((hostile, fine), (fine, hostile)):
+        assert evaluate.main([str(path), "--reference", str(reference), "--out", str(tmp_path / "out")]) == 2
+        (line,) = capsys.readouterr().err.strip().splitlines()
+        assert re.search(message, line)
+    assert not list(tmp_path.rglob("table.csv"))
+
+
+@pytest.mark.parametrize("name", foreign.STATISTICS)
+@pytest.mark.parametrize("kind", ["pickle", "object array"])
+def test_statistics_of_a_reference(kind, name, trap, tmp_path):
+    content = object_array(trap) if kind == "object array" else pickle.dumps(trap)
+    members = {other: plain_array(np.zeros(shape, np.float32)) for other, shape in foreign.STATISTICS.items()}
+    path = tmp_path / "VIRTUAL_hostile.npz"
+    path.write_bytes(archive_of(**{**members, name: content, "arr_0": plain_array(np.zeros((4, 8, 8, 3), np.uint8))}))
+    with pytest.raises(ValueError, match=f"{name} (holds Python objects|of .* cannot be read)"):
+        foreign.read_statistics(path)
+
+
+@pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
+def test_a_picture_to_be_scored(suffix, trap, tmp_path):
+    for content in (pickle.dumps(trap), object_array(trap), torch_file(trap, True)):
+        (tmp_path / f"hostile{suffix}").write_bytes(content)
+        with pytest.raises(ValueError, match="cannot be read as a picture"):
+            foreign.read_pictures(tmp_path)
+
+
+def test_a_record_that_is_read_back_builds_nothing_but_specs(trap, tiny_plan):
+    stage = tiny_plan().jobs[0].stages[0]
+    path = stage.folder / "record.json"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(pickle.dumps(trap))
+    with pytest.raises(ValueError, match="no finished fit_tokenizer"):
+        recorded("fit_tokenizer", stage.fingerprint)
+    write_json(path, {"fingerprint": stage.fingerprint, "inputs": {}, "spec": {"py/object": "os.system"}})
+    with pytest.raises(ValueError, match="written by other code"):
+        recorded("fit_tokenizer", stage.fingerprint)
 
 
 # What a study keeps, where somebody else can write in its folder

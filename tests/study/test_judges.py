@@ -15,7 +15,16 @@ from PIL import Image
 from study import judges, weights
 from study.data import resolve
 from study.files import fingerprint
-from study.judges import build, chosen, features, judge_spec, reference
+from study.judges import (
+    SPATIAL_WIDTH,
+    all_features,
+    build,
+    chosen,
+    features,
+    judge_spec,
+    reference,
+    reference_of,
+)
 
 
 @pytest.fixture
@@ -117,7 +126,7 @@ def test_reference_is_computed_once(data, monkeypatch):
     np.testing.assert_allclose(first.sigma, np.cov(first.features.double().numpy(), rowvar=False), atol=1e-12)
     torch.testing.assert_close(first.root @ first.root, first.sigma, atol=1e-9, rtol=1e-6)
     assert first.head is None
-    monkeypatch.setattr(judges, "features", lambda *_: pytest.fail("computed again"))
+    monkeypatch.setattr(judges, "all_features", lambda *_: pytest.fail("computed again"))
     again = reference(spec, data, "train", 40)
     assert again.hash == first.hash
     torch.testing.assert_close(again.features, first.features, rtol=0, atol=0)
@@ -145,12 +154,12 @@ def test_inception_is_read_safely(data, tmp_path, monkeypatch):
     assert not (tmp_path / "sprung").exists()
 
 
-def test_inception_with_weights(data, tmp_path, monkeypatch):
-    """Random weights in the layout of the real file give features, and class scores from them."""
+@pytest.fixture
+def blank_inception(tmp_path, monkeypatch):
+    """Random weights in the layout of the real file, where the judge looks for it; no number of them is kept."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    from study.extractors import class_scores
-
+    torch.manual_seed(0)
     with monkeypatch.context() as patch:
         patch.setattr(torch, "load", lambda *_, **__: {})
         patch.setattr(FeatureExtractorInceptionV3, "load_state_dict", lambda *_: None)
@@ -158,9 +167,64 @@ def test_inception_with_weights(data, tmp_path, monkeypatch):
     torch.save(blank.state_dict(), tmp_path / weights.FILES["inception"].file)
     monkeypatch.setenv("STUDY_WEIGHTS", str(tmp_path))
     monkeypatch.setitem(weights.FILES, "inception", dataclasses.replace(weights.FILES["inception"], sha256=""))
+    return blank
+
+
+def test_inception_gives_pooled_and_spatial_features_and_class_scores(data, blank_inception):
+    from study.extractors import class_scores
+
     extractor = build(judge_spec("inception", 0, data), data)
-    assert features(extractor, pictures(1)).shape == (1, 2048)
-    torch.testing.assert_close(class_scores(extractor), blank.fc.weight)
+    seen = {}
+    block = extractor.Mixed_6d  # mixed_6 of TensorFlow's graph, the third of four with 17 x 17 cells
+    block.register_forward_hook(lambda _module, _inputs, maps: seen.update(maps=maps))
+    images = pictures(2)
+    pooled, spatial = all_features(extractor, images)
+    assert pooled.shape == (2, 2048)
+    assert spatial.shape == (2, SPATIAL_WIDTH) == (2, 17 * 17 * 7)
+    assert spatial.dtype == torch.float32
+    # its 1 x 1 branch comes first in what the block puts together; channels last, as TensorFlow lays them out
+    first = seen["maps"][:, :7]
+    assert seen["maps"].shape == (2, 768, 17, 17)
+    torch.testing.assert_close(spatial.reshape(2, 17, 17, 7), first.permute(0, 2, 3, 1), rtol=0, atol=0)
+    assert spatial.min() == 0  # after the ReLU
+    torch.testing.assert_close(features(extractor, images), pooled, rtol=0, atol=0)
+    torch.testing.assert_close(class_scores(extractor), blank_inception.fc.weight)
+    assert all_features(build(judge_spec("classifier", 0, data), data), images)[1] is None
+
+
+def test_a_reference_keeps_its_hash_where_inception_once_had_no_spatial_part(data, blank_inception, monkeypatch):
+    """The hash is what tables hold; the folder is another, so that the old one is not taken for whole."""
+    kept = []
+    made = judges.asset
+    monkeypatch.setattr(judges, "asset", lambda kind, key, fill: kept.append(key) or made(kind, key, fill))
+    monkeypatch.setattr("study.metrics.square_root", lambda sigma: sigma.copy())  # 10 s, and not looked at
+    target = reference(judge_spec("inception", 0, data), data, "train", 3)
+    before = {key: value for key, value in kept[-1].items() if key != "spatial"}
+    assert target.hash == fingerprint(before) != fingerprint(kept[-1])
+    assert {name: tuple(value.shape) for name, value in target.spatial.items()} == {
+        "mu": (SPATIAL_WIDTH,), "sigma": (SPATIAL_WIDTH,) * 2, "root": (SPATIAL_WIDTH,) * 2,
+    }  # fmt: skip
+    assert target.head.shape == (1008, 2048)
+
+
+def test_statistics_that_others_took_stand_in_for_those_of_the_pictures(data, blank_inception, monkeypatch):
+    monkeypatch.setattr("study.metrics.square_root", lambda sigma: sigma.copy())
+    given = {"mu": np.arange(2048.0), "sigma": np.eye(2048), "mu_s": np.ones(2023), "sigma_s": 2 * np.eye(2023)}
+    spec = judge_spec("inception", 0, None)
+    target = reference_of(spec, pictures(3), "a", given=given)
+    np.testing.assert_array_equal(target.mu, given["mu"])
+    np.testing.assert_array_equal(target.spatial["sigma"], given["sigma_s"])
+    assert target.features.shape == (3, 2048)  # of the pictures: KID, precision and recall have nothing else
+    assert reference_of(spec, pictures(3), "a").hash != target.hash
+    with pytest.raises(AssertionError, match="belong to the network"):
+        reference_of(judge_spec("efficientnet_lite2", 64, None), pictures(3), "a", given=given)
+    with pytest.raises(ValueError, match="at least 2 images"):
+        reference_of(spec, pictures(1), "a")
+
+
+def test_a_classifier_needs_a_data_set():
+    with pytest.raises(ValueError, match="trained on the classes of a data set"):
+        judge_spec("classifier", 0, None)
 
 
 def test_a_changed_classifier_has_a_new_version():

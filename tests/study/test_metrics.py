@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -148,6 +150,43 @@ def test_inception_score():
     assert inception_score(torch.zeros(100, 4)) == pytest.approx(1)
     found = gaussian(100, 8, 0)
     assert generation_metrics(found, as_reference(found, head=torch.zeros(4, 8)))["inception_score"] == 1
+
+
+def planted(means, spreads, seed, n=600):
+    """Features (n, D) whose sample mean and covariance are exactly these, the covariance a diagonal one."""
+    noise = gaussian(n, len(means), seed).double()
+    noise = noise - noise.mean(0)
+    white = noise @ torch.linalg.inv(torch.linalg.cholesky(noise.T @ noise / (n - 1))).T
+    return (white * torch.tensor(spreads) + torch.tensor(means)).float()
+
+
+def with_spatial(found, spatial):
+    stats = statistics(spatial)
+    parts = {**stats, "root": square_root(stats["sigma"])}
+    return dataclasses.replace(as_reference(found), spatial={name: torch.from_numpy(v) for name, v in parts.items()})
+
+
+def test_sfid_is_the_distance_of_the_spatial_features():
+    """Means differ by 1, 0, 2 and spreads by 1, 2, 0, as above: 10; the pooled features say something else."""
+    real, made = planted([0.0, 0, 0], [1.0, 1, 3], 0), planted([1.0, 0, 2], [2.0, 3, 3], 1)
+    pooled = gaussian(600, 4, 2)
+    target = with_spatial(pooled, real)
+    values = generation_metrics(pooled, target, made)
+    assert values["sfid"] == pytest.approx(10, rel=1e-4)
+    assert abs(values["gfid"]) < 1e-6
+    assert generation_metrics(pooled, target, real)["sfid"] == pytest.approx(0, abs=1e-4)
+
+
+def test_sfid_is_absent_where_a_judge_has_no_spatial_features():
+    found = gaussian(50, 4, 0)
+    assert "sfid" not in generation_metrics(found, as_reference(found), found)
+    assert "sfid" not in generation_metrics(found, with_spatial(found, found))
+    with pytest.raises(ValueError, match=r"spatial features .* do not fit the reference's width 4"):
+        generation_metrics(found, with_spatial(found, found), found[:, :3])
+    broken = found.clone()
+    broken[7, 1] = float("nan")
+    with pytest.raises(MetricError, match="1 of 50 images"):
+        generation_metrics(found, with_spatial(found, found), broken)
 
 
 def l1(a, b):
