@@ -13,7 +13,7 @@ from figures.drawing import Drawing, NothingToDraw
 
 NAME = "reconstructions"
 TITLE = "What does each tokenizer keep of a picture?"
-PICTURES, LABELS, GAP = 5.26, 1.6, 0.07  # inches: width of a row, of its label, between rows
+PICTURES, LABELS, GAP = 5.26, 1.6, 0.07  # inches: width of a row, least of its label, between them
 
 
 def draw(table: pd.DataFrame, folder: Path) -> Drawing:
@@ -52,18 +52,21 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     seeds = last.groupby("tokenizer")["fingerprint"].nunique().max()
     notes += [f"Numbers: range over up to {seeds} seeds; pictures of the first."] if seeds > 1 else ["One seed."]
     notes += wording.caption(last)
+    labels = {name: _label(data[data["tokenizer"] == name]) for name in shown}
+    widest = max(page.width(line, style.SMALL) for text in labels.values() for line in text.split("\n"))
+    left = max(LABELS, page.EDGE + widest + GAP)  # ranges over seeds are longer than one number
     with style.applied():
-        figure, foot = page.sheet(TITLE, _subtitle(last), notes, (LABELS + PICTURES + page.EDGE, sum(heights) + 0.14))
+        figure, foot = page.sheet(TITLE, _subtitle(last), notes, (left + PICTURES + page.EDGE, sum(heights) + 0.14))
         y = foot + 0.08 + sum(heights)
         size = figure.get_size_inches()
         for (name, _), image, zoom, height in zip(strips, images, zooms, heights, strict=True):
             y -= height
-            pictures.place(figure, image, LABELS, y, zoom)
+            pictures.place(figure, image, left, y, zoom)
             middle = (y + (height - GAP) / 2) / size[1]
             if name:
                 row = last[last["tokenizer"] == name].iloc[0]
                 color = style.look(row["latent_channels"], row["foundation_model"]).color
-                text = _label(data[data["tokenizer"] == name])
+                text = labels[name]
                 lines = 1 + text.count("\n") + 1
                 top = middle + lines * 0.058 / size[1]
                 x = page.EDGE / size[0]
