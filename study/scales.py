@@ -117,7 +117,7 @@ def desk() -> Scale:
 
 
 def desk_full() -> Scale:
-    """An hour and a quarter on two cores: what the README shows. results/desk-full/RECIPE.md says how it was found."""
+    """80 minutes on two cores: what the README shows. results/desk-full/RECIPE.md says how it was found."""
     base = desk()
     return replace(
         base,

@@ -46,7 +46,7 @@ class Sweep:
     ablation: Annotated[tyro.conf.Positional[str], arg(metavar="[ABLATION]")] = DEFAULT_ABLATION
     """Which question to ask: a file of ablations/."""
     scale: Annotated[str, arg(metavar="NAME")] = "desk"
-    """How big: smoke (seconds, for tests), desk (minutes on a laptop), desk-full (an hour and a quarter there),
+    """How big: smoke (seconds, for tests), desk (minutes on a laptop), desk-full (80 minutes there),
     imagenet256 (the paper's, on GPUs)."""
     data: Annotated[str | None, arg(metavar="NAME|FOLDER", help_behavior_hint="")] = None
     """Data set (fashion-mnist, cifar10) or a folder of pictures with one subfolder per class. Default: the scale's."""
