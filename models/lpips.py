@@ -9,10 +9,9 @@ import importlib.util
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.foundation import three_channels
+from models.perceptual import enlarged
 from models.weights import load_foreign
 
 # VGG16's convolutions by the blocks that pooling separates; features are compared at the end of each
@@ -66,10 +65,7 @@ class LPIPS(nn.Module):
 
     def features(self, pixels: Tensor) -> list[Tensor]:
         """Unit-length features (B, C, h, w) of each layer, finest first."""
-        x = three_channels(pixels)
-        size = max(self.input_size, *x.shape[2:])
-        if x.shape[2:] != (size, size):
-            x = F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
+        x = enlarged(pixels, self.input_size)
         shift, scale = (x.new_tensor(v).view(3, 1, 1) for v in (SHIFT, SCALE))
         x = (x - shift) / scale
         found = []

@@ -59,12 +59,18 @@ class PerceptualDistance(nn.Module):
 
     def features(self, pixels: Tensor) -> list[Tensor]:
         """Unit-length features (B, C, h, w) at each stride, finest first."""
-        x = three_channels(pixels)
-        size = max(self.input_size, *x.shape[2:])
-        if x.shape[2:] != (size, size):
-            x = F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
+        x = enlarged(pixels, self.input_size)
         found = []
         for stage in self.stages:
             x = stage(x)
             found.append(F.normalize(x.float(), dim=1, eps=1e-6))
         return found
+
+
+def enlarged(pixels: Tensor, input_size: int) -> Tensor:
+    """(B, 1 or 3, H, W) as (B, 3, S, S), bilinear, S being the largest of input_size, H and W."""
+    x = three_channels(pixels)
+    size = max(input_size, *x.shape[2:])
+    if x.shape[2:] != (size, size):
+        x = F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
+    return x

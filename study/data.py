@@ -24,7 +24,7 @@ from study.lease import lease
 from study.paths import study_root
 from study.pictures import native_resolution, picture_blocks, picture_digest, picture_splits
 from study.published import KNOWN
-from study.settings import nearest
+from study.settings import nearest, rebuild
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -158,7 +158,7 @@ def _manifests(name: str, resolution: int) -> list[dict[str, Any]]:
 
 
 def _spec(manifest: dict[str, Any]) -> DataSpec:
-    return DataSpec(**{**manifest["spec"], "class_names": tuple(manifest["spec"]["class_names"])})
+    return rebuild(DataSpec, manifest["spec"])
 
 
 def _packed(name: str, source: str, resolution: int, digest: str) -> DataSpec | None:

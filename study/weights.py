@@ -102,7 +102,7 @@ def require(name: str) -> Path:
 def _check(path: Path, weight: WeightFile) -> str:
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    expected = weight.sha256 or (read_json(path.parent / HASHES) or {}).get(weight.file, "")
+    expected = weight.sha256 or (read_json(weights_folder() / HASHES) or {}).get(weight.file, "")
     if not digest.startswith(expected):
         raise ValueError(
             f"{path} is damaged: its SHA-256 starts with {digest[:8]}, expected {expected[:8]}; delete it and fetch it "
@@ -120,17 +120,19 @@ def fetch(name: str) -> Path:
     """
     weight, folder = FILES[name], weights_folder()
     folder.mkdir(parents=True, exist_ok=True)
-    if find(name) is None:
+    path = folder / weight.file
+    if path.is_file():
+        digest = _check(path, weight)
+    else:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as temporary:
             came = Path(temporary) / weight.file
             download(weight.url, came)
-            _check(came, weight)
-            os.replace(came, folder / weight.file)
-    digest = _check(folder / weight.file, weight)
+            digest = _check(came, weight)
+            os.replace(came, path)
     if not weight.sha256:
         with locked(folder):
             write_json(folder / HASHES, {**(read_json(folder / HASHES) or {}), weight.file: digest})
-    return folder / weight.file
+    return path
 
 
 def needed(scale: Scale) -> list[str]:
