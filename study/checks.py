@@ -82,6 +82,8 @@ CHECKS: dict[str, Check] = {
     "sampling.guidance_channels": _not_negative,
     "sampling.label_scheme": _one_of(LABEL_SCHEMES),
     "sampling.weights": _one_of(WEIGHTS),
+    "execution.processes": _positive,
+    "execution.microbatch_images": _not_negative,
     "evaluation.reference_images": (lambda v: v >= FEWEST_SAMPLES, f"at least {FEWEST_SAMPLES}"),
     "evaluation.reconstruct_images": (lambda v: v >= 2, "at least 2"),
     "evaluation.perceptual_net": _one_of(PERCEPTUAL_NETS),

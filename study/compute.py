@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from study.settings import later
+
 if TYPE_CHECKING:
     import torch
 
@@ -22,6 +24,20 @@ class Compute:
     device: str  # "cpu" or "cuda"
     precision: str  # "float32", or "bfloat16" (autocast)
     threads: int  # of one process, on the CPU
+    processes: int = later(1)  # that train together, each on its share of every batch
+    microbatch_images: int = later(0)  # a generator's share goes through in pieces of so many; 0 is all at once
+    checkpointing: bool = later(False)  # a generator's blocks are computed again in the backward pass: less memory
+    compile: bool = later(False)  # a generator's blocks go through torch.compile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Execution:
+    """How a training is spread over devices and memory. Moves nothing but the last bits; see Compute."""
+
+    processes: int = 1
+    microbatch_images: int = 0
+    checkpointing: bool = False
+    compile: bool = False
 
 
 def cores() -> int:

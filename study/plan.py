@@ -11,7 +11,7 @@ from typing import Any
 
 from models.specs import AutoencoderConfig, generator_config, parse_generator, parse_tokenizer
 from study.checks import check_scale
-from study.compute import Compute
+from study.compute import Compute, Execution
 from study.data import DataSpec
 from study.judges import JudgeSpec, judge_spec
 from study.scales import AutoencoderShape, Scale
@@ -29,7 +29,9 @@ from study.specs import (
 )
 
 # parts of a scale that a single run may change; the others are common to a study
-CHANGEABLE = ("train_images", "autoencoder", "foundation", "tokenizer", "generator", "sampling", "evaluation")
+CHANGEABLE = (
+    "train_images", "autoencoder", "foundation", "tokenizer", "generator", "sampling", "evaluation", "execution",
+)  # fmt: skip
 SMALLEST_FOR_GAN = 24  # pixels: three halvings and two kernels of 4
 
 
@@ -164,6 +166,16 @@ def _check_budgets(scale: Scale, data: DataSpec) -> None:
                 f"{name}.budget_images {recipe.budget_images} must be a multiple of "
                 f"{name}.batch_images {recipe.batch_images}"
             )
+        shares, pieces = scale.execution.processes, scale.execution.microbatch_images
+        if recipe.batch_images % shares:
+            raise ValueError(
+                f"{name}.batch_images {recipe.batch_images} must be a multiple of execution.processes {shares}"
+            )
+        if name == "generator" and pieces and recipe.batch_images // shares % pieces:
+            raise ValueError(
+                f"execution.microbatch_images {pieces} must divide the {recipe.batch_images // shares} images of a "
+                "process's share"
+            )
     generator = scale.generator
     wrong = [m for m in generator.snapshot_images if m % generator.batch_images or not 0 < m <= generator.budget_images]
     if wrong or not generator.snapshot_images:
@@ -204,6 +216,13 @@ def _used_sampling(sampling: Sampling) -> Sampling:
     return sampling
 
 
+def _training(compute: Compute, execution: Execution, *, generator: bool) -> Compute:
+    """How a training is spread; the other stages come to the same numbers however many processes share them."""
+    if not generator:  # a discriminator normalises by batch statistics, so its batch is never cut
+        return dataclasses.replace(compute, processes=execution.processes)
+    return dataclasses.replace(compute, **dataclasses.asdict(execution))
+
+
 def _stages(run: Run, base: Scale, data: DataSpec, compute: Compute, judges: Sequence[JudgeSpec]) -> dict[str, Any]:
     scale = base
     for key, value in run.changes.items():
@@ -225,7 +244,7 @@ def _stages(run: Run, base: Scale, data: DataSpec, compute: Compute, judges: Seq
             foundation=_used_foundation(name.foundation, scale.foundation),
             recipe=_used_recipe(scale.tokenizer, aligned=name.foundation is not None),
             seed=run.tokenizer_seed,
-            compute=compute,
+            compute=_training(compute, scale.execution, generator=False),
         ),
     )
     reconstruct = Stage(
@@ -267,7 +286,7 @@ def _stages(run: Run, base: Scale, data: DataSpec, compute: Compute, judges: Seq
             ),
             recipe=recipe,
             seed=run.seed,
-            compute=compute,
+            compute=_training(compute, scale.execution, generator=True),
         ),
         {"latents": encode},
     )

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from study.compute import Execution
 from study.specs import (
     Evaluation,
     FoundationRecipe,
@@ -47,6 +48,7 @@ class Scale:
     generator: GeneratorRecipe
     sampling: Sampling
     evaluation: Evaluation
+    execution: Execution = field(default_factory=Execution)
 
     @property
     def repeats(self) -> list[tuple[int, int]]:

@@ -12,6 +12,25 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+def later(value: Any) -> Any:
+    """A field added to a spec when results had been published without it. `value`, its default, means 'as before' and
+    never changes: at it the field is left out of fingerprints, and records that lack the field have it."""
+    return dataclasses.field(default=value, metadata={"as_before": value})
+
+
+def hashed(value: Any) -> Any:
+    """What of a spec its fingerprint hashes: `dataclasses.asdict` without the `later` fields that stand at 'as
+    before'."""
+    if dataclasses.is_dataclass(value):
+        kept = [f for f in dataclasses.fields(value) if not _as_before(f, getattr(value, f.name))]
+        return {f.name: hashed(getattr(value, f.name)) for f in kept}
+    return [hashed(item) for item in value] if isinstance(value, tuple) else value
+
+
+def _as_before(field: dataclasses.Field[Any], value: Any) -> bool:
+    return "as_before" in field.metadata and value == field.metadata["as_before"]
+
+
 def nearest(name: str, valid: typing.Iterable[str]) -> str:
     """'; nearest: a, b' or, when nothing is near, all that is valid."""
     valid = list(valid)
@@ -44,7 +63,8 @@ def change(settings: T, key: str, value: Any) -> T:
 
 
 def rebuild(hint: Any, content: Any) -> Any:
-    """The value of type `hint` (dataclass, tuple, optional or plain) whose `dataclasses.asdict` went through JSON.
+    """The value of type `hint` (dataclass, tuple, optional or plain) whose `dataclasses.asdict` went through JSON,
+    perhaps before a `later` field was there.
 
     Raises:
         TypeError: a dataclass has other fields, or a value cannot be one of the type.
@@ -52,6 +72,9 @@ def rebuild(hint: Any, content: Any) -> Any:
     arguments = typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         hints = typing.get_type_hints(hint)
+        if isinstance(content, dict):
+            since = {f.name: f.default for f in dataclasses.fields(hint) if "as_before" in f.metadata}
+            content = {**since, **content}
         if not isinstance(content, dict) or set(content) != set(hints):
             raise TypeError(
                 f"{getattr(hint, '__name__', hint)} has the fields {', '.join(hints)}; got {content!r:.100}"

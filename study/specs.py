@@ -2,12 +2,11 @@
 
 Torch-free, so that planning starts at once. A fingerprint hashes the whole resolved spec (never a difference
 from defaults), the fingerprints of the inputs and the stage's version; machine knobs (workers, slots, paths,
-partition) are in no spec.
+partition) are in no spec. A field that comes later is declared with `later`, so that no earlier result loses its name.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from study.data import DataSpec
 from study.files import fingerprint, read_json
 from study.judges import JudgeSpec
 from study.paths import stage_folder
-from study.settings import rebuild
+from study.settings import hashed, rebuild
 
 # Raised when a stage's numbers move for an unchanged spec: old results stay valid under the old fingerprint.
 VERSIONS = {"fit_tokenizer": 1, "reconstruct": 1, "encode": 1, "fit_generator": 1, "generate": 1}
@@ -170,7 +169,7 @@ class Stage:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        spec = dataclasses.asdict(self.spec)
+        spec = hashed(self.spec)
         if "data" in spec:  # data is known by its content, whatever it is called
             for label in ("name", "class_names"):
                 del spec["data"][label]

@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from study.settings import change
+from study.settings import change, hashed, later, rebuild
 
 
 @dataclass(frozen=True)
@@ -60,3 +60,18 @@ def test_text_becomes_the_type_of_the_field(field, text, value):
 def test_a_wrong_field_or_type_is_named(key, text, message):
     with pytest.raises(ValueError, match=message):
         change(Outer(), key, text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grown:
+    rate: float
+    marks: tuple[int, ...] = (1,)
+    added: int = later(7)
+
+
+def test_a_later_field_at_as_before_changes_no_hash_and_is_read_from_older_records():
+    assert hashed(Grown(rate=1.0)) == {"rate": 1.0, "marks": [1]}
+    assert hashed((Grown(rate=1.0, added=8),)) == [{"rate": 1.0, "marks": [1], "added": 8}]
+    assert rebuild(Grown, {"rate": 1.0, "marks": [1]}) == Grown(rate=1.0)
+    with pytest.raises(TypeError, match="has the fields rate, marks, added"):
+        rebuild(Grown, {"marks": [1]})
