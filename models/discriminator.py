@@ -6,9 +6,11 @@ taming/modules/discriminator/model.py); the layers keep their places in `main`.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 
 class Discriminator(nn.Module):
@@ -29,13 +31,51 @@ class Discriminator(nn.Module):
             stride = 2 if i < layers else 1
             main += [
                 nn.Conv2d(widths[i - 1], widths[i], 4, stride=stride, padding=1, bias=False),
-                nn.BatchNorm2d(widths[i]),
+                BatchNorm(widths[i]),
                 nn.LeakyReLU(0.2),
             ]
         self.main = nn.Sequential(*main, nn.Conv2d(widths[-1], 1, 4, padding=1))
 
     def forward(self, pixels: Tensor) -> Tensor:
         return self.main(pixels)
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm whose batch, in training, is that of all processes together (torch.distributed), on any device:
+    PyTorch's own SyncBatchNorm runs on GPUs alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not (self.training and distributed.is_available() and distributed.is_initialized()):
+            return super().forward(x)
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        values = x.numel() // x.shape[1] * distributed.get_world_size()
+        wide = x.float()
+        mean = _AllReduce.apply(wide.sum((0, 2, 3))) / values
+        centred = wide - mean[:, None, None]
+        variance = _AllReduce.apply(centred.square().sum((0, 2, 3))) / values
+        with torch.no_grad():
+            assert self.momentum is not None
+            self.num_batches_tracked += 1
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(variance * (values / (values - 1)), self.momentum)
+        factor = self.weight * torch.rsqrt(variance + self.eps)
+        return (centred * factor[:, None, None] + self.bias[:, None, None]).to(x.dtype)
+
+
+class _AllReduce(torch.autograd.Function):
+    """The sum over processes; so is its gradient, which is then that of the sum of their losses."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        x = x.clone()
+        distributed.all_reduce(x)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+        gradient = gradient.clone(memory_format=torch.contiguous_format)
+        distributed.all_reduce(gradient)
+        return gradient
 
 
 def initialize(discriminator: Discriminator, rng: torch.Generator) -> None:

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from study.distributed import from_main, processes, rank
 from study.files import load_metadata, load_tensors, save_tensors
 
 KEPT = 2
@@ -60,9 +61,15 @@ def _files(folder: Path) -> list[Path]:
     return sorted(folder.glob("checkpoint-*.safetensors"))
 
 
+def _file(folder: Path, images_seen: int) -> Path:
+    return folder / f"checkpoint-{images_seen:012d}.safetensors"
+
+
 def save(folder: Path, parts: Parts, position: Position) -> None:
-    """Write a checkpoint at this position, then drop all but the last two."""
-    path = folder / f"checkpoint-{position.images_seen:012d}.safetensors"
+    """Write a checkpoint at this position, then drop all but the last two. Of several processes the first writes."""
+    if rank() != 0:
+        return
+    path = _file(folder, position.images_seen)
     save_tensors(path, pack(parts), {"images_seen": str(position.images_seen), "seconds": f"{position.seconds:.3f}"})
     for old in _files(folder)[:-KEPT]:
         old.unlink(missing_ok=True)
@@ -71,8 +78,19 @@ def save(folder: Path, parts: Parts, position: Position) -> None:
 def restore(folder: Path, parts: Parts) -> Position:
     """Load the newest whole checkpoint into the parts and say where it stands; the start when there is none.
 
-    A torn file is dropped with a warning and the one before it is used.
+    A torn file is dropped with a warning and the one before it is used. Of several processes the first drops, and the
+    others load what it has loaded.
     """
+    position = _restore(folder, parts) if rank() == 0 else Position()
+    if processes() > 1:
+        images_seen, seconds = from_main([position.images_seen, position.seconds])
+        if rank() != 0 and images_seen:
+            unpack(parts, load_tensors(_file(folder, images_seen)))
+        position = Position(images_seen, seconds)
+    return position
+
+
+def _restore(folder: Path, parts: Parts) -> Position:
     for path in reversed(_files(folder)):
         try:
             tensors, metadata = load_tensors(path), load_metadata(path)

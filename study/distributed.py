@@ -11,14 +11,16 @@ import contextlib
 import datetime
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 if TYPE_CHECKING:
+    import numpy as np
     from torch import Tensor
     from torch.distributed import ProcessGroup
 
 T = TypeVar("T")
+Batch = TypeVar("Batch", "Tensor", "np.ndarray")
 
 # One process may prepare data or wait for a lease for days while the others wait for its word. Those that wait
 # notice at once when it dies: its connection closes.
@@ -52,13 +54,13 @@ def rank() -> int:
 
 @contextlib.contextmanager
 def together(device: str) -> Iterator[None]:
-    """Join the processes that were started with this one for the block.
+    """Join the processes that were started with this one for the block, unless that is done already.
 
     Args:
         device: "cpu" or "cuda"; there each process takes the GPU of its local rank.
     """
     global _talk
-    if started()[1] == 1:
+    if _talk is not None or started()[1] == 1:
         yield
         return
     import torch
@@ -67,7 +69,10 @@ def together(device: str) -> Iterator[None]:
     if "RANK" not in os.environ:
         from submitit.helpers import TorchDistributedEnvironment
 
-        TorchDistributedEnvironment().export(set_cuda_visible_devices=False)
+        environment = TorchDistributedEnvironment()
+        if environment.local_world_size == environment.world_size:
+            environment.master_addr = "localhost"  # whatever this machine calls itself, it may not know the name
+        environment.export(set_cuda_visible_devices=False)
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     distributed.init_process_group("nccl" if device == "cuda" else "gloo")
@@ -84,8 +89,8 @@ def share(items: Sequence[T]) -> Sequence[T]:
     return items[rank() :: processes()]
 
 
-def slice_of_batch(batch: Tensor) -> Tensor:
-    """This process's rows of what was drawn for the whole batch; they divide evenly."""
+def slice_of_batch(batch: Batch) -> Batch:
+    """This process's rows of what was drawn for the whole batch (a tensor or an array); they divide evenly."""
     size = len(batch) // processes()
     return batch[rank() * size : (rank() + 1) * size]
 
@@ -119,9 +124,45 @@ def gathered(value: Any) -> list[Any]:
     return [json.loads(bytes(t[: int(n)].tolist())) for t, n in zip(texts, lengths, strict=True)]
 
 
+def on_main(work: Callable[[], T]) -> T:
+    """What `work()` gives in process 0, a JSON-able value, in every process; the others wait.
+
+    Raises:
+        Exception: in process 0 whatever `work` raised.
+        Elsewhere: in the others, when it raised.
+    """
+    if _talk is None:
+        return work()
+    value: Any = None
+    error: BaseException | None = None
+    if rank() == 0:
+        try:
+            value = work()
+        except BaseException as raised:
+            error = raised
+    value, failed = from_main([value, None if error is None else repr(error)])
+    if error is not None:
+        raise error
+    if failed is not None:
+        raise Elsewhere(failed)
+    return value
+
+
+class Elsewhere(RuntimeError):
+    """Process 0 failed; it has said why."""
+
+
+def lost_another(error: BaseException) -> bool:
+    """Whether an error says no more than that another process of the job has ended."""
+    return _talk is not None and ("onnection" in str(error) or "NCCL" in str(error))
+
+
 def average(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors (same shapes everywhere) averaged over the processes, in one message; alone they come back as they
-    are."""
+    """The tensors averaged over the processes, in one message; alone they come back as they are.
+
+    Args:
+        tensors: float, of the same shapes in every process.
+    """
     if _talk is None:
         return tensors
     import torch
@@ -132,3 +173,11 @@ def average(*tensors: Tensor) -> tuple[Tensor, ...]:
     flat /= processes()
     parts = flat.split([tensor.numel() for tensor in tensors])
     return tuple(part.view_as(tensor).to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True))
+
+
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace the gradients of these parameters by their averages over the processes."""
+    if _talk is not None:
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        for gradient, mean in zip(gradients, average(*gradients), strict=True):
+            gradient.copy_(mean)

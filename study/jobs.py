@@ -12,9 +12,10 @@ import traceback
 
 from study import stages
 from study.compute import processor
+from study.distributed import Elsewhere, barrier, from_main, lost_another, processes, rank, together
 from study.estimate import note_rate
 from study.files import write_json
-from study.lease import LeaseLost, lease
+from study.lease import Lease, LeaseLost, lease
 from study.plan import Job
 from study.provenance import provenance
 from study.specs import INTERRUPTED, VERSIONS, Stage
@@ -29,51 +30,83 @@ LEFTOVERS = ("checkpoint-*.safetensors", "chunk-*.safetensors")  # what a stage 
 def run_stage(stage: Stage, title: str = "") -> Record:
     """The record of a stage: read when it is done, made by running the stage when it is not.
 
+    Of several processes (study/distributed.py) the first holds the lease and writes the record; all run the stage.
+
     Raises:
         Blocked: an input has no record.
         Interrupted: asked to stop; what was done is saved and nothing is recorded.
         Exception: whatever the stage raised, after it was written to `failure.json`.
     """
-    if record := stage.record():
+    if record := from_main(stage.record()):
         return record
     missing = [f"{name} {source.fingerprint}" for name, source in stage.inputs.items() if source.record() is None]
-    if missing:
+    if missing := from_main(missing):
         raise Blocked(f"blocked by {', '.join(missing)}")
-    with lease(stage.folder) as held:
-        if record := stage.record():  # whoever held the lease before finished it
+    with contextlib.ExitStack() as stack:
+        held = None
+        if rank() == 0:
+            held = stack.enter_context(lease(stage.folder))
+        if record := from_main(stage.record()):  # whoever held the lease before finished it
             return record
-        for earlier in ("failure.json", INTERRUPTED):
+        for earlier in ("failure.json", INTERRUPTED) if held else ():
             (stage.folder / earlier).unlink(missing_ok=True)
         started = time.time()
         try:
             outcome = stages.execute(stage, Workspace(stage.folder, held, title or stage.kind))
-            record = {
-                "stage": stage.kind,
-                "version": VERSIONS[stage.kind],
-                "fingerprint": stage.fingerprint,
-                "inputs": {name: source.fingerprint for name, source in stage.inputs.items()},
-                "spec": dataclasses.asdict(stage.spec),  # what study/specs.py reads a stage back from
-                **outcome,
-                "provenance": provenance(stage.spec.compute),
-                "seconds": round(time.time() - started, 3),
-                "ended": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            }
-            held.check()
-            write_json(stage.folder / "record.json", record)
+            if held is not None:
+                _record(stage, outcome, held, started)
+            barrier()
         except Interrupted as asked:
-            write_json(stage.folder / INTERRUPTED, {"reason": str(asked)})
+            _note_interrupted(stage, asked)
             raise
         except LeaseLost:
             raise
         except BaseException as error:
-            note_failure(stage, "diverged" if isinstance(error, Diverged) else "failed", _reason(error))
+            if lost_another(error):
+                raise _without_another(stage) from error
+            if not isinstance(error, Elsewhere):
+                note_failure(stage, "diverged" if isinstance(error, Diverged) else "failed", _reason(error))
             raise
-        for pattern in LEFTOVERS:  # only now: whoever is killed before the record needs them
-            for path in stage.folder.glob(pattern):
-                path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError):  # an estimate for the next plan, no result
-            note_rate(stage, record["cost"].get("train_seconds", record["seconds"]), processor())
+        record = stage.record()
+        assert record is not None
         return record
+
+
+def _record(stage: Stage, outcome: Record, held: Lease, started: float) -> None:
+    record = {
+        "stage": stage.kind,
+        "version": VERSIONS[stage.kind],
+        "fingerprint": stage.fingerprint,
+        "inputs": {name: source.fingerprint for name, source in stage.inputs.items()},
+        "spec": dataclasses.asdict(stage.spec),  # what study/specs.py reads a stage back from
+        **outcome,
+        "provenance": provenance(stage.spec.compute),
+        "seconds": round(time.time() - started, 3),
+        "ended": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+    held.check()
+    write_json(stage.folder / "record.json", record)
+    for pattern in LEFTOVERS:  # only now: whoever is killed before the record needs them
+        for path in stage.folder.glob(pattern):
+            path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):  # an estimate for the next plan, no result
+        note_rate(stage, record["cost"].get("train_seconds", record["seconds"]), processor())
+
+
+def _note_interrupted(stage: Stage, asked: Interrupted) -> None:
+    if rank() == 0:
+        write_json(stage.folder / INTERRUPTED, {"reason": str(asked)})
+
+
+def _without_another(stage: Stage) -> Exception:
+    """What to raise when another process of the job has ended: it was asked to stop like this one, or it died."""
+    if stop_requested.is_set():
+        asked = Interrupted(f"{stage.kind} was asked to stop")
+        _note_interrupted(stage, asked)
+        return asked
+    if rank() == 0 and stage.failure() is None:  # unless it said itself why
+        note_failure(stage, "failed", "another process of the job ended (killed, or out of memory?): see its log")
+    return RuntimeError("another process of the job ended")
 
 
 def _reason(error: BaseException) -> str:
@@ -96,7 +129,7 @@ def run_job(job: Job) -> list[str]:
     """
     _log_to_stdout()
     done, failures = [], 0
-    with stop_on_signals():
+    with stop_on_signals(), together(job.stages[0].spec.compute.device):
         for stage in job.stages:
             try:
                 run_stage(stage, title=stage_title(stage))
@@ -113,6 +146,8 @@ def run_job(job: Job) -> list[str]:
             except Exception:
                 failures += 1
                 log.error("%s failed\n%s", stage_title(stage), traceback.format_exc())
+                if processes() > 1:  # the others may wait for this one: its end is what tells them
+                    break
             if stop_requested.is_set():
                 break
     if failures:

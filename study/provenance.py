@@ -45,5 +45,6 @@ def provenance(compute: Compute) -> dict[str, str | int]:
         "device": device,
         "precision": compute.precision,
         "threads": compute.threads,
+        "processes": compute.processes,
         "host": socket.gethostname(),
     }

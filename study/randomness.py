@@ -17,11 +17,11 @@ def derive(seed: int, purpose: str, position: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def generator(seed: int, purpose: str, position: int) -> torch.Generator:
-    """A fresh CPU generator at this seed, purpose and position."""
+def generator(seed: int, purpose: str, position: int, device: str = "cpu") -> torch.Generator:
+    """A fresh generator at this seed, purpose and position; each kind of device draws numbers of its own."""
     import torch
 
-    return torch.Generator().manual_seed(derive(seed, purpose, position))
+    return torch.Generator(device).manual_seed(derive(seed, purpose, position))
 
 
 def batch_indices(seed: int, count: int, images_seen: int, batch: int) -> np.ndarray:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from study.distributed import rank, together
 from study.files import read_json, write_json
 from study.jobs import note_failure, run_job
 from study.lease import Watcher, holder, process_alive, this_process
@@ -57,12 +58,14 @@ class Board:
 
 
 def run_inline(jobs: list[Job], on_change: Callable[[], None]) -> None:
-    """Do the jobs one after another in this process: for debugging."""
-    for job in jobs:
-        run_job(job)
-        on_change()
-        if stop_requested.is_set():
-            break
+    """Do the jobs one after another in this process: for debugging, and under torchrun."""
+    with together(jobs[0].stages[0].spec.compute.device):
+        for job in jobs:
+            run_job(job)
+            if rank() == 0:
+                on_change()
+            if stop_requested.is_set():
+                break
 
 
 class LocalJobs:
@@ -71,13 +74,13 @@ class LocalJobs:
     Args:
         jobs: those with something missing.
         slots: how many run at once.
-        gpus: numbers of the GPUs, one job each; empty where jobs run on the CPU.
+        gpus: numbers of the GPUs, one for each process of a job; empty where jobs run on the CPU.
     """
 
     def __init__(self, jobs: list[Job], slots: int, gpus: Sequence[int] = ()) -> None:
         self.board = Board({job.name: job for job in jobs})
         self.slots, self.gpus = slots, gpus
-        self._gpu_of: dict[str, int] = {}
+        self._gpus_of: dict[str, list[int]] = {}
         self._watcher = Watcher()
         self._submitted: dict[str, Any] = {}
 
@@ -100,12 +103,20 @@ class LocalJobs:
         for stage in job.stages:  # of an earlier attempt: a job that ends before it starts must not go on for ever
             (stage.folder / INTERRUPTED).unlink(missing_ok=True)
         executor = submitit.LocalExecutor(folder=folder)
+        processes = job.stages[0].spec.compute.processes
         gpu: dict[str, Any] = {}
         if self.gpus:
-            busy = [self._gpu_of.get(name) for name in self.board.running]
-            self._gpu_of[job.name] = next((g for g in self.gpus if g not in busy), self.gpus[0])
-            gpu = {"gpus_per_node": 1, "visible_gpus": (self._gpu_of[job.name],)}
-        executor.update_parameters(timeout_min=TIMEOUT_MINUTES, stderr_to_stdout=True, name=job.name[:40], **gpu)
+            busy = {number for name in self.board.running for number in self._gpus_of.get(name, ())}
+            free = [number for number in self.gpus if number not in busy]
+            mine = self._gpus_of[job.name] = (free or list(self.gpus))[:processes]
+            gpu = {"gpus_per_node": len(mine), "visible_gpus": tuple(mine)}
+        executor.update_parameters(
+            timeout_min=TIMEOUT_MINUTES,
+            stderr_to_stdout=True,
+            name=job.name[:40],
+            tasks_per_node=processes,
+            **gpu,
+        )
         with _undisturbed():
             submitted = executor.submit(run_job, job)
             write_json(folder / "submission.json", this_process(int(submitted.job_id)))
@@ -227,7 +238,8 @@ class SlurmJobs:
             cpus_per_task=compute.threads,
             array_parallelism=256,
             stderr_to_stdout=True,
-            **({"gpus_per_node": 1} if compute.device == "cuda" else {}),
+            tasks_per_node=compute.processes,
+            **({"gpus_per_node": compute.processes} if compute.device == "cuda" else {}),
             **({"dependency": f"afterany:{':'.join(after)}"} if after else {}),
         )
         with executor.batch():
@@ -255,8 +267,8 @@ class SlurmJobs:
 
 
 def log_of(job: Job) -> str:
-    """Path of the newest log of a job, or ''."""
-    logs = sorted(job_folder(job.name).glob("*_log.out"), key=lambda path: path.stat().st_mtime)
+    """Path of the newest log of a job, or ''; of several processes the first one's."""
+    logs = sorted(job_folder(job.name).glob("*_0_log.out"), key=lambda path: path.stat().st_mtime)
     return str(logs[-1]) if logs else ""
 
 

@@ -19,6 +19,7 @@ import tyro
 from tyro.conf import arg
 
 from study import compute
+from study.distributed import started
 from study.files import fingerprint, read_json, write_json
 from study.paths import CHECKOUT, study_root
 from study.stopping import stop_requested
@@ -122,6 +123,11 @@ def prepare(options: Sweep) -> Plan:
     from study.weights import missing
 
     module, scale = ablation(options.ablation), _scale(options)
+    if (together := started()[1]) > 1 and (options.executor, scale.execution.processes) != ("inline", together):
+        raise ValueError(
+            f"{together} processes were started together: give them --executor inline --set "
+            f"execution.processes={together}"
+        )
     if options.executor == "slurm":
         require_slurm()
     if options.jobs is not None and options.jobs < 1:
@@ -166,7 +172,8 @@ def require_writable(folder: Path) -> None:
 def _slots(options: Sweep, plan: Plan) -> int:
     if options.jobs is not None:
         return options.jobs
-    return len(_gpus(plan)) or max(1, compute.cores() // plan.compute.threads)
+    resources = len(_gpus(plan)) or compute.cores() // plan.compute.threads
+    return max(1, resources // plan.compute.processes)
 
 
 def run(options: Sweep, plan: Plan) -> int:
@@ -177,19 +184,31 @@ def run(options: Sweep, plan: Plan) -> int:
     slots = 1 if options.executor == "inline" else _slots(options, plan)
     report.print_plan(plan, slots)
     todo = [job for job in plan.jobs if any(stage.record() is None for stage in job.stages)]
+    if started()[1] > 1:  # all of them must go through the same jobs
+        todo = list(plan.jobs)
     if plan.missing and (todo or options.dry_run):
         return 3
     if options.dry_run:
         return 0
     collector = Collector(plan, options.out)
     collector.update()
-    started = time.monotonic()
+    began = time.monotonic()
     stopped = False
     if todo:
         stopped = not _execute(options, plan, todo, slots, collector)
         collector.update()
-    unfinished = report.print_summary(plan, collector, time.monotonic() - started, stopped)
+    unfinished = report.print_summary(plan, collector, time.monotonic() - began, stopped)
     return 130 if stopped else (1 if unfinished else 0)
+
+
+def follow(plan: Plan) -> int:
+    """What the other processes of a torchrun do while the first carries out the plan."""
+    from study import schedule
+
+    if plan.missing:
+        return 3
+    schedule.run_inline(list(plan.jobs), lambda: None)
+    return 0
 
 
 def _execute(options: Sweep, plan: Plan, todo: list[Any], slots: int, collector: Collector) -> bool:
@@ -284,7 +303,7 @@ def main() -> None:
     try:
         plan = prepare(options)
         code = 1
-        code = run(options, plan)
+        code = run(options, plan) if started()[0] == 0 else follow(plan)
     except (ValueError, OSError) as error:
         print(f"study.sweep: {error}", file=sys.stderr)
     except KeyboardInterrupt:

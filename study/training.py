@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from study import checkpoint
+from study.distributed import average, gathered, processes, rank
+from study.stopping import Interrupted
 from study.workspace import Diverged, Record, Workspace, peak_memory_gib
 
 SAVE_SECONDS = 20.0  # between checkpoints; moves no number
@@ -35,10 +37,11 @@ def train(
     Args:
         out: where checkpoints go and progress is published.
         parts: modules and optimizers that must survive; restored here.
-        step: does one update for the batch that starts after so many images seen; returns its loss, a scalar.
+        step: does one update for the batch that starts after so many images seen; returns its loss, a scalar: of this
+            process's share where several train together.
         budget_images, batch_images: multiples of each other, as are the marks.
         device: "cpu" or "cuda".
-        snapshots: what to do when so many images have been seen.
+        snapshots: what to do when so many images have been seen; of several processes the first does it.
 
     Returns:
         Cost: seconds of training over all attempts, images per second, peak memory in GiB, and the last loss.
@@ -62,16 +65,20 @@ def train(
         loss = step(images_seen)
         images_seen += batch_images
         steps = images_seen // batch_images
-        if device == "cpu" or steps % CHECK_STEPS_CUDA == 0 or images_seen >= budget_images or out.stopping:
+        stopping = False
+        looks = device == "cpu" or steps % CHECK_STEPS_CUDA == 0 or images_seen >= budget_images
+        if looks or (out.stopping and processes() == 1):
+            stopping = any(gathered(out.stopping))  # all end after the same step, whichever was asked first
+            (loss,) = average(loss)
             value = loss.item()
             if not math.isfinite(value):
                 raise Diverged(f"diverged at step {steps}: the loss is {value}")
             out.progress(images_seen, budget_images, note=f"loss {value:.4g}")
-        if images_seen in snapshots:
+        if images_seen in snapshots and rank() == 0:
             snapshots[images_seen]()
-        if out.stopping and images_seen < budget_images:
+        if stopping and images_seen < budget_images:
             save()
-            out.stop_if_asked()
+            raise Interrupted(f"{out.title} was asked to stop")
         if time.monotonic() - saved > SAVE_SECONDS:
             save()
     seconds = seconds_before + time.monotonic() - started

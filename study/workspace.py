@@ -30,12 +30,13 @@ class Workspace:
 
     Args:
         folder: the stage's, empty or with what an earlier attempt left.
-        lease: held while the stage runs; carries the progress that others see.
+        lease: held while the stage runs; carries the progress that others see. Of several processes the first holds
+            it, and speaks for all.
         title: names the stage in progress lines.
     """
 
     folder: Path
-    lease: Lease
+    lease: Lease | None
     title: str
     _started: float = field(default_factory=time.monotonic)
     _first: int | None = None
@@ -47,6 +48,8 @@ class Workspace:
         Raises:
             LeaseLost: another process has taken the folder over.
         """
+        if self.lease is None:
+            return
         self.lease.check()
         if self._first is None:
             self._first, self._started = done, time.monotonic()

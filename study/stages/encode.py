@@ -58,9 +58,10 @@ class Latents:
         return mean, std
 
     def sample(self, indices: np.ndarray, views: Tensor, noise: Tensor) -> Tensor:
-        """Normalised posterior samples (B, d, h, w) float32 of these images, with this noise."""
-        mean, std = self.posteriors(indices, views)
-        return (mean.float() + std.float() * noise - self.channel_mean) / self.channel_std
+        """Normalised posterior samples (B, d, h, w) float32 of these images, with this noise and on its device."""
+        device = noise.device
+        mean, std = (half.to(device).float() for half in self.posteriors(indices, views))
+        return (mean + std * noise - self.channel_mean.to(device)) / self.channel_std.to(device)
 
 
 def denormalise(latent: Tensor, stage: Stage) -> Tensor:

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from models.flow import flow_loss, interpolate, logit_normal_times, velocity_target
 from models.lightningdit import LightningDiT, drop_labels
 from study.compute import apply, autocast
+from study.distributed import processes, slice_of_batch
 from study.files import load_tensors, save_tensors
 from study.randomness import batch_indices, generator
 from study.specs import FitGenerator, Stage
@@ -28,7 +31,8 @@ def snapshot_file(folder: Path, weights: str, images_seen: int) -> Path:
 
 def build(spec: FitGenerator) -> dict[str, Any]:
     """Generator, EMA copy and optimizer at the start of a training: a function of the seed."""
-    network = LightningDiT(spec.architecture, generator(spec.seed, "generator weights", 0)).to(spec.compute.device)
+    rng = generator(spec.seed, "generator weights", 0)
+    network = LightningDiT(spec.architecture, rng, checkpointing=spec.compute.checkpointing).to(spec.compute.device)
     recipe = spec.recipe
     optimizer = torch.optim.AdamW(
         [p for p in network.parameters() if p.requires_grad],
@@ -46,36 +50,56 @@ def step_function(spec: FitGenerator, parts: dict[str, Any], latents: Latents) -
     network, ema, optimizer = parts["generator"], parts["ema"], parts["optimizer"]
     moved = [p for p in network.parameters() if p.requires_grad]
     moved_ema = [e for e, p in zip(ema.parameters(), network.parameters(), strict=True) if p.requires_grad]
+    if spec.compute.compile:
+        for block in network.blocks:
+            block.compile()  # in place: names and the copy that averages stay as they are
+    spread = DistributedDataParallel(network, gradient_as_bucket_view=True) if processes() > 1 else None
 
     def step(images_seen: int) -> Tensor:
         indices = batch_indices(spec.seed, len(latents.labels), images_seen, recipe.batch_images)
         rng = generator(spec.seed, "generator step", images_seen)
+        # every process draws for the whole batch, so that their number moves no number; a GPU draws the large part
+        wide = rng if device == "cpu" else generator(spec.seed, "generator step", images_seen, device)
         shape = (len(indices), *latents.shape)
         view = torch.randint(latents.views, (len(indices),), generator=rng)
-        data = latents.sample(indices, view, torch.randn(shape, generator=rng)).to(device)
-        noise = torch.randn(shape, generator=rng).to(device)
+        posterior_noise = torch.randn(shape, generator=wide, device=device)
+        noise = torch.randn(shape, generator=wide, device=device)
         times = (
             logit_normal_times(torch.randn(len(indices), generator=rng))
             if recipe.logit_normal
             else torch.rand(len(indices), generator=rng)
-        ).to(device)
+        )
         dropped = torch.rand(len(indices), generator=rng) < architecture.label_dropout
-        labels = drop_labels(latents.labels[torch.from_numpy(indices)], dropped, architecture.num_classes).to(device)
+        labels = drop_labels(latents.labels[torch.from_numpy(indices)], dropped, architecture.num_classes)
+
+        indices = slice_of_batch(indices)
+        data = latents.sample(indices, slice_of_batch(view), slice_of_batch(posterior_noise))
+        noise, times, labels = (slice_of_batch(drawn).to(device) for drawn in (noise, times, labels))
 
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(
                 images_seen, peak=recipe.learning_rate, budget=recipe.budget_images, warmup=recipe.warmup_images
             )
         optimizer.zero_grad(set_to_none=True)
-        with autocast(spec.compute):
-            prediction = network(interpolate(data, noise, times), times, labels)
-        terms = flow_loss(prediction.float(), velocity_target(data, noise))
-        loss = terms.mse.mean() + recipe.direction_weight * terms.direction.mean()
-        loss.backward()
+        pieces = len(indices) // (spec.compute.microbatch_images or len(indices))
+        losses: list[Tensor] = []
+        for piece in zip(*(drawn.chunk(pieces) for drawn in (data, noise, times, labels)), strict=True):
+            last = len(losses) == pieces - 1
+            with contextlib.nullcontext() if spread is None or last else spread.no_sync():
+                loss = objective(spread or network, *piece)
+                (loss / pieces if pieces > 1 else loss).backward()
+            losses.append(loss.detach())
         torch.nn.utils.clip_grad_norm_(moved, recipe.gradient_clip, foreach=True)
         optimizer.step()
         torch._foreach_lerp_(moved_ema, moved, 1 - recipe.ema_decay)
-        return loss.detach()
+        return torch.stack(losses).mean() if pieces > 1 else losses[0]
+
+    def objective(network: nn.Module, data: Tensor, noise: Tensor, times: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss of these images."""
+        with autocast(spec.compute):
+            prediction = network(interpolate(data, noise, times), times, labels)
+        terms = flow_loss(prediction.float(), velocity_target(data, noise))
+        return terms.mse.mean() + recipe.direction_weight * terms.direction.mean()
 
     return step
 

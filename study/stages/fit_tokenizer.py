@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from models.perceptual import PerceptualDistance
 from models.vf_loss import GAN_WEIGHT_LIMIT, VF_WEIGHT_LIMIT, gradient_norm_ratio, projection, vf_loss
 from study.compute import apply, autocast
 from study.data import load
+from study.distributed import average, average_gradients, rank, slice_of_batch
 from study.features import FoundationFeatures
 from study.files import load_tensors, save_tensors
 from study.perceptual import perceptual_net
@@ -42,7 +44,8 @@ class Networks:
 def gradients(
     networks: Networks, recipe: TokenizerRecipe, pixels: Tensor, noise: Tensor, features: Tensor | None, gan_on: bool
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Accumulate the gradients of the released objective into the tokenizer and the projection.
+    """Accumulate the gradients of the released objective into the tokenizer and the projection: of this process's share
+    of the batch, where several train together, but with the adaptive weights of the whole.
 
     L = rec + kl_weight KL + gan_weight a_gan G + vf_weight a_vf VF, where the adaptive weights a are ratios of
     the norms of gradients: |d rec| / |d G| at the decoder's last convolution, |d rec| / |d VF| at the encoder's
@@ -87,6 +90,7 @@ def gradients(
             torch.autograd.grad(decoded, last, g.to(decoded.dtype), retain_graph=True)[0]
             for g in (at_output, gan_at_output)
         )
+        rec_at_last, gan_at_last = average(rec_at_last, gan_at_last)
         weight = gradient_norm_ratio(rec_at_last, gan_at_last, GAN_WEIGHT_LIMIT)
         cotangent = at_output + recipe.gan_weight * weight * gan_at_output
         terms |= {"gan": adversarial.detach(), "gan_adaptive": weight}
@@ -115,6 +119,7 @@ def gradients(
             torch.autograd.grad(moments, last, g.to(moments.dtype), retain_graph=True)[0]
             for g in (rec_at_leaf, vf_gradients[0])
         )
+        rec_at_last, vf_at_last = average(rec_at_last, vf_at_last)
         weight = recipe.vf_weight * gradient_norm_ratio(rec_at_last, vf_at_last, VF_WEIGHT_LIMIT)
         for tensor, gradient in zip(moved, vf_gradients, strict=True):
             tensor.grad = weight * gradient if tensor.grad is None else tensor.grad + weight * gradient
@@ -169,8 +174,11 @@ def step_function(spec: FitTokenizer, networks: Networks, parts: dict[str, Any])
     def step(images_seen: int) -> Tensor:
         indices = batch_indices(spec.seed, spec.train_images, images_seen, recipe.batch_images)
         rng = generator(spec.seed, "tokenizer step", images_seen)
-        noise = torch.randn(len(indices), channels, grid, grid, generator=rng).to(device)
+        # every process draws for the whole batch, so that their number moves no number; a GPU draws the large part
+        wide = rng if device == "cpu" else generator(spec.seed, "tokenizer step", images_seen, device)
+        noise = torch.randn(len(indices), channels, grid, grid, generator=wide, device=device)
         flipped = torch.rand(len(indices), generator=rng) < (0.5 if spec.data.flip else 0.0)
+        indices, noise, flipped = slice_of_batch(indices), slice_of_batch(noise), slice_of_batch(flipped)
         pixels = images.pixels(indices)
         if spec.data.flip:
             pixels = torch.where(flipped[:, None, None, None], pixels.flip(3), pixels)
@@ -191,12 +199,14 @@ def step_function(spec: FitTokenizer, networks: Networks, parts: dict[str, Any])
         gan_on = critic is not None and images_seen >= recipe.gan_start_images
         with autocast(spec.compute):
             terms, reconstruction = gradients(networks, recipe, pixels, noise, features, gan_on)
+        average_gradients(p for group in optimizer.param_groups for p in group["params"])
         optimizer.step()
         if gan_on and critic is not None and networks.discriminator is not None:
             critic.zero_grad(set_to_none=True)  # also drops what the tokenizer's own term left there
             with autocast(spec.compute):  # apart, because batch norm must not mix real and fake
                 real, fake = networks.discriminator(pixels), networks.discriminator(reconstruction)
             hinge_discriminator_loss(real.float(), fake.float()).backward()
+            average_gradients(networks.discriminator.parameters())
             critic.step()
         return terms["rec"]
 
@@ -234,11 +244,16 @@ def run(spec: FitTokenizer, inputs: dict[str, Stage], out: Workspace) -> Record:
         batch_images=spec.recipe.batch_images,
         device=spec.compute.device,
     )
+    if rank() == 0:
+        _save(networks, out.folder / WEIGHTS)
+    return {"cost": {**cost, "parameters": sum(p.numel() for p in networks.tokenizer.parameters())}}
+
+
+def _save(networks: Networks, path: Path) -> None:
     weights = {name: tensor.contiguous() for name, tensor in networks.tokenizer.state_dict().items()}
     if networks.linear_proj is not None:
         weights["linear_proj.weight"] = networks.linear_proj.weight
-    save_tensors(out.folder / WEIGHTS, weights)
-    return {"cost": {**cost, "parameters": sum(p.numel() for p in networks.tokenizer.parameters())}}
+    save_tensors(path, weights)
 
 
 def trained(stage: Stage) -> Autoencoder:

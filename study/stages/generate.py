@@ -16,6 +16,7 @@ from torch import Tensor
 
 from models.sampler import Guidance, integrate, velocity_function
 from study.compute import apply, autocast
+from study.distributed import barrier, on_main, share
 from study.files import load_tensors, read_tensors, save_tensors
 from study.randomness import derive, generator
 from study.specs import FitGenerator, Generate, Sampling, Stage
@@ -102,15 +103,21 @@ def draw_chunks(spec: Generate, inputs: dict[str, Stage], folder: Path, chunks: 
 
 def run(spec: Generate, inputs: dict[str, Stage], out: Workspace) -> Record:
     """Draw the samples, judge them against the reference, keep a sheet of the first ones."""
+    apply(spec.compute)
+    sampling = spec.sampling
+    for chunk in draw_chunks(spec, inputs, out.folder, share(chunks_of(sampling))):
+        out.progress(min((chunk + 1) * sampling.chunk, sampling.samples), sampling.samples, "samples")
+        out.stop_if_asked()
+    barrier()
+    return on_main(lambda: _judged(spec, out))
+
+
+def _judged(spec: Generate, out: Workspace) -> Record:
     from study.judges import all_features, build, reference
     from study.metrics import comparable, generation_metrics
     from study.sheets import save_sheet
 
-    apply(spec.compute)
     sampling = spec.sampling
-    for chunk in draw_chunks(spec, inputs, out.folder, chunks_of(sampling)):
-        out.progress(min((chunk + 1) * sampling.chunk, sampling.samples), sampling.samples, "samples")
-        out.stop_if_asked()
     drawn = [load_tensors(_file(out.folder, chunk))["images"] for chunk in chunks_of(sampling)]
     images = torch.cat(drawn)[: sampling.samples]
     metrics = {}

@@ -7,6 +7,7 @@ import torch
 
 from study.compute import apply
 from study.data import load
+from study.distributed import on_main
 from study.specs import Reconstruct, Stage
 from study.stages.fit_tokenizer import trained
 from study.workspace import Record, Workspace, peak_memory_gib
@@ -17,7 +18,11 @@ BATCH = 128
 
 
 def run(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -> Record:
-    """Reconstruct test images from their posterior means and compare them with themselves."""
+    """Reconstruct test images from their posterior means and compare them with themselves; one process is enough."""
+    return on_main(lambda: _judged(spec, sources, out))
+
+
+def _judged(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -> Record:
     from study.judges import build, chosen, features, reference
     from study.metrics import comparable, reconstruction_distance, reconstruction_metrics
     from study.perceptual import perceptual_net
