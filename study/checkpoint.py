@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -51,10 +52,11 @@ def unpack(parts: Parts, tensors: dict[str, Tensor]) -> None:
 
 @dataclass(frozen=True)
 class Position:
-    """How far a training is: images seen, and seconds of training over all attempts."""
+    """How far a training is: images seen; over all attempts, seconds of training and steps that were skipped."""
 
     images_seen: int = 0
     seconds: float = 0.0
+    skipped: int = 0
 
 
 def _files(folder: Path) -> list[Path]:
@@ -70,7 +72,12 @@ def save(folder: Path, parts: Parts, position: Position) -> None:
     if rank() != 0:
         return
     path = _file(folder, position.images_seen)
-    save_tensors(path, pack(parts), {"images_seen": str(position.images_seen), "seconds": f"{position.seconds:.3f}"})
+    metadata = {
+        "images_seen": str(position.images_seen),
+        "seconds": f"{position.seconds:.3f}",
+        "skipped": str(position.skipped),
+    }
+    save_tensors(path, pack(parts), metadata)
     for old in _files(folder)[:-KEPT]:
         old.unlink(missing_ok=True)
 
@@ -83,10 +90,9 @@ def restore(folder: Path, parts: Parts) -> Position:
     """
     position = _restore(folder, parts) if rank() == 0 else Position()
     if processes() > 1:
-        images_seen, seconds = from_main([position.images_seen, position.seconds])
-        if rank() != 0 and images_seen:
-            unpack(parts, load_tensors(_file(folder, images_seen)))
-        position = Position(images_seen, seconds)
+        position = Position(**from_main(dataclasses.asdict(position)))
+        if rank() != 0 and position.images_seen:
+            unpack(parts, load_tensors(_file(folder, position.images_seen)))
     return position
 
 
@@ -99,5 +105,5 @@ def _restore(folder: Path, parts: Parts) -> Position:
             path.unlink(missing_ok=True)
             continue
         unpack(parts, tensors)
-        return Position(int(metadata["images_seen"]), float(metadata["seconds"]))
+        return Position(int(metadata["images_seen"]), float(metadata["seconds"]), int(metadata.get("skipped", 0)))
     return Position()

@@ -6,6 +6,7 @@ from its last checkpoint ends with the same bits as one that was not.
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable
@@ -20,6 +21,9 @@ from study.workspace import Diverged, Record, Workspace, peak_memory_gib
 
 SAVE_SECONDS = 20.0  # between checkpoints; moves no number
 CHECK_STEPS_CUDA = 50  # reading the loss waits for the GPU, so there it is looked at now and then
+TOLERATED = 3  # looks in a row at a loss that is not finite before the training falls back to its last checkpoint
+
+log = logging.getLogger(__name__)
 
 
 def train(
@@ -34,6 +38,9 @@ def train(
 ) -> Record:
     """Run `step` from the last checkpoint, or from 0, to `budget_images`.
 
+    A step whose loss or gradient is not finite changes nothing (`update`). Where that goes on, the last checkpoint is
+    taken up once, in case the machine was at fault; then the training has diverged.
+
     Args:
         out: where checkpoints go and progress is published.
         parts: modules and optimizers that must survive; restored here.
@@ -44,25 +51,31 @@ def train(
         snapshots: what to do when so many images have been seen; of several processes the first does it.
 
     Returns:
-        Cost: seconds of training over all attempts, images per second, peak memory in GiB, and the last loss.
+        Cost: seconds of training over all attempts, images per second, peak memory in GiB, the last loss, and where
+        there were any the number of steps that were skipped.
 
     Raises:
-        Diverged: the loss was not finite.
+        Diverged: the loss stayed not finite.
         Interrupted: asked to stop; the checkpoint is written.
     """
-    state = checkpoint.restore(out.folder, parts)
-    images_seen, seconds_before = state.images_seen, state.seconds
+    position = checkpoint.restore(out.folder, parts)
+    images_seen, seconds_before, skipped_before = position.images_seen, position.seconds, position.skipped
     started = saved = time.monotonic()
     loss = torch.tensor(math.nan)
+    skipped = torch.zeros((), device=device)
+    bad_from, bad_looks, fell_back = 0, 0, False
     snapshots = snapshots or {}
 
     def save() -> None:
         nonlocal saved
         saved = time.monotonic()
-        checkpoint.save(out.folder, parts, checkpoint.Position(images_seen, seconds_before + saved - started))
+        seconds = seconds_before + saved - started
+        position = checkpoint.Position(images_seen, seconds, skipped_before + int(skipped))
+        checkpoint.save(out.folder, parts, position)
 
     while images_seen < budget_images:
         loss = step(images_seen)
+        skipped += ~loss.isfinite()
         images_seen += batch_images
         steps = images_seen // batch_images
         stopping = False
@@ -71,23 +84,48 @@ def train(
             stopping = any(gathered(out.stopping))  # all end after the same step, whichever was asked first
             (loss,) = average(loss)
             value = loss.item()
-            if not math.isfinite(value):
-                raise Diverged(f"diverged at step {steps}: the loss is {value}")
             out.progress(images_seen, budget_images, note=f"loss {value:.4g}")
+            if math.isfinite(value):
+                bad_looks = 0
+            else:
+                bad_from = bad_from if bad_looks else steps
+                bad_looks += 1
+                log.warning("step %d was skipped: its loss or gradient is %s", steps, value)
+        if bad_looks > TOLERATED:
+            position = checkpoint.Position() if fell_back else checkpoint.restore(out.folder, parts)
+            if not position.images_seen:
+                raise Diverged(f"diverged at step {bad_from}: the loss or its gradient is not finite")
+            images_seen, bad_looks, fell_back = position.images_seen, 0, True
+            log.warning("falling back to the checkpoint at %d images", images_seen)
+            continue
         if images_seen in snapshots and rank() == 0:
             snapshots[images_seen]()
         if stopping and images_seen < budget_images:
             save()
             raise Interrupted(f"{out.title} was asked to stop")
-        if time.monotonic() - saved > SAVE_SECONDS:
+        if looks and not bad_looks and time.monotonic() - saved > SAVE_SECONDS:
             save()
     seconds = seconds_before + time.monotonic() - started
+    lost = skipped_before + int(skipped)
     return {
         "train_seconds": round(seconds, 3),
         "train_images_per_second": round(images_seen / seconds, 3) if seconds > 0 else None,
         "peak_memory_gib": round(peak_memory_gib(device), 3),
         "final_loss": loss.item() if math.isfinite(loss.item()) else None,
+        **({"skipped_steps": lost} if lost else {}),
     }
+
+
+def update(optimizer: torch.optim.Optimizer, gradient_norm: Tensor) -> None:
+    """Step a fused optimizer unless the norm of its gradient is not finite; nothing waits for the device."""
+    optimizer.found_inf = (~gradient_norm.isfinite()).float()  # type: ignore[attr-defined]  # a fused one obeys it
+    optimizer.step()
+
+
+def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
+    """Norm over all gradients that an optimizer would apply, a scalar."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    return torch.nn.utils.get_total_norm(gradients, foreach=True)
 
 
 def learning_rate(images_seen: int, *, peak: float, budget: int, warmup: int, final: float = 1.0) -> float:

@@ -20,7 +20,7 @@ from study.files import load_tensors, save_tensors
 from study.randomness import batch_indices, generator
 from study.specs import FitGenerator, Stage
 from study.stages.encode import Latents, read
-from study.training import learning_rate, train
+from study.training import learning_rate, train, update
 from study.workspace import Record, Workspace
 
 
@@ -89,10 +89,10 @@ def step_function(spec: FitGenerator, parts: dict[str, Any], latents: Latents) -
                 loss = objective(spread or network, *piece)
                 (loss / pieces if pieces > 1 else loss).backward()
             losses.append(loss.detach())
-        torch.nn.utils.clip_grad_norm_(moved, recipe.gradient_clip, foreach=True)
-        optimizer.step()
+        norm = torch.nn.utils.clip_grad_norm_(moved, recipe.gradient_clip, foreach=True)
+        update(optimizer, norm)
         torch._foreach_lerp_(moved_ema, moved, 1 - recipe.ema_decay)
-        return torch.stack(losses).mean() if pieces > 1 else losses[0]
+        return torch.stack(losses).mean() + 0 * norm  # not finite where the gradient is not
 
     def objective(network: nn.Module, data: Tensor, noise: Tensor, times: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of these images."""

@@ -24,7 +24,7 @@ from study.files import load_tensors, save_tensors
 from study.perceptual import perceptual_net
 from study.randomness import batch_indices, generator
 from study.specs import FitTokenizer, Stage, TokenizerRecipe
-from study.training import learning_rate, train
+from study.training import gradient_norm, learning_rate, train, update
 from study.workspace import Record, Workspace
 
 WEIGHTS = "tokenizer.safetensors"
@@ -200,15 +200,16 @@ def step_function(spec: FitTokenizer, networks: Networks, parts: dict[str, Any])
         with autocast(spec.compute):
             terms, reconstruction = gradients(networks, recipe, pixels, noise, features, gan_on)
         average_gradients(p for group in optimizer.param_groups for p in group["params"])
-        optimizer.step()
+        norm = gradient_norm(optimizer)
+        update(optimizer, norm)
         if gan_on and critic is not None and networks.discriminator is not None:
             critic.zero_grad(set_to_none=True)  # also drops what the tokenizer's own term left there
             with autocast(spec.compute):  # apart, because batch norm must not mix real and fake
                 real, fake = networks.discriminator(pixels), networks.discriminator(reconstruction)
             hinge_discriminator_loss(real.float(), fake.float()).backward()
             average_gradients(networks.discriminator.parameters())
-            critic.step()
-        return terms["rec"]
+            update(critic, gradient_norm(critic))
+        return terms["rec"] + 0 * norm  # not finite where the gradient is not
 
     return step
 

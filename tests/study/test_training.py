@@ -145,16 +145,53 @@ def test_an_optimizer_comes_back_with_its_moments_in_the_layout_of_the_weights(t
     assert torch.equal(trained(2, tmp_path)["layer"].weight, trained(5)["layer"].weight)
 
 
-def test_a_loss_that_is_not_finite_stops_the_training_and_names_the_step(tmp_path):
-    with lease(tmp_path) as held, pytest.raises(Diverged, match="diverged at step 3: the loss is nan"):
-        train(
-            Workspace(tmp_path, held, "training"),
-            {},
-            lambda seen: torch.tensor(float("nan") if seen == 16 else 1.0),
-            budget_images=64,
-            batch_images=8,
-            device="cpu",
-        )
+class Counting:
+    """A training of one weight, which each step raises by 1; `bad(images seen, attempts at it)` spoils the gradient."""
+
+    def __init__(self, bad=lambda seen, attempt: False):
+        self.weight = torch.nn.Linear(1, 1, bias=False)
+        self.weight.weight.data.zero_()
+        self.optimizer = torch.optim.AdamW(self.weight.parameters(), lr=1.0, weight_decay=0.0, fused=True)
+        self.parts = {"weight": self.weight, "optimizer": self.optimizer}
+        self.bad, self.attempts = bad, {}
+
+    def step(self, seen):
+        attempt = self.attempts[seen] = self.attempts.get(seen, 0) + 1
+        self.weight.weight.grad = torch.full((1, 1), float("nan") if self.bad(seen, attempt) else -1.0)
+        norm = training.gradient_norm(self.optimizer)
+        training.update(self.optimizer, norm)
+        return torch.tensor(1.0) + 0 * norm
+
+    def train(self, folder, steps=20):
+        with lease(folder) as held:
+            out = Workspace(folder, held, "training")
+            return train(out, self.parts, self.step, budget_images=8 * steps, batch_images=8, device="cpu")
+
+
+def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_is_counted(tmp_path):
+    counting = Counting(lambda seen, attempt: seen in (16, 80))
+    assert counting.train(tmp_path)["skipped_steps"] == 2
+    assert counting.weight.weight.item() == pytest.approx(18, rel=1e-5)
+    assert "skipped_steps" not in Counting().train(tmp_path / "other")
+
+
+def test_a_training_that_stays_not_finite_has_diverged_at_its_first_bad_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    counting = Counting(lambda seen, attempt: seen >= 40)
+    with pytest.raises(Diverged, match="diverged at step 6: the loss or its gradient is not finite"):
+        counting.train(tmp_path)
+    assert counting.attempts[40] == 2  # once more from the checkpoint before
+    assert restore(tmp_path, counting.parts).images_seen == 40
+    assert counting.weight.weight.isfinite().all()
+
+
+def test_a_machine_that_was_at_fault_for_a_while_costs_a_fall_back_to_the_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_SECONDS", 0.0)
+    sound = Counting()
+    sound.train(tmp_path / "sound")
+    counting = Counting(lambda seen, attempt: 40 <= seen <= 64 and attempt == 1)
+    assert counting.train(tmp_path / "faulty")["skipped_steps"] == 4
+    assert torch.equal(counting.weight.weight, sound.weight.weight)
 
 
 def test_learning_rate_warms_up_then_falls_to_its_final_share():
