@@ -11,8 +11,9 @@ import time
 import traceback
 
 from study import stages
+from study.cluster import put_back
 from study.compute import processor
-from study.distributed import Elsewhere, barrier, from_main, lost_another, processes, rank, together
+from study.distributed import Elsewhere, barrier, from_main, lost_another, processes, rank, started, together
 from study.estimate import note_rate
 from study.files import write_json
 from study.lease import Lease, LeaseLost, lease
@@ -121,6 +122,17 @@ def note_failure(stage: Stage, state: str, reason: str) -> None:
         write_json(stage.folder / "failure.json", {"state": state, "reason": reason})
 
 
+def note_short_end(
+    job: Job, state: str = "failed", reason: str = "the process ended without a record (killed, or out of memory?)"
+) -> None:
+    """A job is gone and records are missing: say so where the job did not say it itself."""
+    for stage in job.stages:
+        could_run = stage.record() is None and all(source.record() for source in stage.inputs.values())
+        if could_run and stage.failure() is None:
+            note_failure(stage, state, reason)
+            break
+
+
 def run_job(job: Job) -> list[str]:
     """Do the stages of a job; returns the fingerprints of those that are done.
 
@@ -150,6 +162,8 @@ def run_job(job: Job) -> list[str]:
                     break
             if stop_requested.is_set():
                 break
+    if stop_requested.is_set() and len(done) < len(job.stages) and started()[0] == 0 and (told := put_back()):
+        log.info("%s", told)
     if failures:
         log.error("%d of %d stages have no result", failures, len(job.stages))
     return done

@@ -9,20 +9,34 @@ import socket
 import subprocess
 
 from study.compute import Compute, processor
+from study.files import read_json
 from study.paths import CHECKOUT
 
 PACKAGES = ("torch", "timm", "torch-fidelity", "torchdiffeq", "numpy")
 
 
+SOURCE = "source.json"  # beside a copy of the code (study/snapshot.py): the commit and the changes it was made from
+
+
 @functools.cache
 def commit() -> str:
-    """Commit of the checkout, with `+changes` when the tracked code differs from it; empty outside a checkout."""
+    """Commit of the code, with `+changes` when the tracked code differs from it; empty where there is no checkout."""
+    if source := read_json(CHECKOUT / SOURCE):
+        return source["commit"]
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
     except (OSError, subprocess.SubprocessError):
         return ""
     return head + ("+changes" if changed else "")
+
+
+def difference() -> str:
+    """What the tracked code has that its commit has not, as git shows it; empty where there is no checkout."""
+    try:
+        return _git("diff", "HEAD", "--", "*.py")
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def _git(*arguments: str) -> str:

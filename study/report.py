@@ -20,7 +20,7 @@ from study.plan import Job, Plan
 from study.specs import Stage
 
 if TYPE_CHECKING:
-    from study.sweep import Collector
+    from study.collector import Collector
 
 LINE_SECONDS = 20.0  # between progress lines where there is no terminal
 console = Console(highlight=False, soft_wrap=True)
@@ -173,7 +173,7 @@ class Progress:
             last_stage, last_time = self._printed.get(name, ("", -LINE_SECONDS))
             if stage != last_stage or now - last_time >= LINE_SECONDS:
                 self._printed[name] = (stage, now)
-                left = " ".join(filter(None, _amounts(progress)))
+                left = " ".join(filter(None, amounts(progress)))
                 print(f"[{duration(now - self._started):>6}] {self._titles[name]}: {stage} {left}".rstrip(), flush=True)
 
     def _table(self, running: dict[str, dict[str, Any]]) -> Table:
@@ -181,7 +181,7 @@ class Progress:
         for column in ("running", "stage", "", "rate", "left"):
             table.add_column(column)
         for name, progress in running.items():
-            done, rate, eta = _amounts(progress)
+            done, rate, eta = amounts(progress)
             table.add_row(escape(self._titles[name]), progress.get("stage", "starting"), done, rate, eta)
         finished = sum(all(s.record() for s in job.stages) for job in self._jobs.values())
         elapsed = duration(time.monotonic() - self._started)
@@ -189,7 +189,7 @@ class Progress:
         return table
 
 
-def _amounts(progress: dict[str, Any]) -> tuple[str, str, str]:
+def amounts(progress: dict[str, Any]) -> tuple[str, str, str]:
     """Share done, rate and time left of a stage, as text."""
     if not progress.get("total"):
         return "", "", ""

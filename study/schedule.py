@@ -1,4 +1,4 @@
-"""Submitting jobs through submitit and watching them: inline, on this machine, or on Slurm.
+"""Submitting jobs through submitit and watching them: inline, or as processes of this machine (Slurm: study/slurm.py).
 
 Outcomes are read from records, never from `job.result()`. Local jobs that an earlier sweep left running are
 adopted: they are watched like our own and never submitted a second time.
@@ -9,19 +9,21 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from study.distributed import rank, together
 from study.files import read_json, write_json
-from study.jobs import note_failure, run_job
-from study.lease import Watcher, holder, process_alive, this_process
+from study.jobs import note_short_end, run_job
+from study.lease import Watcher, process_alive, this_process
 from study.paths import job_folder
 from study.plan import Job
+from study.snapshot import environment, snapshot
 from study.specs import INTERRUPTED, Stage
 from study.stopping import stop_requested
 
@@ -29,8 +31,6 @@ TIMEOUT_MINUTES = 7 * 24 * 60  # of a local job: submitit wants a limit, and a s
 POLL_SECONDS = 0.25  # between looks at the running jobs
 WAITING_SECONDS = 5.0  # between looks at those that wait, where none of ours has ended: there may be thousands
 STOP_SECONDS = 60.0
-SLURM_MINUTES = 24 * 60
-SLURM_POLL_SECONDS = 10.0
 
 Show = Callable[[dict[str, dict[str, Any]]], None]
 
@@ -117,7 +117,8 @@ class LocalJobs:
             tasks_per_node=processes,
             **gpu,
         )
-        with _undisturbed():
+        code = snapshot()
+        with _undisturbed(), mock.patch.dict(os.environ, environment(code)):
             submitted = executor.submit(run_job, job)
             write_json(folder / "submission.json", this_process(int(submitted.job_id)))
             self._submitted[job.name] = submitted
@@ -140,7 +141,8 @@ class LocalJobs:
                 job = board.jobs[name]
                 if board.missing(job):
                     if name in self._submitted and not any(stage.interrupted() for stage in job.stages):
-                        self._ended_short(job)
+                        self.board.failed.add(job.name)
+                        note_short_end(job)
                     else:  # another sweep stopped it, or the machine went down: it goes on here
                         waiting.append(job)
             look = changed or time.monotonic() - looked > WAITING_SECONDS
@@ -165,15 +167,6 @@ class LocalJobs:
                 break  # what these read has been deleted meanwhile: the next sweep plans it again
             if waiting or board.running:
                 time.sleep(POLL_SECONDS)
-
-    def _ended_short(self, job: Job) -> None:
-        """A job's process is gone and records are missing: say so where the job did not say it itself."""
-        self.board.failed.add(job.name)
-        for stage in job.stages:
-            could_run = stage.record() is None and all(source.record() for source in stage.inputs.values())
-            if could_run and stage.failure() is None:
-                note_failure(stage, "failed", "the process ended without a record (killed, or out of memory?)")
-                break
 
     def stop(self) -> None:
         """Ask every running job, adopted ones too, to save and end; says what still runs after a while."""
@@ -213,66 +206,10 @@ def _undisturbed() -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-class SlurmJobs:
-    """Jobs on a Slurm cluster, through submitit: an array of tokenizers, then an array of generators.
-
-    A second sweep submits what has no record again; duplicates wait for the first's leases.
-    """
-
-    def __init__(self, jobs: list[Job]) -> None:
-        self.board = Board({job.name: job for job in jobs})
-        self._submitted: dict[str, Any] = {}
-
-    def _submit(self, jobs: list[Job], after: list[str]) -> None:
-        import submitit
-
-        if not jobs:
-            return
-        folder = job_folder("slurm")
-        folder.mkdir(parents=True, exist_ok=True)
-        executor = submitit.SlurmExecutor(folder=folder)
-        compute = jobs[0].stages[0].spec.compute
-        executor.update_parameters(
-            job_name="study",
-            time=SLURM_MINUTES,
-            cpus_per_task=compute.threads,
-            array_parallelism=256,
-            stderr_to_stdout=True,
-            tasks_per_node=compute.processes,
-            **({"gpus_per_node": compute.processes} if compute.device == "cuda" else {}),
-            **({"dependency": f"afterany:{':'.join(after)}"} if after else {}),
-        )
-        with executor.batch():
-            submitted = [executor.submit(run_job, job) for job in jobs]
-        for job, handle in zip(jobs, submitted, strict=True):
-            self._submitted[job.name] = handle
-
-    def watch(self, show: Show, on_change: Callable[[], None]) -> None:
-        """Submit both waves, then wait for the jobs to end."""
-        by_kind = {kind: [j for j in self.board.jobs.values() if j.kind == kind] for kind in ("tokenizer", "generator")}
-        self._submit(by_kind["tokenizer"], [])
-        waves = sorted({handle.job_id.split("_")[0] for handle in self._submitted.values()})
-        self._submit(by_kind["generator"], waves)
-        left = dict(self.board.jobs)
-        while left:
-            for name in [n for n, job in left.items() if not self.board.missing(job) or self._submitted[n].done()]:
-                del left[name]
-                on_change()
-            leases = {name: [holder(stage.folder) for stage in job.stages] for name, job in left.items()}
-            show({name: lease["progress"] for name, all_ in leases.items() for lease in all_ if lease})
-            time.sleep(SLURM_POLL_SECONDS)
-
-    def stop(self) -> None:
-        """Leave the jobs to the cluster: they need no open shell."""
-
-
 def log_of(job: Job) -> str:
     """Path of the newest log of a job, or ''; of several processes the first one's."""
+    note = read_json(job_folder(job.name) / "submission.json") or {}
+    if "log" in note:
+        return note["log"] if Path(note["log"]).exists() else ""
     logs = sorted(job_folder(job.name).glob("*_0_log.out"), key=lambda path: path.stat().st_mtime)
     return str(logs[-1]) if logs else ""
-
-
-def require_slurm() -> None:
-    """ValueError when this machine cannot submit to Slurm."""
-    if shutil.which("sbatch") is None:
-        raise ValueError("--executor slurm needs the command sbatch, which is not on this machine's PATH")

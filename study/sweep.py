@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import importlib
-import math
 import os
 import pkgutil
 import signal
@@ -19,18 +17,20 @@ import tyro
 from tyro.conf import arg
 
 from study import compute
+from study.cluster import read_profile, require_slurm
+from study.collector import Collector
 from study.distributed import started
-from study.files import fingerprint, read_json, write_json
+from study.files import fingerprint
 from study.paths import CHECKOUT, study_root
 from study.stopping import stop_requested
 
 if TYPE_CHECKING:
     from study.data import DataSpec
-    from study.plan import Plan
+    from study.plan import Job, Plan
     from study.scales import Scale
 
 DEFAULT_ABLATION = "frontier"
-DRAW_SECONDS = 120.0  # between drawings while jobs run
+MANAGEMENT = ("status", "watch", "retry", "cancel", "clean")  # study/manage.py: of sweeps that were started
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,8 @@ class Sweep:
 
     Results are written to results/STUDY/table.csv and figures/STUDY/, and while running to $STUDY_ROOT
     (default: the user's cache folder).
+
+    In place of an ablation: status, watch, retry, cancel or clean, for what was started (each with --help).
     """
 
     ablation: Annotated[tyro.conf.Positional[str], arg(metavar="[ABLATION]")] = DEFAULT_ABLATION
@@ -55,6 +57,10 @@ class Sweep:
     """Side of the pictures in pixels. Default: the scale's; for a folder at a desk scale, the size of its pictures."""
     executor: Literal["local", "inline", "slurm"] = "local"
     """Where jobs run: processes of this machine, this process (for debugging), or a Slurm cluster."""
+    cluster: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """What jobs ask Slurm for, a TOML file: partition, account, minutes, memory_gb and others (study/cluster.py)."""
+    detach: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Submit to Slurm and return; a last job writes the table and draws the figures."""
     jobs: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """How many jobs run at once on this machine. Default: as many as its cores or GPUs feed."""
     study: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
@@ -119,7 +125,6 @@ def prepare(options: Sweep) -> Plan:
     from study.checks import check_data, check_scale
     from study.data import GIVEN_AS_FOLDER, KNOWN, native_resolution, resolve
     from study.plan import check_grid, make_plan
-    from study.schedule import require_slurm
     from study.weights import missing
 
     module, scale = ablation(options.ablation), _scale(options)
@@ -130,6 +135,9 @@ def prepare(options: Sweep) -> Plan:
         )
     if options.executor == "slurm":
         require_slurm()
+        read_profile(options.cluster)
+    elif options.detach or options.cluster is not None:
+        raise ValueError("--detach and --cluster are for --executor slurm")
     if options.jobs is not None and options.jobs < 1:
         raise ValueError(f"--jobs must be at least 1, got {options.jobs}")
     check_scale(scale)
@@ -180,6 +188,8 @@ def run(options: Sweep, plan: Plan) -> int:
     """Carry out a plan; returns the exit code: 0 done, 1 some runs have no result, 3 something that it needs is not
     here, 130 stopped."""
     from study import report
+    from study.manage import note_plan
+    from study.slurm import submit
 
     slots = 1 if options.executor == "inline" else _slots(options, plan)
     report.print_plan(plan, slots)
@@ -190,12 +200,26 @@ def run(options: Sweep, plan: Plan) -> int:
         return 3
     if options.dry_run:
         return 0
+    note_plan(options, plan)
+    if not options.detach:
+        return execute(options, plan, todo)
+    Collector(plan, options.out).update()
+    submit(plan, todo, read_profile(options.cluster), options.out)
+    print(f"submitted; python -m study.sweep status {plan.study} shows how far it is")
+    return 0
+
+
+def execute(options: Sweep, plan: Plan, todo: list[Job]) -> int:
+    """Do these jobs of a plan, keep table and figures up to date, say what came out; returns the exit code."""
+    from study import report
+
     collector = Collector(plan, options.out)
     collector.update()
     began = time.monotonic()
     stopped = False
     if todo:
-        stopped = not _execute(options, plan, todo, slots, collector)
+        slots = 1 if options.executor == "inline" else _slots(options, plan)
+        stopped = not carry_out(options, plan, todo, slots, collector)
         collector.update()
     unfinished = report.print_summary(plan, collector, time.monotonic() - began, stopped)
     return 130 if stopped else (1 if unfinished else 0)
@@ -211,15 +235,16 @@ def follow(plan: Plan) -> int:
     return 0
 
 
-def _execute(options: Sweep, plan: Plan, todo: list[Any], slots: int, collector: Collector) -> bool:
+def carry_out(options: Sweep, plan: Plan, todo: list[Any], slots: int, collector: Collector) -> bool:
     """Run the jobs; False when stopped by a signal, with every job of ours asked to save and end."""
     from study import report, schedule
+    from study.slurm import SlurmJobs
 
     if options.executor == "inline":
         schedule.run_inline(todo, collector.progress)
         return not stop_requested.is_set()
     if options.executor == "slurm":
-        scheduler: Any = schedule.SlurmJobs(todo)
+        scheduler: Any = SlurmJobs(plan, todo, read_profile(options.cluster), options.out)
     else:
         scheduler = schedule.LocalJobs(todo, slots, gpus=_gpus(plan))
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -254,50 +279,12 @@ def _raise_stop(number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 
-class Collector:
-    """Keeps table and figures up to date with the records."""
-
-    def __init__(self, plan: Plan, out: Path) -> None:
-        self.plan, self.out = plan, out
-        self.made: list[Path] = []
-        self.skipped: dict[str, str] = {}
-        self._drawn = -math.inf
-
-    @property
-    def table(self) -> Path:
-        return self.out / "results" / self.plan.study / "table.csv"
-
-    def progress(self) -> None:
-        """Rewrite the table while jobs run; the figures now and then, because drawing takes time from the jobs."""
-        from study.collect import update_table
-
-        if time.monotonic() - self._drawn > DRAW_SECONDS:
-            self.update()
-            self._drawn = time.monotonic()
-        else:
-            update_table(self.plan, self.out)
-
-    def update(self) -> None:
-        """Rewrite the table, and the figures unless they were drawn from this very table."""
-        from study.collect import update_table
-
-        update_table(self.plan, self.out)
-        drawn = self.out / "figures" / self.plan.study
-        mark = study_root() / "tables" / f"{fingerprint(str(drawn.resolve()))}.json"
-        state = hashlib.sha256(self.table.read_bytes()).hexdigest()
-        known = read_json(mark) or {}
-        if known.get("table") == state and any(drawn.glob("*.png")):
-            self.made, self.skipped = sorted(drawn.glob("*.*")), known["skipped"]
-        elif any(stage.record() for planned in self.plan.runs for stage in planned.results):
-            from figures.render import render
-
-            rendering = render(self.table.parent, drawn)
-            self.made, self.skipped = rendering.written, {**rendering.skipped, **rendering.refused}
-            write_json(mark, {"table": state, "skipped": self.skipped})  # last: a drawing cut off is done again
-
-
 def main() -> None:
     """Entry point: errors of the caller are one line on standard error and exit code 2."""
+    if sys.argv[1:2] and sys.argv[1] in MANAGEMENT:
+        from study.manage import main as manage
+
+        sys.exit(manage(sys.argv[1:]))
     options = tyro.cli(Sweep, prog="python -m study.sweep", config=(tyro.conf.FlagCreatePairsOff,))
     code = 2  # until the plan stands, what goes wrong is the caller's to mend
     try:

@@ -146,7 +146,7 @@ def test_a_field_that_a_run_does_not_use_does_not_move_its_fingerprint():
 
 def test_figures_that_were_cut_off_are_drawn_again_and_no_others(tmp_path, monkeypatch):
     import figures.render
-    from study.sweep import Collector
+    from study.collector import Collector
 
     found = plan()
     for job in found.jobs:

@@ -119,7 +119,7 @@ def test_the_papers_plan_says_what_it_costs_and_what_is_missing(bare, capsys):
 
 
 def test_a_plan_for_a_cluster_does_not_ask_for_a_gpu_here(bare, monkeypatch):
-    monkeypatch.setattr("study.schedule.require_slurm", lambda: None)
+    monkeypatch.setattr("study.sweep.require_slurm", lambda: None)
     plan = sweep.prepare(Sweep(scale="imagenet256", executor="slurm", out=bare))
     assert not any(line.startswith("a GPU") for line in plan.missing)
     assert (plan.compute.device, plan.compute.precision) == ("cuda", "bfloat16")

@@ -1,0 +1,349 @@
+"""python -m study.sweep status|watch|retry|cancel|clean: what was started, from any later process.
+
+The state of a run is read from its record, its failure and its lease; then, for what runs on Slurm, from the queue and
+the accounts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from tyro.conf import arg
+
+from study import cluster, slurm
+from study.cluster import read_profile
+from study.files import read_json, write_json
+from study.lease import holder, process_alive
+from study.paths import job_folder, study_root
+from study.plan import Job, Plan
+from study.report import amounts, console, size
+from study.schedule import log_of
+from study.settings import change, nearest, rebuild
+from study.snapshot import snapshot
+
+WATCH_SECONDS = 5.0
+
+Study = Annotated[tyro.conf.Positional[str], arg(metavar="[STUDY]")]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Status:
+    """Show every run of a study that was started: state, progress, time left, host, job, attempts, reason and log."""
+
+    study: Study = ""
+    """Name of the study; default: the one that was started last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Watch(Status):
+    """Show the same again and again until nothing waits or runs."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Retry(Status):
+    """Submit exactly the runs that failed, and those that wait for them, again."""
+
+    memory_gb: Annotated[float | None, arg(metavar="GB", help_behavior_hint="")] = None
+    """On Slurm: ask for so much memory this time."""
+    minutes: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
+    """On Slurm: ask for so long this time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cancel(Status):
+    """End what waits or runs; what is done stays, and the same sweep goes on from there."""
+
+    yes: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Do not ask."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clean:
+    """Delete what no results table and no started sweep refers to any more; records are kept."""
+
+    out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """Folder whose results/ count beside those of started sweeps. Default: the checkout."""
+    yes: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Do not ask."""
+
+
+COMMANDS: dict[str, type] = {"status": Status, "watch": Watch, "retry": Retry, "cancel": Cancel, "clean": Clean}
+
+
+# What was started
+
+
+def note_plan(options: Any, plan: Plan) -> None:
+    """Note how a study was asked for, so that a later process can plan it again."""
+    asked = {**dataclasses.asdict(options), "out": str(options.out), "cluster": str(options.cluster or "")}
+    write_json(_notes() / plan.study / f"{plan.ablation}.json", {"options": asked, "started": time.time()})
+
+
+def _notes() -> Path:
+    return study_root() / "sweeps"
+
+
+def plans_of(study: str) -> list[tuple[Any, Plan]]:
+    """Options and plan of every ablation that was started for a study; '' is the study that was started last.
+
+    Raises:
+        ValueError: nothing of that name was started here.
+    """
+    from study.sweep import Sweep, prepare
+
+    notes = {path: content for path in _notes().glob("*/*.json") if (content := read_json(path))}
+    if not notes:
+        raise ValueError(f"no sweep was started under {study_root()}; set STUDY_ROOT if they are elsewhere")
+    study = study or max(notes, key=lambda path: notes[path]["started"]).parent.name
+    chosen = [content["options"] for path, content in sorted(notes.items()) if path.parent.name == study]
+    if not chosen:
+        raise ValueError(f"no sweep called {study!r} was started; {nearest(study, {p.parent.name for p in notes})}")
+    found = []
+    for asked in chosen:
+        options = rebuild(Sweep, {**asked, "out": None, "cluster": None, "data": asked["data"]})
+        options = dataclasses.replace(
+            options, out=Path(asked["out"]), cluster=Path(asked["cluster"]) if asked["cluster"] else None
+        )
+        found.append((options, prepare(options)))
+    return found
+
+
+# Status
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a job stands; texts are '' where there is nothing to say."""
+
+    job: Job
+    state: str  # done, running, queued, interrupted, pending, failed, diverged, timed out
+    stage: str = ""
+    share: str = ""
+    left: str = ""
+    host: str = ""
+    number: str = ""  # of the job, on Slurm
+    attempts: int = 0
+    reason: str = ""
+    log: str = ""
+
+
+def states_of(plan: Plan) -> list[State]:
+    """The state of every job of a plan."""
+    slurm.settle(plan.jobs)
+    queued = slurm.active(plan.jobs)
+    return [_state(job, queued) for job in plan.jobs]
+
+
+def _state(job: Job, queued: dict[str, str]) -> State:
+    note = read_json(job_folder(job.name) / "submission.json") or {}
+    common = {"number": note.get("job_id", ""), "attempts": note.get("attempt", 0), "log": log_of(job)}
+    left = slurm.missing(job)
+    if not left:
+        return State(job, "done", **common)
+    for stage in left:
+        if lease := holder(stage.folder):
+            progress = lease["progress"]
+            share, _, time_left = amounts(progress)
+            return State(job, "running", progress.get("stage", ""), share, time_left, lease["host"], **common)
+    for stage in left:
+        if failure := stage.failure():
+            return State(job, failure["state"], stage.kind, reason=failure["reason"], **common)
+    if job.name in queued:
+        return State(job, "queued", **common)
+    if note and note.get("executor") != "slurm" and process_alive(note):
+        return State(job, "running", "starting", **common)
+    if any(stage.interrupted() for stage in left):
+        return State(job, "interrupted", reason="saved; the same sweep goes on from there", **common)
+    return State(job, "pending", **common)
+
+
+def status_table(study: str, states: list[State]) -> Group:
+    """The table of `status`, and below it why runs have failed and where their logs are."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("run", "state", "stage", "", "left", "host", "job", "attempts"):
+        table.add_column(column, no_wrap=column == "run", justify="right" if column == "attempts" else "left")
+    for s in states:
+        title = f"tokenizer {s.job.title}" if s.job.kind == "tokenizer" else s.job.title
+        attempts = str(s.attempts) if s.attempts else ""
+        table.add_row(escape(title), s.state, s.stage, s.share, s.left, s.host, s.number, attempts)
+    counted: dict[str, int] = {}
+    for s in states:
+        counted[s.state] = counted.get(s.state, 0) + 1
+    lines = [f"{escape(study)}: " + ", ".join(f"{n} {state}" for state, n in sorted(counted.items()))]
+    for s in states:
+        if s.reason:
+            lines.append(escape(f"  {s.job.title}: {s.reason}" + (f"\n    {s.log}" if s.log else "")))
+    return Group(table, *lines)
+
+
+def _status(options: Status) -> int:
+    for _, plan in plans_of(options.study):
+        console.print(status_table(plan.study, states_of(plan)))
+        _say_if_changed(plan)
+    return 0
+
+
+def _say_if_changed(plan: Plan) -> None:
+    notes = slurm.submissions(plan.jobs)
+    others = [job.title for job in plan.jobs if slurm.missing(job) and notes.get(job.name, {}).get("code")]
+    if others and any(notes[job.name]["code"] != snapshot().name for job in plan.jobs if job.name in notes):
+        console.print("the code has changed since jobs were submitted; they run what was submitted", markup=False)
+
+
+def _watch(options: Watch) -> int:
+    plans = plans_of(options.study)
+    with Live(console=console, refresh_per_second=1) as live:
+        while True:
+            states = {plan.study + "/" + plan.ablation: states_of(plan) for _, plan in plans}
+            live.update(Group(*(status_table(name.rpartition("/")[0], found) for name, found in states.items())))
+            if not any(s.state in ("running", "queued") for found in states.values() for s in found):
+                break
+            time.sleep(WATCH_SECONDS)
+    _collect(plans)
+    return 0
+
+
+def _collect(plans: list[tuple[Any, Plan]]) -> None:
+    from study.collector import Collector
+
+    for options, plan in plans:
+        Collector(plan, options.out).update()
+
+
+# Changing what was started
+
+
+def _retry(options: Retry) -> int:
+    from study.sweep import execute
+
+    code = 0
+    for asked, plan in plans_of(options.study):
+        failed = [s.job for s in states_of(plan) if s.state in ("failed", "diverged", "timed out", "interrupted")]
+        names = {job.name for job in failed}
+        waiting = [job for job in plan.jobs if job.after in names and slurm.missing(job) and job.name not in names]
+        todo = [*failed, *waiting]
+        if not todo:
+            console.print(f"{escape(plan.study)}: nothing has failed")
+            continue
+        for job in todo:
+            for stage in slurm.missing(job):
+                (stage.folder / "failure.json").unlink(missing_ok=True)
+        console.print(f"{escape(plan.study)}: again " + escape(", ".join(job.title for job in todo)))
+        if asked.executor == "slurm":
+            wishes = {"memory_gb": options.memory_gb, "minutes": options.minutes}
+            profiles = read_profile(asked.cluster)
+            for field, wish in wishes.items():
+                if wish is not None:
+                    profiles = {kind: change(profile, field, wish) for kind, profile in profiles.items()}
+            slurm.submit(plan, todo, profiles, asked.out)
+        else:
+            code = max(code, execute(asked, plan, todo))
+    return code
+
+
+def _cancel(options: Cancel) -> int:
+    for _, plan in plans_of(options.study):
+        queued = slurm.active(plan.jobs)
+        own = {job.name: read_json(job_folder(job.name) / "submission.json") or {} for job in plan.jobs}
+        here = [note["pid"] for note in own.values() if "pid" in note and process_alive(note)]
+        if not queued and not here:
+            console.print(f"{escape(plan.study)}: nothing waits or runs")
+            continue
+        if not options.yes and not _agreed(f"end {len(queued) + len(here)} jobs of {plan.study}?"):
+            return 1
+        collector = read_json(job_folder(f"{slurm.COLLECTOR}-{plan.study}-{plan.ablation}") / "submission.json")
+        cluster.cancel([*queued.values(), *([collector["job_id"]] if collector else [])])
+        for pid in here:
+            os.kill(pid, signal.SIGTERM)
+    return 0
+
+
+def _agreed(question: str) -> bool:
+    if not sys.stdin.isatty():
+        raise ValueError("nobody to ask: give --yes")
+    return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+
+
+def _clean(options: Clean) -> int:
+    folders = unreferenced(options.out)
+    bytes_ = sum(path.stat().st_size for folder in folders for path in _contents(folder))
+    if not folders:
+        console.print("everything is referred to")
+        return 0
+    console.print(f"{len(folders)} stage folders, {size(bytes_)}, belong to no table and no started sweep")
+    if not options.yes and not _agreed("delete what they hold, but for the records?"):
+        return 1
+    for folder in folders:
+        for path in _contents(folder):
+            path.unlink()
+        if not any(folder.iterdir()):
+            folder.rmdir()
+    return 0
+
+
+def _contents(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*") if path.is_file() and path.name not in ("record.json", ".lock")]
+
+
+def unreferenced(out: Path | None) -> list[Path]:
+    """Stage folders that hold more than a record, run nowhere, and that nothing refers to.
+
+    Args:
+        out: folder whose results/ count beside those of started sweeps; None is the checkout.
+    """
+    from results.table import load
+    from study.paths import CHECKOUT
+
+    kept: set[str] = set()
+    tables = set((out or CHECKOUT).glob("results/*/table.csv"))
+    for study in {path.parent.name for path in _notes().glob("*/*.json")}:
+        for options, plan in plans_of(study):
+            kept |= {stage.fingerprint for stage in plan.stages}
+            tables |= set(options.out.glob("results/*/table.csv"))
+    for table in tables:
+        rows = load(table)
+        kept |= {*rows["fingerprint"], *rows["tokenizer_fingerprint"]}
+    folders = [folder for folder in study_root().glob("stages/*/*") if folder.is_dir()]
+    records = {folder.name: read_json(folder / "record.json") or {} for folder in folders}
+    for _ in range(3):  # what is kept keeps what it was made from, and what was made from it alone
+        for name, record in records.items():
+            inputs = set(record.get("inputs", {}).values())
+            if name in kept:
+                kept |= inputs
+            elif inputs and inputs <= kept and record["stage"] != "fit_generator":
+                kept.add(name)
+    loose = [folder for folder in folders if folder.name not in kept and holder(folder) is None]
+    return [folder for folder in loose if _contents(folder)]
+
+
+RUN: dict[str, Callable[[Any], int]] = {
+    "status": _status, "watch": _watch, "retry": _retry, "cancel": _cancel, "clean": _clean,
+}  # fmt: skip
+
+
+def main(arguments: list[str]) -> int:
+    """Run a command; errors of the caller are one line on standard error and exit code 2."""
+    name = arguments[0]
+    options: Any = tyro.cli(
+        COMMANDS[name], prog=f"python -m study.sweep {name}", args=arguments[1:], config=(tyro.conf.FlagCreatePairsOff,)
+    )
+    try:
+        return RUN[name](options)
+    except (ValueError, OSError) as error:
+        print(f"study.sweep {name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,213 @@
+"""Sweeps on Slurm: an array of tokenizers, an array of generators after it, and a last job that collects and draws.
+
+Nothing needs an open shell: the jobs put themselves back where they were preempted or out of time, and any later
+process finds them by their notes. A job that is in the queue is never submitted a second time.
+"""
+
+from __future__ import annotations
+
+import datetime
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from study import cluster
+from study.cluster import Profile
+from study.files import read_json, write_json
+from study.jobs import note_short_end, run_job
+from study.lease import holder
+from study.paths import job_folder
+from study.plan import Job, Plan
+from study.snapshot import environment, snapshot
+from study.specs import Stage
+
+POLL_SECONDS = 10.0
+COLLECTOR_MINUTES = 60
+COLLECTOR = "collect"  # folder of the last job's note, with the study's name
+
+
+def missing(job: Job) -> list[Stage]:
+    """Stages of a job that have no record."""
+    return [stage for stage in job.stages if stage.record() is None]
+
+
+def submissions(jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
+    """The notes of those jobs that were submitted to Slurm, by name of the job."""
+    notes = {job.name: read_json(job_folder(job.name) / "submission.json") for job in jobs}
+    return {name: note for name, note in notes.items() if note and note.get("executor") == "slurm"}
+
+
+def active(jobs: Sequence[Job]) -> dict[str, str]:
+    """Slurm ids of the jobs that wait or run, by name of the job."""
+    ids = {name: note["job_id"] for name, note in submissions(jobs).items()}
+    found = cluster.states(ids.values())
+    return {name: id_ for name, id_ in ids.items() if found.get(id_, "") in cluster.WAITING | cluster.RUNNING}
+
+
+def submit(plan: Plan, jobs: Sequence[Job], profiles: dict[str, Profile], out: Path) -> None:
+    """Submit the jobs that have something missing and are not in the queue, then the one that collects.
+
+    Args:
+        plan: whose table is collected.
+        jobs: of the plan.
+        profiles: what each wave asks for.
+        out: folder that holds results/ and figures/.
+    """
+    queued = active(jobs)
+    todo = [job for job in jobs if missing(job) and job.name not in queued]
+    code = snapshot()
+    for job in todo:  # of earlier attempts: they would be taken for this one's
+        for stage in missing(job):
+            for name in ("failure.json", "interrupted.json"):
+                (stage.folder / name).unlink(missing_ok=True)
+    tokenizers = [job for job in todo if job.kind == "tokenizer"]
+    generators = [job for job in todo if job.kind == "generator"]
+    waits_for = {job.name: id_ for job in jobs if job.kind == "tokenizer" and (id_ := queued.get(job.name))}
+    waits_for |= _submit_wave(tokenizers, profiles["tokenizer"], [], code)
+    free = [job for job in generators if job.after not in waits_for]
+    bound = [job for job in generators if job.after in waits_for]
+    submitted = _submit_wave(free, profiles["generator"], [], code)
+    submitted |= _submit_wave(bound, profiles["generator"], sorted(waits_for.values()), code)
+    ends = [*waits_for.values(), *submitted.values(), *queued.values()]
+    if ends:
+        _submit_collector(plan, list(jobs), profiles["tokenizer"], ends, code, out)
+
+
+def _submit_wave(jobs: Sequence[Job], profile: Profile, after: Sequence[str], code: Path) -> dict[str, str]:
+    """Submit jobs of one kind as arrays; their Slurm ids by name of the job."""
+    ids: dict[str, str] = {}
+    if not jobs:
+        return ids
+    compute = jobs[0].stages[0].spec.compute
+    per_node = -(-compute.processes // profile.nodes)
+    options = {
+        "ntasks_per_node": per_node,
+        "nodes": profile.nodes,
+        "cpus_per_task": profile.cpus or compute.threads,
+        **({"gpus_per_node": per_node} if compute.device == "cuda" else {}),
+        **({"mem": f"{profile.memory_gb * 1024:.0f}MB"} if profile.memory_gb else {}),
+    }
+    size = min(profile.array, cluster.array_limit())
+    for start in range(0, len(jobs), size):
+        part = jobs[start : start + size]
+        executor = _executor(profile, after, code, f"study-{part[0].kind}", profile.minutes, options)
+        with cluster.outside_a_job(), mock.patch.dict(os.environ, environment(code)), executor.batch():
+            handles = [executor.submit(run_job, job) for job in part]
+        for job, handle in zip(part, handles, strict=True):
+            ids[job.name] = handle.job_id
+            _note(job_folder(job.name), handle.job_id, code)
+    return ids
+
+
+def _submit_collector(
+    plan: Plan, jobs: list[Job], profile: Profile, ends: Sequence[str], code: Path, out: Path
+) -> None:
+    note = job_folder(f"{COLLECTOR}-{plan.study}-{plan.ablation}")
+    earlier = read_json(note / "submission.json")
+    if earlier is not None:
+        cluster.cancel([earlier["job_id"]])  # it would not wait for what has been submitted since
+    minutes = min(COLLECTOR_MINUTES, profile.minutes)
+    options = {"cpus_per_task": 1, **({"mem": f"{profile.memory_gb * 1024:.0f}MB"} if profile.memory_gb else {})}
+    executor = _executor(profile, ends, code, "study-collect", minutes, options)
+    with cluster.outside_a_job(), mock.patch.dict(os.environ, environment(code)):
+        handle = executor.submit(collect, plan, jobs, out)
+    _note(note, handle.job_id, code)
+
+
+def _executor(
+    profile: Profile, after: Sequence[str], code: Path, name: str, minutes: int, options: dict[str, Any]
+) -> Any:
+    import submitit
+
+    folder = job_folder("slurm")
+    folder.mkdir(parents=True, exist_ok=True)
+    with cluster.outside_a_job():
+        executor = submitit.SlurmExecutor(folder=folder)
+        arrays = sorted({job.partition("_")[0] for job in after}, key=int)
+        wishes = {field: getattr(profile, field) for field in ("partition", "account", "qos", "constraint")}
+        executor.update_parameters(
+            job_name=name,
+            time=minutes,
+            signal_delay_s=min(profile.save_seconds, minutes * 30),
+            array_parallelism=profile.parallel,
+            stderr_to_stdout=True,
+            setup=[*(f"export {key}={value!r}" for key, value in environment(code).items()), *profile.setup],
+            additional_parameters={"requeue": True, **profile.extra},
+            **{field: wish for field, wish in wishes.items() if wish},
+            **({"dependency": f"afterany:{':'.join(arrays)}"} if arrays else {}),
+            **options,
+        )
+    return executor
+
+
+def _note(folder: Path, job_id: str, code: Path) -> None:
+    earlier = read_json(folder / "submission.json") or {}
+    write_json(
+        folder / "submission.json",
+        {
+            "executor": "slurm",
+            "job_id": job_id,
+            "log": str(job_folder("slurm") / f"{job_id}_0_log.out"),
+            "code": code.name,
+            "submitted": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "attempt": earlier.get("attempt", 0) + 1,
+        },
+    )
+
+
+def settle(jobs: Sequence[Job]) -> None:
+    """Say of every job that has left the queue without its records how it ended, where it did not say so itself."""
+    if not cluster.answers():  # silence of the queue is no news of a job
+        return
+    notes = submissions(jobs)
+    found = cluster.states(note["job_id"] for note in notes.values())
+    for job in jobs:
+        if job.name not in notes or not missing(job):
+            continue
+        state = found.get(notes[job.name]["job_id"], "gone")
+        if state in cluster.WAITING | cluster.RUNNING or any(stage.interrupted() for stage in job.stages):
+            continue
+        if state == "TIMEOUT":
+            note_short_end(job, "timed out", "the job reached its time limit; the same command goes on from there")
+        elif state in ("COMPLETED", "gone"):
+            note_short_end(job)
+        else:
+            note_short_end(job, "failed", f"Slurm ended the job: {state.lower().replace('_', ' ')}")
+
+
+def collect(plan: Plan, jobs: list[Job], out: Path) -> None:
+    """The last job: settle what has ended, write the table, draw the figures."""
+    from study.collector import Collector
+
+    settle(jobs)
+    Collector(plan, out).update()
+
+
+class SlurmJobs:
+    """Submits to Slurm and watches from the outside; the jobs do not need it."""
+
+    def __init__(self, plan: Plan, jobs: list[Job], profiles: dict[str, Profile], out: Path) -> None:
+        self.plan, self.jobs, self.profiles, self.out = plan, jobs, profiles, out
+
+    def submit(self) -> None:
+        submit(self.plan, self.jobs, self.profiles, self.out)
+
+    def watch(self, show: Callable[[dict[str, dict[str, Any]]], None], on_change: Callable[[], None]) -> None:
+        """Submit, then wait until no job waits or runs."""
+        self.submit()
+        left = {job.name: job for job in self.jobs}
+        while left:
+            queued = active(list(left.values())) if cluster.answers() else left
+            for name in [name for name, job in left.items() if name not in queued or not missing(job)]:
+                settle([left.pop(name)])
+                on_change()
+            leases = {name: [holder(stage.folder) for stage in job.stages] for name, job in left.items()}
+            show({name: lease["progress"] for name, all_ in leases.items() for lease in all_ if lease})
+            time.sleep(POLL_SECONDS if left else 0)
+
+    def stop(self) -> None:
+        """Leave the jobs to the cluster: they need no open shell."""
+        print("the jobs go on in the queue; the same command watches them again")

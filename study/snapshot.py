@@ -1,0 +1,49 @@
+"""The code that was submitted is the code that runs: a copy of the package, named by its content.
+
+Jobs import from the copy, so that a checkout may be edited, or moved to another commit, while they wait or run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import uuid
+from pathlib import Path
+
+from study.files import read_json, write_json
+from study.paths import CHECKOUT, study_root
+from study.provenance import SOURCE, commit, difference
+
+PACKAGES = ("study", "models", "ablations", "results", "figures")
+
+
+def _sources() -> dict[str, bytes]:
+    """All modules of the package by their place in the checkout."""
+    paths = sorted(path for package in PACKAGES for path in (CHECKOUT / package).rglob("*.py"))
+    return {str(path.relative_to(CHECKOUT)): path.read_bytes() for path in paths}
+
+
+def snapshot() -> Path:
+    """The folder with a copy of the code as it is now, made if there is none yet."""
+    sources, digest = _sources(), hashlib.sha256()
+    for name, content in sources.items():
+        digest.update(f"{name} {len(content)}\n".encode() + content)
+    folder = study_root() / "code" / digest.hexdigest()[:16]
+    if read_json(folder / SOURCE) is None:
+        partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
+        for name, content in sources.items():
+            (partial / name).parent.mkdir(parents=True, exist_ok=True)
+            (partial / name).write_bytes(content)
+        write_json(partial / SOURCE, {"commit": commit(), "difference": difference()})
+        try:
+            os.replace(partial, folder)
+        except OSError:  # another process was faster
+            shutil.rmtree(partial)
+    return folder
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Variables under which a process imports from the snapshot, whatever its working directory holds."""
+    others = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": f"{folder}{os.pathsep}{others}" if others else str(folder), "PYTHONSAFEPATH": "1"}
