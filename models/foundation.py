@@ -20,8 +20,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from models.specs import FOUNDATIONS, TRANSFORMERS, unknown
 from models.weights import load_foreign
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-
+Triple = tuple[float, float, float]
 
 # name: pip package, tensors
 LITE_WEIGHTS = {
@@ -34,8 +33,8 @@ class FoundationModel(nn.Module):
     """Pixels (B, 1 or 3, H, W), float in [-1, 1], to features (B, width, h, w), float32, in evaluation
     mode, always.
 
-    One channel is repeated to three. Pixels enter in [-1, 1] as released, or, with imagenet_normalize, by
-    ImageNet's mean and standard deviation. The parameters are frozen; forward records no gradient.
+    One channel is repeated to three. Pixels enter in [-1, 1] as released, or, with statistics, by this mean and
+    standard deviation (of pixels in [0, 1], per channel). The parameters are frozen; forward records no gradient.
     """
 
     def __init__(
@@ -46,12 +45,12 @@ class FoundationModel(nn.Module):
         *,
         patch: int,
         resize: int | None,
-        imagenet_normalize: bool,
+        statistics: tuple[Triple, Triple] | None = None,
     ) -> None:
         super().__init__()
         self.name, self.width = name, width
         self.patch, self.resize = patch, resize
-        self.imagenet_normalize = imagenet_normalize
+        self.statistics = statistics
         self.network = network
         self.requires_grad_(False)
         self.train(False)
@@ -82,8 +81,8 @@ class FoundationModel(nn.Module):
                 self.grid_for(side)
         elif x.shape[2:] != (self.resize, self.resize):
             x = F.interpolate(x, size=(self.resize, self.resize), mode="bilinear", align_corners=False)
-        if self.imagenet_normalize:
-            mean, std = (x.new_tensor(v).view(3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+        if self.statistics is not None:
+            mean, std = (x.new_tensor(v).view(3, 1, 1) for v in self.statistics)
             x = ((x + 1) / 2 - mean) / std
         return self.network(x).float()
 
@@ -109,12 +108,14 @@ def foundation_model(
     *,
     pretrained: bool = True,
     weights: Path | None = None,
-    imagenet_normalize: bool = False,
+    own_statistics: bool = False,
     input_size: int = 128,
     stride: int = 16,
 ) -> FoundationModel:
     """The foundation model called `name` (specs.FOUNDATIONS).
 
+    own_statistics normalises pixels by the mean and standard deviation that timm states for the model (ImageNet's, or
+    CLIP's own) instead of leaving them in [-1, 1] as released; lite0 was trained in [-1, 1].
     weights is the file that timm publishes for the model (lite0's come inside a pip package).
     pretrained=False gives random weights, for tests only. input_size and stride are lite0's: the side its
     input is resized to, and pixels per feature cell (2, 4, 8, 16 or 32: 16, 24, 40, 112 or 320 channels).
@@ -124,9 +125,7 @@ def foundation_model(
         raise unknown("foundation model", name, FOUNDATIONS)
     if name == "lite0":
         trunk, width = lite_trunk(efficientnet_lite("lite0", pretrained=pretrained), stride)
-        return FoundationModel(
-            name, folded(trunk), width, patch=stride, resize=input_size, imagenet_normalize=imagenet_normalize
-        )
+        return FoundationModel(name, folded(trunk), width, patch=stride, resize=input_size)
     import timm
 
     what = TRANSFORMERS[name]
@@ -134,18 +133,23 @@ def foundation_model(
     if pretrained:
         if weights is None:
             raise ValueError(f"foundation model {name!r} needs the file of timm's {what.timm_name}")
-        options["pretrained_cfg_overlay"] = {"state_dict": load_foreign(weights)}  # read here: nothing is unpickled
+        # Read here, so that nothing is unpickled. timm loads strictly only if the numbers of classes agree: none here,
+        # so the head is left out, and a tensor that the file lacks is an error and not a random one.
+        tensors = {name: tensor for name, tensor in load_foreign(weights).items() if not name.startswith("head.")}
+        options["pretrained_cfg_overlay"] = {"state_dict": tensors, "num_classes": 0}
     try:
         network: Any = timm.create_model(what.timm_name, pretrained=pretrained, **options)
     except (RuntimeError, KeyError) as error:
-        raise ValueError(f"{weights} does not fit timm's {what.timm_name}: {error}") from error
+        problem = " ".join(str(error).split())
+        raise ValueError(f"{weights} does not fit timm's {what.timm_name}: {problem:.300}") from error
+    own = network.pretrained_cfg["mean"], network.pretrained_cfg["std"]
     return FoundationModel(
         name,
         TransformerFeatures(network, what.patch),
         network.num_features,
         patch=what.patch,
         resize=what.resize,
-        imagenet_normalize=imagenet_normalize,
+        statistics=own if own_statistics else None,
     )
 
 

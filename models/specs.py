@@ -43,7 +43,13 @@ TRANSFORMERS = {
         megabytes=1213,
     ),
     "sam": Transformer(timm_name="samvit_large_patch16.sa1b", patch=16, resize=None, megabytes=1233),
-    "clip": Transformer(timm_name="vit_large_patch14_clip_224.openai", patch=14, resize=224, megabytes=1213),
+    "clip": Transformer(
+        timm_name="vit_large_patch14_clip_224.openai",
+        options=(("act_layer", "quick_gelu"),),  # that its weights were trained with; timm's default is another
+        patch=14,
+        resize=224,
+        megabytes=1213,
+    ),
 }
 FOUNDATIONS = (*TRANSFORMERS, "lite0")
 

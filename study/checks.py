@@ -9,6 +9,7 @@ from models.specs import SOLVERS
 from study.data import DataSpec
 from study.scales import Scale
 from study.settings import nearest
+from study.specs import Phase
 
 LITE_STRIDES = (2, 4, 8, 16, 32)
 PERCEPTUAL_NETS = ("lite0", "lite2", "vgg")
@@ -29,6 +30,13 @@ _different: Check = (lambda v: len(set(v)) == len(v) > 0, "at least one, none tw
 
 def _one_of(valid: tuple[Any, ...]) -> Check:
     return (lambda v: v in valid), f"one of {', '.join(map(str, valid))}"
+
+
+def _in_turn(phases: tuple[Phase, ...]) -> bool:
+    starts = [phase.from_images for phase in phases]
+    margins = [m for phase in phases for m in (phase.vf_cosine_margin, phase.vf_distance_margin)]
+    weights = [phase.vf_weight for phase in phases]
+    return starts == sorted(set(starts)) and all(map(_share[0], margins)) and all(map(_not_negative[0], weights))
 
 
 CHECKS: dict[str, Check] = {
@@ -64,6 +72,7 @@ CHECKS: dict[str, Check] = {
     "tokenizer.vf_distance_weight": _not_negative,
     "tokenizer.vf_cosine_margin": _share,
     "tokenizer.vf_distance_margin": _share,
+    "tokenizer.phases": (_in_turn, "phases in the order of their from_images, with weights and margins as above"),
     "generator.snapshot_images": _different,
     "generator.learning_rate": _positive,
     "generator.betas": _betas,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,7 +43,7 @@ class FoundationFeatures:
         self._batch = BATCH[self._device]
         self._model: FoundationModel | None = None
         self._name = name
-        key = {
+        key: dict[str, Any] = {
             "foundation_model": name,
             "input_size": self._recipe.input_size,
             "stride": self._recipe.stride,
@@ -53,6 +54,8 @@ class FoundationFeatures:
             "device": self._device,
             "threads": spec.compute.threads,
         }
+        if self._recipe.own_statistics:  # added later: without it a key is what it was
+            key["own_statistics"] = True
         folder = asset("foundation-statistics", key, self._measure)
         statistics = load_tensors(folder / "statistics.safetensors")
         self._mean, self._std = statistics["mean"][:, None, None], statistics["std"][:, None, None]
@@ -62,25 +65,31 @@ class FoundationFeatures:
         if gib <= CACHE_GIB:
             folder = asset("foundation-features", key, self._fill)
             self._cache = np.load(folder / "features.npy", mmap_mode="r")  # (N, views, D, h, w), bfloat16 bits
+        else:
+            self._network()  # now, so that missing weights are named before the training starts
 
     @property
     def width(self) -> int:
         """Channels D of the features."""
         return self._shape[0]
 
-    def _forward(self, indices: np.ndarray, flipped: bool | Tensor) -> Tensor:
-        """bfloat16 (B, D, h, w) of these images, mirrored where `flipped`."""
+    def _network(self) -> FoundationModel:
         if self._model is None:
             self._model = foundation_model(
                 self._name,
                 weights=require(self._name) if self._name in FILES else None,
+                own_statistics=self._recipe.own_statistics,
                 input_size=self._recipe.input_size,
                 stride=self._recipe.stride,
             ).to(self._device)
+        return self._model
+
+    def _forward(self, indices: np.ndarray, flipped: bool | Tensor) -> Tensor:
+        """bfloat16 (B, D, h, w) of these images, mirrored where `flipped`."""
         pixels = self._images.pixels(indices)
         mirror = torch.as_tensor(flipped).expand(len(pixels))[:, None, None, None]
         pixels = torch.where(mirror, pixels.flip(3), pixels)
-        return self._model(pixels.to(self._device)).to(torch.bfloat16).cpu()
+        return self._network()(pixels.to(self._device)).to(torch.bfloat16).cpu()
 
     def _measure(self, folder: Path) -> None:
         rows = np.unique(np.linspace(0, self._count - 1, STATISTICS_IMAGES).astype(int))

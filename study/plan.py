@@ -22,6 +22,7 @@ from study.specs import (
     FitTokenizer,
     FoundationRecipe,
     Generate,
+    Phase,
     Reconstruct,
     Sampling,
     Stage,
@@ -183,6 +184,13 @@ def _check_budgets(scale: Scale, data: DataSpec) -> None:
             f"generator.snapshot_images {generator.snapshot_images} must name multiples of generator.batch_images "
             f"{generator.batch_images}, none past generator.budget_images {generator.budget_images}"
         )
+    starts = [phase.from_images for phase in scale.tokenizer.phases]
+    batch, budget = scale.tokenizer.batch_images, scale.tokenizer.budget_images
+    if any(start % batch or not 0 < start < budget for start in starts):
+        raise ValueError(
+            f"tokenizer.phases must start at multiples of tokenizer.batch_images {batch}, above 0 and below "
+            f"tokenizer.budget_images {budget}; got {', '.join(map(str, starts))}"
+        )
     if scale.tokenizer.gan_weight and data.resolution < SMALLEST_FOR_GAN:
         raise ValueError(
             f"the discriminator needs pictures of at least {SMALLEST_FOR_GAN} px, not {data.resolution}: "
@@ -192,13 +200,19 @@ def _check_budgets(scale: Scale, data: DataSpec) -> None:
 
 def _used_recipe(recipe: TokenizerRecipe, *, aligned: bool) -> TokenizerRecipe:
     """The recipe with every field that this tokenizer does not use at its default: such a field moves no number,
-    so it must not move the fingerprint either."""
+    so it must not move the fingerprint either.
+
+    Phases of a plain tokenizer keep their starts: the optimizers' restart moves its numbers too, and it has to have
+    the aligned one's to be compared with it.
+    """
     unused = [] if aligned else ["vf_"]
     unused += [] if recipe.gan_weight else ["gan_"]
     unused += [] if recipe.perceptual_weight else ["perceptual_"]
     defaults: dict[str, Any] = {
         f.name: f.default for f in dataclasses.fields(recipe) if f.name.startswith(tuple(unused))
     }
+    if not aligned:
+        defaults["phases"] = tuple(Phase(from_images=phase.from_images) for phase in recipe.phases)
     return dataclasses.replace(recipe, **defaults)
 
 
@@ -206,7 +220,9 @@ def _used_foundation(name: str | None, recipe: FoundationRecipe) -> FoundationRe
     """How the foundation model is used; only lite0's input and stride can be chosen, the others own theirs."""
     if name is None:
         return None
-    return recipe if name == "lite0" else dataclasses.replace(recipe, input_size=0, stride=0)
+    if name == "lite0":
+        return dataclasses.replace(recipe, own_statistics=False)
+    return dataclasses.replace(recipe, input_size=0, stride=0)
 
 
 def _used_sampling(sampling: Sampling) -> Sampling:

@@ -112,6 +112,15 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
         if len(kinds) != len(items):
             raise wrong
         return tuple(_convert(item, kind, key) for item, kind in zip(items, kinds, strict=True))
+    if dataclasses.is_dataclass(hint) and isinstance(value, dict):  # {'from_images': 640, 'vf_weight': 0.1}
+        hints = typing.get_type_hints(hint)
+        for name in map(str, value):
+            if name not in hints:
+                raise ValueError(f"no field {name!r} in {key}; {nearest(name, hints)}")
+        needed = {f.name for f in dataclasses.fields(hint) if f.default is dataclasses.MISSING}
+        if not needed <= set(value):
+            raise wrong
+        return hint(**{name: _convert(item, hints[name], f"{key}.{name}") for name, item in value.items()})  # type: ignore[operator]
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is int and isinstance(value, float) and value.is_integer():
@@ -128,5 +137,8 @@ def _describe(hint: Any) -> str:
         return f"one or more of ({inner}), separated by commas" if Ellipsis in arguments else f"({inner})"
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_describe(a) for a in arguments)
+    if dataclasses.is_dataclass(hint):
+        hints = typing.get_type_hints(hint)
+        return "{" + ", ".join(f"{name!r}: {_describe(inner)}" for name, inner in hints.items()) + "}"
     names = {int: "a whole number", float: "a number", bool: "True or False", str: "text", type(None): "None"}
     return names.get(hint, getattr(hint, "__name__", str(hint)))

@@ -8,7 +8,7 @@ partition) are in no spec. A field that comes later is declared with `later`, so
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,27 @@ from study.data import DataSpec
 from study.files import fingerprint, read_json
 from study.judges import JudgeSpec
 from study.paths import stage_folder
-from study.settings import hashed, rebuild
+from study.settings import hashed, later, rebuild
 
 # Raised when a stage's numbers move for an unchanged spec: old results stay valid under the old fingerprint.
 VERSIONS = {"fit_tokenizer": 1, "reconstruct": 1, "encode": 1, "fit_generator": 1, "generate": 1}
 
 INTERRUPTED = "interrupted.json"  # in a stage's folder: it was asked to stop, and saved
+
+
+@dataclass(frozen=True, kw_only=True)
+class Phase:
+    """A later part of a tokenizer's training, which goes on from the weights so far, the discriminator's too.
+
+    As its authors chain trainings by hand (LightningDiT, vavae/configs/f16d32_vfdinov2_long.yaml, and `init_weight` in
+    vavae/main.py): the optimizers start anew and the discriminator plays from the phase's first batch. Deviations: the
+    order of the images goes on instead of starting again, and the tokenizer feels the discriminator one batch earlier.
+    """
+
+    from_images: int  # images seen in all when it starts
+    vf_weight: float = 0.1
+    vf_cosine_margin: float = 0.5
+    vf_distance_margin: float = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +65,20 @@ class TokenizerRecipe:
     vf_distance_weight: float = 1.0
     vf_cosine_margin: float = 0.5
     vf_distance_margin: float = 0.25
+    phases: tuple[Phase, ...] = later(())  # after the first, which is this recipe; learning_rate's course spans them
+
+    def at(self, images_seen: int) -> TokenizerRecipe:
+        """The recipe of the batch that starts after so many images seen."""
+        started = [phase for phase in self.phases if phase.from_images <= images_seen]
+        if not started:
+            return self
+        return replace(
+            self,
+            gan_start_images=min(self.gan_start_images, started[0].from_images),
+            vf_weight=started[-1].vf_weight,
+            vf_cosine_margin=started[-1].vf_cosine_margin,
+            vf_distance_margin=started[-1].vf_distance_margin,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +88,8 @@ class FoundationRecipe:
     input_size: int  # pixels; 0 is the model's own
     stride: int  # pixels of its input per feature
     standardise: bool  # features to mean 0 and spread 1 per channel over the training images
+    # pixels enter by the mean and spread that the model was trained with, not in [-1, 1] as released; lite0's are those
+    own_statistics: bool = later(False)
 
 
 @dataclass(frozen=True, kw_only=True)

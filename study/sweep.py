@@ -50,7 +50,7 @@ class Sweep:
     """Which question to ask: a file of ablations/."""
     scale: Annotated[str, arg(metavar="NAME")] = "desk"
     """How big: smoke (seconds, for tests), desk (minutes on a laptop), desk-full (80 minutes there),
-    imagenet256 (the paper's, on GPUs)."""
+    imagenet256 (the paper's, on GPUs), imagenet256-system (its best system, for the ablation system)."""
     data: Annotated[str | None, arg(metavar="NAME|FOLDER", help_behavior_hint="")] = None
     """Data set (fashion-mnist, cifar10) or a folder of pictures with one subfolder per class. Default: the scale's."""
     resolution: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="")] = None

@@ -148,6 +148,8 @@ def build(spec: FitTokenizer, report: Callable[[int, int], None] = lambda done, 
     networks = Networks(Autoencoder(spec.architecture))
     autoencoder.initialize(networks.tokenizer, rng)
     networks.tokenizer.to(memory_format=torch.channels_last)
+    if recipe.perceptual_weight:  # before features are made, which can take hours: its weights may be missing
+        networks.perceptual = perceptual_net(recipe.perceptual_net, recipe.perceptual_size)
     if spec.foundation is not None:
         networks.foundation = FoundationFeatures(spec, report)
         networks.linear_proj = projection(spec.architecture.z_channels, networks.foundation.width)
@@ -156,8 +158,6 @@ def build(spec: FitTokenizer, report: Callable[[int, int], None] = lambda done, 
     if recipe.gan_weight:
         networks.discriminator = Discriminator(spec.data.channels, width=recipe.gan_width)
         discriminator.initialize(networks.discriminator, rng)
-    if recipe.perceptual_weight:
-        networks.perceptual = perceptual_net(recipe.perceptual_net, recipe.perceptual_size)
     for network in vars(networks).values():
         if isinstance(network, nn.Module):
             network.to(spec.compute.device)
@@ -170,6 +170,7 @@ def step_function(spec: FitTokenizer, networks: Networks, parts: dict[str, Any])
     images = load(spec.data, "train")
     grid, channels = spec.architecture.grid, spec.architecture.z_channels
     optimizer, critic = parts["optimizer"], parts.get("discriminator_optimizer")
+    restarts = {phase.from_images for phase in recipe.phases}
 
     def step(images_seen: int) -> Tensor:
         indices = batch_indices(spec.seed, spec.train_images, images_seen, recipe.batch_images)
@@ -195,10 +196,15 @@ def step_function(spec: FitTokenizer, networks: Networks, parts: dict[str, Any])
                 warmup=recipe.warmup_images,
                 final=recipe.final_learning_rate,
             )
+        if images_seen in restarts:  # also when resumed here: the state so far is the former phase's
+            for part in (optimizer, critic):
+                if part is not None:
+                    part.state.clear()
+        current = recipe.at(images_seen)
         optimizer.zero_grad(set_to_none=True)
-        gan_on = critic is not None and images_seen >= recipe.gan_start_images
+        gan_on = critic is not None and images_seen >= current.gan_start_images
         with autocast(spec.compute):
-            terms, reconstruction = gradients(networks, recipe, pixels, noise, features, gan_on)
+            terms, reconstruction = gradients(networks, current, pixels, noise, features, gan_on)
         average_gradients(p for group in optimizer.param_groups for p in group["params"])
         norm = gradient_norm(optimizer)
         update(optimizer, norm)

@@ -1,7 +1,9 @@
 import importlib.util
-from itertools import pairwise
+from itertools import pairwise, permutations
+from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from torch import nn
@@ -19,6 +21,8 @@ from models.foundation import (
     map_in_order,
 )
 from models.perceptual import PerceptualDistance
+from models.specs import TRANSFORMERS
+from models.vf_loss import projection, vf_loss
 
 
 @pytest.fixture(scope="module")
@@ -139,9 +143,9 @@ class Tokens(nn.Module):
         return torch.cat([torch.full_like(means[:, :1], 9.0), means], dim=1)
 
 
-def transformer(normalize: bool = False) -> FoundationModel:
+def transformer(statistics=None) -> FoundationModel:
     features = TransformerFeatures(Tokens(), 14)
-    return FoundationModel("dinov2", features, 3, patch=14, resize=224, imagenet_normalize=normalize)
+    return FoundationModel("dinov2", features, 3, patch=14, resize=224, statistics=statistics)
 
 
 def test_transformer_tokens_become_a_map_without_the_prefix():
@@ -158,16 +162,89 @@ def test_transformer_tokens_become_a_map_without_the_prefix():
 def test_pixels_enter_as_released_unless_normalised():
     grey = torch.zeros(1, 3, 224, 224)
     assert transformer()(grey).abs().sum() == 0
-    values = transformer(normalize=True)(grey)[0, :, 0, 0].tolist()
-    assert values == pytest.approx([(0.5 - 0.485) / 0.229, (0.5 - 0.456) / 0.224, (0.5 - 0.406) / 0.225], abs=1e-5)
+    values = transformer(((0.4, 0.5, 0.6), (0.2, 0.25, 0.5)))(grey)[0, :, 0, 0].tolist()
+    assert values == pytest.approx([0.5, 0.0, -0.2], abs=1e-5)
 
 
 def test_a_foundation_model_without_its_weights_is_an_error_and_never_random(tmp_path):
     with pytest.raises(ValueError, match=r"'dinov2' needs the file of timm's vit_large_patch14_dinov2\.lvd142m"):
         foundation_model("dinov2")
     save_file({"other": torch.zeros(3)}, tmp_path / "other.safetensors")
-    with torch.device("meta"), pytest.raises(ValueError, match=r"other\.safetensors does not fit"):
-        foundation_model("mae", weights=tmp_path / "other.safetensors")
+    for name in TRANSFORMERS:
+        with torch.device("meta"), pytest.raises(ValueError, match=r"other\.safetensors does not fit") as error:
+            foundation_model(name, weights=tmp_path / "other.safetensors")
+        assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "other"), list(permutations(TRANSFORMERS, 2)))
+def test_the_weights_of_another_foundation_model_are_refused(name, other, monkeypatch):
+    """timm by itself fills what a file lacks at random, where the file was made with another number of classes."""
+    with torch.device("meta"):
+        theirs = timm.create_model(TRANSFORMERS[other].timm_name).state_dict()
+        monkeypatch.setattr(foundation, "load_foreign", lambda path: theirs)
+        with pytest.raises(ValueError, match=r"weights\.pth does not fit timm's "):
+            foundation_model(name, weights=Path("weights.pth"))
+
+
+@pytest.mark.parametrize("name", TRANSFORMERS)
+def test_the_published_layout_is_accepted_and_one_tensor_less_is_not(name, monkeypatch):
+    """With the head that timm's file of CLIP carries, which nothing here uses."""
+    with torch.device("meta"):
+        whole = timm.create_model(TRANSFORMERS[name].timm_name).state_dict()
+        monkeypatch.setattr(foundation, "load_foreign", lambda path: dict(whole))
+        assert foundation_model(name, weights=Path("weights.pth")).grid_for(256) == 16
+        del whole["blocks.5.mlp.fc1.weight"]
+        with pytest.raises(ValueError, match=r"does not fit .*Missing.*blocks\.5\.mlp\.fc1\.weight"):
+            foundation_model(name, weights=Path("weights.pth"))
+
+
+# The real vision transformers, with random weights: shapes, ranges and gradients, never a number
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "side", "prefix", "width", "mean", "std"),
+    [
+        ("dinov2", 224, 1, 1024, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("mae", 256, 1, 1024, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("sam", 256, None, 256, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ("clip", 224, 1, 1024, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)),
+    ],
+)
+def test_a_real_vision_transformer_at_256_px(name, side, prefix, width, mean, std):
+    model = foundation_model(name, pretrained=False, own_statistics=True)
+    assert model.statistics == (mean, std)
+    seen, tokens = [], []
+    core = model.network.transformer
+    core.patch_embed.register_forward_pre_hook(lambda _module, arguments: seen.append(arguments[0]))
+    forward_features = core.forward_features
+    core.forward_features = lambda x: tokens.append(forward_features(x)) or tokens[-1]
+    pixels = wave(1, 3, 256, 256, k=0.7).requires_grad_()
+
+    blocks, core.blocks = core.blocks, core.blocks[:1]  # what goes in is seen sooner
+    model(pixels)
+    core.blocks, model.statistics = blocks, None
+    features = model(pixels)
+    assert features.shape == (1, width, 16, 16)
+    assert model.width == width and model.grid_for(256) == 16
+    assert torch.isfinite(features).all() and features.std() > 0
+    resized = pixels.detach()
+    if side != 256:
+        resized = nn.functional.interpolate(resized, size=(side, side), mode="bilinear", align_corners=False)
+    torch.testing.assert_close(seen[1], resized)  # in [-1, 1], as released
+    per_channel = [torch.tensor(value).view(3, 1, 1) for value in (mean, std)]
+    torch.testing.assert_close(seen[0], ((resized + 1) / 2 - per_channel[0]) / per_channel[1])
+    if prefix is not None:  # cell (r, c) is the token after the prefix that stands for patch 16 r + c
+        assert tokens[1].shape == (1, prefix + 256, width)
+        torch.testing.assert_close(features[0, :, 3, 5], tokens[1][0, prefix + 3 * 16 + 5])
+
+    latent = wave(1, 32, 16, 16, k=0.3).requires_grad_()
+    project = projection(32, width)
+    vf_loss(project(latent), features, cosine_margin=0.0, distance_margin=0.0).total.backward()
+    for tensor in (latent, project.weight):
+        assert torch.isfinite(tensor.grad).all() and tensor.grad.abs().sum() > 0
+    assert pixels.grad is None
+    assert all(parameter.grad is None and not parameter.requires_grad for parameter in model.parameters())
 
 
 def test_wrong_names_are_answered_with_what_was_meant(lite0):
@@ -180,7 +257,7 @@ def test_wrong_names_are_answered_with_what_was_meant(lite0):
     with pytest.raises(ValueError, match="1 or 3"):
         lite0(torch.zeros(1, 4, 32, 32))
     with pytest.raises(ValueError, match="nearest are 32 and 48"):
-        FoundationModel("mae", nn.Identity(), 3, patch=16, resize=None, imagenet_normalize=False).grid_for(40)
+        FoundationModel("mae", nn.Identity(), 3, patch=16, resize=None).grid_for(40)
 
 
 # Perceptual distance

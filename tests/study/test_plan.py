@@ -6,8 +6,11 @@ import pytest
 from made_up import COMPUTE, Asking, data_spec
 
 import ablations.frontier
+import ablations.system
+from models.specs import TRANSFORMERS
 from study.plan import Run, make_plan
 from study.scales import SCALES
+from study.specs import Phase
 
 
 def plan(scale, module=ablations.frontier, **changes):
@@ -25,6 +28,61 @@ def test_every_scale_plans_its_frontier(name):
     marks = len(scale.generator.snapshot_images)
     assert {len(job.stages) for job in found.jobs if job.kind == "generator"} == {1 + marks}
     assert all(job.after in {j.name for j in found.jobs} for job in found.jobs if job.kind == "generator")
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_every_scale_plans_its_system(name):
+    scale = SCALES[name]()
+    found = plan(scale, ablations.system)
+    assert len(found.runs) == (len(scale.tokenizer_seeds) + len(scale.seeds)) * len(scale.foundation_models)
+    assert all(planned.fit.spec.foundation for planned in found.runs if planned.kind == "tokenizer")
+    assert [job.kind for job in plan(scale, ablations.system, foundation_models=()).jobs].count("tokenizer") >= 1
+
+
+def test_the_papers_system():
+    found = plan(SCALES["imagenet256-system"](), ablations.system)
+    assert [planned.run.name for planned in found.runs] == ["f16d32-dinov2", "f16d32-dinov2 + LightningDiT-XL/1"]
+    generate = found.runs[1].results
+    assert [stage.spec.images_seen // 1024 for stage in generate] == [80_000, 1_000_000]  # 64 and 800 epochs
+    assert generate[0].spec.sampling == generate[1].spec.sampling
+    assert generate[0].spec.sampling.guidance_scale == 1
+
+
+def test_every_foundation_model_at_every_width_is_planned():
+    names = tuple(TRANSFORMERS)
+    found = plan(SCALES["imagenet256"](), foundation_models=names)
+    fits = [stage.spec for stage in found.stages if stage.kind == "fit_tokenizer"]
+    wanted = [f"f16d{width}{model}" for width in (16, 32, 64) for model in ("", *(f"-{name}" for name in names))]
+    assert sorted(spec.tokenizer for spec in fits) == sorted(wanted)
+    for spec in fits:
+        assert (spec.foundation is None) == ("-" not in spec.tokenizer)
+        assert (spec.recipe.perceptual_net, spec.recipe.gan_weight, spec.recipe.betas) == ("vgg", 0.5, (0.5, 0.9))
+        assert (spec.recipe.budget_images, spec.recipe.batch_images) == (64_058_368, 256)  # 50 epochs
+
+
+def test_what_a_tokenizer_does_not_use_leaves_its_fingerprint_alone():
+    """Also phases' VF settings for a plain one: their starts restart its optimizers, so they count."""
+    scale = SCALES["smoke"]()
+
+    def fingerprints(foundation=None, **recipe):
+        changed = dataclasses.replace(
+            scale,
+            foundation=dataclasses.replace(scale.foundation, **(foundation or {})),
+            tokenizer=dataclasses.replace(scale.tokenizer, **recipe),
+        )
+        jobs = plan(changed, Asking(*(Run(tokenizer=f"f4d4{model}") for model in ("", "-lite0", "-clip")))).jobs
+        return [job.stages[0].fingerprint for job in jobs]
+
+    def moved(before, after):
+        return [a != b for a, b in zip(before, after, strict=True)]
+
+    base = fingerprints()
+    assert moved(base, fingerprints({"own_statistics": True})) == [False, False, True]
+    assert moved(base, fingerprints({"stride": 8})) == [False, True, False]
+    assert moved(base, fingerprints(vf_weight=1.0)) == [False, True, True]
+    one = fingerprints(phases=(Phase(from_images=128),))
+    assert moved(base, one) == [True, True, True]
+    assert moved(one, fingerprints(phases=(Phase(from_images=128, vf_weight=0.3),))) == [False, True, True]
 
 
 @pytest.mark.parametrize(
@@ -95,6 +153,13 @@ def test_a_name_that_does_not_exist_is_answered_with_the_nearest(run, message):
         ("generator", {"snapshot_images": ()}, "snapshot_images"),
         ("generator", {"snapshot_images": (1024,)}, "none past generator.budget_images 512"),
         ("tokenizer", {"budget_images": 100}, "must be a multiple of tokenizer.batch_images 32"),
+        (
+            "tokenizer",
+            {"phases": (Phase(from_images=100),)},
+            "must start at multiples of .*_images 32, .* got 100",
+        ),
+        ("tokenizer", {"phases": (Phase(from_images=0),)}, "above 0 and below tokenizer.budget_images 256; got 0"),
+        ("tokenizer", {"phases": (Phase(from_images=256),)}, "got 256"),
     ],
 )
 def test_budgets_that_no_training_could_keep_are_refused(group, changes, message):

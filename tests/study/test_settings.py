@@ -6,6 +6,12 @@ from study.settings import change, hashed, later, rebuild
 
 
 @dataclass(frozen=True)
+class Part:
+    start: int
+    rate: float = 0.1
+
+
+@dataclass(frozen=True)
 class Inner:
     rate: float = 1.0
     steps: int = 2
@@ -15,6 +21,7 @@ class Inner:
     marks: tuple[int, ...] = (1,)
     judges: tuple[tuple[str, int], ...] = ()
     limit: int | None = None
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,9 @@ class Outer:
         ("marks", "5,6", (5, 6)),
         ("judges", "('a', 96),", (("a", 96),)),
         ("limit", "None", None),
+        ("parts", "{'start': 3, 'rate': 1}, {'start': 1e3}", (Part(3, 1.0), Part(1000))),
+        ("parts", "{'start': 3}", (Part(3),)),
+        ("parts", "()", ()),
     ],
 )
 def test_text_becomes_the_type_of_the_field(field, text, value):
@@ -55,6 +65,10 @@ def test_text_becomes_the_type_of_the_field(field, text, value):
         ("inner.on", "1", "must be True or False"),
         ("inner.betas", "0.5", r"must be \(a number, a number\)"),
         ("inner.rate", "fast", "must be a number, got 'fast'"),
+        ("inner.parts", "{'start': 3, 'raet': 1}", "no field 'raet' in parts; nearest: rate"),
+        ("inner.parts", "{'rate': 1}", r"must be \{'start': a whole number, 'rate': a number\}, got"),
+        ("inner.parts", "{'start': 'x'}", r"parts\.start must be a whole number, got 'x'"),
+        ("inner.parts", "3", r"must be \{'start': a whole number, 'rate': a number\}, got 3"),
     ],
 )
 def test_a_wrong_field_or_type_is_named(key, text, message):

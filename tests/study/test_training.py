@@ -9,7 +9,8 @@ from study import checkpoint, training
 from study.checkpoint import Position, restore, save
 from study.jobs import run_stage
 from study.lease import lease
-from study.specs import FitGenerator, FitTokenizer, Stage
+from study.scales import SCALES
+from study.specs import FitGenerator, FitTokenizer, Phase, Stage
 from study.stages import fit_generator, fit_tokenizer
 from study.stopping import Interrupted, stop_requested
 from study.training import learning_rate, train
@@ -77,6 +78,78 @@ def test_a_tokenizer_cut_off_again_and_again_ends_with_the_same_bits(kind, tiny_
     assert run_in_pieces(stage) == 4  # stopped at 16, 32 and 48 of 64 images
     assert weights(stage.folder) == whole
     assert list(whole) == [fit_tokenizer.WEIGHTS]  # checkpoints are gone
+
+
+def in_phases(scale, starts):
+    """With everything, and phases in which every VF setting moves; before the first there is no discriminator."""
+    everything = aligned_with_everything(scale)
+    settings = [{"vf_weight": 0.4}, {"vf_weight": 0.2, "vf_cosine_margin": 0.1, "vf_distance_margin": 0.0}]
+    phases = tuple(Phase(from_images=start, **own) for start, own in zip(starts, settings, strict=False))
+    recipe = dataclasses.replace(everything.tokenizer, gan_start_images=64, phases=phases)
+    return dataclasses.replace(everything, tokenizer=recipe)
+
+
+def aligned(plan):
+    return next(s for s in plan.stages if s.kind == "fit_tokenizer" and s.spec.foundation)
+
+
+def test_a_tokenizer_in_phases_cut_off_after_every_batch_ends_with_the_same_bits(tiny_plan, tiny_scale, monkeypatch):
+    stage = aligned(tiny_plan(in_phases(tiny_scale, (24, 40)), 32))
+    run_stage(stage)
+    whole = weights(stage.folder)
+    (stage.folder / "record.json").unlink()
+    (stage.folder / fit_tokenizer.WEIGHTS).unlink()
+    interrupted_after(monkeypatch, 8)  # before, at and after both starts
+    assert run_in_pieces(stage) == 8
+    assert weights(stage.folder) == whole
+
+
+def test_a_phase_is_a_training_that_starts_from_the_weights_of_the_former(tiny_plan, tiny_scale):
+    """Discriminator and projection included, optimizers anew, the discriminator at once: as the released code does
+    with `init_weight` and `disc_start: 1`."""
+    spec = aligned(tiny_plan(in_phases(tiny_scale, (24,)), 32)).spec
+    plain = dataclasses.replace(spec.recipe, phases=())
+    later = dataclasses.replace(
+        plain, gan_start_images=0, **{k: v for k, v in vars(spec.recipe.phases[0]).items() if k != "from_images"}
+    )
+
+    def trained(recipe, marks, before=None):
+        asked = dataclasses.replace(spec, recipe=recipe)
+        networks = fit_tokenizer.build(asked)
+        parts = fit_tokenizer.parts_of(asked, networks)
+        moved = {name: part for name, part in parts.items() if isinstance(part, torch.nn.Module)}
+        for name, part in moved.items():
+            if before:
+                part.load_state_dict(before[name])
+        step = fit_tokenizer.step_function(asked, networks, parts)
+        for mark in marks:
+            step(mark)
+        return {name: {k: v.clone() for k, v in part.state_dict().items()} for name, part in moved.items()}
+
+    def same(a, b):
+        return all(torch.equal(value, b[name][key]) for name, state in a.items() for key, value in state.items())
+
+    first = trained(plain, (0, 8, 16))
+    chained = trained(later, (24, 32), first)
+    whole = trained(spec.recipe, (0, 8, 16, 24, 32))
+    assert set(whole) == {"tokenizer", "linear_proj", "discriminator"}
+    assert same(whole, chained)
+    assert not same(whole, trained(plain, (0, 8, 16, 24, 32)))
+    assert not same({"discriminator": first["discriminator"]}, whole)
+
+
+def test_the_recipe_of_a_batch_is_that_of_its_phase():
+    recipe = SCALES["imagenet256-system"]().tokenizer
+    first, second = (phase.from_images for phase in recipe.phases)
+    settings = [
+        (now.vf_weight, now.vf_cosine_margin, now.vf_distance_margin)
+        for now in map(recipe.at, (0, first - 256, first, second - 256, second, recipe.budget_images - 256))
+    ]
+    assert settings == [(0.5, 0, 0)] * 2 + [(0.1, 0, 0)] * 2 + [(0.1, 0.5, 0.25)] * 2  # as released
+    assert recipe.at(0).gan_start_images == 640_256  # which has long passed when a phase starts
+    epoch = 1_281_167
+    for start, epochs in ((first, 100), (second, 115), (recipe.budget_images, 130)):
+        assert 0 <= start - epochs * epoch < recipe.batch_images
 
 
 def test_a_generator_cut_off_again_and_again_ends_with_the_same_bits(tiny_plan, monkeypatch):

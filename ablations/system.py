@@ -1,0 +1,26 @@
+"""How far does the whole system get: one aligned tokenizer, trained longest, under one large generator?
+
+Mirrors the last two rows of Table 3 of the paper (arXiv 2501.01423), at scale `imagenet256-system`. Guidance, which the
+paper's other columns have, is a change of `sampling`.
+
+We would change our mind if gFID stopped falling long before the budget ends.
+"""
+
+from study.plan import Run
+from study.scales import Scale
+
+QUESTION = "How far does one aligned tokenizer under one large generator get?"
+
+
+def runs(scale: Scale) -> list[Run]:
+    """The widest latent, with each foundation model (plain at a scale without any), under the last generator."""
+    return [
+        Run(
+            tokenizer=f"f{scale.downsampling}d{scale.latent_channels[-1]}{alignment}",
+            generator=scale.generators[-1],
+            tokenizer_seed=tokenizer_seed,
+            seed=seed,
+        )
+        for tokenizer_seed, seed in scale.repeats
+        for alignment in [f"-{model}" for model in scale.foundation_models] or [""]
+    ]
