@@ -39,6 +39,19 @@ def test_safetensors(tmp_path):
         load_foreign(tmp_path / "bad.safetensors")
 
 
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pth", "legacy.pth"])
+def test_a_file_that_is_cut_in_half_is_named(tmp_path, name):
+    path = tmp_path / name
+    if name == "w.safetensors":
+        save_file(STATE, path)
+    else:
+        torch.save(STATE, path, _use_new_zipfile_serialization=name == "w.pth")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(ValueError, match=rf"{name}.*(not a valid safetensors|not all of one|cut off)") as error:
+        load_foreign(path)
+    assert "\n" not in str(error.value)
+
+
 def test_nested_checkpoints_are_unwrapped_and_the_average_comes_first(tmp_path):
     torch.save({"state_dict": STATE, "epoch": 3}, tmp_path / "a.ckpt")
     assert same(load_foreign(tmp_path / "a.ckpt"))
@@ -68,5 +81,6 @@ def test_other_files_are_refused(tmp_path):
     torch.save({"epoch": 3}, tmp_path / "w.pt")
     with pytest.raises(ValueError, match="no table of named tensors"):
         load_foreign(tmp_path / "w.pt")
-    with pytest.raises(FileNotFoundError):
-        load_foreign(tmp_path / "absent.pt")
+    for path in (tmp_path / "absent.pt", tmp_path):
+        with pytest.raises(FileNotFoundError, match=f"no weights at {path}"):
+            load_foreign(path)

@@ -177,8 +177,15 @@ def test_inception_gives_pooled_and_spatial_features_and_class_scores(data, blan
     seen = {}
     block = extractor.Mixed_6d  # mixed_6 of TensorFlow's graph, the third of four with 17 x 17 cells
     block.register_forward_hook(lambda _module, _inputs, maps: seen.update(maps=maps))
+    entrance = extractor.Conv2d_1a_3x3
+    entrance.register_forward_hook(lambda _module, inputs, _maps: seen.update(pixels=inputs[0]))
     images = pictures(2)
+    images[0, 0, :8, :8], images[0, 0, 8:16, :8] = 0, 255
     pooled, spatial = all_features(extractor, images)
+    assert seen["pixels"].shape == (2, 3, 299, 299)
+    assert (seen["pixels"].min(), seen["pixels"].max()) == (-1, 127 / 128)  # all of uint8: (value - 128) / 128
+    with pytest.raises(ValueError, match="images are uint8"):
+        all_features(extractor, images / 255)
     assert pooled.shape == (2, 2048)
     assert spatial.shape == (2, SPATIAL_WIDTH) == (2, 17 * 17 * 7)
     assert spatial.dtype == torch.float32

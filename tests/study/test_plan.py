@@ -57,6 +57,7 @@ def test_every_foundation_model_at_every_width_is_planned():
     for spec in fits:
         assert (spec.foundation is None) == ("-" not in spec.tokenizer)
         assert (spec.recipe.perceptual_net, spec.recipe.gan_weight, spec.recipe.betas) == ("vgg", 0.5, (0.5, 0.9))
+        assert (spec.recipe.learning_rate, spec.recipe.kl_weight, spec.recipe.gan_start_images) == (1e-4, 1e-6, 640_256)
         assert (spec.recipe.budget_images, spec.recipe.batch_images) == (64_058_368, 256)  # 50 epochs
 
 

@@ -1,0 +1,30 @@
+"""Features of a foundation model: what names the kept ones."""
+
+import dataclasses
+
+from study import features
+from study.features import FoundationFeatures
+
+
+def test_features_are_kept_apart_where_pixels_enter_otherwise_and_older_ones_keep_their_name(
+    tiny_plan, tiny_scale, monkeypatch
+):
+    keys, asked, made, asset = [], [], features.foundation_model, features.asset
+
+    def model(name, *, own_statistics, **_):
+        asked.append(own_statistics)
+        return made("lite0")
+
+    monkeypatch.setattr(features, "foundation_model", model)
+    monkeypatch.setattr(features, "require", lambda name: None)
+    monkeypatch.setattr(features, "asset", lambda kind, key, fill: keys.append(dict(key)) or asset(kind, key, fill))
+    for own in (False, True):
+        recipe = dataclasses.replace(tiny_scale.foundation, own_statistics=own)
+        plan = tiny_plan(dataclasses.replace(tiny_scale, foundation_models=("clip",), foundation=recipe))
+        FoundationFeatures(next(s.spec for s in plan.stages if s.kind == "fit_tokenizer" and s.spec.foundation))
+    assert asked == [False, True]
+    assert set(keys[0]) == {
+        "foundation_model", "input_size", "stride", "data", "resolution", "images", "views", "device", "threads",
+    }  # fmt: skip
+    assert keys[1] == keys[0]
+    assert keys[2] == keys[3] == {**keys[0], "own_statistics": True}
