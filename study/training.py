@@ -81,7 +81,6 @@ def train(
         stopping = False
         looks = device == "cpu" or steps % CHECK_STEPS_CUDA == 0 or images_seen >= budget_images
         if looks or (out.stopping and processes() == 1):
-            stopping = any(gathered(out.stopping))  # all end after the same step, whichever was asked first
             (loss,) = average(loss)
             value = loss.item()
             out.progress(images_seen, budget_images, note=f"loss {value:.4g}")
@@ -91,6 +90,7 @@ def train(
                 bad_from = bad_from if bad_looks else steps
                 bad_looks += 1
                 log.warning("step %d was skipped: its loss or gradient is %s", steps, value)
+            stopping = any(gathered(out.stopping))  # all end after the same step, whichever was asked first
         if bad_looks > TOLERATED:
             position = checkpoint.Position() if fell_back else checkpoint.restore(out.folder, parts)
             if not position.images_seen:
