@@ -58,7 +58,7 @@ class FoundationFeatures:
             key["own_statistics"] = True
         folder = asset("foundation-statistics", key, self._measure)
         statistics = load_tensors(folder / "statistics.safetensors")
-        self._mean, self._std = statistics["mean"][:, None, None], statistics["std"][:, None, None]
+        self._mean, self._std = (statistics[name].to(self._device)[:, None, None] for name in ("mean", "std"))
         self._shape = tuple(int(side) for side in statistics["shape"])  # (D, h, w)
         gib = self._count * self._views * int(np.prod(self._shape)) * 2 / 2**30
         self._cache: np.ndarray | None = None
@@ -84,12 +84,14 @@ class FoundationFeatures:
             ).to(self._device)
         return self._model
 
-    def _forward(self, indices: np.ndarray, flipped: bool | Tensor) -> Tensor:
-        """bfloat16 (B, D, h, w) of these images, mirrored where `flipped`."""
+    def _forward(self, indices: np.ndarray, flipped: bool) -> Tensor:
+        """bfloat16 (B, D, h, w) of these images, all mirrored if `flipped`."""
         pixels = self._images.pixels(indices)
-        mirror = torch.as_tensor(flipped).expand(len(pixels))[:, None, None, None]
-        pixels = torch.where(mirror, pixels.flip(3), pixels)
-        return self._network()(pixels.to(self._device)).to(torch.bfloat16).cpu()
+        return self._seen((pixels.flip(3) if flipped else pixels).to(self._device)).cpu()
+
+    def _seen(self, pixels: Tensor) -> Tensor:
+        """bfloat16 (B, D, h, w) of pixels on the model's device."""
+        return self._network()(pixels).to(torch.bfloat16)
 
     def _measure(self, folder: Path) -> None:
         rows = np.unique(np.linspace(0, self._count - 1, STATISTICS_IMAGES).astype(int))
@@ -121,12 +123,16 @@ class FoundationFeatures:
                 write_json(mark, int(rows[-1]) + 1)
         bits.flush()
 
-    def batch(self, indices: np.ndarray, flipped: Tensor, grid: int) -> Tensor:
-        """Features (B, D, grid, grid) float32 of these images, mirrored where `flipped` (B,) bool."""
+    def batch(self, indices: np.ndarray, flipped: Tensor, pixels: Tensor, grid: int) -> Tensor:
+        """Features (B, D, grid, grid) float32 of these images, mirrored where `flipped` (B,) bool.
+
+        Args:
+            pixels: (B, C, H, W) of the very images, mirrored already, on the device that the features are wanted on.
+        """
         if self._cache is None:
-            bits = self._forward(indices, flipped)
+            bits = self._seen(pixels)
         else:
-            bits = torch.from_numpy(self._cache[indices, flipped.long().numpy()]).view(torch.bfloat16)
+            bits = torch.from_numpy(self._cache[indices, flipped.long().numpy()]).view(torch.bfloat16).to(pixels.device)
         features = bits.float()
         if self._recipe.standardise:
             features = (features - self._mean) / self._std

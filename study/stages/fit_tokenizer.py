@@ -186,7 +186,7 @@ def step_function(spec: FitTokenizer, networks: Networks, parts: dict[str, Any])
         pixels = pixels.to(device, memory_format=torch.channels_last)
         features = None
         if networks.foundation is not None:
-            features = networks.foundation.batch(indices, flipped, grid).to(device)
+            features = networks.foundation.batch(indices, flipped, pixels, grid)
 
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(

@@ -2,7 +2,11 @@
 
 import dataclasses
 
+import numpy as np
+import torch
+
 from study import features
+from study.data import load
 from study.features import FoundationFeatures
 
 
@@ -28,3 +32,18 @@ def test_features_are_kept_apart_where_pixels_enter_otherwise_and_older_ones_kee
     }  # fmt: skip
     assert keys[1] == keys[0]
     assert keys[2] == keys[3] == {**keys[0], "own_statistics": True}
+
+
+def test_features_that_are_not_kept_are_those_that_would_be(tiny_plan, tiny_scale, monkeypatch):
+    scale = dataclasses.replace(tiny_scale, foundation_models=("lite0",))
+    plan = tiny_plan(scale, 32)
+    spec = next(s.spec for s in plan.stages if s.kind == "fit_tokenizer" and s.spec.foundation)
+    indices, flipped = np.array([5, 0, 17]), torch.tensor([True, False, True])
+    pixels = load(spec.data, "train").pixels(indices)
+    pixels = torch.where(flipped[:, None, None, None], pixels.flip(3), pixels)
+    kept = FoundationFeatures(spec).batch(indices, flipped, pixels, 8)
+    monkeypatch.setattr(features, "CACHE_GIB", 0.0)
+    made = FoundationFeatures(spec).batch(indices, flipped, pixels, 8)
+    assert made.shape == kept.shape
+    assert (made - kept).abs().max() < 0.05 * kept.std()  # rounded to bfloat16 in batches of another size
+    assert kept.std() > 0.1
