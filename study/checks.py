@@ -15,6 +15,7 @@ LITE_STRIDES = (2, 4, 8, 16, 32)
 PERCEPTUAL_NETS = ("lite0", "lite2", "vgg")
 LABEL_SCHEMES = ("equal", "random")
 WEIGHTS = ("ema", "raw")
+STORED_LATENTS = ("posterior", "sample")
 FEWEST_SAMPLES = 4  # precision and recall look at three neighbours
 
 Check = tuple[Callable[[Any], bool], str]
@@ -91,6 +92,7 @@ CHECKS: dict[str, Check] = {
     "sampling.guidance_channels": _not_negative,
     "sampling.label_scheme": _one_of(LABEL_SCHEMES),
     "sampling.weights": _one_of(WEIGHTS),
+    "stored_latents": _one_of(STORED_LATENTS),
     "execution.processes": _positive,
     "execution.microbatch_images": _not_negative,
     "evaluation.reference_images": (lambda v: v >= FEWEST_SAMPLES, f"at least {FEWEST_SAMPLES}"),

@@ -12,28 +12,33 @@ import hashlib
 import os
 import re
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from study import pictures
 from study.files import create_array, fingerprint, read_json, remove_tree, write_json
 from study.lease import lease
+from study.parquet import parquet_digest, parquet_files, parquet_resolution, parquet_splits
 from study.paths import study_root
-from study.pictures import native_resolution, picture_blocks, picture_digest, picture_splits
+from study.pictures import Blocks, picture_blocks, picture_digest, picture_splits
 from study.published import KNOWN
 from study.settings import nearest, rebuild
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-__all__ = ["DataSpec", "ImageSet", "load", "native_resolution", "packed", "resolve"]
+__all__ = ["DataSpec", "ImageSet", "crop", "load", "native_resolution", "packed", "resolve"]
 
 SPLITS = ("train", "test")
 KNOWN_RESOLUTION = 32  # pixels, of all data sets that are known by name
 PACK_VERSION = 1  # raised when the same source packs to other pixels
+SAVE_SECONDS = 20.0  # between notes of how far a packing is, from which one that was cut off goes on
+HASHED = 256  # pictures at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,9 +88,9 @@ GIVEN_AS_FOLDER = {
 
 
 class Split(NamedTuple):
-    """What is packed: blocks of rows, uint8 (rows, C, H, W), for all labels (N,); shape is (C, H, W)."""
+    """What is packed: pictures uint8 (N, C, H, W) in blocks, see `picture_blocks`; labels (N,); shape is (C, H, W)."""
 
-    blocks: Iterable[np.ndarray]
+    blocks: Blocks
     labels: np.ndarray
     shape: tuple[int, ...]
 
@@ -95,7 +100,8 @@ def resolve(source: str, resolution: int) -> DataSpec:
 
     Args:
         source: 'fashion-mnist', 'cifar10', or a folder with one subfolder of pictures per class, or with two
-            such folders, train/ and test/ (or val/). Else about a tenth of each class is held out for test.
+            such folders, train/ and test/ (or val/), or with parquet files. Without a split of its own about a
+            tenth of each class is held out for test.
         resolution: pixels; 32 for the named sets (Fashion-MNIST is 28, padded with zeros). Pictures of a
             folder are cropped to the centre square and resized to it.
 
@@ -114,13 +120,27 @@ def resolve(source: str, resolution: int) -> DataSpec:
     if not folder.is_dir():
         raise ValueError(
             f"no data set and no folder {source!r}; {nearest(source, KNOWN)}. "
-            "Give one of them, or a folder with one subfolder of pictures per class"
+            "Give one of them, or a folder with one subfolder of pictures per class or with the hub's parquet files"
         )
     if resolution < 1:
         raise ValueError(f"the resolution is a number of pixels, got {resolution}")
     name = re.sub(r"[^\w.-]+", "-", folder.name).strip("-.") or "folder"
-    digest = fingerprint({"pictures": picture_digest(folder), "version": PACK_VERSION})
+    found = parquet_files(folder)
+    state = parquet_digest(found) if found else picture_digest(folder)
+    digest = fingerprint({"pictures": state, "version": PACK_VERSION})
     return _packed(name, str(folder), resolution, digest) or _pack_folder(folder, name, resolution, digest)
+
+
+def native_resolution(folder: Path) -> int:
+    """Median short side, in pixels, of the pictures of a folder."""
+    found = parquet_files(folder)
+    return parquet_resolution(found) if found else pictures.native_resolution(folder)
+
+
+def crop(spec: DataSpec) -> str:
+    """How the pictures of a packed data set came to their size."""
+    manifest = read_json(_folder(spec) / "manifest.json") or {}
+    return pictures.CROP if any(os.path.isabs(source) for source in manifest.get("sources", ())) else "as published"
 
 
 def packed(name: str, resolution: int) -> list[DataSpec]:
@@ -176,28 +196,41 @@ def _pack(
     flip: bool,
     read: Callable[[], dict[str, Split]],
 ) -> DataSpec:
-    """Write both splits of `read()`. The folder appears whole, and its manifest comes last."""
+    """Write both splits of `read()`. The folder appears whole, and its manifest comes last; a packing that was cut
+    off goes on where it was."""
     with lease(study_root() / "data" / f".packing-{name}-{resolution}") as held:
         if done := _packed(name, source, resolution, digest):  # another process packed it meanwhile
             return done
-        work = held.folder / "arrays"
-        remove_tree(work)
-        work.mkdir()
+        work, note = held.folder / "arrays", held.folder / "written.json"
+        written: dict[str, Any] = read_json(note) or {}
+        if written.get("source") != digest or not work.exists():
+            remove_tree(work)
+            work.mkdir()
+            written = {"source": digest}
         splits, content = read(), hashlib.sha256()
         for split in SPLITS:
             blocks, labels, shape = splits[split]
-            content.update(repr((split, len(labels), shape)).encode())
-            images = create_array(work / f"{split}.images.npy", np.uint8, (len(labels), *shape))
-            row = 0
-            for block in blocks:
-                images[row : row + len(block)] = block
-                content.update(np.ascontiguousarray(block).data)
-                row += len(block)
+            path, done_before = work / f"{split}.images.npy", written.get(split, 0)
+            if done_before:
+                images = np.load(path, mmap_mode="r+", allow_pickle=False)
+            else:
+                images = create_array(path, np.uint8, (len(labels), *shape))
+            count, saved = done_before, time.monotonic()
+            for rows, block in blocks(done_before):
+                images[rows] = block
+                count += len(rows)
                 held.check()
-                held.progress = {"split": split, "images": row, "of": len(labels)}
-            assert row == len(labels), (row, len(labels))
-            images.flush()
+                held.progress = {"split": split, "images": count, "of": len(labels)}
+                if count == len(labels) or time.monotonic() - saved > SAVE_SECONDS:
+                    images.flush()
+                    written[split], saved = count, time.monotonic()
+                    write_json(note, written)
+            assert count == len(labels), (count, len(labels))
             np.save(work / f"{split}.labels.npy", labels.astype(np.int64))
+            content.update(repr((split, len(labels), shape)).encode())
+            for start in range(0, len(labels), HASHED):
+                content.update(np.ascontiguousarray(images[start : start + HASHED]).data)
+                held.check()
             content.update(labels.astype("<i8").tobytes())
         spec = DataSpec(
             name=name,
@@ -219,6 +252,7 @@ def _pack(
         sources = {**(manifest["sources"] if manifest else {}), source: digest}
         write_json(target / "manifest.json", {"spec": dataclasses.asdict(spec), "sources": sources})
         remove_tree(work)
+        note.unlink(missing_ok=True)
     return spec
 
 
@@ -228,17 +262,22 @@ def _pack_known(name: str, digest: str) -> DataSpec:
     def read() -> dict[str, Split]:
         with tempfile.TemporaryDirectory() as temporary:
             arrays = known.read(Path(temporary))
-        return {split: Split([images], labels, images.shape[1:]) for split, (images, labels) in arrays.items()}
+        return {split: Split(_whole(images), labels, images.shape[1:]) for split, (images, labels) in arrays.items()}
 
     return _pack(name, name, digest, KNOWN_RESOLUTION, known.class_names, known.flip, read)
 
 
+def _whole(images: np.ndarray) -> Blocks:
+    return lambda start: iter([(np.arange(start, len(images)), images[start:])])
+
+
 def _pack_folder(folder: Path, name: str, resolution: int, digest: str) -> DataSpec:
-    class_names, splits = picture_splits(folder)
+    found = parquet_files(folder)
+    class_names, splits = parquet_splits(found) if found else picture_splits(folder)
 
     def read() -> dict[str, Split]:
         channels, blocks = picture_blocks(splits, resolution)
         shape = (channels, resolution, resolution)
-        return {split: Split(blocks[split], splits[split][1], shape) for split in SPLITS}
+        return {split: Split(blocks[split], splits[split].labels, shape) for split in SPLITS}
 
     return _pack(name, str(folder), digest, resolution, class_names, True, read)

@@ -72,11 +72,11 @@ def disk_bytes(stage: Stage) -> int:
         return 4 * parameters(stage) * (1 + KEPT * 3)
     if isinstance(spec, FitGenerator):  # EMA and raw at each mark; in each checkpoint also the two moments
         return 4 * parameters(stage) * (2 * len(spec.recipe.snapshot_images) + KEPT * 4)
-    if isinstance(spec, Encode):  # mean and spread in float16
+    if isinstance(spec, Encode):  # mean and spread in float16, or a sample
         tokenizer = stage.inputs["tokenizer"].spec
         assert isinstance(tokenizer, FitTokenizer)
         values = tokenizer.architecture.z_channels * tokenizer.architecture.grid**2
-        return spec.train_images * (2 if spec.data.flip else 1) * values * 4
+        return spec.train_images * (2 if spec.data.flip else 1) * values * (2 if spec.stored == "sample" else 4)
     if isinstance(spec, Generate):
         return spec.sampling.samples * spec.data.channels * spec.data.resolution**2
     return 0

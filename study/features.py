@@ -123,17 +123,19 @@ class FoundationFeatures:
                 write_json(mark, int(rows[-1]) + 1)
         bits.flush()
 
-    def batch(self, indices: np.ndarray, flipped: Tensor, pixels: Tensor, grid: int) -> Tensor:
-        """Features (B, D, grid, grid) float32 of these images, mirrored where `flipped` (B,) bool.
+    def kept(self, indices: np.ndarray, flipped: Tensor) -> tuple[Tensor, ...]:
+        """What is kept of these images, mirrored where `flipped` (B,) bool: bfloat16 (B, D, h, w), or nothing."""
+        if self._cache is None:
+            return ()
+        return (torch.from_numpy(self._cache[indices, flipped.long().numpy()]).view(torch.bfloat16),)
+
+    def batch(self, pixels: Tensor, grid: int, kept: Tensor | None = None) -> Tensor:
+        """Features (B, D, grid, grid) float32, on the device of the pixels: of what was kept of them, or made now.
 
         Args:
-            pixels: (B, C, H, W) of the very images, mirrored already, on the device that the features are wanted on.
+            pixels: (B, C, H, W), mirrored already where they are wanted so.
         """
-        if self._cache is None:
-            bits = self._seen(pixels)
-        else:
-            bits = torch.from_numpy(self._cache[indices, flipped.long().numpy()]).view(torch.bfloat16).to(pixels.device)
-        features = bits.float()
+        features = (self._seen(pixels) if kept is None else kept).float()
         if self._recipe.standardise:
             features = (features - self._mean) / self._std
         if features.shape[-1] != grid:

@@ -277,7 +277,12 @@ def _stages(run: Run, base: Scale, data: DataSpec, compute: Compute, judges: Seq
     )
     encode = Stage(
         "encode",
-        Encode(data=data, train_images=min(scale.train_images, data.train_images), compute=compute),
+        Encode(
+            data=data,
+            train_images=min(scale.train_images, data.train_images),
+            compute=compute,
+            stored=scale.stored_latents,
+        ),
         {"tokenizer": fit},
     )
     stages: dict[str, Any] = {"tokenizer": (fit, reconstruct, encode)}

@@ -49,6 +49,7 @@ class Scale:
     generator: GeneratorRecipe
     sampling: Sampling
     evaluation: Evaluation
+    stored_latents: str = "posterior"  # what generators train on: see Encode.stored
     execution: Execution = field(default_factory=Execution)
 
     @property
@@ -180,6 +181,7 @@ def imagenet256() -> Scale:
         ),
         sampling=Sampling(samples=10_000, chunk=250, solver="dopri5", steps=250, label_scheme="random"),
         evaluation=Evaluation(reference_images=50_000, reconstruct_images=50_000, perceptual_net="vgg"),
+        stored_latents="sample",
     )
 
 

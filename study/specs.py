@@ -163,6 +163,7 @@ class Encode:
     data: DataSpec
     train_images: int
     compute: Compute
+    stored: str = later("posterior")  # mean and spread of each; or "sample", one of each view, as released
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,7 +52,8 @@ class Sweep:
     """How big: smoke (seconds, for tests), desk (minutes on a laptop), desk-full (80 minutes there),
     imagenet256 (the paper's, on GPUs), imagenet256-system (its best system, for the ablation system)."""
     data: Annotated[str | None, arg(metavar="NAME|FOLDER", help_behavior_hint="")] = None
-    """Data set (fashion-mnist, cifar10) or a folder of pictures with one subfolder per class. Default: the scale's."""
+    """Data set (fashion-mnist, cifar10) or a folder of pictures with one subfolder per class, or with the hub's parquet
+    files. Default: the scale's."""
     resolution: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="")] = None
     """Side of the pictures in pixels. Default: the scale's; for a folder at a desk scale, the size of its pictures."""
     executor: Literal["local", "inline", "slurm"] = "local"
@@ -156,7 +157,11 @@ def prepare(options: Sweep) -> Plan:
         require_writable(folder)
     if source in GIVEN_AS_FOLDER:
         data = dataclasses.replace(GIVEN_AS_FOLDER[source], resolution=resolution)
-        lacking.insert(0, f"the data: give {source} as a folder with train/ and val/, one subfolder per class (--data)")
+        lacking.insert(
+            0,
+            f"the data: give {source} as a folder (--data): train/ and val/, one subfolder per class in each, or the "
+            "hub's parquet files",
+        )
     else:
         data = resolve(source, resolution)
     check_data(scale, data)

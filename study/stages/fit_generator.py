@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.flow import flow_loss, interpolate, logit_normal_times, velocity_target
 from models.lightningdit import LightningDiT, drop_labels
+from study.ahead import batches
 from study.compute import apply, autocast
 from study.distributed import processes, slice_of_batch
-from study.files import load_tensors, save_tensors
+from study.files import load_metadata, load_tensors, save_tensors
 from study.randomness import batch_indices, generator
 from study.specs import FitGenerator, Stage
-from study.stages.encode import Latents, read
+from study.stages.encode import SAME_ENCODING, Latents, read, same_statistics, statistics
 from study.training import learning_rate, train, update
 from study.workspace import Record, Workspace
 
@@ -55,15 +57,19 @@ def step_function(spec: FitGenerator, parts: dict[str, Any], latents: Latents) -
             block.compile()  # in place: names and the copy that averages stay as they are
     spread = DistributedDataParallel(network, gradient_as_bucket_view=True) if processes() > 1 else None
 
-    def step(images_seen: int) -> Tensor:
+    latents = latents.on(device)
+
+    def noises(rng: torch.Generator) -> list[Tensor]:
+        """For the posteriors and for the flow, of the whole batch."""
+        shape = (recipe.batch_images, *latents.shape)
+        return [torch.randn(shape, generator=rng, device=rng.device) for _ in range(2)]
+
+    def prepare(images_seen: int) -> tuple[Tensor, ...]:
+        # every process draws for the whole batch, so that their number moves no number
         indices = batch_indices(spec.seed, len(latents.labels), images_seen, recipe.batch_images)
         rng = generator(spec.seed, "generator step", images_seen)
-        # every process draws for the whole batch, so that their number moves no number; a GPU draws the large part
-        wide = rng if device == "cpu" else generator(spec.seed, "generator step", images_seen, device)
-        shape = (len(indices), *latents.shape)
         view = torch.randint(latents.views, (len(indices),), generator=rng)
-        posterior_noise = torch.randn(shape, generator=wide, device=device)
-        noise = torch.randn(shape, generator=wide, device=device)
+        drawn = noises(rng) if device == "cpu" else []  # a GPU draws them faster than they could be brought there
         times = (
             logit_normal_times(torch.randn(len(indices), generator=rng))
             if recipe.logit_normal
@@ -71,17 +77,24 @@ def step_function(spec: FitGenerator, parts: dict[str, Any], latents: Latents) -
         )
         dropped = torch.rand(len(indices), generator=rng) < architecture.label_dropout
         labels = drop_labels(latents.labels[torch.from_numpy(indices)], dropped, architecture.num_classes)
+        stored = latents.stored(slice_of_batch(indices), slice_of_batch(view))
+        return *map(slice_of_batch, (times, labels, *drawn)), *stored
 
-        indices = slice_of_batch(indices)
-        data = latents.sample(indices, slice_of_batch(view), slice_of_batch(posterior_noise))
-        noise, times, labels = (slice_of_batch(drawn).to(device) for drawn in (noise, times, labels))
+    batch = batches(prepare, recipe.batch_images, device)
 
+    def step(images_seen: int) -> Tensor:
+        times, labels, *rest = batch(images_seen)
+        if device != "cpu":
+            drawn = noises(generator(spec.seed, "generator step", images_seen, device))
+            rest = [*map(slice_of_batch, drawn), *rest]
+        posterior_noise, noise, *stored = rest
+        data = latents.normalised(stored, posterior_noise)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(
                 images_seen, peak=recipe.learning_rate, budget=recipe.budget_images, warmup=recipe.warmup_images
             )
         optimizer.zero_grad(set_to_none=True)
-        pieces = len(indices) // (spec.compute.microbatch_images or len(indices))
+        pieces = len(data) // (spec.compute.microbatch_images or len(data))
         losses: list[Tensor] = []
         for piece in zip(*(drawn.chunk(pieces) for drawn in (data, noise, times, labels)), strict=True):
             last = len(losses) == pieces - 1
@@ -108,11 +121,12 @@ def run(spec: FitGenerator, inputs: dict[str, Stage], out: Workspace) -> Record:
     """Train a generator; leaves `ema-*.safetensors` and `raw-*.safetensors` at every mark."""
     apply(spec.compute)
     parts, latents = build(spec), read(inputs["latents"])
+    about = {"latents": json.dumps(statistics(inputs["latents"]))}
 
     def keep(images_seen: int) -> Callable[[], None]:
         def write() -> None:
             for weights, part in (("ema", "ema"), ("raw", "generator")):
-                save_tensors(snapshot_file(out.folder, weights, images_seen), dict(parts[part].state_dict()))
+                save_tensors(snapshot_file(out.folder, weights, images_seen), dict(parts[part].state_dict()), about)
 
         return write
 
@@ -129,9 +143,24 @@ def run(spec: FitGenerator, inputs: dict[str, Stage], out: Workspace) -> Record:
 
 
 def trained(stage: Stage, images_seen: int, weights: str) -> LightningDiT:
-    """The generator that a fit_generator stage had after so many images, frozen, on the stage's device."""
-    spec = stage.spec
+    """The generator that a fit_generator stage had after so many images, frozen, on the stage's device.
+
+    Raises:
+        SafetensorError: the snapshot is torn.
+        ValueError: it was trained on latents with another mean and spread than its encode stage has now.
+    """
+    spec, latents = stage.spec, stage.inputs["latents"]
     assert isinstance(spec, FitGenerator)
+    path = snapshot_file(stage.folder, weights, images_seen)
     network = LightningDiT(spec.architecture)
-    network.load_state_dict(load_tensors(snapshot_file(stage.folder, weights, images_seen)), strict=True)
+    network.load_state_dict(load_tensors(path), strict=True)
+    about = load_metadata(path).get("latents")  # the first snapshots said nothing of their latents
+    if about is not None:
+        then, now = json.loads(about), statistics(latents)
+        if then["tokenizer"] != now["tokenizer"] or not same_statistics(then, now, SAME_ENCODING):
+            raise ValueError(
+                f"{path} was trained on latents of tokenizer {then['tokenizer']} with another mean and spread than "
+                f"those of {latents.folder / 'record.json'} (tokenizer {now['tokenizer']}): bring the right record "
+                f"back, or delete {stage.folder} to train again"
+            )
     return network.to(spec.compute.device).eval().requires_grad_(False)

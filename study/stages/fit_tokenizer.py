@@ -16,6 +16,7 @@ from models.discriminator import Discriminator, hinge_discriminator_loss, hinge_
 from models.lpips import LPIPS
 from models.perceptual import PerceptualDistance
 from models.vf_loss import GAN_WEIGHT_LIMIT, VF_WEIGHT_LIMIT, gradient_norm_ratio, projection, vf_loss
+from study.ahead import batches
 from study.compute import apply, autocast
 from study.data import load
 from study.distributed import average, average_gradients, rank, slice_of_batch
@@ -172,21 +173,24 @@ def step_function(spec: FitTokenizer, networks: Networks, parts: dict[str, Any])
     optimizer, critic = parts["optimizer"], parts.get("discriminator_optimizer")
     restarts = {phase.from_images for phase in recipe.phases}
 
-    def step(images_seen: int) -> Tensor:
+    def prepare(images_seen: int) -> tuple[Tensor, ...]:
         indices = batch_indices(spec.seed, spec.train_images, images_seen, recipe.batch_images)
         rng = generator(spec.seed, "tokenizer step", images_seen)
-        # every process draws for the whole batch, so that their number moves no number; a GPU draws the large part
-        wide = rng if device == "cpu" else generator(spec.seed, "tokenizer step", images_seen, device)
-        noise = torch.randn(len(indices), channels, grid, grid, generator=wide, device=device)
+        # every process draws for the whole batch, so that their number moves no number
+        noise = torch.randn(len(indices), channels, grid, grid, generator=rng)
         flipped = torch.rand(len(indices), generator=rng) < (0.5 if spec.data.flip else 0.0)
         indices, noise, flipped = slice_of_batch(indices), slice_of_batch(noise), slice_of_batch(flipped)
         pixels = images.pixels(indices)
         if spec.data.flip:
             pixels = torch.where(flipped[:, None, None, None], pixels.flip(3), pixels)
-        pixels = pixels.to(device, memory_format=torch.channels_last)
-        features = None
-        if networks.foundation is not None:
-            features = networks.foundation.batch(indices, flipped, pixels, grid)
+        kept = () if networks.foundation is None else networks.foundation.kept(indices, flipped)
+        return pixels.to(memory_format=torch.channels_last), noise, *kept
+
+    batch = batches(prepare, recipe.batch_images, device)
+
+    def step(images_seen: int) -> Tensor:
+        pixels, noise, *kept = batch(images_seen)
+        features = None if networks.foundation is None else networks.foundation.batch(pixels, grid, *kept)
 
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(

@@ -16,12 +16,13 @@ from torch import Tensor
 
 from models.sampler import Guidance, integrate, velocity_function
 from study.compute import apply, autocast
-from study.distributed import barrier, on_main, share
+from study.distributed import gathered, on_main, share
 from study.files import load_tensors, read_tensors, save_tensors
 from study.randomness import derive, generator
 from study.specs import FitGenerator, Generate, Sampling, Stage
 from study.stages import fit_generator, fit_tokenizer
 from study.stages.encode import denormalise
+from study.stopping import Interrupted
 from study.workspace import Record, Workspace, peak_memory_gib
 
 SHEET = "samples.png"
@@ -105,10 +106,15 @@ def run(spec: Generate, inputs: dict[str, Stage], out: Workspace) -> Record:
     """Draw the samples, judge them against the reference, keep a sheet of the first ones."""
     apply(spec.compute)
     sampling = spec.sampling
-    for chunk in draw_chunks(spec, inputs, out.folder, share(chunks_of(sampling))):
-        out.progress(min((chunk + 1) * sampling.chunk, sampling.samples), sampling.samples, "samples")
-        out.stop_if_asked()
-    barrier()
+    stopped = False
+    try:
+        for chunk in draw_chunks(spec, inputs, out.folder, share(chunks_of(sampling))):
+            out.progress(min((chunk + 1) * sampling.chunk, sampling.samples), sampling.samples, "samples")
+            out.stop_if_asked()
+    except Interrupted:
+        stopped = True
+    if any(gathered(stopped)):  # nobody goes on before all chunks are there
+        raise Interrupted(f"{out.title} was asked to stop")
     return on_main(lambda: _judged(spec, out))
 
 

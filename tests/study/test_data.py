@@ -259,6 +259,76 @@ def test_crop_takes_the_centre():
     assert pictures.centre_crop(picture(0, (50, 41)), 64).size == (64, 64)
 
 
+@pytest.mark.parametrize("size", [(64, 64), (127, 64), (64, 129), (500, 375), (333, 1000), (63, 200), (1, 3)])
+@pytest.mark.parametrize("resolution", [16, 33, 64])
+def test_crop_is_the_published_one(size, resolution):
+    """ADM's rule (openai/guided-diffusion, image_datasets.py), written down with its halvings counted beforehand and
+    its cut as a slice."""
+    image = picture(1, size)
+    for _ in range(int(np.log2(max(1, min(size) / resolution)))):
+        image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+    assert min(image.size) < 2 * resolution
+    factor = resolution / min(image.size)
+    image = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC)
+    pixels = np.asarray(image)
+    y, x = (pixels.shape[0] - resolution) // 2, (pixels.shape[1] - resolution) // 2
+    cut = pixels[y : y + resolution, x : x + resolution]
+    np.testing.assert_array_equal(np.asarray(pictures.centre_crop(picture(1, size), resolution)), cut)
+
+
+def test_processes_pack_what_threads_pack(folder, study_root, monkeypatch):
+    spec = resolve(str(folder), 16)
+    for path in (study_root / "data").glob("*/manifest.json"):
+        path.unlink()
+    monkeypatch.setattr(pictures, "PROCESSES_FROM", 0)
+    monkeypatch.setattr(pictures, "BLOCK", 5)
+    assert resolve(str(folder), 16) == spec
+    Image.fromarray(np.zeros((40, 40), np.uint16)).save(folder / "bee" / "deep.png")
+    with pytest.raises(ValueError, match="more than 8 bits"):
+        resolve(str(folder), 16)
+
+
+def test_packing_goes_on_where_it_was_cut_off(folder, study_root, monkeypatch):
+    expected = resolve(str(folder), 32).content
+    for path in (study_root / "data").glob("*/manifest.json"):
+        path.unlink()
+    monkeypatch.setattr(pictures, "BLOCK", 5)
+    monkeypatch.setattr(pictures, "AHEAD", 1)
+    monkeypatch.setattr(pictures, "cores", lambda: 1)
+    monkeypatch.setattr(data, "SAVE_SECONDS", 0.0)
+    decode, decoded = pictures._decode, []
+
+    def cut_off_after(count):
+        def counted(name, *rest):
+            if len(decoded) == count:
+                raise KeyboardInterrupt
+            decoded.append(name)
+            return decode(name, *rest)
+
+        monkeypatch.setattr(pictures, "_decode", counted)
+
+    cut_off_after(22)
+    with pytest.raises(KeyboardInterrupt):
+        resolve(str(folder), 32)
+    first = len(decoded)
+    cut_off_after(-1)
+    spec = resolve(str(folder), 32)
+    assert spec.content == expected
+    assert first == 22
+    assert len(decoded) <= 36 + 5  # of all, only the block that was cut off is decoded again
+
+    cut_off_after(len(decoded) + 12)
+    with pytest.raises(KeyboardInterrupt):
+        resolve(str(folder), 16)
+    picture(9).save(folder / "ant" / "3.png")  # what was packed so far is of another state of the folder
+    decoded.clear()
+    cut_off_after(-1)
+    changed = resolve(str(folder), 16)
+    assert len(decoded) == 36
+    assert not list((study_root / "data").glob(".packing-*/arrays"))
+    assert load(changed, "train").images.shape == (33, 3, 16, 16)
+
+
 def test_grey_and_hidden_and_linked(tmp_path):
     root = tmp_path / "grey"
     for name in ("a", "b"):

@@ -285,6 +285,22 @@ def test_pictures(kind, suffix, trap, tmp_path):
         resolve(str(folder), 16)
 
 
+@pytest.mark.parametrize("part", ["file", "picture"])
+def test_parquet(part, trap, tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    path = tmp_path / "train.parquet"
+    image = [{"bytes": pickle.dumps(trap), "path": "0.png"}] * 4
+    pq.write_table(pa.table({"image": image, "label": [0, 0, 1, 1]}), path)
+    if part == "file":
+        path.write_bytes(pickle.dumps(trap))
+    message = "as parquet" if part == "file" else r"\(0.png\) cannot be read as a picture"
+    for read in (native_resolution, lambda folder: resolve(str(folder), 16)):
+        with pytest.raises(ValueError, match=message):
+            read(tmp_path)
+
+
 def test_a_picture_that_is_a_program_is_not_run(tmp_path, monkeypatch):
     """PostScript under the name of a picture: Pillow would hand it to Ghostscript."""
     from PIL import EpsImagePlugin

@@ -115,6 +115,14 @@ def test_a_name_of_two_runs_needs_a_fingerprint(fitted, tmp_path, capsys):
     assert "is not at hand: no finished fit_generator in" in refused(capsys, tmp_path, run="0" * 16)
 
 
+def test_statistics_of_other_latents_are_refused(fitted, tmp_path, capsys):
+    latents = fitted.jobs[0].stages[2]
+    record = latents.record()
+    record["latent"]["std"] = [2 * value for value in record["latent"]["std"]]
+    write_json(latents.folder / "record.json", record)
+    assert "was trained on latents" in refused(capsys, tmp_path)
+
+
 def test_a_run_whose_folders_are_elsewhere_says_so(fitted, tmp_path, capsys, monkeypatch):
     latents = fitted.jobs[0].stages[2]
     (latents.folder / "record.json").rename(latents.folder / "away.json")

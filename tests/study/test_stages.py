@@ -3,7 +3,6 @@
 import dataclasses
 import multiprocessing
 import os
-import shutil
 
 import numpy as np
 import pytest
@@ -13,7 +12,6 @@ from models.autoencoder import Autoencoder, initialize
 from models.discriminator import Discriminator, hinge_generator_loss
 from models.specs import AutoencoderConfig
 from models.vf_loss import GAN_WEIGHT_LIMIT, VF_WEIGHT_LIMIT, adaptive_weight, projection, vf_loss
-from study.files import remove_tree
 from study.jobs import run_stage
 from study.scales import smoke
 from study.specs import Stage
@@ -92,8 +90,8 @@ def test_normalised_latents_have_mean_0_and_spread_1_and_come_back(fitted):
     std, mean = torch.std_mean(normal, dim=(0, 2, 3))
     torch.testing.assert_close(mean, torch.zeros(4), atol=0.15, rtol=0)
     torch.testing.assert_close(std, torch.ones(4), atol=0.15, rtol=0)
-    mean, std = latents.posteriors(np.arange(count), view)
-    raw = mean.float() + std.float() * noise
+    mean, std = (latents.rows(name, np.arange(count), view).float() for name in ("mean", "std"))
+    raw = mean + std * noise
     torch.testing.assert_close(encode.denormalise(normal, stage), raw, rtol=1e-4, atol=1e-4)
 
 
@@ -105,25 +103,8 @@ def test_the_second_view_is_the_mirror_image(fitted):
     tokenizer = fit_tokenizer.trained(stage.inputs["tokenizer"])
     with torch.inference_mode():
         mirrored = tokenizer.encode(images.pixels([5]).flip(3)).mean
-    found, _ = latents.posteriors(np.array([5]), torch.tensor([1]))
+    found = latents.rows("mean", np.array([5]), torch.tensor([1]))
     torch.testing.assert_close(found.float(), mirrored, rtol=2e-3, atol=2e-3)
-
-
-def test_latents_are_the_same_in_several_shards(fitted, monkeypatch):
-    stage = fitted.jobs[0].stages[2]
-    rng = np.random.default_rng(0)
-    rows, views = rng.permutation(48)[:30], torch.arange(30) % 2
-    whole = encode.read(stage).posteriors(rows, views)
-    remove_tree(stage.folder)
-    monkeypatch.setattr(encode, "SHARD_IMAGES", 20)
-    run_stage(stage)
-    shards = sorted(stage.folder.glob("latents-*"))
-    assert len(shards) == 3
-    for one, several in zip(whole, encode.read(stage).posteriors(rows, views), strict=True):
-        assert torch.equal(one, several)
-    shutil.copy(shards[2], shards[0])  # a shard from elsewhere
-    with pytest.raises(ValueError, match=r"latents-00000.*expected float16 \(20, 2, 4\).*delete"):
-        encode.read(stage)
 
 
 def sampling_stage(plan, **fields):
