@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from figures import labels, page, rows, scales, style, wording
-from figures.drawing import Drawing
+from figures.drawing import Drawing, NothingToDraw
 
 NAME = "convergence"
 TITLE = "How much faster does a generator learn on an aligned tokenizer?"
@@ -55,9 +55,12 @@ def speed_up(plain: pd.Series, aligned: pd.Series) -> SpeedUp:
 def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     """gFID against images seen, one line per tokenizer, one panel per judge and generator.
 
-    `folder` is not read. Raises NothingToDraw without finished generators.
+    `folder` is not read. Raises NothingToDraw without finished generators that were trained here.
     """
     chosen = rows.asked(table, NAME)
+    if (chosen[chosen["kind"] == "generator"]["given_weights"] != "").all():
+        raise NothingToDraw("weights that are given have no learning curve")
+    chosen = chosen[(chosen["given_weights"] == "") | (chosen["kind"] == "tokenizer")]
     generators = rows.done(chosen, "generator")
     by = ["extractor", "extractor_size", "generator", "tokenizer", "foundation_model", "latent_channels"]
     points = rows.averaged(generators, [*by, "images_seen"], "gfid")

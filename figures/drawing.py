@@ -16,3 +16,7 @@ class Drawing:
 
 class NothingToDraw(Exception):
     """No finished result belongs in the figure; the message says why."""
+
+
+class NotAsked(NothingToDraw):
+    """The figure belongs to an ablation that nobody asked for here, so its absence is not worth a line."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import figures
 from figures import style
-from figures.drawing import NothingToDraw
+from figures.drawing import NotAsked, NothingToDraw
 from results.files import replacing
 from results.table import load
 
@@ -34,7 +34,8 @@ def render(study: Path, out: Path, names: Iterable[str] | None = None) -> Render
         try:
             drawing = module.draw(table, study)
         except NothingToDraw as reason:
-            result.skipped[name] = str(reason)
+            if not isinstance(reason, NotAsked):
+                result.skipped[name] = str(reason)
         except Exception as error:  # a fault in one drawing must not stop the others, nor the study
             plain = isinstance(error, (ValueError, FileNotFoundError))
             result.refused[name] = str(error) if plain else f"{type(error).__name__}: {error}"

@@ -7,6 +7,7 @@ import pandas as pd
 
 from figures.drawing import NothingToDraw
 from figures.wording import count
+from results.guidance import choosing
 from results.table import check_protocol
 
 BY_JUDGE = ("extractor", "extractor_size", "reference", "reference_hash", "comparable")
@@ -27,10 +28,11 @@ class Judge(NamedTuple):
 def asked(table: pd.DataFrame, figure: str) -> pd.DataFrame:
     """Rows some ablation asks for: those of the figure's own ablation or of `frontier` if they have results.
 
-    Tokenizer rows come along when a chosen generator uses the tokenizer. Raises NothingToDraw when no
+    Tokenizer rows come along when a chosen generator uses the tokenizer. Samples that only choose a setting are left
+    out, and without one of those two ablations so are guided rows beside unguided ones. Raises NothingToDraw when no
     ablation asks for anything.
     """
-    rows = table[table["ablations"].str.strip() != ""]
+    rows = table[(table["ablations"].str.strip() != "") & ~choosing(table)]
     if rows.empty:
         raise NothingToDraw("no row of the table is asked for by an ablation")
     for ablation in (figure, "frontier"):
@@ -38,11 +40,12 @@ def asked(table: pd.DataFrame, figure: str) -> pd.DataFrame:
         if (mine & (rows["kind"] == "generator") & (rows["state"] == "done")).any():
             used = rows["tokenizer_fingerprint"].isin(rows[mine]["tokenizer_fingerprint"])
             return rows[mine | (used & (rows["kind"] == "tokenizer"))]
-    return rows
+    unguided = (rows["kind"] == "generator") & (rows["guidance_scale"] == 1)
+    return rows[unguided | (rows["kind"] == "tokenizer")] if unguided.any() else rows
 
 
-def done(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
-    """Finished rows of one kind, of one protocol per judge, one run per place in the figure.
+def done(rows: pd.DataFrame, kind: str, varies: tuple[str, ...] = ()) -> pd.DataFrame:
+    """Finished rows of one kind, of one protocol per judge but for what `varies`, one run per place in the figure.
 
     Raises NothingToDraw when there are none, ProtocolError when they cannot share an axis, and ValueError
     when two runs differ in something the figure does not show.
@@ -51,10 +54,10 @@ def done(rows: pd.DataFrame, kind: str) -> pd.DataFrame:
     chosen = chosen[chosen["images_seen"] > 0]  # an untrained network has no place on a logarithmic axis
     if chosen.empty:
         raise NothingToDraw(f"no {kind} has finished")
-    check_protocol(chosen, BY_JUDGE)
+    check_protocol(chosen, (*BY_JUDGE, *varies))
     for judge in judges(chosen):
-        check_protocol(judge.of(chosen))
-    place = ["tokenizer", "generator", "tokenizer_seed", "seed", "images_seen", "extractor", "extractor_size"]
+        check_protocol(judge.of(chosen), varies)
+    place = ["tokenizer", "generator", "tokenizer_seed", "seed", "images_seen", "extractor", "extractor_size", *varies]
     for _, same in chosen.groupby(place, dropna=False):
         if len(same) > 1:
             a, b = same.iloc[0], same.iloc[1]
@@ -153,7 +156,7 @@ def missing_note(rows: pd.DataFrame, kinds: Iterable[str]) -> list[str]:
         name = row["tokenizer"] + (" tokenizer" if row["kind"] == "tokenizer" else "")
         if row["kind"] == "generator" and several_generators:
             name += f" with {row['generator']}"
-        if several_seeds:
+        if several_seeds and not pd.isna(row["seed"]):  # given weights have none
             name += f" seed {row['seed']}"
         results = rows[(rows["fingerprint"] == row["fingerprint"]) & (rows["state"] == "done")]
         if row["kind"] == "generator" and len(results):

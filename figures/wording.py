@@ -78,7 +78,8 @@ def caption(rows: pd.DataFrame) -> list[str]:
         lines.append("Not comparable: fewer samples than twice the feature width.")
     seeds = {"tokenizers": rows["tokenizer_seed"], "generators": generated["seed"]}
     if any(column.nunique() > 1 for column in seeds.values()):
-        found = [f"{name} {', '.join(map(str, sorted(set(column))))}" for name, column in seeds.items() if len(column)]
+        known = {name: sorted(set(column.dropna())) for name, column in seeds.items()}  # given weights have none
+        found = [f"{name} {', '.join(map(str, values))}" for name, values in known.items() if values]
         lines.append(f"Seeds: {'; '.join(found)}.")
     mixed = [_short(text) for text in mixed_provenance(rows) if not text.startswith(("seed:", "tokenizer_seed:"))]
     if mixed:
@@ -93,15 +94,20 @@ def _sampling(rows: pd.DataFrame) -> list[str]:
     if first["timestep_shift"] not in (0, 1) and not pd.isna(first["timestep_shift"]):
         facts.append(f"timestep shift {first['timestep_shift']:g}")
     scale = first["guidance_scale"]
-    if pd.isna(scale) or scale == 1:
+    if rows["guidance_scale"].nunique() > 1:
+        facts.append("guidance as drawn" + _where_guided(first))
+    elif pd.isna(scale) or scale == 1:
         facts.append("no guidance")
     else:
-        where = first["guidance_interval"].replace(" ", " to ")
-        facts.append(f"guidance {scale:g}" + (f" for t in {where}" if where else ""))
-        if first["guidance_channels"] not in ("", "all"):
-            facts.append(f"on {first['guidance_channels']} channels")
+        facts.append(f"guidance {scale:g}" + _where_guided(first))
     facts.append({"ema": "EMA weights", "raw": "raw weights"}.get(first["weights"], first["weights"]))
     return [fact for fact in facts if fact]
+
+
+def _where_guided(row: pd.Series) -> str:
+    where = row["guidance_interval"].replace(" ", " to ")
+    channels = "" if row["guidance_channels"] in ("", "all") else f", on {row['guidance_channels']} channels"
+    return (f" for t in {where}" if where else "") + channels
 
 
 def _labelled(name: str, text: str) -> str:

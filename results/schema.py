@@ -65,7 +65,12 @@ COLUMNS = (
     Column("perceptual_net", "text", "protocol", "network of the perceptual distance"),
     Column("decode_precision", "text", "protocol", "precision of decoding"),
     Column("comparable", "bool", "protocol", "False: fewer samples than twice the feature width"),
-    Column("sampling_seed", "int", "provenance", "seed of the samples' noise and labels"),
+    Column(
+        "sampling_seed",
+        "int",
+        "provenance",
+        "seed of the samples' noise and labels; from 1,000,000 on these samples only choose a setting",
+    ),
     Column("study", "text", "provenance", "study the row belongs to"),
     Column("scale", "text", "provenance", "scale, e.g. desk"),
     Column("data", "text", "provenance", "data set"),
@@ -80,6 +85,12 @@ COLUMNS = (
     Column("device", "text", "provenance", "device"),
     Column("train_precision", "text", "provenance", "number format of the training, e.g. bf16"),
     Column("threads", "int", "provenance", "threads per process"),
+    Column(
+        "given_weights",
+        "text",
+        "provenance",
+        "file of the weights that were given, and its hash; empty: trained here. Given ones have no seed and no cost",
+    ),
     Column("train_seconds", "float", "cost", "seconds of training"),
     Column("evaluate_seconds", "float", "cost", "seconds of evaluation"),
     Column("peak_memory_gib", "float", "cost", "peak memory, GiB"),
@@ -95,7 +106,9 @@ PROTOCOL = tuple(column.name for column in COLUMNS if column.group == "protocol"
 PROVENANCE = tuple(column.name for column in COLUMNS if column.group == "provenance")
 KEY = ("fingerprint", "images_seen", "protocol")
 KINDS = ("tokenizer", "generator")
-ADDED = ("sfid",)  # since tables were first kept: an older file without these columns is read as if they were empty
+# since tables were first kept: an older file without these columns is read as if they were empty
+ADDED = ("sfid", "given_weights")
+SELECTION_SEED = 1_000_000  # sampling seeds from here on choose a setting and score nothing, see results/guidance.py
 FOREIGN = "images-"  # begins the fingerprint of a row whose pictures were made elsewhere, see study/evaluate.py
 STATES = ("done", "pending", "running", "failed", "timed out", "diverged", "blocked")
 

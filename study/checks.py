@@ -10,6 +10,7 @@ from study.data import DataSpec
 from study.scales import Scale
 from study.settings import nearest
 from study.specs import Phase
+from study.weights import REFERENCES
 
 LITE_STRIDES = (2, 4, 8, 16, 32)
 PERCEPTUAL_NETS = ("lite0", "lite2", "vgg")
@@ -93,12 +94,17 @@ CHECKS: dict[str, Check] = {
     "sampling.label_scheme": _one_of(LABEL_SCHEMES),
     "sampling.weights": _one_of(WEIGHTS),
     "stored_latents": _one_of(STORED_LATENTS),
+    "guidance_scales": (
+        lambda v: 1 in v and len(v) > 1 and len(set(v)) == len(v) and all(0 <= s < float("inf") for s in v),
+        "1 and at least one other number, all 0 or more and none twice",
+    ),
     "execution.processes": _positive,
     "execution.microbatch_images": _not_negative,
     "evaluation.reference_images": (lambda v: v >= FEWEST_SAMPLES, f"at least {FEWEST_SAMPLES}"),
     "evaluation.reconstruct_images": (lambda v: v >= 2, "at least 2"),
     "evaluation.perceptual_net": _one_of(PERCEPTUAL_NETS),
     "evaluation.perceptual_size": (lambda v: v >= 8, "at least 8"),
+    "evaluation.reference": (lambda v: v in ("", *REFERENCES), f"one of {', '.join(REFERENCES)}, or empty"),
 }
 
 
@@ -126,12 +132,24 @@ def check_scale(scale: Scale) -> None:
     names = [name for name, _ in scale.judges]
     if not names or len(set(names)) < len(names):
         raise ValueError(f"judges must name at least one judge and none twice, got {names}")
+    reference, others = scale.evaluation.reference, [name for name in names if name != "inception"]
+    if reference and others:
+        raise ValueError(
+            f"evaluation.reference {reference} holds statistics of Inception, which are not for the judge {others[0]}; "
+            "--set evaluation.reference= for training images"
+        )
 
 
 def check_data(scale: Scale, data: DataSpec) -> None:
-    """ValueError when there are too few pictures to train on or to be judged by."""
+    """ValueError when there are too few pictures to train on or to be judged by, or the reference is of others."""
     if data.test_images < 2 or data.train_images < FEWEST_SAMPLES:
         raise ValueError(
             f"{data.name} has {data.train_images} pictures to train on and {data.test_images} to test with; "
             f"a study needs at least {FEWEST_SAMPLES} and 2"
+        )
+    of = REFERENCES.get(scale.evaluation.reference)
+    if of is not None and (data.resolution, data.classes) != (of.resolution, of.classes):
+        raise ValueError(
+            f"evaluation.reference {scale.evaluation.reference} is of {of.classes} classes at {of.resolution} px, "
+            f"{data.name} has {data.classes} at {data.resolution} px: --set evaluation.reference= for training images"
         )

@@ -17,6 +17,7 @@ from study.lease import holder, locked
 from study.plan import Plan, Planned
 from study.schedule import log_of
 from study.specs import FitGenerator, FitTokenizer, Generate, Reconstruct, Stage
+from study.weights import REFERENCES, entry
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,7 +66,7 @@ def _protocols(stage: Stage) -> dict[str, Row]:
             }
             continue
         sampling = spec.sampling
-        images = spec.reference_images
+        reference, reference_hash = _compared_with(judge, spec)
         low, high = sampling.guidance_interval
         rows[judge.name] = {
             **common,
@@ -79,10 +80,20 @@ def _protocols(stage: Stage) -> dict[str, Row]:
             "guidance_channels": str(sampling.guidance_channels or "all"),
             "label_scheme": sampling.label_scheme,
             "weights": sampling.weights,
-            "reference": reference_name(spec.data, "train", images),
-            "reference_hash": _reference(judge, spec.data, "train", images),
+            "reference": reference,
+            "reference_hash": reference_hash,
         }
     return rows
+
+
+def _compared_with(judge: JudgeSpec, spec: Generate) -> tuple[str, str]:
+    """What samples are compared with, and what names it."""
+    if spec.reference is None:
+        images = spec.reference_images
+        return reference_name(spec.data, "train", images), _reference(judge, spec.data, "train", images)
+    file, of = entry(spec.reference.name).file, REFERENCES[spec.reference.name]
+    known = fingerprint({"judge": judge.fingerprint, "file": spec.reference.sha256}, 12)
+    return f"{Path(file).stem}, its statistics and {of.images} images", known
 
 
 def _reference(judge: JudgeSpec, data: DataSpec, split: str, images: int) -> str:
@@ -94,6 +105,8 @@ def _identity(plan: Plan, planned: Planned) -> Row:
     run, fit = planned.run, planned.fit
     name = parse_tokenizer(run.tokenizer)
     tokenizer = fit if planned.kind == "tokenizer" else fit.inputs["latents"].inputs["tokenizer"]
+    given = _given(fit)
+    tokenizer_seed = None if run.given_tokenizer else run.tokenizer_seed
     return {
         "ablations": plan.ablation,
         "kind": planned.kind,
@@ -103,14 +116,21 @@ def _identity(plan: Plan, planned: Planned) -> Row:
         "foundation_model": name.foundation or "none",
         "latent_channels": name.channels,
         "generator": run.generator or "",
-        "tokenizer_seed": run.tokenizer_seed,
-        "seed": run.tokenizer_seed if planned.kind == "tokenizer" else run.seed,
+        "tokenizer_seed": tokenizer_seed,
+        "seed": None if given else tokenizer_seed if planned.kind == "tokenizer" else run.seed,
+        "given_weights": given,
         "tokenizer_fingerprint": tokenizer.fingerprint,
         "study": plan.study,
         "scale": plan.scale.name,
         "data": plan.data.name,
         "resolution": plan.data.resolution,
     }
+
+
+def _given(fit: Stage) -> str:
+    """Which weights were given instead of trained; empty for a training."""
+    given = fit.spec.given if isinstance(fit.spec, (FitTokenizer, FitGenerator)) else None
+    return f"{entry(given.name).file} {given.sha256[:12]}" if given else ""
 
 
 def rows_of(plan: Plan, sheets: Path) -> list[Row]:
@@ -154,7 +174,7 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
                         "commit": origin["commit"],
                         "versions": origin["versions"],
                         "device": origin["device"],
-                        "train_precision": origin["precision"],
+                        "train_precision": "" if identity["given_weights"] else origin["precision"],
                         "threads": origin["threads"],
                         "evaluate_seconds": record["seconds"],
                         "sheet": sheet,

@@ -39,6 +39,8 @@ def training_flops(stage: Stage) -> int:
 def work(stage: Stage) -> float:
     """FLOPs of a whole stage, of its own networks alone; the judges' share is in the rate."""
     spec = stage.spec
+    if isinstance(spec, (FitTokenizer, Encode, FitGenerator)) and spec.given:
+        return 0.0
     if isinstance(spec, (FitTokenizer, FitGenerator)):
         return float(training_flops(stage)) * spec.recipe.budget_images
     tokenizer = stage.inputs["tokenizer"].spec
@@ -68,6 +70,8 @@ def parameters(stage: Stage) -> int:
 def disk_bytes(stage: Stage) -> int:
     """Bytes that a stage keeps when it is done, and while it trains: weights and checkpoints, latents, samples."""
     spec = stage.spec
+    if isinstance(spec, (FitTokenizer, FitGenerator)) and spec.given:
+        return 4 * parameters(stage)
     if isinstance(spec, FitTokenizer):  # weights; in each checkpoint also Adam's two moments
         return 4 * parameters(stage) * (1 + KEPT * 3)
     if isinstance(spec, FitGenerator):  # EMA and raw at each mark; in each checkpoint also the two moments
@@ -98,8 +102,9 @@ def has_rates(compute: Compute, device: str) -> bool:
 
 
 def note_rate(stage: Stage, seconds: float, device: str) -> None:
-    """Remember how fast a stage went on this device; short ones say more about start-up and are left out."""
-    if seconds < SHORTEST_SECONDS:
+    """Remember how fast a stage went on this device; short ones say more about start-up and are left out, and so are
+    those that compute nothing."""
+    if seconds < SHORTEST_SECONDS or not work(stage):
         return
     path = _rates_file(stage.spec.compute, device)
     rates = read_json(path) or {}

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -22,18 +23,37 @@ from study.specs import (
     FitTokenizer,
     FoundationRecipe,
     Generate,
+    GeneratorRecipe,
+    Given,
     Phase,
     Reconstruct,
     Sampling,
     Stage,
     TokenizerRecipe,
 )
+from study.weights import content_hash, entry
 
 # parts of a scale that a single run may change; the others are common to a study
 CHANGEABLE = (
     "train_images", "autoencoder", "foundation", "tokenizer", "generator", "sampling", "evaluation", "execution",
 )  # fmt: skip
 SMALLEST_FOR_GAN = 24  # pixels: three halvings and two kernels of 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released:
+    """Weights that take the place of a training.
+
+    name: in FILES of study/weights.py, or of a file in its folder. images_seen: in their training, as their authors
+    say; the file does not.
+    """
+
+    name: str
+    images_seen: int
+
+    def __post_init__(self) -> None:
+        if self.images_seen < 1:
+            raise ValueError(f"{self.name} must have seen at least one image, got {self.images_seen}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +66,9 @@ class Run:
         tokenizer_seed, seed: of the two trainings.
         changes: scale fields that this run changes, by dotted name, such as `{"tokenizer.vf_weight": 0.5}`.
         options: of the generator's network, such as `{"rope": False}`.
+        judged_at: images seen at which the generator is judged, of generator.snapshot_images; empty is all of them.
+        given_tokenizer, given_generator: weights that are not trained but given; None for a training.
+        given_statistics: name of the file with the latents' statistics that a given generator was trained with.
     """
 
     tokenizer: str
@@ -54,14 +77,33 @@ class Run:
     seed: int = 0
     changes: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    judged_at: tuple[int, ...] = ()
+    given_tokenizer: Released | None = None
+    given_generator: Released | None = None
+    given_statistics: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.given_generator is None) == bool(self.given_statistics):
+            raise ValueError(f"{self.name}: a given generator and the statistics of its latents are given together")
+        if self.given_generator and not (self.generator and self.given_tokenizer):
+            raise ValueError(f"{self.name}: a given generator needs its name, and the tokenizer that it was trained on")
+        for given, seed in ((self.given_tokenizer, self.tokenizer_seed), (self.given_generator, self.seed)):
+            if given and seed:
+                raise ValueError(f"{self.name}: weights that are given have no seed, got {seed}")
 
     @property
     def name(self) -> str:
-        parts = [self.tokenizer if self.tokenizer_seed == 0 else f"{self.tokenizer} (seed {self.tokenizer_seed})"]
+        parts = [_named(self.tokenizer, self.tokenizer_seed, self.given_tokenizer)]
         if self.generator:
-            parts.append(self.generator if self.seed == 0 else f"{self.generator} (seed {self.seed})")
+            parts.append(_named(self.generator, self.seed, self.given_generator))
         changed = [f"{key}={value}" for key, value in {**self.changes, **self.options}.items()]
         return " + ".join(parts + changed)
+
+
+def _named(spec: str, seed: int, given: Released | None) -> str:
+    if given is not None:
+        return f"given {given.name}"
+    return spec if seed == 0 else f"{spec} (seed {seed})"
 
 
 @dataclass(frozen=True)
@@ -232,6 +274,74 @@ def _used_sampling(sampling: Sampling) -> Sampling:
     return sampling
 
 
+def _given(name: str) -> Given:
+    """The file as it lies in the weights folder; without a hash when it does not, and the plan says that it is missing.
+
+    Raises:
+        ValueError: not the name of a file in that folder.
+    """
+    file = entry(name).file
+    if file != Path(file).name:
+        raise ValueError(f"{name!r} must be the name of a file in the folder named by STUDY_WEIGHTS, without a path")
+    return Given(name=name, sha256=content_hash(name))
+
+
+def _fit_tokenizer(run: Run, scale: Scale, data: DataSpec, compute: Compute) -> FitTokenizer:
+    name = parse_tokenizer(run.tokenizer)
+    spec = FitTokenizer(
+        data=data,
+        train_images=min(scale.train_images, data.train_images),
+        tokenizer=run.tokenizer,
+        architecture=autoencoder_config(run.tokenizer, scale, data),
+        foundation=_used_foundation(name.foundation, scale.foundation),
+        recipe=_used_recipe(scale.tokenizer, aligned=name.foundation is not None),
+        seed=run.tokenizer_seed,
+        compute=_training(compute, scale.execution, generator=False),
+    )
+    if run.given_tokenizer is None:
+        return spec
+    recipe = TokenizerRecipe(budget_images=run.given_tokenizer.images_seen, batch_images=0, learning_rate=0.0)
+    given = _given(run.given_tokenizer.name)
+    return dataclasses.replace(spec, train_images=0, foundation=None, recipe=recipe, compute=compute, given=given)
+
+
+def _encode(run: Run, scale: Scale, data: DataSpec, compute: Compute) -> Encode:
+    if run.given_statistics:
+        return Encode(data=data, train_images=0, compute=compute, given=_given(run.given_statistics))
+    return Encode(
+        data=data,
+        train_images=min(scale.train_images, data.train_images),
+        compute=compute,
+        stored=scale.stored_latents,
+    )
+
+
+def _fit_generator(
+    run: Run, scale: Scale, data: DataSpec, compute: Compute, latents: AutoencoderConfig
+) -> FitGenerator:
+    assert run.generator is not None
+    spec = FitGenerator(
+        tokenizer=run.tokenizer,
+        architecture=generator_config(
+            run.generator,
+            grid=latents.grid,
+            in_channels=latents.z_channels,
+            num_classes=data.classes,
+            **run.options,
+        ),
+        recipe=scale.generator,
+        seed=run.seed,
+        compute=_training(compute, scale.execution, generator=True),
+    )
+    if run.given_generator is None:
+        return spec
+    if scale.sampling.weights != "ema":
+        raise ValueError(f"{run.name}: a given generator has its moving average alone, so sampling.weights is ema")
+    seen = run.given_generator.images_seen
+    recipe = GeneratorRecipe(budget_images=seen, snapshot_images=(seen,), batch_images=0, learning_rate=0.0)
+    return dataclasses.replace(spec, recipe=recipe, compute=compute, given=_given(run.given_generator.name))
+
+
 def _training(compute: Compute, execution: Execution, *, generator: bool) -> Compute:
     """How a training is spread; the other stages come to the same numbers however many processes share them."""
     if not generator:  # a discriminator normalises by batch statistics, so its batch is never cut
@@ -248,21 +358,9 @@ def _stages(run: Run, base: Scale, data: DataSpec, compute: Compute, judges: Seq
     if run.changes:
         check_scale(scale)
     _check_budgets(scale, data)
-    name = parse_tokenizer(run.tokenizer)
-    architecture = autoencoder_config(run.tokenizer, scale, data)
-    fit = Stage(
-        "fit_tokenizer",
-        FitTokenizer(
-            data=data,
-            train_images=min(scale.train_images, data.train_images),
-            tokenizer=run.tokenizer,
-            architecture=architecture,
-            foundation=_used_foundation(name.foundation, scale.foundation),
-            recipe=_used_recipe(scale.tokenizer, aligned=name.foundation is not None),
-            seed=run.tokenizer_seed,
-            compute=_training(compute, scale.execution, generator=False),
-        ),
-    )
+    tokenizer = _fit_tokenizer(run, scale, data, compute)
+    architecture = tokenizer.architecture
+    fit = Stage("fit_tokenizer", tokenizer)
     reconstruct = Stage(
         "reconstruct",
         Reconstruct(
@@ -275,42 +373,21 @@ def _stages(run: Run, base: Scale, data: DataSpec, compute: Compute, judges: Seq
         ),
         {"tokenizer": fit},
     )
-    encode = Stage(
-        "encode",
-        Encode(
-            data=data,
-            train_images=min(scale.train_images, data.train_images),
-            compute=compute,
-            stored=scale.stored_latents,
-        ),
-        {"tokenizer": fit},
-    )
+    encode = Stage("encode", _encode(run, scale, data, compute), {"tokenizer": fit})
     stages: dict[str, Any] = {"tokenizer": (fit, reconstruct, encode)}
     if run.generator is None:
         return stages
-    recipe = scale.generator
     if scale.sampling.guidance_channels > architecture.z_channels:
         raise ValueError(
             f"sampling.guidance_channels {scale.sampling.guidance_channels} is more than the "
             f"{architecture.z_channels} channels of {run.tokenizer}; 0 is all"
         )
-    fit_generator = Stage(
-        "fit_generator",
-        FitGenerator(
-            tokenizer=run.tokenizer,
-            architecture=generator_config(
-                run.generator,
-                grid=architecture.grid,
-                in_channels=architecture.z_channels,
-                num_classes=data.classes,
-                **run.options,
-            ),
-            recipe=recipe,
-            seed=run.seed,
-            compute=_training(compute, scale.execution, generator=True),
-        ),
-        {"latents": encode},
-    )
+    generator = _fit_generator(run, scale, data, compute, architecture)
+    fit_generator = Stage("fit_generator", generator, {"latents": encode})
+    marks = generator.recipe.snapshot_images
+    if unknown := [mark for mark in run.judged_at if mark not in marks]:
+        raise ValueError(f"{run.name}: no snapshot at {unknown[0]} images seen; there are {', '.join(map(str, marks))}")
+    reference = _given(scale.evaluation.reference) if scale.evaluation.reference else None
     generate = tuple(
         Stage(
             "generate",
@@ -318,13 +395,14 @@ def _stages(run: Run, base: Scale, data: DataSpec, compute: Compute, judges: Seq
                 data=data,
                 images_seen=mark,
                 sampling=_used_sampling(scale.sampling),
-                reference_images=min(scale.evaluation.reference_images, data.train_images),
+                reference_images=0 if reference else min(scale.evaluation.reference_images, data.train_images),
                 judges=tuple(judges),
                 compute=compute,
+                reference=reference,
             ),
             {"generator": fit_generator, "latents": encode, "tokenizer": fit},
         )
-        for mark in recipe.snapshot_images
+        for mark in run.judged_at or marks
     )
     return {**stages, "generator": (fit_generator, *generate)}
 
@@ -352,6 +430,7 @@ def make_plan(ablation: str, module: ModuleType, scale: Scale, data: DataSpec, c
             tokenizer=run.tokenizer,
             tokenizer_seed=run.tokenizer_seed,
             changes={k: v for k, v in run.changes.items() if not k.startswith(("generator.", "sampling."))},
+            given_tokenizer=run.given_tokenizer,
         )
         tokenizer_job = Job("tokenizer", tokenizer_run.name, (fit, reconstruct, encode))
         if same := jobs.get(tokenizer_job.name):

@@ -9,22 +9,26 @@ from typing import Annotated
 import tyro
 from tyro.conf import arg
 
+from study.needs import needed
 from study.report import size
-from study.sweep import Sweep, prepare
-from study.weights import FILES, fetch, find, needed, weights_folder
+from study.sweep import DEFAULT_ABLATION, Sweep, prepare
+from study.weights import entry, fetch, find, weights_folder
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prefetch:
-    """Bring the weights and data of a scale to this machine; nodes without a network can run it afterwards.
+    """Bring the weights, references and data of a plan to this machine; nodes without a network can run it afterwards.
 
-    Weight files go to the folder named by STUDY_WEIGHTS (default: weights/ under $STUDY_ROOT), published data sets to
-    $STUDY_ROOT. A file whose hash its publisher states is checked against that; of the others the hash is recorded
-    when they are first fetched and checked from then on. ImageNet is never fetched: give it to the sweep with --data.
+    Weight files and references go to the folder named by STUDY_WEIGHTS (default: weights/ under $STUDY_ROOT),
+    published data sets to $STUDY_ROOT. A file whose hash its publisher states is checked against that; of the others
+    the hash is recorded when they are first fetched and checked from then on. ImageNet is never fetched: give it to
+    the sweep with --data.
     """
 
+    ablation: Annotated[tyro.conf.Positional[str], arg(metavar="[ABLATION]")] = DEFAULT_ABLATION
+    """Whose plan: a file of ablations/."""
     scale: Annotated[str, arg(metavar="NAME")] = "desk"
-    """Which scale's (see study.sweep)."""
+    """At which scale (see study.sweep)."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, arg(metavar="FIELD=VALUE", help_behavior_hint="")] = ()
     """Change a field of the scale, such as foundation_models=dinov2; may be given several times."""
 
@@ -35,17 +39,18 @@ def run(options: Prefetch) -> int:
     Raises:
         ValueError: one clear line for a wrong option.
     """
-    asked = Sweep(scale=options.scale, set=options.set)
+    asked = Sweep(ablation=options.ablation, scale=options.scale, set=options.set)
     plan = prepare(asked)  # brings and packs the data set where it can
     print(f"{'there' if plan.data.content else 'missing':<8} data {plan.data.name} at {plan.data.resolution} px")
     code = 0
-    for name in needed(plan.scale):
-        weight, before = FILES[name], find(name)
+    for name in needed(plan.stages):
+        weight, before = entry(name), find(name)
         try:
             path = fetch(name)
         except (OSError, ValueError) as error:
             code = 1
-            print(f"failed   {weight.file}: {error}\n         by hand: {weight.url} into {weights_folder()}")
+            by_hand = f"\n         by hand: {weight.url} into {weights_folder()}" if weight.url else ""
+            print(f"failed   {weight.file}: {error}{by_hand}")
         else:
             print(f"{'there' if before else 'fetched':<8} {path.name} ({size(path.stat().st_size)}, {weight.purpose})")
     return code

@@ -214,6 +214,7 @@ def print_summary(plan: Plan, collector: Collector, seconds: float, stopped: boo
     console.print(f"{'stopped' if stopped else 'finished'} after {duration(seconds)}: {counted}")
     for name, reason in reasons.items():
         console.print(f"  {name}: {reason}", markup=False)
+    print_guidance(collector.table)
     for name, reason in collector.skipped.items():
         console.print(f"  figure {name} not drawn: {reason}", markup=False)
     console.print(f"table    {_relative(collector.table)}", markup=False)
@@ -225,6 +226,26 @@ def print_summary(plan: Plan, collector: Collector, seconds: float, stopped: boo
     if stopped or unfinished:
         console.print("run the same command again to go on")
     return unfinished
+
+
+def print_guidance(path: Path) -> None:
+    """Print 'none' and 'best' of a sweep over guidance, where the table holds one."""
+    from results.guidance import choices
+    from results.table import load
+
+    found = choices(load(path)) if path.exists() else []
+    if not found:
+        return
+    console.print("guidance: gFID without, and at the scale that other samples chose")
+    shown = Table(box=None, pad_edge=False, header_style="bold")
+    shown.add_column("generator", no_wrap=True)
+    shown.add_column("judge")
+    for name in ("none", "best", "at scale"):
+        shown.add_column(name, justify="right")
+    for choice in found:
+        numbers = ("" if v is None else f"{v:.4g}" for v in (choice.none, choice.best, choice.scale))
+        shown.add_row(escape(choice.run), choice.extractor, *numbers)
+    console.print(shown)
 
 
 def _relative(path: Path) -> str:

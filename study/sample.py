@@ -83,7 +83,8 @@ def _rows(options: Sample) -> pd.DataFrame:
         raise ValueError(
             f"{options.run!r} names {len(fingerprints)} runs: give a fingerprint, {', '.join(fingerprints)}"
         )
-    return found
+    # its own protocol before that of a sweep over guidance
+    return found.sort_values(["sampling_seed", "guidance_scale"], kind="stable")
 
 
 def _listed(names: Any) -> str:

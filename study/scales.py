@@ -51,6 +51,7 @@ class Scale:
     evaluation: Evaluation
     stored_latents: str = "posterior"  # what generators train on: see Encode.stored
     execution: Execution = field(default_factory=Execution)
+    guidance_scales: tuple[float, ...] = (1.0, 1.25, 1.5, 2.0, 3.0)  # of the sweep over guidance; 1 is none
 
     @property
     def repeats(self) -> list[tuple[int, int]]:
@@ -78,6 +79,7 @@ def smoke() -> Scale:
         ),
         sampling=Sampling(samples=128, chunk=64, solver="euler", steps=4),
         evaluation=Evaluation(reference_images=256, reconstruct_images=128),
+        guidance_scales=(1.0, 1.5, 3.0),
     )
 
 
@@ -180,8 +182,11 @@ def imagenet256() -> Scale:
             learning_rate=2e-4,
         ),
         sampling=Sampling(samples=10_000, chunk=250, solver="dopri5", steps=250, label_scheme="random"),
-        evaluation=Evaluation(reference_images=50_000, reconstruct_images=50_000, perceptual_net="vgg"),
+        evaluation=Evaluation(
+            reference_images=50_000, reconstruct_images=50_000, perceptual_net="vgg", reference="adm-imagenet256"
+        ),
         stored_latents="sample",
+        guidance_scales=(1.0, 1.5, 2.0, 3.0, 4.5, 6.7, 10.0),
     )
 
 

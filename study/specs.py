@@ -42,6 +42,15 @@ class Phase:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Given:
+    """A file of others that a stage reads, see study/weights.py. It is known by its content: its name moves no
+    fingerprint."""
+
+    name: str  # in `FILES`, or of a file in the weights folder
+    sha256: str  # 64 hex digits; empty in a plan that is made while the file is not there, and cannot run
+
+
+@dataclass(frozen=True, kw_only=True)
 class TokenizerRecipe:
     """How a tokenizer is trained. Losses are summed over an image's values and averaged over the batch."""
 
@@ -123,7 +132,7 @@ class Sampling:
     guidance_channels: int = 0  # the first so many latent channels; 0 is all
     label_scheme: str = "equal"  # or "random"
     weights: str = "ema"  # or "raw"
-    seed: int = 0
+    seed: int = 0  # of noise and labels; from results.schema.SELECTION_SEED on, the samples only choose a setting
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +143,7 @@ class Evaluation:
     reconstruct_images: int  # test images that are reconstructed
     perceptual_net: str = "lite2"
     perceptual_size: int = 64  # pixels that smaller pictures are enlarged to
+    reference: str = later("")  # name in study.weights.REFERENCES that takes the training images' place
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,6 +156,7 @@ class FitTokenizer:
     recipe: TokenizerRecipe
     seed: int
     compute: Compute
+    given: Given | None = later(None)  # its weights, which are then not trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +175,7 @@ class Encode:
     train_images: int
     compute: Compute
     stored: str = later("posterior")  # mean and spread of each; or "sample", one of each view, as released
+    given: Given | None = later(None)  # the latents' statistics; then nothing is encoded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +185,7 @@ class FitGenerator:
     recipe: GeneratorRecipe
     seed: int
     compute: Compute
+    given: Given | None = later(None)  # its weights, which are then not trained
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,6 +196,7 @@ class Generate:
     reference_images: int  # of the training split
     judges: tuple[JudgeSpec, ...]
     compute: Compute
+    reference: Given | None = later(None)  # one of ADM's files, in place of training images
 
 
 Spec = FitTokenizer | Reconstruct | Encode | FitGenerator | Generate
@@ -205,6 +219,9 @@ class Stage:
         if "data" in spec:  # data is known by its content, whatever it is called
             for label in ("name", "class_names"):
                 del spec["data"][label]
+        for file in ("given", "reference"):
+            if file in spec:
+                del spec[file]["name"]
         return fingerprint(
             {
                 "stage": self.kind,

@@ -125,8 +125,8 @@ def prepare(options: Sweep) -> Plan:
     """
     from study.checks import check_data, check_scale
     from study.data import GIVEN_AS_FOLDER, KNOWN, native_resolution, resolve
+    from study.needs import missing
     from study.plan import check_grid, make_plan
-    from study.weights import missing
 
     module, scale = ablation(options.ablation), _scale(options)
     if (together := started()[1]) > 1 and (options.executor, scale.execution.processes) != ("inline", together):
@@ -142,7 +142,8 @@ def prepare(options: Sweep) -> Plan:
     if options.jobs is not None and options.jobs < 1:
         raise ValueError(f"--jobs must be at least 1, got {options.jobs}")
     check_scale(scale)
-    resolved, lacking = compute.resolve(scale.device), missing(scale)
+    resolved = compute.resolve(scale.device)
+    lacking: list[str] = []
     if resolved.device == "cuda" and options.executor != "slurm" and not compute.has_gpu():
         lacking.append("a GPU: this machine has none (--executor slurm for a cluster that does; --set device=cpu)")
     source = options.data or scale.data
@@ -167,7 +168,7 @@ def prepare(options: Sweep) -> Plan:
     check_data(scale, data)
     study = _study_name(options, scale, data)
     plan = make_plan(options.ablation, module, scale, data, resolved, study)
-    return dataclasses.replace(plan, missing=tuple(lacking))
+    return dataclasses.replace(plan, missing=(*lacking, *missing(plan.stages)))
 
 
 def require_writable(folder: Path) -> None:

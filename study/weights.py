@@ -8,13 +8,12 @@ and checked from then on.
 
 from __future__ import annotations
 
+import functools
 import hashlib
-import importlib.util
 import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from models.specs import TRANSFORMERS
 from study.files import read_json, write_json
@@ -22,12 +21,11 @@ from study.lease import locked
 from study.paths import study_root
 from study.published import download
 
-if TYPE_CHECKING:
-    from study.scales import Scale
-
-
 HASHES = "hashes.json"  # in that folder: SHA-256 by file name
 FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
+ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet"
+HUB = "https://huggingface.co/hustvl"  # files as the README of hustvl/LightningDiT names them
+VAVAE = "vavae-imagenet256-f16d32-dinov2"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +33,19 @@ class WeightFile:
     """A file of others. sha256: its first digits where its publisher states them, else empty."""
 
     file: str
-    url: str
+    url: str  # empty: nobody publishes it, it is put into the folder by hand
     purpose: str
-    megabytes: int  # about
+    megabytes: int = 0  # about; 0: not known
     sha256: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReferenceFile:
+    """What a file of ADM's statistics is of, and how many images it holds for precision and recall."""
+
+    resolution: int  # pixels
+    classes: int
+    images: int
 
 
 FILES = {
@@ -65,7 +72,34 @@ FILES = {
         )
         for name, model in TRANSFORMERS.items()
     },
+    "adm-imagenet256": WeightFile(
+        file="VIRTUAL_imagenet256_labeled.npz",
+        url=f"{ADM}/256/VIRTUAL_imagenet256_labeled.npz",
+        purpose="the reference 'adm-imagenet256'",
+        megabytes=2000,
+    ),
+    VAVAE: WeightFile(
+        file=f"{VAVAE}.pt",
+        url=f"{HUB}/{VAVAE}/resolve/main/{VAVAE}.pt",
+        purpose="the released tokenizer f16d32-dinov2",
+    ),
+    f"{VAVAE}-statistics": WeightFile(
+        file=f"{VAVAE}-latents_stats.pt",
+        url=f"{HUB}/{VAVAE}/resolve/main/latents_stats.pt",
+        purpose="the statistics of its latents",
+    ),
+    **{
+        name: WeightFile(
+            file=f"{name}.pt",
+            url=f"{HUB}/{name}/resolve/main/{name}.pt",
+            purpose=f"the released generator LightningDiT-XL/1 ({name.rpartition('-')[2]})",
+        )
+        for name in ("lightningdit-xl-imagenet256-64ep", "lightningdit-xl-imagenet256-800ep")
+    },
 }
+
+# by name in FILES (`openai/guided-diffusion`, evaluations/README.md)
+REFERENCES = {"adm-imagenet256": ReferenceFile(resolution=256, classes=1000, images=10_000)}
 
 
 def weights_folder() -> Path:
@@ -75,33 +109,69 @@ def weights_folder() -> Path:
     return study_root() / "weights"
 
 
+def entry(name: str) -> WeightFile:
+    """What is known of a file: that of FILES, else a file of this name that somebody puts into the folder."""
+    return FILES.get(name) or WeightFile(file=name, url="", purpose="a run whose weights are given")
+
+
 def find(name: str) -> Path | None:
-    """The file called `name` in FILES, if it is there; not checked."""
-    path = weights_folder() / FILES[name].file
+    """The file called `name`, if it is there; not checked."""
+    path = weights_folder() / entry(name).file
     return path if path.is_file() else None
 
 
-def require(name: str) -> Path:
-    """The file called `name` in FILES, checked.
+def require(name: str, sha256: str | None = None) -> Path:
+    """The file called `name`, checked.
+
+    Args:
+        name: in FILES, or of a file in the folder.
+        sha256: of its content, all digits, where a plan was made for this very file; empty if it was not there then.
 
     Raises:
-        ValueError: it is not there, or its hash is not the stated or recorded one.
+        ValueError: it is not there, or its hash is not the stated, the recorded or the planned one.
     """
-    weight, folder = FILES[name], weights_folder()
+    weight, folder = entry(name), weights_folder()
     path = find(name)
     if path is None:
         where = folder if os.environ.get("STUDY_WEIGHTS") else f"{folder}; STUDY_WEIGHTS is not set"
         raise ValueError(
             f"{weight.purpose} needs {weight.file} in the folder named by STUDY_WEIGHTS ({where}): "
-            "python -m study.prefetch brings it"
+            f"{'python -m study.prefetch brings it' if weight.url else 'put it there'}"
         )
-    _check(path, weight)
+    digest = _check(path, weight)
+    if sha256 is not None and sha256 != digest:
+        raise ValueError(
+            f"{path} is not the file that was planned for: its SHA-256 starts with {digest[:8]}, planned "
+            f"{sha256[:8] or 'when there was none'}; plan again with study.sweep, or put that one back"
+        )
     return path
 
 
+def content_hash(name: str) -> str:
+    """SHA-256 of the file called `name`, for a plan; empty when it is not there. One of FILES is hashed once.
+
+    Raises:
+        ValueError: its hash is not the stated one.
+    """
+    path, weight = find(name), entry(name)
+    if path is None:
+        return ""
+    if recorded := (read_json(weights_folder() / HASHES) or {}).get(weight.file):
+        return str(recorded)
+    digest = _check(path, weight)
+    if name in FILES:
+        _record(weight, digest)
+    return digest
+
+
+def _record(weight: WeightFile, digest: str) -> None:
+    folder = weights_folder()
+    with locked(folder):
+        write_json(folder / HASHES, {**(read_json(folder / HASHES) or {}), weight.file: digest})
+
+
 def _check(path: Path, weight: WeightFile) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = _digest(path, path.stat().st_mtime_ns, path.stat().st_size)
     expected = weight.sha256 or (read_json(weights_folder() / HASHES) or {}).get(weight.file, "")
     if not digest.startswith(expected):
         raise ValueError(
@@ -111,13 +181,22 @@ def _check(path: Path, weight: WeightFile) -> str:
     return digest
 
 
+@functools.cache
+def _digest(path: Path, _changed: int, _size: int) -> str:
+    """SHA-256 of a file, which the runs of a plan ask for again and again."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def fetch(name: str) -> Path:
-    """Bring the file called `name` in FILES to the folder; the hash of one that states none is recorded.
+    """Bring the file called `name` to the folder; the hash of one that states none is recorded.
 
     Raises:
         OSError: no answer, or a broken transfer.
-        ValueError: what came is not the stated file.
+        ValueError: what came is not the stated file, or it is published nowhere.
     """
+    if name not in FILES:
+        return require(name)
     weight, folder = FILES[name], weights_folder()
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / weight.file
@@ -130,27 +209,5 @@ def fetch(name: str) -> Path:
             digest = _check(came, weight)
             os.replace(came, path)
     if not weight.sha256:
-        with locked(folder):
-            write_json(folder / HASHES, {**(read_json(folder / HASHES) or {}), weight.file: digest})
+        _record(weight, digest)
     return path
-
-
-def needed(scale: Scale) -> list[str]:
-    """Names in FILES of what the runs of a scale load."""
-    nets = [scale.evaluation.perceptual_net]
-    if scale.tokenizer.perceptual_weight:
-        nets.append(scale.tokenizer.perceptual_net)
-    names = [name for name, _ in scale.judges] + nets + list(scale.foundation_models)
-    return [name for name in FILES if name in names]
-
-
-def missing(scale: Scale) -> list[str]:
-    """One line for everything that the runs of a scale load and that is not here, with what brings it."""
-    lines = []
-    for name in needed(scale):
-        weight = FILES[name]
-        if find(name) is None:
-            lines.append(f"{weight.purpose}: {weight.file} ({weight.megabytes} MB; python -m study.prefetch)")
-    if "vgg" in needed(scale) and importlib.util.find_spec("lpips") is None:
-        lines.append("the perceptual net 'vgg' (LPIPS): the package lpips, which carries its heads (pip install lpips)")
-    return lines

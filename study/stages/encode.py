@@ -14,9 +14,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from models.autoencoder import Autoencoder, Posterior
+from study import given
 from study.compute import apply, autocast
 from study.data import ImageSet, crop, load
-from study.distributed import gathered, share
+from study.distributed import gathered, on_main, share
 from study.files import load_metadata, load_tensors, save_tensors
 from study.randomness import generator
 from study.specs import Encode, FitTokenizer, Stage
@@ -209,6 +210,8 @@ def run(spec: Encode, inputs: dict[str, Stage], out: Workspace) -> Record:
     datasets/img_latent_dataset.py).
     """
     apply(spec.compute)
+    if spec.given is not None:
+        return on_main(lambda: given.statistics(spec, inputs))
     stage = Stage("encode", spec, inputs)
     tokenizer, images = trained(inputs["tokenizer"]), load(spec.data, "train")
     mine = share(_shards(spec))

@@ -15,9 +15,10 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.flow import flow_loss, interpolate, logit_normal_times, velocity_target
 from models.lightningdit import LightningDiT, drop_labels
+from study import given
 from study.ahead import batches
 from study.compute import apply, autocast
-from study.distributed import processes, slice_of_batch
+from study.distributed import on_main, processes, slice_of_batch
 from study.files import load_metadata, load_tensors, save_tensors
 from study.randomness import batch_indices, generator
 from study.specs import FitGenerator, Stage
@@ -118,10 +119,13 @@ def step_function(spec: FitGenerator, parts: dict[str, Any], latents: Latents) -
 
 
 def run(spec: FitGenerator, inputs: dict[str, Stage], out: Workspace) -> Record:
-    """Train a generator; leaves `ema-*.safetensors` and `raw-*.safetensors` at every mark."""
+    """Train a generator, or take the given one; leaves `ema-*.safetensors` and, if trained, `raw-*.safetensors` at
+    every mark."""
     apply(spec.compute)
-    parts, latents = build(spec), read(inputs["latents"])
     about = {"latents": json.dumps(statistics(inputs["latents"]))}
+    if spec.given is not None:
+        return on_main(lambda: given.generator(spec, about, out))
+    parts, latents = build(spec), read(inputs["latents"])
 
     def keep(images_seen: int) -> Callable[[], None]:
         def write() -> None:

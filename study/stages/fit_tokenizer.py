@@ -16,10 +16,11 @@ from models.discriminator import Discriminator, hinge_discriminator_loss, hinge_
 from models.lpips import LPIPS
 from models.perceptual import PerceptualDistance
 from models.vf_loss import GAN_WEIGHT_LIMIT, VF_WEIGHT_LIMIT, gradient_norm_ratio, projection, vf_loss
+from study import given
 from study.ahead import batches
 from study.compute import apply, autocast
 from study.data import load
-from study.distributed import average, average_gradients, rank, slice_of_batch
+from study.distributed import average, average_gradients, on_main, rank, slice_of_batch
 from study.features import FoundationFeatures
 from study.files import load_tensors, save_tensors
 from study.perceptual import perceptual_net
@@ -242,8 +243,10 @@ def parts_of(spec: FitTokenizer, networks: Networks) -> dict[str, Any]:
 
 
 def run(spec: FitTokenizer, inputs: dict[str, Stage], out: Workspace) -> Record:
-    """Train a tokenizer; leaves `tokenizer.safetensors` with parameter names as released."""
+    """Train a tokenizer, or take the given one; leaves `tokenizer.safetensors` with parameter names as released."""
     apply(spec.compute)
+    if spec.given is not None:
+        return on_main(lambda: given.tokenizer(spec, out))
     out.preparing("networks")
     networks = build(spec, lambda done, total: out.preparing("foundation model's features", done, total))
     parts = parts_of(spec, networks)

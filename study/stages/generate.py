@@ -119,6 +119,7 @@ def run(spec: Generate, inputs: dict[str, Stage], out: Workspace) -> Record:
 
 
 def _judged(spec: Generate, out: Workspace) -> Record:
+    from study import given
     from study.judges import all_features, build, reference
     from study.metrics import comparable, generation_metrics
     from study.sheets import save_sheet
@@ -129,7 +130,10 @@ def _judged(spec: Generate, out: Workspace) -> Record:
     metrics = {}
     for judge in spec.judges:
         out.preparing(f"judged by {judge.name}")
-        target = reference(judge, spec.data, "train", spec.reference_images, spec.compute.device)
+        if spec.reference is not None:
+            target = given.reference(judge, spec.reference, spec.compute.device)
+        else:
+            target = reference(judge, spec.data, "train", spec.reference_images, spec.compute.device)
         found, spatial = all_features(build(judge, spec.data, spec.compute.device), images)
         values = generation_metrics(found, target, spatial)
         metrics[judge.name] = {

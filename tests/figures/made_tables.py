@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from results import table as results
+from results.schema import SELECTION_SEED
 
 JUDGES = (("efficientnet_lite2", 96), ("classifier", 32))
 MARKS = (16_000, 32_000, 64_000, 128_000)
@@ -101,3 +102,23 @@ def write_study(table: pd.DataFrame, folder: Path) -> Path:
     write_sheets(table, folder)
     results.write(table, folder / "table.csv")
     return folder
+
+
+def guided(table: pd.DataFrame, scales: Sequence[float] = (1.0, 1.5, 2.0, 4.0), lucky: float = 0.9) -> pd.DataFrame:
+    """The table with a sweep over guidance at its last mark: lowest at 2 where it is chosen, `lucky` at 1.5 where it
+    is scored. The unguided scores are rows that were there."""
+    table = table.assign(sampling_seed=pd.Series(0, table.index).where(table["kind"] == "generator"))
+    last = table[(table["kind"] == "generator") & (table["images_seen"] == table["images_seen"].max())]
+    drawn = []
+    for scale in scales:
+        factor = 0.8 + 0.1 * (scale - 2) ** 2
+        for seed in (0, SELECTION_SEED):
+            luck = lucky if (scale, seed) == (1.5, 0) else 1.0
+            if (scale, seed) != (1, 0):
+                protocol = [f"{name}-{scale}-{seed}" for name in last["protocol"]]
+                drawn.append(last.assign(
+                    ablations="guidance", guidance_scale=scale, sampling_seed=seed, protocol=protocol,
+                    gfid=last["gfid"] * factor * luck, run=last["run"] + f" + guidance {scale:g}",
+                ))  # fmt: skip
+    table = table.assign(ablations=table["ablations"].where(~table.index.isin(last.index), "frontier guidance"))
+    return pd.concat([table, *drawn], ignore_index=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib.text
 import pandas as pd
 import pytest
-from made_tables import JUDGES, study, without, write_study
+from made_tables import JUDGES, guided, study, without, write_study
 from matplotlib.figure import Figure
 
 import figures
@@ -29,7 +29,7 @@ def draw(name: str, table: pd.DataFrame, folder: Path = Path("/nowhere")) -> Dra
 
 
 def test_all_figures_are_drawn_with_the_same_bytes_twice(tmp_path: Path, table: pd.DataFrame) -> None:
-    folder = write_study(table, tmp_path / "results")
+    folder = write_study(guided(table), tmp_path / "results")
     first = render(folder, tmp_path / "a")
     second = render(folder, tmp_path / "b")
     assert first.skipped == first.refused == {}
@@ -197,6 +197,49 @@ def _case(case: str) -> pd.DataFrame:
     table["rfid"] = (10.1 + 0.04 * rank).where(table["kind"] == "tokenizer")
     table["gfid"] = (60 + 0.2 * rank).where(table["kind"] == "generator")
     return table
+
+
+def test_guidance_rings_what_was_chosen_and_not_what_scored_best(table: pd.DataFrame) -> None:
+    drawing = draw("guidance", guided(table, lucky=0.9))
+    ringed = drawing.data[drawing.data["best_of_runs"] > 0]
+    assert set(ringed["guidance_scale"]) == {2.0} and set(ringed["seed_is_for"]) == {"scoring"}
+    assert len(ringed) == 4 * len(JUDGES)
+    by = ["extractor", "tokenizer"]
+    scored = drawing.data[drawing.data["seed_is_for"] == "scoring"]
+    lowest = scored.loc[scored.groupby(by)["gfid"].idxmin()]
+    assert set(lowest["guidance_scale"]) == {1.5}
+    found = texts(drawing)
+    assert "LightningDiT-XXS/2 after 128k images" in found and "guidance as drawn for t in 0 to 1" in found
+    assert [ax.get_xlabel() for ax in drawing.figure.axes] == ["scale of guidance (1 is none)"] * 2
+
+
+def test_guidance_waits_for_all_that_choose(table: pd.DataFrame) -> None:
+    table = guided(table)
+    lost = (table["guidance_scale"] == 4) & (table["sampling_seed"] > 0) & (table["tokenizer"] == "f4d16")
+    table.loc[lost, "gfid"], table.loc[lost, "state"], table.loc[lost, "reason"] = float("nan"), "failed", "no room"
+    drawing = draw("guidance", table)
+    assert set(drawing.data[drawing.data["best_of_runs"] > 0]["tokenizer"]) == {"f4d4", "f4d4-lite0", "f4d16-lite0"}
+    assert "f4d16 after 128k images (failed: no room)" in texts(drawing)
+
+
+@pytest.mark.parametrize("name", CHARTS)
+def test_a_sweep_over_guidance_moves_no_other_figure(name: str, table: pd.DataFrame) -> None:
+    before, after = draw(name, table), draw(name, guided(table))
+    pd.testing.assert_frame_equal(before.data, after.data)
+    assert texts(before) == texts(after)
+    # in a study of its own, its unguided scores are drawn
+    alone = guided(table)
+    alone["ablations"] = alone["ablations"].map(lambda names: "guidance" if "guidance" in names else "")
+    alone.loc[alone["kind"] == "tokenizer", "ablations"] = "guidance"
+    last = before.data[before.data["images_seen"] == before.data["images_seen"].max()]
+    drawn = draw(name, alone)
+    assert drawn.data["gfid"].tolist() == last["gfid"].tolist()
+    assert "no guidance" in texts(drawn)
+
+
+def test_a_figure_of_an_ablation_that_nobody_asked_for_is_not_missed(tmp_path: Path, table: pd.DataFrame) -> None:
+    result = render(write_study(table, tmp_path / "results"), tmp_path / "out", ["guidance"])
+    assert result == ([], {}, {})
 
 
 def test_nothing_to_draw_is_said_and_old_files_go(tmp_path: Path, table: pd.DataFrame) -> None:

@@ -32,6 +32,7 @@ from study import (
     features,
     figures,
     foreign,
+    given,
     judges,
     published,
     weights,
@@ -40,7 +41,7 @@ from study.checkpoint import Position
 from study.data import DataSpec, load, native_resolution, resolve
 from study.files import read_json, read_tensors, save_tensors, write_json
 from study.lease import holder
-from study.specs import recorded
+from study.specs import Given, recorded
 from study.stages import encode, fit_generator, fit_tokenizer, generate
 
 PROTOCOLS = (0, 2, 5)  # text, binary, framed
@@ -189,6 +190,23 @@ def test_weights_of_inception(kind, trap, tmp_path, monkeypatch):
     assert weights.require("inception") == path
     with pytest.raises(ValueError, match="refused"):
         judges.build(spec, made)
+
+
+@pytest.mark.parametrize("kind", ["pickle 2", "torch, zip", "torch, legacy"])
+def test_weights_that_are_given(kind, trap, tmp_path, monkeypatch, tiny_plan):
+    monkeypatch.setenv("STUDY_WEIGHTS", str(tmp_path))
+    (tmp_path / "hostile.pt").write_bytes(WEIGHT_FILES[kind](trap))
+    file = Given(name="hostile.pt", sha256=weights.content_hash("hostile.pt"))
+    plan = tiny_plan()
+    stages = (plan.jobs[0].stages[0], plan.jobs[0].stages[2], plan.jobs[1].stages[0])
+    fit, latents, generator = (dataclasses.replace(stage.spec, given=file) for stage in stages)
+    for read in (
+        lambda: given.tokenizer(fit, None),
+        lambda: given.statistics(latents, stages[1].inputs),
+        lambda: given.generator(generator, None),
+    ):
+        with pytest.raises(ValueError, match="refused"):
+            read()
 
 
 @pytest.mark.parametrize("kind", ["pickle 2", "torch, zip", "torch, legacy"])

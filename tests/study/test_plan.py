@@ -6,8 +6,11 @@ import pytest
 from made_up import COMPUTE, Asking, data_spec
 
 import ablations.frontier
+import ablations.guidance
 import ablations.system
 from models.specs import TRANSFORMERS
+from results.schema import SELECTION_SEED
+from study.checks import check_scale
 from study.plan import Run, make_plan
 from study.scales import SCALES
 from study.specs import Phase
@@ -128,6 +131,35 @@ def test_one_training_judged_by_two_protocols_is_one_job():
     generator = [job for job in found.jobs if job.kind == "generator"]
     assert len(generator) == 1
     assert [stage.kind for stage in generator[0].stages] == ["fit_generator"] + ["generate"] * 4
+
+
+def test_a_sweep_over_guidance_trains_nothing_more_and_draws_every_scale_by_two_seeds():
+    scale = SCALES["smoke"]()
+    plain, swept = plan(scale), plan(scale, ablations.guidance)
+    trained = [stage for stage in swept.stages if stage.kind != "generate"]
+    assert trained == [stage for stage in plain.stages if stage.kind != "generate"]
+    drawn = [stage for stage in swept.stages if stage.kind == "generate"]
+    assert {stage.spec.images_seen for stage in drawn} == {512}
+    for seed in (0, SELECTION_SEED):
+        found = [stage.spec.sampling.guidance_scale for stage in drawn if stage.spec.sampling.seed == seed]
+        assert sorted(found) == sorted([1.0, 1.5, 3.0] * 2)
+    assert len(set(drawn) & set(plain.stages)) == 2  # the unguided scores are those of the frontier
+    names = [planned.run.name for planned in swept.runs]
+    assert len(set(names)) == len(names)
+
+
+@pytest.mark.parametrize(("samples", "choosing"), [(50_000, 10_000), (3_000, 3_000)])
+def test_at_most_10000_samples_choose(samples, choosing):
+    scale = SCALES["smoke"]()
+    swept = plan(scale, ablations.guidance, sampling=dataclasses.replace(scale.sampling, samples=samples, seed=7))
+    drawn = [stage.spec.sampling for stage in swept.stages if stage.kind == "generate"]
+    assert {(s.seed, s.samples) for s in drawn} == {(7, samples), (SELECTION_SEED + 7, choosing)}
+
+
+def test_scales_of_guidance_hold_none_and_another():
+    for scales in ((1.5, 2.0), (1.0,), (1.0, 1.0, 2.0), (1.0, -1.0)):
+        with pytest.raises(ValueError, match="guidance_scales must be 1 and at least one other number"):
+            check_scale(dataclasses.replace(SCALES["smoke"](), guidance_scales=scales))
 
 
 @pytest.mark.parametrize(

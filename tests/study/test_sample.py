@@ -10,7 +10,7 @@ from made_up import COMPUTE
 from PIL import Image
 
 from results import table as results
-from results.schema import FOREIGN
+from results.schema import FOREIGN, SELECTION_SEED
 from study import compute, sample, scales
 from study.collect import update_table
 from study.files import read_json, write_json
@@ -75,6 +75,21 @@ def test_what_the_options_change(fitted, tmp_path, capsys):
     np.testing.assert_array_equal(draw(tmp_path, "--each", 1, "--classes", "2,1")[0, 0], plain[0, 0])
     assert draw(tmp_path, "--each", 10, "--classes", "1").shape == (2, 8, 16, 16, 3)
     assert "euler 5 steps" in capsys.readouterr().out
+
+
+def test_a_fingerprint_is_drawn_as_it_scores_unguided_whatever_was_swept(fitted, tmp_path, capsys):
+    path = tmp_path / "results" / "desk" / "table.csv"
+    table = results.load(path)
+    own = table[(table["kind"] == "generator") & (table["images_seen"] == 64)]
+    swept = [
+        own.assign(protocol=f"0{seed}{scale}", sampling_seed=seed, guidance_scale=scale, run=f"{RUN} {scale}")
+        for seed, scale in ((0, 3.0), (SELECTION_SEED, 1.0))
+    ]
+    results.write(results.merge(results.merge(table, swept[0]), swept[1]), path)
+    draw(tmp_path, "--each", 1, run=fitted.jobs[1].stages[0].fingerprint)
+    assert "no guidance, ema weights, seed 0" in capsys.readouterr().out
+    draw(tmp_path, "--each", 1, run=f"{RUN} 3.0")
+    assert "guidance 3, ema weights, seed 0" in capsys.readouterr().out
 
 
 def test_bad_input_is_one_line(fitted, tmp_path, capsys):

@@ -109,6 +109,21 @@ def test_your_own_pictures_become_a_table_and_figures_and_a_second_sweep_compute
     assert {path: path.stat().st_mtime_ns for path in study_root.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.slow
+def test_a_sweep_over_guidance_ends_with_none_and_best_and_its_figure(pictures, tmp_path):
+    small = ["--set", "foundation_models=()", "--set", "guidance_scales=1,3", "--resolution", 32, "--study", "swept"]
+    done = sweep("guidance", *TINY, *small, "--data", pictures, "--out", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    heading, numbers = (line.split() for line in done.stdout.split("other samples chose\n")[1].splitlines()[:2])
+    assert heading == ["generator", "judge", "none", "best", "at", "scale"]
+    assert numbers[:4] == ["f4d4", "+", "LightningDiT-XXS/2", "classifier"] and len(numbers) == 7
+    table = pd.read_csv(tmp_path / "results" / "swept" / "table.csv")
+    drawn = table[table["kind"] == "generator"]
+    assert set(drawn["state"]) == {"done"} and len(drawn) == 2 * 2
+    assert "not drawn" not in done.stdout
+    assert (tmp_path / "figures" / "swept" / "guidance.png").stat().st_size > 100
+
+
 # The paper's scale with everything that costs made small and the desk's pretrained networks in place of the large ones;
 # every part of its path is on: attention, discriminator, perceptual term, VF loss, mirrored latents, dopri5
 SHRUNK = {
@@ -119,6 +134,7 @@ SHRUNK = {
     "tokenizer.gan_width": 8, "generator.budget_images": 64, "generator.snapshot_images": "32,64",
     "generator.batch_images": 8, "sampling.samples": 12, "sampling.chunk": 6, "evaluation.reference_images": 24,
     "evaluation.reconstruct_images": 8, "evaluation.perceptual_net": "lite2",
+    "evaluation.reference": "",
 }  # fmt: skip
 
 

@@ -4,12 +4,17 @@ import dataclasses
 import functools
 import http.server
 import threading
-from types import SimpleNamespace
 
 import pytest
+from made_up import COMPUTE, data_spec
 
-from study import prefetch, sweep, weights
+import ablations.frontier
+import ablations.released
+from study import needs, prefetch, sweep, weights
+from study.data import GIVEN_AS_FOLDER
+from study.estimate import work
 from study.files import read_json
+from study.plan import make_plan
 from study.scales import SCALES
 from study.sweep import Sweep
 
@@ -63,23 +68,32 @@ def test_what_came_is_not_what_was_stated(mae, monkeypatch):
     assert not list(weights.weights_folder().iterdir())
 
 
-def test_what_a_scale_needs():
-    assert weights.needed(SCALES["desk"]()) == []
-    assert weights.needed(SCALES["imagenet256"]()) == ["inception", "vgg", "dinov2", "mae"]
+def planned(scale, module=ablations.frontier, data=None):
+    return make_plan("made", module, scale, data or data_spec(), COMPUTE, "test")
+
+
+def test_what_a_plan_needs():
+    assert needs.needed(planned(SCALES["desk"]()).stages) == []
+    paper = SCALES["imagenet256"]()
+    assert needs.needed(planned(paper).stages) == ["inception", "vgg", "dinov2", "mae", "adm-imagenet256"]
     lighter = dataclasses.replace(SCALES["smoke"](), foundation_models=("clip",))
-    assert weights.needed(lighter) == ["clip"]
+    assert needs.needed(planned(lighter).stages) == ["clip"]
+    # weights that are given need no foundation model, and the perceptual net judges alone
+    released = needs.needed(planned(paper, ablations.released, GIVEN_AS_FOLDER["imagenet"]).stages)
+    assert released == ["inception", "vgg", "adm-imagenet256", *(name for name in weights.FILES if "hustvl" in
+                                                                 weights.FILES[name].url)]  # fmt: skip
+    assert len(released) == 3 + 4
 
 
 def test_prefetch_brings_what_is_missing_once(mae, monkeypatch, capsys):
-    scale = dataclasses.replace(SCALES["smoke"](), foundation_models=("mae",))
-    plan = SimpleNamespace(scale=scale, data=SimpleNamespace(content="0" * 16, name="made", resolution=32))
+    plan = planned(dataclasses.replace(SCALES["smoke"](), foundation_models=("mae",)))
     monkeypatch.setattr(prefetch, "prepare", lambda options: plan)
-    assert weights.missing(scale) == [
+    assert needs.missing(plan.stages) == [
         "the foundation model 'mae': vit_large_patch16_224.mae.safetensors (1213 MB; python -m study.prefetch)"
     ]
     assert prefetch.run(prefetch.Prefetch()) == 0
     assert "fetched  vit_large_patch16_224.mae.safetensors" in capsys.readouterr().out
-    assert weights.missing(scale) == []
+    assert needs.missing(plan.stages) == []
     mae.unlink()  # not asked for again
     assert prefetch.run(prefetch.Prefetch()) == 0
     assert "there    vit_large_patch16_224.mae.safetensors" in capsys.readouterr().out
@@ -87,8 +101,8 @@ def test_prefetch_brings_what_is_missing_once(mae, monkeypatch, capsys):
 
 def test_prefetch_says_what_it_could_not_get_and_how_to_get_it_by_hand(mae, monkeypatch, capsys):
     mae.unlink()
-    scale = dataclasses.replace(SCALES["smoke"](), foundation_models=("mae",))
-    plan = SimpleNamespace(scale=scale, data=SimpleNamespace(content="", name="imagenet", resolution=256))
+    data = dataclasses.replace(data_spec(256), content="", name="imagenet")
+    plan = planned(dataclasses.replace(SCALES["smoke"](), foundation_models=("mae",)), data=data)
     monkeypatch.setattr(prefetch, "prepare", lambda options: plan)
     assert prefetch.run(prefetch.Prefetch()) == 1
     out = capsys.readouterr().out
@@ -111,11 +125,30 @@ def test_the_papers_plan_says_what_it_costs_and_what_is_missing(bare, capsys):
     out = capsys.readouterr().out
     for text in ("f16d64-dinov2 + LightningDiT-XL/1", "675M", "GPU hours", "one H100", "GB of data"):
         assert text in out
-    for text in ("the data: give imagenet as a folder", "weights-inception", "vgg16-397923af.pth", "dinov2", "a GPU"):
+    for text in (
+        "the data: give imagenet as a folder", "weights-inception", "vgg16-397923af.pth", "dinov2", "a GPU",
+        "the reference 'adm-imagenet256': VIRTUAL_imagenet256_labeled.npz (2000 MB; python -m study.prefetch)",
+    ):  # fmt: skip
         assert any(text in line for line in plan.missing), text
     assert len(plan.runs) == 9 + 27
     assert sweep.run(dataclasses.replace(options, dry_run=False), plan) == 3  # and nothing was started
     assert not (bare / "results" / "imagenet256" / "table.csv").exists()
+
+
+def test_a_plan_of_published_checkpoints_names_their_files_and_trains_nothing(bare, capsys):
+    options = Sweep(ablation="released", scale="imagenet256", dry_run=True, out=bare)
+    plan = sweep.prepare(options)
+    assert sweep.run(options, plan) == 3
+    for text in (
+        "vavae-imagenet256-f16d32-dinov2.pt", "vavae-imagenet256-f16d32-dinov2-latents_stats.pt",
+        "lightningdit-xl-imagenet256-64ep.pt", "lightningdit-xl-imagenet256-800ep.pt", "VIRTUAL_imagenet256_labeled",
+    ):  # fmt: skip
+        assert any(text in line and "study.prefetch" in line for line in plan.missing), text
+    drawn = [stage.spec.sampling for stage in plan.stages if stage.kind == "generate"]
+    assert {(s.samples, s.solver, s.steps, s.timestep_shift) for s in drawn} == {(50_000, "euler", 249, 0.3)}
+    guided = [(s.guidance_scale, s.guidance_interval, s.guidance_channels) for s in drawn if s.guidance_scale != 1]
+    assert guided == [(10.0, (0.1, 1.0), 3), (6.7, (0.125, 1.0), 3)]
+    assert {work(stage) for stage in plan.stages if stage.kind in ("fit_tokenizer", "encode", "fit_generator")} == {0}
 
 
 def test_a_plan_for_a_cluster_does_not_ask_for_a_gpu_here(bare, monkeypatch):

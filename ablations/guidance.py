@@ -1,0 +1,34 @@
+"""How much does classifier-free guidance give, when its scale is chosen on other samples than it is scored on?
+
+Every scale is drawn twice from a generator's last snapshot: with a seed that only chooses (at most 10,000 samples) and
+with the scoring seed. 'none' and 'best' of results/guidance.py are scores alone, so 'best' is not the luckiest draw.
+
+We would change our mind about a scale's worth if the choosing and the scoring seed did not rank it alike.
+"""
+
+from dataclasses import replace
+from typing import Any
+
+from ablations.frontier import runs as frontier_runs
+from results.schema import SELECTION_SEED
+from study.plan import Run
+from study.scales import Scale
+
+QUESTION = "How much does guidance give, when its scale is chosen on other samples than it is scored on?"
+
+SELECTION_SAMPLES = 10_000  # at most
+
+
+def runs(scale: Scale) -> list[Run]:
+    """Every generator of the frontier under every scale of guidance, by both seeds."""
+    sampling = scale.sampling
+    choosing: dict[str, Any] = {"sampling.seed": SELECTION_SEED + sampling.seed}
+    if sampling.samples > SELECTION_SAMPLES:
+        choosing["sampling.samples"] = SELECTION_SAMPLES
+    return [
+        replace(run, judged_at=scale.generator.snapshot_images[-1:], changes={**guided, **drawn})
+        for run in frontier_runs(scale)
+        for value in scale.guidance_scales
+        for guided in ({} if value == sampling.guidance_scale else {"sampling.guidance_scale": value},)
+        for drawn in ({}, choosing)
+    ]

@@ -1,0 +1,109 @@
+"""What classifier-free guidance gives on each tokenizer, when its scale is chosen on other samples.
+
+Claim: gFID falls with the scale and rises again. The paper's Table 3 has it with and without guidance; that the best
+scale is chosen on a seed of its own is ours.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from figures import labels, page, rows, scales, style, wording
+from figures.drawing import Drawing, NotAsked
+from results.guidance import ABLATION, choices, choosing, swept
+
+NAME = ABLATION
+TITLE = "What does guidance give on each tokenizer?"
+RING: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.1}
+
+
+def draw(table: pd.DataFrame, folder: Path) -> Drawing:
+    """gFID against the scale of guidance, a panel per judge and generator; the samples that choose drawn apart.
+
+    `folder` is not read. Raises NotAsked without rows of the ablation, NothingToDraw without finished scores.
+    """
+    chosen = swept(table)
+    if chosen.empty:
+        raise NotAsked(f"the ablation {ABLATION} has not been asked")
+    parts = {"choosing": chosen[choosing(chosen)], "scoring": chosen[~choosing(chosen)]}
+    scored = rows.done(parts["scoring"], "generator", varies=("guidance_scale",))
+    found = pd.concat([part.assign(seed_is_for=name) for name, part in parts.items()])
+    found = found[found["state"] == "done"]
+    by = ["extractor", "extractor_size", "generator", "tokenizer", "foundation_model", "latent_channels", "images_seen"]
+    points = rows.averaged(found, [*by, "seed_is_for", "guidance_scale"], "gfid")
+    points["parameters"] = points["generator"].map(scored.groupby("generator")["parameters"].min())
+    best = _best(table, scored)
+    keys = [*by, "seed_is_for", "guidance_scale"]
+    counts = best.assign(seed_is_for="scoring").groupby(keys, dropna=False).size().rename("best_of_runs").reset_index()
+    points = points.merge(counts, on=keys, how="left").fillna({"best_of_runs": 0}).astype({"best_of_runs": int})
+
+    panels, n_rows, n_columns = rows.cells(points)
+    one = panels[0][0] if len(rows.generators(points)) == 1 else ""
+    notes = rows.missing_note(chosen, ("generator",)) + rows.seeds_note(scored.groupby([*by, "guidance_scale"]).size())
+    if counted := sorted(set(parts["choosing"]["samples"].dropna())):
+        notes.append(f"Chosen on {' and '.join(f'{n:,}' for n in counted)} samples of other seeds that score nothing.")
+    notes += wording.caption(scored)
+    marks = " or ".join(wording.count(mark) for mark in sorted(set(points["images_seen"])))
+    subtitle = "Thick: samples that score. Thin: samples that choose the scale. Rings: the chosen scale, as it scores."
+    with style.applied():
+        figure, axes = page.panels(
+            TITLE,
+            f"{one or 'Generators'} after {marks} images. {subtitle}",
+            notes,
+            n_rows,
+            n_columns,
+            right=page.beside(rows.tokenizers(points)),
+            headings=not one,
+        )
+        for ax, (generator, judge) in zip(axes, panels, strict=False):
+            _frame(ax, judge.of(points), judge.of(scored))
+            mine, rings = judge.of(points), best[best["extractor"] == judge.extractor]
+            _panel(ax, mine[mine["generator"] == generator], rings[rings["generator"] == generator])
+            if not one:
+                page.heading(ax, generator)
+        for ax in axes[len(panels) :]:
+            ax.set_axis_off()
+    return Drawing(figure, points)
+
+
+def _best(table: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
+    """The scored rows at the scale that was chosen for their generator by their judge."""
+    chosen = {(c.fingerprint, c.images_seen, c.extractor, c.scale) for c in choices(table)}
+    keys = zip(*(scored[name] for name in ("fingerprint", "images_seen", "extractor", "guidance_scale")), strict=True)
+    return scored[[key in chosen for key in keys]]
+
+
+def _frame(ax: Axes, points: pd.DataFrame, scored: pd.DataFrame) -> None:
+    """Axes that all panels of one judge share."""
+    values = sorted(set(points["guidance_scale"]))
+    scales.fit(ax, "y", [*points["gfid_min"], *points["gfid_max"]], pad=0.08)
+    scales.fit(ax, "x", values, pad=0.05)
+    ax.xaxis.set_major_locator(FixedLocator(values))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
+    ax.set_xlabel("scale of guidance (1 is none)")
+    ax.set_ylabel(wording.axis("gFID", scored))
+
+
+def _panel(ax: Axes, points: pd.DataFrame, best: pd.DataFrame) -> None:
+    names = []
+    for tokenizer in rows.tokenizers(points):
+        mine = points[points["tokenizer"] == tokenizer].sort_values("guidance_scale")
+        look = style.look(mine["latent_channels"].iloc[0], mine["foundation_model"].iloc[0])
+        choosing_, scoring = (mine[mine["seed_is_for"] == name] for name in ("choosing", "scoring"))
+        ax.plot(
+            choosing_["guidance_scale"], choosing_["gfid"], color=look.color, linewidth=0.7, alpha=0.7, zorder=2,
+            linestyle=look.dash,
+        )  # fmt: skip
+        x = scoring["guidance_scale"]
+        ax.vlines(x, scoring["gfid_min"], scoring["gfid_max"], color=look.color, linewidth=1, zorder=2)
+        ax.plot(x, scoring["gfid"], linestyle=look.dash, markersize=4, zorder=3, **look.markers())
+        ringed = best[best["tokenizer"] == tokenizer]
+        ax.plot(ringed["guidance_scale"], ringed["gfid"], linestyle="none", color=look.color, zorder=4, **RING)
+        if len(scoring):
+            last = scoring.iloc[-1]
+            names.append(labels.Label(tokenizer, float(last["guidance_scale"]), float(last["gfid"]), look.color))
+    labels.beside(ax, names)

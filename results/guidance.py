@@ -1,0 +1,75 @@
+"""What guidance gives: gFID without ('none') and at the best scale, chosen on other samples than it is scored on."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pandas as pd
+
+from results.schema import SELECTION_SEED
+from results.table import check_protocol
+
+ABLATION = "guidance"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """One generator by one judge. A number is None while a row behind it has no result.
+
+    none: gFID without guidance. best: gFID at `scale`, which had the lowest on the choosing seed. Both of the scoring
+    seed.
+    """
+
+    run: str
+    fingerprint: str
+    images_seen: int
+    extractor: str
+    none: float | None
+    best: float | None
+    scale: float | None
+
+
+def choosing(rows: pd.DataFrame) -> pd.Series:
+    """Which rows were drawn to choose a setting; their numbers are no scores."""
+    return (rows["sampling_seed"] >= SELECTION_SEED).fillna(False).astype(bool)
+
+
+def swept(table: pd.DataFrame) -> pd.DataFrame:
+    """The generators' rows that the ablation asks for, of both seeds."""
+    names = table["ablations"].map(lambda text: ABLATION in text.split()).astype(bool)
+    return table[names & (table["kind"] == "generator")]
+
+
+def choices(table: pd.DataFrame) -> list[Choice]:
+    """'none' and 'best' of every generator by every judge, narrow latents first.
+
+    Raises:
+        ProtocolError: a generator's rows differ in more than the scale and the number of samples.
+    """
+    return list(_choices(swept(table).sort_values(["latent_channels", "tokenizer", "generator", "guidance_scale"])))
+
+
+def _choices(rows: pd.DataFrame) -> Iterator[Choice]:
+    by = ["fingerprint", "images_seen", "extractor", "extractor_size"]
+    for _, group in rows.groupby(by, sort=False, dropna=False):
+        check_protocol(group, ("guidance_scale", "samples", "comparable"))
+        chosen, scored = group[choosing(group)], group[~choosing(group)]
+        scores = scored.set_index("guidance_scale")["gfid"].dropna()
+        scale = None
+        if len(chosen) and (chosen["state"] == "done").all():  # of fewer, the best might be missing
+            lowest = chosen[chosen["gfid"] == chosen["gfid"].min()]
+            scale = float(lowest["guidance_scale"].min())
+        plain = scored[scored["guidance_scale"] == 1]
+        first = (plain if len(plain) else group).iloc[0]
+        yield Choice(
+            run=first["run"],
+            fingerprint=first["fingerprint"],
+            images_seen=int(first["images_seen"]),
+            extractor=first["extractor"],
+            none=_number(scores, 1.0),
+            best=_number(scores, scale),
+            scale=scale,
+        )
+
+
+def _number(scores: pd.Series, scale: float | None) -> float | None:
+    return float(scores[scale]) if scale is not None and scale in scores.index else None
