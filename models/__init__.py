@@ -3,7 +3,8 @@
 Conventions, stated once and kept everywhere:
 
 - Time: t = 0 is noise, t = 1 is data, and velocity is data minus noise. Foreign weights with another
-  convention are converted where they are loaded, nowhere else.
+  convention are converted where they are loaded, nowhere else. Gaussian diffusion alone counts timesteps, the
+  other way round, and `models.diffusion` keeps them to itself.
 - Pixels: float NCHW in [-1, 1]. A decoder may overshoot; whoever needs uint8 clamps.
 - `latent_raw` leaves the tokenizer, `latent` is normalised per channel and feeds the generator. Nothing in
   this package converts one to the other.

@@ -7,6 +7,7 @@ data.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -52,6 +53,23 @@ def flow_loss(prediction: Tensor, target: Tensor) -> FlowLoss:
     mse = (prediction - target).square().flatten(1).mean(1)
     direction = (1 - F.cosine_similarity(prediction, target, dim=1)).flatten(1).mean(1)
     return FlowLoss(mse, direction)
+
+
+def rectified_flow_loss(
+    network: Callable[[Tensor, Tensor, Tensor], Tensor],
+    data: Tensor,
+    noise: Tensor,
+    times: Tensor,
+    labels: Tensor,
+    *,
+    direction_weight: float,
+) -> Tensor:
+    """Loss per image, (B,) float32: mse + direction_weight * direction.
+
+    network(x_t (B, C, h, w), times (B,), labels (B,)) -> velocity; data, noise: (B, C, h, w); times: (B,) in [0, 1].
+    """
+    terms = flow_loss(network(interpolate(data, noise, times), times, labels), velocity_target(data, noise))
+    return terms.mse + direction_weight * terms.direction
 
 
 def logit_normal_times(normal: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:

@@ -22,7 +22,7 @@ from models.specs import TIME_FREQUENCIES, GeneratorConfig
 
 
 class LightningDiT(nn.Module):
-    """Velocity of a noisy latent.
+    """Velocity of a noisy latent; with learned variance, noise and variance (models/diffusion.py).
 
     With `rng`, weights are drawn from it (see initialize); without, they are PyTorch's defaults, to be
     loaded over. checkpointing=True recomputes each block in the backward pass: less memory, about a third
@@ -47,11 +47,12 @@ class LightningDiT(nn.Module):
             initialize(self, rng)
 
     def forward(self, latent: Tensor, t: Tensor, labels: Tensor) -> Tensor:
-        """Velocity, (B, C, h, w), in the dtype of the last matrix product (bfloat16 under autocast).
+        """Velocity, (B, C, h, w), in the dtype of the last matrix product (bfloat16 under autocast); (B, 2C, h, w)
+        with learned variance.
 
-        latent: (B, C, h, w) float, normalised per channel; t: (B,) float, 0 is noise and 1 is data; labels:
-        (B,) long in [0, num_classes], where num_classes is the null label of guidance (if label_dropout >
-        0). Raises ValueError for a latent of another shape.
+        latent: (B, C, h, w) float, normalised per channel; t: (B,) float, 0 is noise and 1 is data, or (B,)
+        timesteps of diffusion; labels: (B,) long in [0, num_classes], where num_classes is the null label of
+        guidance (if label_dropout > 0). Raises ValueError for a latent of another shape.
         """
         c = self.config
         if latent.shape[1:] != (c.in_channels, c.grid, c.grid):
@@ -67,7 +68,7 @@ class LightningDiT(nn.Module):
                 x = checkpoint(block, x, condition, rotation, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = block(x, condition, rotation)
-        return unpatchify(self.final_layer(x, condition), c.in_channels, c.patch)
+        return unpatchify(self.final_layer(x, condition), c.out_channels, c.patch)
 
 
 def drop_labels(labels: Tensor, drop: Tensor, num_classes: int) -> Tensor:
@@ -346,7 +347,7 @@ class FinalLayer(nn.Module):
         super().__init__()
         d = config.width
         self.norm_final = plain_norm(d, config.rms_norm)
-        self.linear = nn.Linear(d, config.patch**2 * config.in_channels)
+        self.linear = nn.Linear(d, config.patch**2 * config.out_channels)
         self.adaLN_modulation = nn.Sequential(nn.SiLU(), nn.Linear(d, 2 * d))
 
     def forward(self, x: Tensor, condition: Tensor) -> Tensor:

@@ -2,10 +2,10 @@
 
 Source: what `hustvl/LightningDiT` writes and reads. A tokenizer is the `state_dict` of a Lightning checkpoint,
 or bare (vavae/ldm/models/autoencoder.py, tokenizer/autoencoder.py); a generator lies under `ema`, or bare
-(train.py, inference.py); statistics are `mean` and `std` (datasets/img_latent_dataset.py). Parameter names,
-time and velocity are the released ones throughout models/, so nothing is renamed or converted here. The format
-is proved with files that its classes wrote, with random weights: outputs agree up to rounding. The published files
-have not been loaded yet.
+(train.py, inference.py), as does one of `facebookresearch/DiT`; statistics are `mean` and `std`
+(datasets/img_latent_dataset.py). Parameter names, time and velocity are the released ones throughout models/, so
+nothing is renamed or converted here. The format is proved with files that its classes wrote, with random weights:
+outputs agree up to rounding. The published files have not been loaded yet.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -129,8 +129,9 @@ def load_generator(spec: str, path: str | Path) -> Loaded[LightningDiT]:
 
     path: as for load_tokenizer. The size and the patch are the spec's and are checked; latent channels and grid,
     number of classes, the MLP's width and the options (SwiGLU, rotary positions, RMSNorm, QK-norm, adaLN's
-    shift) are read from the weights, whatever the family's defaults are. The last row of the label table is
-    taken for the null label of guidance, which every released generator has; no weight tells it.
+    shift, learned variance) are read from the weights, whatever the family's defaults are; so DiT's own files load
+    too. The last row of the label table is taken for the null label of guidance, which every released generator
+    has; no weight tells it.
 
     Raises ValueError for an unknown spec, for weights of another depth, width or patch, and, naming the
     parameter, for one that is missing, unknown or of another shape; and what read_foreign and local_file raise.
@@ -164,6 +165,8 @@ def load_generator(spec: str, path: str | Path) -> Loaded[LightningDiT]:
         qk_norm="blocks.0.attn.q_norm.weight" in weights.tensors,
         adaln_shift=weights.shape("blocks.0.adaLN_modulation.1.weight", 2)[0] != 4 * width,
     )
+    if weights.shape("final_layer.linear.weight", 2)[0] == 2 * patch**2 * channels:
+        config = replace(config, learned_variance=True)
     return _filled(weights, lambda: LightningDiT(config), spec)
 
 

@@ -27,7 +27,7 @@ class Guidance:
 
     scale 1 is none. interval (start, end) says where it is ON: start <= t <= end; the released
     `cfg_interval_start` is start, with end 1. channels: guide the first so many latent channels only (3 as
-    released); None is all of them. Raises ValueError for values that mean nothing.
+    released, and in DiT); None is all of them. Raises ValueError for values that mean nothing.
     """
 
     scale: float = 1.0
@@ -60,20 +60,34 @@ def velocity_function(
     generator(latent (B, C, h, w), t (B,), labels (B,)) -> velocity. Where guidance is on it is called once
     with 2B images (conditional, then null), elsewhere with B. The velocity returned has the state's dtype.
     """
-    null = torch.full_like(labels, null_label)
 
     def velocity(latent: Tensor, t: float) -> Tensor:
-        times = latent.new_full((len(latent),), t)
-        if not guidance.on(t):
-            return generator(latent, times, labels).to(latent.dtype)
-        both = generator(torch.cat([latent, latent]), times.repeat(2), torch.cat([labels, null]))
-        conditional, unconditional = both.to(latent.dtype).chunk(2)
-        guided = unconditional + guidance.scale * (conditional - unconditional)
-        if guidance.channels is None:
-            return guided
-        return torch.cat([guided[:, : guidance.channels], conditional[:, guidance.channels :]], dim=1)
+        return guided(generator, latent, t, labels, null_label, guidance if guidance.on(t) else None)
 
     return velocity
+
+
+def guided(
+    generator: Callable[[Tensor, Tensor, Tensor], Tensor],
+    latent: Tensor,
+    time: float,
+    labels: Tensor,
+    null_label: int,
+    guidance: Guidance | None,
+) -> Tensor:
+    """One prediction of a generator, guided unless guidance is None, in the latent's dtype.
+
+    Channels past the latent's (a learned variance) are never guided: they are the conditional prediction's.
+    """
+    times = latent.new_full((len(latent),), time)
+    if guidance is None:
+        return generator(latent, times, labels).to(latent.dtype)
+    null = torch.full_like(labels, null_label)
+    both = generator(torch.cat([latent, latent]), times.repeat(2), torch.cat([labels, null]))
+    conditional, unconditional = both.to(latent.dtype).chunk(2)
+    mixed = unconditional + guidance.scale * (conditional - unconditional)
+    channels = guidance.channels or latent.shape[1]
+    return torch.cat([mixed[:, :channels], conditional[:, channels:]], dim=1)
 
 
 def time_grid(steps: int, shift: float = 1.0) -> list[float]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 
@@ -75,6 +75,10 @@ GENERATOR_FAMILIES: dict[str, dict[str, bool]] = {
 GENERATOR_OPTIONS = ("mlp_ratio", "label_dropout", "qk_norm", "swiglu", "rope", "rms_norm", "adaln_shift")
 
 SOLVERS = ("euler", "heun", "dopri5")  # of models/sampler.py
+
+# What a generator can be trained on (models/flow.py, models/diffusion.py), and what then draws from it
+OBJECTIVES = {"rectified-flow": SOLVERS, "gaussian-diffusion": ("ddpm",)}
+DIFFUSION_TIMESTEPS = 1000  # that gaussian-diffusion trains at, and the most steps of ddpm
 
 TIME_FREQUENCIES = 256  # width of the sinusoidal embedding of t, before its MLP
 
@@ -194,7 +198,8 @@ class GeneratorConfig:
     """Shape of a diffusion transformer.
 
     grid is the side of the latent in cells and in_channels its channels; the null label of guidance is
-    num_classes and exists when label_dropout > 0. Raises ValueError for sizes that do not fit together.
+    num_classes and exists when label_dropout > 0. With learned_variance as many channels again come out, for
+    models/diffusion.py. Raises ValueError for sizes that do not fit together.
     """
 
     name: str
@@ -212,6 +217,7 @@ class GeneratorConfig:
     rope: bool = True
     rms_norm: bool = True
     adaln_shift: bool = True
+    learned_variance: bool = field(default=False, metadata={"as_before": False})
 
     def __post_init__(self) -> None:
         if self.patch < 1 or self.grid % self.patch:
@@ -233,6 +239,11 @@ class GeneratorConfig:
     def tokens(self) -> int:
         """Sequence length N."""
         return (self.grid // self.patch) ** 2
+
+    @property
+    def out_channels(self) -> int:
+        """Channels of the prediction."""
+        return 2 * self.in_channels if self.learned_variance else self.in_channels
 
     @property
     def mlp_width(self) -> int:
@@ -288,20 +299,20 @@ def generator_config(spec: str, *, grid: int, in_channels: int, num_classes: int
 def flops_per_image(config: GeneratorConfig) -> int:
     """FLOPs of one forward pass for one image. A training step costs about three times as much."""
     n, d = config.tokens, config.width
-    patch_values = config.patch**2 * config.in_channels
+    patch_values, out_values = config.patch**2 * config.in_channels, config.patch**2 * config.out_channels
     mlp_matrices = 3 if config.swiglu else 2
     per_token = 4 * d * d + mlp_matrices * d * config.mlp_width  # qkv and proj; the MLP
     attention = 2 * n * n * d  # scores and weighted values
     adaln = (6 if config.adaln_shift else 4) * d * d
     embed = n * patch_values * d + TIME_FREQUENCIES * d + d * d
-    head = 2 * d * d + n * d * patch_values
+    head = 2 * d * d + n * d * out_values
     return 2 * (embed + config.depth * (n * per_token + attention + adaln) + head)
 
 
 def generator_parameters(config: GeneratorConfig) -> int:
     """Parameters of a generator, its fixed positions included."""
     n, d, hidden = config.tokens, config.width, config.mlp_width
-    patch_values = config.patch**2 * config.in_channels
+    patch_values, out_values = config.patch**2 * config.in_channels, config.patch**2 * config.out_channels
 
     def linear(width_in: int, width_out: int) -> int:
         return width_in * width_out + width_out
@@ -312,7 +323,7 @@ def generator_parameters(config: GeneratorConfig) -> int:
     adaln = linear(d, (6 if config.adaln_shift else 4) * d)
     block = 2 * norm + linear(d, 3 * d) + qk_norm + linear(d, d) + mlp + adaln
     conditions = linear(TIME_FREQUENCIES, d) + linear(d, d) + (config.num_classes + (config.label_dropout > 0)) * d
-    head = norm + linear(d, patch_values) + linear(d, 2 * d)
+    head = norm + linear(d, out_values) + linear(d, 2 * d)
     return linear(patch_values, d) + n * d + conditions + config.depth * block + head
 
 

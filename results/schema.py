@@ -50,7 +50,7 @@ COLUMNS = (
     Column("inception_score", "float", "metrics", "inception score of the samples"),
     Column("samples", "int", "protocol", "images scored"),
     Column("chunk", "int", "protocol", "samples generated together"),
-    Column("solver", "text", "protocol", "ODE solver"),
+    Column("solver", "text", "protocol", "ODE solver, or ddpm: ancestral sampling of Gaussian diffusion"),
     Column("steps", "int", "protocol", "solver steps; empty for adaptive solvers"),
     Column("timestep_shift", "float", "protocol", "shift of the sampling times; 1 is none"),
     Column("guidance_scale", "float", "protocol", "classifier-free guidance; 1 is none"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from models.specs import SOLVERS
+from models.specs import DIFFUSION_TIMESTEPS, OBJECTIVES
 from study.data import DataSpec
 from study.scales import Scale
 from study.settings import nearest
@@ -83,9 +83,11 @@ CHECKS: dict[str, Check] = {
     "generator.gradient_clip": _positive,
     "generator.ema_decay": _decay,
     "generator.direction_weight": _not_negative,
+    "generator.objective": _one_of(tuple(OBJECTIVES)),
+    "generator.logit_normal_end_images": (lambda v: v is None or v >= 0, "None, or 0 or more"),
     "sampling.samples": (lambda v: v >= FEWEST_SAMPLES, f"at least {FEWEST_SAMPLES}"),
     "sampling.chunk": _positive,
-    "sampling.solver": _one_of(SOLVERS),
+    "sampling.solver": _one_of(tuple(solver for solvers in OBJECTIVES.values() for solver in solvers)),
     "sampling.steps": _positive,
     "sampling.timestep_shift": _positive,
     "sampling.guidance_scale": _not_negative,
@@ -124,6 +126,16 @@ def check_scale(scale: Scale) -> None:
         if not holds(value):
             text = f"; {nearest(value, must.removeprefix('one of ').split(', '))}" if isinstance(value, str) else ""
             raise ValueError(f"{field} must be {must}, got {value!r}{text}")
+    solver, objective = scale.sampling.solver, scale.generator.objective
+    if solver not in OBJECTIVES[objective]:
+        raise ValueError(
+            f"sampling.solver {solver} cannot draw from generator.objective {objective}: set sampling.solver to "
+            f"{' or '.join(OBJECTIVES[objective])}"
+        )
+    if solver == "ddpm" and not 2 <= scale.sampling.steps <= DIFFUSION_TIMESTEPS:
+        raise ValueError(
+            f"sampling.steps must be 2 to {DIFFUSION_TIMESTEPS} with sampling.solver ddpm, got {scale.sampling.steps}"
+        )
     if len(scale.tokenizer_seeds) > len(scale.seeds):
         raise ValueError(
             f"tokenizer_seeds take turns under seeds, so there are at most as many: {len(scale.tokenizer_seeds)} "

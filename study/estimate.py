@@ -52,7 +52,8 @@ def work(stage: Stage) -> float:
         return float(encode + decode) * spec.images
     fit = stage.inputs["generator"].spec
     assert isinstance(spec, Generate) and isinstance(fit, FitGenerator)
-    evaluations = {"euler": spec.sampling.steps, "heun": 2 * spec.sampling.steps, "dopri5": 100}
+    steps = spec.sampling.steps
+    evaluations = {"euler": steps, "heun": 2 * steps, "dopri5": 100, "ddpm": steps}
     guided = 1 if spec.sampling.guidance_scale == 1 else 2
     velocity = flops_per_image(fit.architecture) * evaluations[spec.sampling.solver] * guided
     return float(velocity + decode) * spec.sampling.samples

@@ -96,7 +96,7 @@ class Run:
         parts = [_named(self.tokenizer, self.tokenizer_seed, self.given_tokenizer)]
         if self.generator:
             parts.append(_named(self.generator, self.seed, self.given_generator))
-        changed = [f"{key}={value}" for key, value in {**self.changes, **self.options}.items()]
+        changed = [f"{key}={value}" for key, value in {**self.options, **self.changes}.items()]
         return " + ".join(parts + changed)
 
 
@@ -271,6 +271,8 @@ def _used_sampling(sampling: Sampling) -> Sampling:
     """The protocol with the fields that its solver ignores at fixed values."""
     if sampling.solver == "dopri5":
         return dataclasses.replace(sampling, steps=0, timestep_shift=1.0)
+    if sampling.solver == "ddpm":
+        return dataclasses.replace(sampling, timestep_shift=1.0)
     return sampling
 
 
@@ -320,16 +322,18 @@ def _fit_generator(
     run: Run, scale: Scale, data: DataSpec, compute: Compute, latents: AutoencoderConfig
 ) -> FitGenerator:
     assert run.generator is not None
+    recipe = _used_generator_recipe(scale.generator)
+    network = generator_config(
+        run.generator,
+        grid=latents.grid,
+        in_channels=latents.z_channels,
+        num_classes=data.classes,
+        **run.options,
+    )
     spec = FitGenerator(
         tokenizer=run.tokenizer,
-        architecture=generator_config(
-            run.generator,
-            grid=latents.grid,
-            in_channels=latents.z_channels,
-            num_classes=data.classes,
-            **run.options,
-        ),
-        recipe=scale.generator,
+        architecture=dataclasses.replace(network, learned_variance=recipe.objective == "gaussian-diffusion"),
+        recipe=recipe,
         seed=run.seed,
         compute=_training(compute, scale.execution, generator=True),
     )
@@ -340,6 +344,13 @@ def _fit_generator(
     seen = run.given_generator.images_seen
     recipe = GeneratorRecipe(budget_images=seen, snapshot_images=(seen,), batch_images=0, learning_rate=0.0)
     return dataclasses.replace(spec, recipe=recipe, compute=compute, given=_given(run.given_generator.name))
+
+
+def _used_generator_recipe(recipe: GeneratorRecipe) -> GeneratorRecipe:
+    """The recipe with the fields that its objective ignores at fixed values."""
+    if recipe.objective == "gaussian-diffusion":
+        return dataclasses.replace(recipe, logit_normal=False, logit_normal_end_images=None, direction_weight=0.0)
+    return recipe if recipe.logit_normal else dataclasses.replace(recipe, logit_normal_end_images=None)
 
 
 def _training(compute: Compute, execution: Execution, *, generator: bool) -> Compute:

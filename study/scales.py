@@ -215,7 +215,12 @@ def imagenet256_system() -> Scale:
                 Phase(from_images=147_334_400, vf_weight=0.1, vf_cosine_margin=0.5, vf_distance_margin=0.25),
             ),
         ),
-        generator=replace(base.generator, budget_images=800 * epoch, snapshot_images=(64 * epoch, 800 * epoch)),
+        generator=replace(
+            base.generator,
+            budget_images=800 * epoch,
+            snapshot_images=(64 * epoch, 800 * epoch),
+            logit_normal_end_images=600_000 * base.generator.batch_images,
+        ),
         sampling=replace(base.sampling, samples=50_000, solver="euler", steps=249, timestep_shift=0.3),
     )
 

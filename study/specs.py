@@ -103,7 +103,7 @@ class FoundationRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorRecipe:
-    """How a generator is trained: rectified flow on normalised latents."""
+    """How a generator is trained on normalised latents."""
 
     budget_images: int
     snapshot_images: tuple[int, ...]  # images seen at which the EMA weights are kept
@@ -116,6 +116,8 @@ class GeneratorRecipe:
     ema_decay: float = 0.9999  # per step
     logit_normal: bool = True
     direction_weight: float = 1.0
+    objective: str = later("rectified-flow")  # or "gaussian-diffusion", without logit_normal and direction_weight
+    logit_normal_end_images: int | None = later(None)  # images seen from which t is uniform after all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,8 +126,8 @@ class Sampling:
 
     samples: int
     chunk: int  # samples are drawn in aligned groups of this many
-    solver: str  # euler, heun, dopri5
-    steps: int  # evaluations of the velocity (euler) or steps (heun); ignored by dopri5
+    solver: str  # euler, heun, dopri5; ddpm for generators trained by gaussian-diffusion
+    steps: int  # evaluations of the network (euler, ddpm) or steps (heun); ignored by dopri5
     timestep_shift: float = 1.0  # 1 is none
     guidance_scale: float = 1.0  # 1 is none
     guidance_interval: tuple[float, float] = (0.0, 1.0)

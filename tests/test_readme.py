@@ -25,7 +25,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 README = (CHECKOUT / "README.md").read_text()
 CONTRIBUTING = (CHECKOUT / "CONTRIBUTING.md").read_text()
 DOCUMENTS = {"README.md": README, "CONTRIBUTING.md": CONTRIBUTING}
-EXAMPLES = {"recipe", "width", "dinov2_small"}  # CONTRIBUTING makes them up
+EXAMPLES = {"parts", "width", "dinov2_small"}  # CONTRIBUTING makes them up
 
 COMMANDS = sorted(set(re.findall(r"python -m (study\.\w+)", README + CONTRIBUTING)))
 
@@ -192,7 +192,7 @@ def test_the_example_of_an_ablation_is_planned():
         flip=False, class_names=tuple(map(str, range(10))),
     )  # fmt: skip
     compute = Compute(device="cpu", precision="float32", threads=1)
-    plan = make_plan("recipe", example("ablations/recipe.py"), SCALES["smoke"](), data, compute, "test")
+    plan = make_plan("parts", example("ablations/parts.py"), SCALES["smoke"](), data, compute, "test")
     assert f"plans {len(plan.runs)} runs and {len(plan.stages)} stages" in CONTRIBUTING
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
 
-from models.flow import flow_loss, interpolate, logit_normal_times, velocity_target
+from models.diffusion import TIMESTEPS, gaussian_diffusion_loss
+from models.flow import logit_normal_times, rectified_flow_loss
 from models.lightningdit import LightningDiT, drop_labels
 from study import given
 from study.ahead import batches
@@ -21,7 +23,7 @@ from study.compute import apply, autocast
 from study.distributed import on_main, processes, slice_of_batch
 from study.files import load_metadata, load_tensors, save_tensors
 from study.randomness import batch_indices, generator
-from study.specs import FitGenerator, Stage
+from study.specs import FitGenerator, GeneratorRecipe, Stage
 from study.stages.encode import SAME_ENCODING, Latents, read, same_statistics, statistics
 from study.training import learning_rate, train, update
 from study.workspace import Record, Workspace
@@ -47,6 +49,23 @@ def build(spec: FitGenerator) -> dict[str, Any]:
     return {"generator": network, "ema": copy.deepcopy(network).requires_grad_(False), "optimizer": optimizer}
 
 
+def loss_function(recipe: GeneratorRecipe) -> Callable[..., Tensor]:
+    """The objective: (network, data, noise, times, labels) -> loss per image (B,)."""
+    if recipe.objective == "gaussian-diffusion":
+        return gaussian_diffusion_loss
+    return functools.partial(rectified_flow_loss, direction_weight=recipe.direction_weight)
+
+
+def training_times(recipe: GeneratorRecipe, images_seen: int, count: int, rng: torch.Generator) -> Tensor:
+    """Where each image of a batch is between noise and data: t in [0, 1), or a timestep of diffusion, (count,)."""
+    if recipe.objective == "gaussian-diffusion":
+        return torch.randint(TIMESTEPS, (count,), generator=rng)
+    end = recipe.logit_normal_end_images
+    if recipe.logit_normal and (end is None or images_seen < end):
+        return logit_normal_times(torch.randn(count, generator=rng))
+    return torch.rand(count, generator=rng)
+
+
 def step_function(spec: FitGenerator, parts: dict[str, Any], latents: Latents) -> Callable[[int], Tensor]:
     """One update of the generator and of its EMA."""
     recipe, architecture, device = spec.recipe, spec.architecture, spec.compute.device
@@ -57,6 +76,11 @@ def step_function(spec: FitGenerator, parts: dict[str, Any], latents: Latents) -
         for block in network.blocks:
             block.compile()  # in place: names and the copy that averages stay as they are
     spread = DistributedDataParallel(network, gradient_as_bucket_view=True) if processes() > 1 else None
+    losses_of = loss_function(recipe)
+
+    def predict(state: Tensor, times: Tensor, labels: Tensor) -> Tensor:
+        with autocast(spec.compute):
+            return (spread or network)(state, times, labels)
 
     latents = latents.on(device)
 
@@ -71,11 +95,7 @@ def step_function(spec: FitGenerator, parts: dict[str, Any], latents: Latents) -
         rng = generator(spec.seed, "generator step", images_seen)
         view = torch.randint(latents.views, (len(indices),), generator=rng)
         drawn = noises(rng) if device == "cpu" else []  # a GPU draws them faster than they could be brought there
-        times = (
-            logit_normal_times(torch.randn(len(indices), generator=rng))
-            if recipe.logit_normal
-            else torch.rand(len(indices), generator=rng)
-        )
+        times = training_times(recipe, images_seen, len(indices), rng)
         dropped = torch.rand(len(indices), generator=rng) < architecture.label_dropout
         labels = drop_labels(latents.labels[torch.from_numpy(indices)], dropped, architecture.num_classes)
         stored = latents.stored(slice_of_batch(indices), slice_of_batch(view))
@@ -100,20 +120,13 @@ def step_function(spec: FitGenerator, parts: dict[str, Any], latents: Latents) -
         for piece in zip(*(drawn.chunk(pieces) for drawn in (data, noise, times, labels)), strict=True):
             last = len(losses) == pieces - 1
             with contextlib.nullcontext() if spread is None or last else spread.no_sync():
-                loss = objective(spread or network, *piece)
+                loss = losses_of(predict, *piece).mean()
                 (loss / pieces if pieces > 1 else loss).backward()
             losses.append(loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(moved, recipe.gradient_clip, foreach=True)
         update(optimizer, norm)
         torch._foreach_lerp_(moved_ema, moved, 1 - recipe.ema_decay)
         return torch.stack(losses).mean() + 0 * norm  # not finite where the gradient is not
-
-    def objective(network: nn.Module, data: Tensor, noise: Tensor, times: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss of these images."""
-        with autocast(spec.compute):
-            prediction = network(interpolate(data, noise, times), times, labels)
-        terms = flow_loss(prediction.float(), velocity_target(data, noise))
-        return terms.mse.mean() + recipe.direction_weight * terms.direction.mean()
 
     return step
 

@@ -1,8 +1,8 @@
 """Stage generate: snapshot, tokenizer, protocol -> gFID and its company, and a sheet of samples.
 
-Sample i depends on i alone: its noise and label are seeded by its index, and samples are always drawn in the
-same aligned chunks (the last one padded), because an adaptive solver couples what it integrates together. So
-neither the number of processes nor their order can move a metric.
+Sample i depends on i alone: its label and its noise (with an ancestral sampler, that of every step) are seeded by
+its index, and samples are always drawn in the same aligned chunks (the last one padded), because an adaptive solver
+couples what it integrates together. So neither the number of processes nor their order can move a metric.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.diffusion import ancestral, noise_function
 from models.sampler import Guidance, integrate, velocity_function
 from study.compute import apply, autocast
 from study.distributed import gathered, on_main, share
@@ -68,15 +69,23 @@ def sampler(spec: Generate, inputs: dict[str, Stage], classes: Sequence[int] | N
 
     def draw(chunk: int) -> Tensor:
         indices = range(chunk * sampling.chunk, (chunk + 1) * sampling.chunk)
-        noise = torch.stack([torch.randn(shape, generator=generator(sampling.seed, "noise", i)) for i in indices])
-        labels = torch.tensor([label(i) for i in indices])
+        rngs = [generator(sampling.seed, "noise", i) for i in indices]
+        labels = torch.tensor([label(i) for i in indices]).to(device)
+
+        def fresh_noise() -> Tensor:
+            return torch.stack([torch.randn(shape, generator=rng) for rng in rngs]).to(device)
+
         with torch.inference_mode():
             with autocast(spec.compute):
-                velocity = velocity_function(network, labels.to(device), architecture.num_classes, guidance)
-                latent = integrate(
-                    velocity, noise.to(device), solver=sampling.solver, steps=sampling.steps,
-                    shift=sampling.timestep_shift,
-                )  # fmt: skip
+                if sampling.solver == "ddpm":
+                    predict = noise_function(network, labels, architecture.num_classes, guidance)
+                    latent = ancestral(predict, fresh_noise(), steps=sampling.steps, fresh_noise=fresh_noise)
+                else:
+                    velocity = velocity_function(network, labels, architecture.num_classes, guidance)
+                    latent = integrate(
+                        velocity, fresh_noise(), solver=sampling.solver, steps=sampling.steps,
+                        shift=sampling.timestep_shift,
+                    )  # fmt: skip
             pixels = tokenizer.decode(denormalise(latent.float(), inputs["latents"]))  # decoded in float32
         return ((pixels + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8).cpu().contiguous()
 

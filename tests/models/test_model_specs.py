@@ -121,6 +121,23 @@ def test_generator_flops_agree_with_torchs_count(spec, shift):
     assert counted(lambda: generator(*args)) == pytest.approx(2 * flops_per_image(c), rel=0.02)
 
 
+@pytest.mark.parametrize("patch", [1, 2])
+def test_learned_variance_is_counted_too(patch):
+    plain = generator_config(f"DiT-XXS/{patch}", grid=8, in_channels=16, num_classes=10)
+    c = dataclasses.replace(plain, learned_variance=True)
+    generator = LightningDiT(c)
+    args = torch.zeros(2, 16, 8, 8), torch.zeros(2), torch.zeros(2, dtype=torch.long)
+    assert generator(*args).shape == (2, 32, 8, 8)
+    assert sum(p.numel() for p in generator.parameters()) == generator_parameters(c)
+    head = flops_per_image(c) - flops_per_image(plain)
+    assert counted(lambda: generator(*args)) - counted(lambda: LightningDiT(plain)(*args)) == 2 * head
+
+
+def test_dit_has_the_parameters_of_the_published_one():
+    c = generator_config("DiT-XL/2", grid=32, in_channels=4, num_classes=1000)
+    assert generator_parameters(dataclasses.replace(c, learned_variance=True)) == 675_129_632  # counted in its class
+
+
 @pytest.mark.parametrize("spec", ["LightningDiT-XXS/1", "DiT-XXS/2", "LightningDiT-XS/2"])
 @pytest.mark.parametrize("options", [{}, {"qk_norm": True}, {"adaln_shift": False, "label_dropout": 0.0}])
 def test_generator_parameters_are_counted_to_the_last(spec, options):

@@ -1,6 +1,7 @@
 import hashlib
 import json
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from waves import fill, wave
 import models
 from models import released
 from models.autoencoder import Autoencoder
+from models.diffusion import noise_function
 from models.lightningdit import LightningDiT
 from models.released import load_generator, load_latent_statistics, load_tokenizer, mlp_ratio
 from models.sampler import Guidance, integrate, velocity_function
@@ -137,6 +139,23 @@ def test_a_generators_options_are_read_from_its_weights(options, patch, tmp_path
     inputs = wave(2, 4, 4, 4, k=0.61), torch.tensor([0.2, 0.7]), torch.tensor([3, 10])
     assert torch.equal(loaded.network(*inputs), generator(*inputs))
     assert not loaded.network.pos_embed.requires_grad
+
+
+def test_a_released_dit_gives_the_values_of_its_class(tmp_path):
+    """Recorded from facebookresearch/DiT's models.py with these weights and forward_with_cfg; both agreed to 3e-6."""
+    config = generator_config("DiT-XXS/2", grid=8, in_channels=4, num_classes=10)
+    made = LightningDiT(replace(config, learned_variance=True))
+    fill(made)
+    network = load_generator("DiT-XXS/2", kept(made.state_dict(), tmp_path / "DiT.pt")).network
+    assert network.config == made.config
+    latent, labels = wave(2, 4, 8, 8, k=0.61), torch.tensor([3, 7])
+    with torch.no_grad():
+        values = network(latent, torch.tensor([3, 977]), labels).flatten()[[0, 100, 300, 511]].tolist()
+        guided = noise_function(network, labels, 10, Guidance(scale=4.0, channels=3))(latent, 500)
+    assert values == pytest.approx([0.263964, 0.198559, 0.304163, -0.670865], abs=1e-5)
+    assert guided.flatten()[[0, 100, 300, 511]].tolist() == pytest.approx(
+        [0.294915, 0.17679, 0.304171, -0.670865], abs=1e-5
+    )
 
 
 def test_the_average_is_taken_and_named(generator_state, tmp_path):

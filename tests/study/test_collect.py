@@ -6,6 +6,7 @@ import pytest
 from made_up import COMPUTE, Asking, data_spec
 
 import ablations.frontier
+import ablations.recipe
 from results import table as results
 from study.collect import update_table
 from study.files import write_json
@@ -47,6 +48,16 @@ def test_every_planned_row_is_listed_before_anything_ran(tmp_path):
     assert set(table["state"]) == {"pending"}
     assert table["gfid"].isna().all()
     assert table["rfid"].isna().all()
+
+
+def test_the_ladder_is_told_apart_and_shares_its_top_with_the_frontier(tmp_path):
+    update_table(plan(), tmp_path)
+    table = results.load(update_table(plan("recipe", ablations.recipe), tmp_path))
+    ladder = table[(table["images_seen"] == 512) & table["ablations"].str.contains("recipe")]
+    assert len(ladder) == len(set(ladder["run"])) == 10
+    assert ladder.loc[ladder["ablations"] == "frontier recipe", "run"].tolist() == ["f4d4 + LightningDiT-XXS/2"]
+    (first,) = ladder[ladder["solver"] == "ddpm"].to_dict("records")
+    assert (first["generator"], first["steps"], first["timestep_shift"]) == ("DiT-XXS/2", 40, 1.0)
 
 
 def test_rows_say_why_they_have_no_numbers(tmp_path):

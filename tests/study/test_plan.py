@@ -124,6 +124,20 @@ def test_a_generators_change_leaves_its_tokenizer_as_it_is():
     assert [job.kind for job in found.jobs] == ["tokenizer"] * 2 + ["generator"] * 4
 
 
+def test_the_objective_decides_the_variance_and_what_it_does_not_use_moves_nothing():
+    diffusion = {"generator.objective": "gaussian-diffusion", "sampling.solver": "ddpm"}
+    base = Run(tokenizer="f4d4", generator="DiT-XXS/2")
+    ignored = {"generator.logit_normal": False, "generator.direction_weight": 0.0, "sampling.timestep_shift": 0.3}
+    runs = [dataclasses.replace(base, changes=changes) for changes in ({}, diffusion, {**diffusion, **ignored})]
+    found = [p for p in plan(SCALES["smoke"](), Asking(*runs)).runs if p.kind == "generator"]
+    assert [p.fit.spec.architecture.learned_variance for p in found] == [False, True]  # the third is the second
+    ended = dataclasses.replace(base, changes={"generator.logit_normal_end_images": 256})
+    plain = {"generator.logit_normal": False}
+    uniform = [dataclasses.replace(base, changes={**plain, **c}) for c in ({}, ended.changes)]
+    found = [p for p in plan(SCALES["smoke"](), Asking(base, ended, *uniform)).runs if p.kind == "generator"]
+    assert len(found) == 3
+
+
 def test_one_training_judged_by_two_protocols_is_one_job():
     base = Run(tokenizer="f4d4", generator="LightningDiT-XXS/2")
     guided = dataclasses.replace(base, changes={"sampling.guidance_scale": 2.0})
@@ -172,6 +186,12 @@ def test_scales_of_guidance_hold_none_and_another():
         (Run(tokenizer="f4d4", changes={"tokenizer.vf_wieght": 1}), "nearest: vf_weight"),
         (Run(tokenizer="f4d4", changes={"sampling.solver": "eulr"}), "nearest: euler"),
         (Run(tokenizer="f4d4", changes={"judges": ()}), "a run cannot change judges"),
+        (Run(tokenizer="f4d4", changes={"sampling.solver": "ddpm"}), "ddpm cannot draw from .* rectified-flow"),
+        (Run(tokenizer="f4d4", changes={"generator.objective": "gaussian-diffusion"}), "set sampling.solver to ddpm"),
+        (
+            Run(tokenizer="f4d4", generator="LightningDiT-XXS/2", options={"learned_variance": True}),
+            "unknown generator option 'learned_variance'",
+        ),
     ],
 )
 def test_a_name_that_does_not_exist_is_answered_with_the_nearest(run, message):

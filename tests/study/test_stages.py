@@ -10,12 +10,12 @@ import torch
 
 from models.autoencoder import Autoencoder, initialize
 from models.discriminator import Discriminator, hinge_generator_loss
-from models.specs import AutoencoderConfig
+from models.specs import AutoencoderConfig, generator_parameters
 from models.vf_loss import GAN_WEIGHT_LIMIT, VF_WEIGHT_LIMIT, adaptive_weight, projection, vf_loss
 from study.jobs import run_stage
 from study.scales import smoke
 from study.specs import Stage
-from study.stages import encode, fit_tokenizer, generate
+from study.stages import encode, fit_generator, fit_tokenizer, generate
 from study.stages.fit_tokenizer import Networks, gradients
 
 
@@ -69,14 +69,27 @@ def test_gradients_walked_back_once_equal_those_of_the_plain_objective(vf, gan):
         torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-6 * largest)
 
 
-@pytest.fixture
-def fitted(tiny_plan):
+def fit(plan):
     """A plan whose tokenizer, latents and generator are done."""
-    plan = tiny_plan()
     for stage in (*plan.jobs[0].stages, plan.jobs[1].stages[0]):
         if stage.kind != "reconstruct":
             run_stage(stage)
     return plan
+
+
+@pytest.fixture
+def fitted(tiny_plan):
+    return fit(tiny_plan())
+
+
+@pytest.fixture
+def diffused(tiny_plan, tiny_scale):
+    """The same after one step of Gaussian diffusion."""
+    recipe = dataclasses.replace(
+        tiny_scale.generator, objective="gaussian-diffusion", budget_images=8, snapshot_images=(8,)
+    )
+    sampling = dataclasses.replace(tiny_scale.sampling, solver="ddpm", steps=3)
+    return fit(tiny_plan(dataclasses.replace(tiny_scale, generator=recipe, sampling=sampling)))
 
 
 def test_normalised_latents_have_mean_0_and_spread_1_and_come_back(fitted):
@@ -124,9 +137,10 @@ def drawn(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.glob("chunk-*"))}
 
 
-@pytest.mark.parametrize("solver", ["euler", "dopri5"])
-def test_neither_processes_nor_their_order_move_a_single_byte(solver, fitted, study_root, tmp_path):
-    stage = sampling_stage(fitted, solver=solver, guidance_scale=1.5)
+@pytest.mark.parametrize("solver", ["euler", "dopri5", "ddpm"])
+def test_neither_processes_nor_their_order_move_a_single_byte(solver, request, study_root, tmp_path):
+    plan = request.getfixturevalue("diffused" if solver == "ddpm" else "fitted")
+    stage = sampling_stage(plan, solver=solver, guidance_scale=1.5)
     chunks = list(generate.chunks_of(stage.spec.sampling))
     assert len(chunks) == 3  # 10 samples in chunks of 4: the last one is padded
     one, two = tmp_path / "one", tmp_path / "two"
@@ -144,6 +158,26 @@ def test_neither_processes_nor_their_order_move_a_single_byte(solver, fitted, st
     images = torch.cat([generate._read(one, chunk) for chunk in chunks])
     assert images.dtype == torch.uint8
     assert len(torch.unique(images.flatten(1), dim=0)) == 12  # no two samples are the same
+
+
+def test_the_noise_of_every_step_is_a_samples_own_whatever_its_chunk(diffused):
+    found = []
+    for chunk in (4, 10):
+        stage = sampling_stage(diffused, chunk=chunk)
+        draw_chunk = generate.sampler(stage.spec, stage.inputs)
+        images = torch.cat([draw_chunk(number) for number in generate.chunks_of(stage.spec.sampling)])
+        found.append(images[:10].int())
+    assert (found[0] - found[1]).abs().max() <= 1  # products of another batch size round differently
+    assert len(torch.unique(found[0].flatten(1), dim=0)) == 10
+
+
+def test_a_diffusion_generator_learns_noise_and_variance(diffused):
+    stage = diffused.jobs[1].stages[0]
+    assert stage.spec.architecture.learned_variance
+    network = fit_generator.trained(stage, 8, "raw")
+    noise, variance = network.final_layer.linear.weight.unflatten(0, (4, 2, -1)).unbind(1)  # patch of 4, channels
+    assert (noise != 0).any() and (variance != 0).any()  # both began at 0
+    assert stage.record()["cost"]["parameters"] == generator_parameters(stage.spec.architecture)
 
 
 def test_more_samples_begin_with_the_same_ones(fitted, tmp_path):

@@ -9,7 +9,8 @@ from study import checkpoint, training
 from study.checkpoint import Position, restore, save
 from study.jobs import run_stage
 from study.lease import lease
-from study.scales import SCALES
+from study.randomness import generator
+from study.scales import SCALES, smoke
 from study.specs import FitGenerator, FitTokenizer, Phase, Stage
 from study.stages import fit_generator, fit_tokenizer
 from study.stopping import Interrupted, stop_requested
@@ -152,8 +153,10 @@ def test_the_recipe_of_a_batch_is_that_of_its_phase():
         assert 0 <= start - epochs * epoch < recipe.batch_images
 
 
-def test_a_generator_cut_off_again_and_again_ends_with_the_same_bits(tiny_plan, monkeypatch):
-    plan = tiny_plan()
+@pytest.mark.parametrize("changes", [{}, {"objective": "gaussian-diffusion"}, {"logit_normal_end_images": 40}])
+def test_a_generator_cut_off_again_and_again_ends_with_the_same_bits(changes, tiny_plan, tiny_scale, monkeypatch):
+    recipe = dataclasses.replace(tiny_scale.generator, **changes)
+    plan = tiny_plan(dataclasses.replace(tiny_scale, generator=recipe))
     for stage in plan.jobs[0].stages:
         if stage.kind != "reconstruct":
             run_stage(stage)
@@ -167,6 +170,26 @@ def test_a_generator_cut_off_again_and_again_ends_with_the_same_bits(tiny_plan, 
     interrupted_after(monkeypatch, 24)
     assert run_in_pieces(stage) == 3
     assert weights(stage.folder) == whole
+
+
+def test_times_are_a_function_of_images_seen_and_logit_normal_until_its_end():
+    """Between 0.35 and 0.65 lie 30% of uniform times, and of logit-normal ones P(|z| < logit 0.65) = 46.4%."""
+
+    def times(images_seen, **fields):
+        recipe = dataclasses.replace(smoke().generator, **fields)
+        return fit_generator.training_times(recipe, images_seen, 20_000, generator(0, "generator step", images_seen))
+
+    def middle(values):
+        return ((values - 0.5).abs() < 0.15).float().mean().item()
+
+    for fields in ({}, {"objective": "gaussian-diffusion"}):
+        assert torch.equal(times(64, **fields), times(64, **fields))
+        assert not torch.equal(times(64, **fields), times(96, **fields))
+    for images_seen, share in ((0, 0.464), (63, 0.464), (64, 0.3), (640, 0.3)):
+        assert middle(times(images_seen, logit_normal_end_images=64)) == pytest.approx(share, abs=0.015)
+    timesteps = times(0, objective="gaussian-diffusion")
+    assert timesteps.dtype == torch.long
+    assert set(timesteps.tolist()) == set(range(1000))
 
 
 def test_the_ema_differs_from_the_raw_weights_and_another_seed_from_both(tiny_plan, tiny_scale):
