@@ -99,9 +99,9 @@ def _costs(plan: Plan) -> Table:
 
 def _plan_table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("run", no_wrap=True)
+    table.add_column("run")  # the one that gives way where the terminal is narrow
     for name in columns:
-        table.add_column(name, justify="left" if name == "state" else "right")
+        table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
     return table
 
 
