@@ -203,7 +203,7 @@ def test_weights_that_are_given(kind, trap, tmp_path, monkeypatch, tiny_plan):
     for read in (
         lambda: given.tokenizer(fit, None),
         lambda: given.statistics(latents, stages[1].inputs),
-        lambda: given.generator(generator, None),
+        lambda: given.generator(generator, {}, None),
     ):
         with pytest.raises(ValueError, match="refused"):
             read()
