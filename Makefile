@@ -4,7 +4,7 @@ VENV ?= .venv
 ARGS ?=
 RUN := $(VENV)/bin/python
 
-.PHONY: study test test-slow lint clean
+.PHONY: study test test-slow test-slurm lint clean
 study: $(VENV)/.installed
 	$(RUN) -m study.sweep $(ARGS)
 
@@ -13,6 +13,9 @@ test: $(VENV)/.installed
 
 test-slow: $(VENV)/.installed
 	$(RUN) -m pytest -m slow $(ARGS)
+
+test-slurm: $(VENV)/.installed
+	$(RUN) -m pytest -m slurm $(ARGS)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
