@@ -174,7 +174,7 @@ def status_table(study: str, states: list[State]) -> Group:
     """The table of `status`, and below it why runs have failed and where their logs are."""
     table = Table(box=None, pad_edge=False, header_style="bold")
     for column in ("run", "state", "stage", "", "left", "host", "job", "attempts"):
-        table.add_column(column, no_wrap=column == "run", justify="right" if column == "attempts" else "left")
+        table.add_column(column, no_wrap=column != "run", justify="right" if column == "attempts" else "left")
     for s in states:
         title = f"tokenizer {s.job.title}" if s.job.kind == "tokenizer" else s.job.title
         attempts = str(s.attempts) if s.attempts else ""
@@ -197,9 +197,8 @@ def _status(options: Status) -> int:
 
 
 def _say_if_changed(plan: Plan) -> None:
-    notes = slurm.submissions(plan.jobs)
-    others = [job.title for job in plan.jobs if slurm.missing(job) and notes.get(job.name, {}).get("code")]
-    if others and any(notes[job.name]["code"] != snapshot().name for job in plan.jobs if job.name in notes):
+    notes = slurm.submissions([job for job in plan.jobs if slurm.missing(job)])
+    if any(note["code"] != snapshot().name for note in notes.values()):
         console.print("the code has changed since jobs were submitted; they run what was submitted", markup=False)
 
 

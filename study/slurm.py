@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import shlex
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +20,7 @@ from study.cluster import Profile
 from study.files import read_json, write_json
 from study.jobs import note_short_end, run_job
 from study.lease import holder
-from study.paths import job_folder
+from study.paths import job_folder, study_root
 from study.plan import Job, Plan
 from study.snapshot import environment, snapshot
 from study.specs import Stage
@@ -127,6 +128,9 @@ def _executor(
     with cluster.outside_a_job():
         executor = submitit.SlurmExecutor(folder=folder)
         arrays = sorted({job.partition("_")[0] for job in after}, key=int)
+        variables = {**environment(code), "STUDY_ROOT": str(study_root())}  # whatever the cluster hands on
+        if weights := os.environ.get("STUDY_WEIGHTS"):
+            variables["STUDY_WEIGHTS"] = weights
         wishes = {field: getattr(profile, field) for field in ("partition", "account", "qos", "constraint")}
         executor.update_parameters(
             job_name=name,
@@ -134,7 +138,7 @@ def _executor(
             signal_delay_s=min(profile.save_seconds, minutes * 30),
             array_parallelism=profile.parallel,
             stderr_to_stdout=True,
-            setup=[*(f"export {key}={value!r}" for key, value in environment(code).items()), *profile.setup],
+            setup=[*(f"export {key}={shlex.quote(value)}" for key, value in variables.items()), *profile.setup],
             additional_parameters={"requeue": True, **profile.extra},
             **{field: wish for field, wish in wishes.items() if wish},
             **({"dependency": f"afterany:{':'.join(arrays)}"} if arrays else {}),
