@@ -6,265 +6,202 @@ Times are medians of interleaved repeats in one process; what to trust on a nois
 from __future__ import annotations
 
 import dataclasses
-import json
-import statistics
-import time
-from collections import Counter
+import sys
+import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import torch
 import tyro
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
 from tyro.conf import arg
 
-from models.lightningdit import LightningDiT
-from models.specs import flops_per_image, generator_config
 from study import compute
-from study.compute import Compute, processor
-from study.estimate import FORWARD_AND_BACKWARD
-from study.specs import FitGenerator, GeneratorRecipe
-from study.stages.encode import Latents
-from study.stages.fit_generator import build, step_function
-
-GENERATOR, GRID, CHANNELS, BATCH = "LightningDiT-XS/2", 8, 16, 64  # 5.5M parameters, 16 tokens
-SAMPLING_STEPS = 6
-
-aten = torch.ops.aten
-PRODUCTS = {
-    aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten.convolution.default,
-    aten.convolution_backward.default,
-}  # fmt: skip
-
-# operations of a step by what they are for; the first that fits counts
-GROUPS = (
-    ("matrix products", ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn", "aten::mkldnn")),
-    ("optimizer", ("aten::_fused_adam", "Optimizer")),
-    ("EMA", ("aten::_foreach_lerp", "aten::lerp")),
-    ("gradient clipping", ("aten::_foreach_norm", "aten::_foreach_mul", "aten::linalg_vector_norm")),
-    ("norms and softmax", ("rms_norm", "layer_norm", "softmax", "aten::rsqrt", "aten::mean")),
-    ("copies", ("aten::copy_", "aten::clone", "aten::cat", "aten::index", "aten::_to_copy", "aten::contiguous")),
+from study.bench_cases import (
+    LOADER_IMAGES,
+    STEPS,
+    Setting,
+    coding_cases,
+    fid,
+    generator_cases,
+    generator_spec,
+    generator_step,
+    loader_cases,
+    made_latents,
+    sampling_cases,
+    tokenizer_cases,
 )
+from study.files import write_json
+from study.provenance import provenance
+from study.scales import SCALES
+from study.settings import nearest
+from study.stages.fit_generator import build
+from study.timing import Case, Measured, breakdown, measure, product_rate
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Bench:
     """Time the parts of a study on this machine."""
 
     quick: bool = False
     """Only the generator's training step, against its matrix products alone."""
+    scale: Annotated[str, arg(metavar="SCALE", help_behavior_hint="(default: desk)")] = "desk"
+    """Whose shapes: the last of its generators, the middle of its latent widths, its batches."""
+    batch: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
+    """Images of a generator's step. Default: the scale's; at imagenet256 what one GPU holds."""
     repeats: int = 15
-    """Timed repeats of each; the median counts."""
+    """Timed repeats of each; the median counts. Slow ones get fewer."""
     threads: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """Threads of the process. Default: what the planner gives a job here."""
+    compile: bool = False
+    """Also a generator's step with its blocks through torch.compile."""
+    against: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """Instead, side by side with a checkout of hustvl/LightningDiT: generator step, sampling, loader. On a GPU three
+    processes share its memory: give --batch."""
     out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """Also write the numbers to this JSON file."""
 
 
-class ProductRecorder(TorchDispatchMode):
-    """Notes every matrix product of a block, forward and backward, so that it can be run again alone."""
+@dataclass(frozen=True)
+class Results:
+    """What was measured; sections by name, `missing` says why one has none."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.products: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in PRODUCTS:
-            # a stand-in with the same shape, strides and dtype: layout decides how fast a product is
-            self.products.append((func, tree_map(_stand_in, args), tree_map(_stand_in, kwargs or {})))
-        return func(*args, **(kwargs or {}))
+    sections: dict[str, list[Measured]]
+    missing: dict[str, str]
+    generator: dict[str, float]  # share of a step's time by kind of operation
 
 
-def _stand_in(value: Any) -> Any:
-    if not isinstance(value, Tensor):
-        return value
-    like = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
-    return like.normal_() if value.is_floating_point() else like.zero_()
+def run(setting: Setting, *, quick: bool, compiled: bool) -> Results:
+    """Measure every section, or the generator's step alone (`quick`)."""
+    device = setting.compute.device
 
+    def timed(cases: list[Case]) -> list[Measured]:
+        return measure(cases, setting.repeats, device)
 
-def medians(functions: dict[str, Callable[[], Any]], repeats: int, device: str) -> dict[str, float]:
-    """Median seconds of each function, measured in turn so that a slow moment of the machine hits all alike."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for repeat in range(repeats + 2):
-        for name, function in functions.items():
+    with tempfile.TemporaryDirectory() as folder:
+        latents = made_latents(setting, Path(folder), min(setting.scale.train_images, LOADER_IMAGES))
+        sections = {"generator step": timed(generator_cases(setting, latents, compiled))}
+        parts = build(generator_spec(setting))
+        shares = breakdown(generator_step(setting, parts, latents), device)
+        network = parts["ema"].eval()
+        del parts  # on a GPU its optimizer would take the others' room
+        others: dict[str, Callable[[], list[Measured]]] = {
+            "tokenizer step": lambda: timed(tokenizer_cases(setting)),
+            "sampling": lambda: timed(sampling_cases(setting, network)),
+            "encoding": lambda: timed(coding_cases(setting)),
+            "loader": lambda: timed(loader_cases(setting, latents)),
+            "FID": lambda: fid(setting),
+        }
+        missing = {}
+        for name, measured in () if quick else others.items():
             if device == "cuda":
-                torch.cuda.synchronize()
-            started = time.perf_counter()
-            function()
-            if device == "cuda":
-                torch.cuda.synchronize()
-            if repeat >= 2:  # the first two warm up
-                times[name].append(time.perf_counter() - started)
-    return {name: statistics.median(seconds) for name, seconds in times.items()}
+                torch.cuda.empty_cache()
+            try:
+                sections[name] = measured()
+            except ValueError as error:  # weights that are not here
+                missing[name] = str(error)
+    return Results(sections, missing, shares)
 
 
-def generator_step(resolved: Compute, repeats: int) -> dict[str, Any]:
-    """A whole training step (data, forward, backward, clipping, AdamW, EMA) against its matrix products alone."""
-    architecture = generator_config(GENERATOR, grid=GRID, in_channels=CHANNELS, num_classes=10)
-    recipe = GeneratorRecipe(budget_images=10**6, snapshot_images=(10**6,), batch_images=BATCH, learning_rate=1e-4)
-    spec = FitGenerator(tokenizer="f4d16", architecture=architecture, recipe=recipe, seed=0, compute=resolved)
-    count, shape = 1024, (CHANNELS, GRID, GRID)
-    latents = Latents(
-        shards=({"mean": torch.randn(count, 1, *shape).half(), "std": torch.full((count, 1, *shape), 0.1).half()},),
-        labels=torch.arange(count) % 10,
-        channel_mean=torch.zeros(CHANNELS, 1, 1),
-        channel_std=torch.ones(CHANNELS, 1, 1),
-    )
-    parts = build(spec)
-    step = step_function(spec, parts, latents)
-    images_seen = 0
+def tabulate(sections: dict[str, list[Measured]]) -> Table:
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    for column in ("images", "ms", "images/s", "GFLOP/s", "of the machine"):
+        table.add_column(column, justify="right")
+    for name, lines in sections.items():
+        table.add_row(f"[bold]{name}[/bold]")
+        for one in lines:
+            rate = f"{one.gflops:,.0f}" if one.gflops is not None else ""
+            share = f"{one.share:.0%}" if one.share is not None else ""
+            time = f"{one.seconds * 1e3:,.1f}"
+            table.add_row(f"  {one.name}", f"{one.images:,}", time, f"{one.images_per_second:,.0f}", rate, share)
+    return table
 
-    def one_step() -> None:
-        nonlocal images_seen
-        step(images_seen)
-        images_seen += BATCH
 
-    one_step()
-    with ProductRecorder() as recorder:
-        one_step()
+def stop(reason: str) -> NoReturn:
+    print(reason, file=sys.stderr)
+    raise SystemExit(2)
 
-    def products_alone() -> None:
-        for func, args, kwargs in recorder.products:
-            func(*args, **kwargs)
 
-    seconds = medians({"step": one_step, "products": products_alone}, repeats, resolved.device)
-    network: LightningDiT = parts["generator"]
-    flops = FORWARD_AND_BACKWARD * flops_per_image(architecture) * BATCH
+def alone(setting: Setting, options: Bench, console: Console) -> dict[str, Any]:
+    """Measure, print, and return what goes into the JSON file."""
+    found = run(setting, quick=options.quick, compiled=options.compile)
+    console.print(tabulate(found.sections))
+    step, products = found.sections["generator step"][:2]
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in found.generator.items() if share >= 0.005)
+    console.print(f"a generator's step takes {step.seconds / products.seconds:.2f} times its matrix products: {shares}")
+    for name, reason in found.missing.items():
+        console.print(f"{name}: not measured, {reason}")
     return {
-        "what": f"{GENERATOR}, {sum(p.numel() for p in network.parameters()) / 1e6:.1f}M parameters, "
-        f"{architecture.tokens} tokens, batch {BATCH}, {resolved.precision}, {resolved.threads} thread(s)",
-        "step_seconds": seconds["step"],
-        "products_seconds": seconds["products"],
-        "ratio": seconds["step"] / seconds["products"],
-        "images_per_second": BATCH / seconds["step"],
-        "step_gflops": flops / seconds["step"] / 1e9,
-        "products_gflops": flops / seconds["products"] / 1e9,
-        "breakdown": breakdown(one_step, resolved.device),
+        "sections": {name: [dataclasses.asdict(one) for one in lines] for name, lines in found.sections.items()},
+        "missing": found.missing,
+        "generator_step_shares": found.generator,
     }
 
 
-def breakdown(function: Callable[[], Any], device: str, runs: int = 3) -> dict[str, float]:
-    """Share of the time of `function` that each group of operations takes itself, by torch's profiler."""
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if device == "cuda":
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as profiler:
-        for _ in range(runs):
-            function()
-    shares: Counter[str] = Counter()
-    for event in profiler.key_averages():
-        spent = event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
-        shares[_group(event.key)] += spent
-    total = sum(shares.values()) or 1.0
-    return {name: shares[name] / total for name, _ in shares.most_common()}
+def beside(setting: Setting, options: Bench, checkout: Path, console: Console) -> dict[str, Any]:
+    """The same for the comparison with the released code."""
+    from study.against import compare
 
-
-def _group(key: str) -> str:
-    for name, prefixes in GROUPS:
-        if any(part in key for part in prefixes):
-            return name
-    return "element-wise" if key.startswith("aten::") else "autograd and Python"
-
-
-def other_parts(resolved: Compute, repeats: int) -> dict[str, float]:
-    """Images per second of a tokenizer's training step, encoding, decoding and sampling, at the desk's sizes."""
-    from models.autoencoder import Autoencoder, initialize
-    from models.sampler import Guidance, integrate, velocity_function
-    from study.compute import autocast
-    from study.plan import network_config
-    from study.scales import desk
-    from study.stages.fit_tokenizer import Networks, gradients
-
-    scale = desk()
-    config = network_config(scale.autoencoder, channels=1, resolution=scale.resolution, latent_channels=CHANNELS)
-    recipe = dataclasses.replace(scale.tokenizer, perceptual_weight=0.0)
-    rng = torch.Generator().manual_seed(0)
-    networks = Networks(Autoencoder(config))
-    initialize(networks.tokenizer, rng)
-    networks.tokenizer.to(memory_format=torch.channels_last).to(resolved.device)
-    optimizer = torch.optim.Adam(networks.tokenizer.parameters(), fused=True)
-    pixels = torch.rand(BATCH, 1, config.resolution, config.resolution, generator=rng).to(resolved.device)
-    latent = torch.randn(BATCH, CHANNELS, config.grid, config.grid, generator=rng).to(resolved.device)
-    architecture = generator_config(GENERATOR, grid=GRID, in_channels=CHANNELS, num_classes=10)
-    network = LightningDiT(architecture, rng).to(resolved.device).eval()
-    labels = torch.zeros(BATCH, dtype=torch.long, device=resolved.device)
-
-    def tokenizer_step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        with autocast(resolved):
-            gradients(networks, recipe, pixels, latent, None, False)
-        optimizer.step()
-
-    def without_gradients(function: Callable[[], Any]) -> Callable[[], None]:
-        def run() -> None:
-            with torch.inference_mode(), autocast(resolved):
-                function()
-
-        return run
-
-    velocity = velocity_function(network, labels, 10, Guidance())
-    functions = {
-        "tokenizer step": tokenizer_step,
-        "encoding": without_gradients(lambda: networks.tokenizer.encode(pixels)),
-        "decoding": without_gradients(lambda: networks.tokenizer.decode(latent)),
-        f"sampling, {SAMPLING_STEPS} Euler steps": without_gradients(
-            lambda: integrate(velocity, latent, solver="euler", steps=SAMPLING_STEPS)
-        ),
-    }
-    return {name: BATCH / seconds for name, seconds in medians(functions, repeats, resolved.device).items()}
-
-
-def matrix_rate(resolved: Compute) -> float:
-    """GFLOP/s of one large square matrix product: what the machine can do."""
-    dtype = torch.bfloat16 if resolved.precision == "bfloat16" else torch.float32
-    side = 8192 if resolved.device == "cuda" else 1024
-    a, b = (torch.randn(side, side, device=resolved.device).to(dtype) for _ in range(2))
-    seconds = medians({"product": lambda: a @ b}, 5, resolved.device)["product"]
-    return 2 * side**3 / seconds / 1e9
+    try:
+        found, apart = compare(setting, checkout, compiled=options.compile)
+    except (ValueError, RuntimeError) as error:
+        stop(str(error))
+    table = Table(box=None, pad_edge=False)
+    table.add_column("")
+    table.add_column("images/s", justify="right")
+    table.add_column("ours is faster", justify="right")
+    for one in found:
+        table.add_row(f"[bold]{one.name}[/bold], goal {one.goal:g} times")
+        for whose, rate in one.images_per_second.items():
+            table.add_row(f"  {whose}", f"{rate:,.0f}", f"{one.ratios[whose]:.2f} times" if whose in one.ratios else "")
+    console.print(table)
+    for one in found:
+        console.print(f"{one.name}: {'; '.join(one.causes)}")
+    console.print(f"from the same weights, noise and labels the samples of both differ by at most {apart:.1e}")
+    return {"against": [dataclasses.asdict(one) for one in found], "samples_differ_by": apart}
 
 
 def main() -> None:
     options = tyro.cli(Bench, prog="python -m study.bench", config=(tyro.conf.FlagCreatePairsOff,))
     resolved = compute.resolve()
+    if options.scale not in SCALES:
+        stop(f"no scale {options.scale!r}; {nearest(options.scale, SCALES)}")
+    scale = SCALES[options.scale]()
+    if scale.device not in ("any", resolved.device):
+        stop(f"scale {scale.name} needs {scale.device}, and this machine has {resolved.device}: choose another scale")
     if options.threads is not None:
         resolved = dataclasses.replace(resolved, threads=options.threads)
     compute.apply(resolved)
+    setting = Setting(scale, resolved, options.repeats, options.batch)
     console = Console(highlight=False)
-    device = torch.cuda.get_device_name() if resolved.device == "cuda" else processor()
-    rate = matrix_rate(resolved)
+    made = provenance(resolved)
+    rates = {dtype: product_rate(resolved.device, dtype) for dtype in dict.fromkeys((resolved.precision, "float32"))}
+    architecture = setting.architecture
     console.print(
-        f"{device}, {resolved.precision}, {resolved.threads} thread(s): {rate:,.0f} GFLOP/s in one large product"
+        f"{made['device']}, {resolved.precision}, {resolved.threads} thread(s); one large matrix product: "
+        + ", ".join(f"{rate:,.0f} GFLOP/s in {dtype}" for dtype, rate in rates.items())
     )
-    result = generator_step(resolved, options.repeats)
-    console.print(f"[bold]generator step[/bold]: {result['what']}")
-    table = Table(box=None, pad_edge=False)
-    for column in ("", "ms", "GFLOP/s"):
-        table.add_column(column, justify="left" if not column else "right")
-    table.add_row("whole step", f"{result['step_seconds'] * 1e3:.1f}", f"{result['step_gflops']:.0f}")
-    table.add_row(
-        "its matrix products alone", f"{result['products_seconds'] * 1e3:.1f}", f"{result['products_gflops']:.0f}"
+    console.print(
+        f"scale {scale.name}: {architecture.name} on {architecture.tokens} tokens, "
+        f"pictures of {scale.resolution} px; guided sampling with {STEPS} Euler steps"
     )
-    console.print(table)
-    console.print(f"ratio {result['ratio']:.2f} (goal: at most 2); {result['images_per_second']:,.0f} images/s")
-    shares = ", ".join(f"{name} {share:.0%}" for name, share in result["breakdown"].items() if share >= 0.005)
-    console.print(f"where the step's time goes: {shares}")
-    others = {} if options.quick else other_parts(resolved, options.repeats)
-    for name, rate in others.items():
-        console.print(f"{name}: {rate:,.0f} images/s")
+    content = {
+        "provenance": made,
+        "compute": dataclasses.asdict(resolved),
+        "scale": scale.name,
+        "generator": architecture.name,
+        "matrix_gflops": rates,
+    }
+    if options.against is not None:
+        content |= beside(setting, options, options.against, console)
+    else:
+        content |= alone(setting, options, console)
     if options.out is not None:
-        content = {
-            "device": device,
-            "compute": dataclasses.asdict(resolved),
-            "matrix_gflops": rate,
-            "generator_step": result,
-            "images_per_second": others,
-        }
-        options.out.write_text(json.dumps(content, indent=1) + "\n")
+        write_json(options.out, content)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 import math
+import weakref
 
 import pytest
 import torch
@@ -124,6 +125,18 @@ def test_evaluations_and_gradients():
         calls.clear()
         assert not integrate(velocity, torch.ones(1, 2), solver=solver, steps=6).requires_grad
         assert len(calls) == count
+
+
+def test_one_state_is_kept_not_the_trajectory():
+    states, alive = [], []
+
+    def velocity(state, t):
+        states.append(weakref.ref(state))
+        alive.append(sum(ref() is not None for ref in states))
+        return state * 0.5
+
+    integrate(velocity, torch.ones(4, 8), solver="euler", steps=50)
+    assert max(alive) <= 2  # the noise belongs to the caller
 
 
 def test_wrong_solvers_are_answered_with_what_was_meant():

@@ -1,0 +1,209 @@
+"""How long a function takes, against what the machine can do at all: medians, matrix products, FLOPs, profiles."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+from torch.utils.flop_counter import flop_registry
+
+FEWEST_REPEATS = 3
+SIDE = {"cpu": 1024, "cuda": 8192}  # of the matrices whose product is the machine's measure
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+aten = torch.ops.aten
+PRODUCTS = {
+    aten.mm.default, aten.addmm.default, aten.bmm.default, aten.baddbmm.default, aten.convolution.default,
+    aten.convolution_backward.default,
+}  # fmt: skip
+
+# operations of a step by what they are for; the first that fits counts
+GROUPS = (
+    ("matrix products", ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn", "aten::mkldnn")),
+    ("optimizer", ("aten::_fused_adam", "Optimizer")),
+    ("EMA", ("aten::_foreach_lerp", "aten::lerp")),
+    ("gradient clipping", ("aten::_foreach_norm", "aten::_foreach_mul", "aten::linalg_vector_norm")),
+    ("norms and softmax", ("rms_norm", "layer_norm", "softmax", "aten::rsqrt", "aten::mean")),
+    ("copies", ("aten::copy_", "aten::clone", "aten::cat", "aten::index", "aten::_to_copy", "aten::contiguous")),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """Something to be timed. flops: of one run, None where they mean nothing. dtype: of its matrix products."""
+
+    name: str
+    run: Callable[[], Any]
+    images: int  # of one run
+    flops: float | None = None
+    dtype: str = "float32"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measured:
+    """A case that was timed. share: of the rate of one large matrix product in the same dtype, timed in turn with
+    it; None without FLOPs."""
+
+    name: str
+    images: int
+    seconds: float
+    images_per_second: float
+    gflops: float | None  # GFLOP/s
+    share: float | None
+
+
+def measure(cases: list[Case], repeats: int, device: str, **options: Any) -> list[Measured]:
+    """Time these cases in turn with the machine's matrix products; options as in `medians`."""
+    counted = sorted({case.dtype for case in cases if case.flops is not None})
+    functions: dict[str, Callable[[], Any]] = {f"product in {dtype}": product(device, dtype) for dtype in counted}
+    functions |= {case.name: case.run for case in cases}
+    seconds = medians(functions, repeats, device, **options)
+    found = []
+    for case in cases:
+        took = seconds[case.name]
+        gflops = share = None
+        if case.flops is not None:
+            gflops = case.flops / took / 1e9
+            share = gflops / (product_gflop(device) / seconds[f"product in {case.dtype}"])
+        found.append(
+            Measured(
+                name=case.name,
+                images=case.images,
+                seconds=took,
+                images_per_second=case.images / took,
+                gflops=gflops,
+                share=share,
+            )
+        )
+    return found
+
+
+def medians(
+    functions: dict[str, Callable[[], Any]], repeats: int, device: str, *, warmups: int = 2, at_most: float = 15.0
+) -> dict[str, float]:
+    """Median seconds of each function, measured in turn so that a slow moment of the machine hits all alike.
+
+    Args:
+        repeats: timed rounds, after `warmups` that are not.
+        at_most: seconds, warm-up left out, after which no further round begins, once there are FEWEST_REPEATS (or
+            `repeats`, if fewer).
+    """
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for repeat in range(repeats + warmups):
+        if repeat <= warmups:
+            began = time.perf_counter()
+        if repeat - warmups >= FEWEST_REPEATS and time.perf_counter() - began > at_most:
+            break
+        for name, function in functions.items():
+            synchronize(device)
+            started = time.perf_counter()
+            function()
+            synchronize(device)
+            if repeat >= warmups:
+                times[name].append(time.perf_counter() - started)
+    return {name: statistics.median(seconds) for name, seconds in times.items()}
+
+
+def synchronize(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def product(device: str, dtype: str) -> Callable[[], Tensor]:
+    """One large square matrix product: what the machine can do."""
+    a, b = (torch.randn(SIDE[device], SIDE[device], device=device).to(DTYPES[dtype]) for _ in range(2))
+    return lambda: a @ b
+
+
+def product_gflop(device: str) -> float:
+    """GFLOP of one such product."""
+    return 2 * SIDE[device] ** 3 / 1e9
+
+
+def product_rate(device: str, dtype: str) -> float:
+    """GFLOP/s of one such product."""
+    return product_gflop(device) / medians({"product": product(device, dtype)}, 5, device)["product"]
+
+
+def flops_of(function: Callable[[], Any]) -> int:
+    """FLOPs of one run in matrix products, convolutions and attention, by torch's count."""
+    # the fused attention of processors is not in torch's table; the plain one is made of products that are
+    with sdpa_kernel(SDPBackend.MATH), FlopCounter() as counter:
+        function()
+    return counter.flops
+
+
+class FlopCounter(TorchDispatchMode):
+    """Adds up torch's own counts. Its FlopCounterMode also follows modules, and stops at torch.autograd.grad."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func.overloadpacket not in flop_registry:
+            with self:  # in inference mode a convolution comes as conv2d, which is made of what is in the table
+                parts = func.decompose(*args, **kwargs)
+            return func(*args, **kwargs) if parts is NotImplemented else parts
+        out = func(*args, **kwargs)
+        self.flops += flop_registry[func.overloadpacket](*args, **kwargs, out_val=out)
+        return out
+
+
+class ProductRecorder(TorchDispatchMode):
+    """Notes every matrix product of a block, forward and backward, so that it can be run again alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.products: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in PRODUCTS:
+            # a stand-in with the same shape, strides and dtype: layout decides how fast a product is
+            self.products.append((func, tree_map(_stand_in, args), tree_map(_stand_in, kwargs or {})))
+        return func(*args, **(kwargs or {}))
+
+    def replay(self) -> None:
+        """Run the products alone."""
+        for func, args, kwargs in self.products:
+            func(*args, **kwargs)
+
+
+def _stand_in(value: Any) -> Any:
+    if not isinstance(value, Tensor):
+        return value
+    like = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
+    return like.normal_() if value.is_floating_point() else like.zero_()
+
+
+def breakdown(function: Callable[[], Any], device: str, runs: int = 3) -> dict[str, float]:
+    """Share of the time of `function` that each group of operations takes itself, by torch's profiler."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if device == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    with torch.profiler.profile(activities=activities) as profiler:
+        for _ in range(runs):
+            function()
+    shares: Counter[str] = Counter()
+    for event in profiler.key_averages():
+        spent = event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
+        shares[_group(event.key)] += spent
+    total = sum(shares.values()) or 1.0
+    return {name: shares[name] / total for name, _ in shares.most_common()}
+
+
+def _group(key: str) -> str:
+    for name, prefixes in GROUPS:
+        if any(part in key for part in prefixes):
+            return name
+    return "element-wise" if key.startswith("aten::") else "autograd and Python"
