@@ -284,14 +284,6 @@ def generator_step(setting: Setting, parts: dict[str, Any], latents: Latents) ->
     return one_step
 
 
-def compiled_step(setting: Setting, latents: Latents) -> Callable[[], None]:
-    """The same with the blocks of the network through torch.compile, which happens in its first run."""
-    parts = build(generator_spec(setting))
-    for block in parts["generator"].blocks:
-        block.compile()
-    return generator_step(setting, parts, latents)
-
-
 def generator_cases(setting: Setting, latents: Latents, compiled: bool) -> list[Case]:
     """A generator's training step, its matrix products alone and, on request, the step with compiled blocks."""
     step = generator_step(setting, build(generator_spec(setting)), latents)
@@ -302,7 +294,8 @@ def generator_cases(setting: Setting, latents: Latents, compiled: bool) -> list[
     flops = images * FORWARD_AND_BACKWARD * flops_per_image(setting.architecture)
     functions = {"step": step, "its matrix products alone": recorder.replay}
     if compiled:
-        functions["step, compiled"] = compiled_step(setting, latents)
+        setting = dataclasses.replace(setting, compute=dataclasses.replace(setting.compute, compile=True))
+        functions["step, compiled"] = generator_step(setting, build(generator_spec(setting)), latents)
     return [Case(name=name, run=run, images=images, flops=flops, dtype=dtype) for name, run in functions.items()]
 
 
