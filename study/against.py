@@ -247,7 +247,9 @@ def compared(
     unskipped = sampler(replace(bench_cases.GUIDANCE, interval=(0.0, 1.0)))
     steps = {"ours": bench_cases.generator_step(setting, parts, latents)}
     if compiled:
-        steps["ours, compiled"] = bench_cases.compiled_step(setting, latents)
+        faster = replace(setting, compute=replace(setting.compute, compile=True))
+        fresh = build(bench_cases.generator_spec(faster))
+        steps["ours, compiled"] = bench_cases.generator_step(faster, fresh, latents)
 
     def calls(name: str) -> dict[str, Callable[[], None]]:
         return {whose: lambda process=process: process.call(name) for whose, process in theirs.items()}  # type: ignore[misc]

@@ -22,6 +22,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 FOLDER = Path("/tmp/slurm-of-one-node")
@@ -95,7 +96,7 @@ LogFile={folder}/slurmdbd.log
 PidFile={folder}/slurmdbd.pid
 StorageType=accounting_storage/mysql
 StorageHost=127.0.0.1
-StoragePort={db_port}
+StoragePort={database_port}
 StorageLoc=slurm
 StorageUser=slurm
 StoragePass={password}
@@ -142,11 +143,10 @@ def up(folder: Path = FOLDER, accounting: bool = False) -> Path:
     """
     folder = folder.resolve()
     conf = folder / "slurm.conf"
-    if ready(folder):
+    if is_up(folder):
         if (folder / "slurmdbd.conf").exists() != accounting:
-            raise Unusable(
-                f"the cluster in {folder} is up {'without' if accounting else 'with'} accounting: down first"
-            )
+            found = "without" if accounting else "with"
+            raise Unusable(f"the cluster in {folder} is up {found} accounting: down first")
         return conf
     if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
         raise Unusable(f"{folder} holds something else: choose another --folder")
@@ -155,7 +155,6 @@ def up(folder: Path = FOLDER, accounting: bool = False) -> Path:
     for place in (folder, folder / "state", folder / "spool"):
         place.mkdir(mode=0o755, parents=True)
     (folder / MARK).touch()
-    _configure(folder, accounting)
     try:
         _start_daemons(folder, accounting)
     except BaseException:
@@ -176,76 +175,99 @@ def down(folder: Path = FOLDER) -> None:
         time.sleep(0.05)
 
 
-def ready(folder: Path = FOLDER) -> bool:
-    """Whether the cluster in `folder` takes jobs and can start them."""
-    conf = folder.resolve() / "slurm.conf"
-    if not {"munged", "slurmctld", "slurmd"} <= set(_processes(folder.resolve()).values()):
-        return False  # asked at once: without slurmctld the commands try for a long time
-    answer = _ask(conf, "sinfo", "--noheader", "--partition=low", "--format=%T")
-    return answer.returncode == 0 and answer.stdout.strip() in ("idle", "mixed", "allocated", "completing")
-
-
-def _configure(folder: Path, accounting: bool) -> None:
-    ctld_port, slurmd_port, dbd_port, db_port = _free_ports(4)
-    values = {
-        "folder": folder, "host": socket.gethostname().split(".")[0], "ctld_port": ctld_port,
-        "slurmd_port": slurmd_port, "dbd_port": dbd_port, "db_port": db_port, "password": secrets.token_hex(16),
-        "cpus": CPUS, "memory": MEMORY_MB, "memory_per_cpu": MEMORY_MB // CPUS, "grace": GRACE_SECONDS,
-        "requeue_seconds": REQUEUE_SECONDS,
-        "first_job": int(time.time()) % 60_000_000,  # submitit names files by job: no two clusters share a number
-    }  # fmt: skip
-    _write(folder / "munge.key", secrets.token_bytes(128))
-    if accounting:
-        _write(folder / "slurmdbd.conf", SLURMDBD_CONF.format(**values).encode())
-        _write(folder / "database.sql", DATABASE_SQL.format(**values).encode())
-        _write(folder / "database.port", str(db_port).encode())
-        values["accounting"] = ACCOUNTING.format(**values)
-    (folder / "slurm.conf").write_text(SLURM_CONF.format(**{"accounting": "", **values}))
+def is_up(folder: Path = FOLDER) -> bool:
+    """Whether every daemon of the cluster in `folder` runs and slurmctld answers."""
+    folder = folder.resolve()
+    daemons = {"munged", "slurmctld", "slurmd"}
+    if (folder / "slurmdbd.conf").exists():
+        daemons |= {"mariadbd", "slurmdbd"}
+    if not daemons <= set(_processes(folder).values()):
+        return False  # told at once: without slurmctld a command tries for a long time
+    return _ask(folder, "scontrol", "ping").returncode == 0
 
 
 def _start_daemons(folder: Path, accounting: bool) -> None:
-    """Start each daemon when the ones before it answer."""
-    conf = folder / "slurm.conf"
+    """Write what the daemons read and start each when the ones before it answer."""
+    ctld_port, slurmd_port, dbd_port = _free_ports(3)
+    conf = SLURM_CONF.format(
+        folder=folder,
+        host=socket.gethostname().split(".")[0],
+        ctld_port=ctld_port,
+        slurmd_port=slurmd_port,
+        requeue_seconds=REQUEUE_SECONDS,
+        first_job=int(time.time()) % 60_000_000,  # submitit names files by job: no two clusters share a number
+        cpus=CPUS,
+        memory=MEMORY_MB,
+        memory_per_cpu=MEMORY_MB // CPUS,
+        grace=GRACE_SECONDS,
+        accounting=ACCOUNTING.format(folder=folder, dbd_port=dbd_port) if accounting else "",
+    )
+    (folder / "slurm.conf").write_text(conf)
+    _write_secret(folder / "munge.key", secrets.token_bytes(128))
     munge = [
         "munged", "--foreground", f"--key-file={folder}/munge.key", f"--socket={folder}/munge.socket",
         f"--pid-file={folder}/munged.pid", f"--seed-file={folder}/munged.seed", "--force",
     ]  # fmt: skip
     _start(folder, munge, (folder / "munge.socket").exists)
     if accounting:
-        database = ["--no-defaults", "--user=root", f"--datadir={folder}/database", "--innodb-log-file-size=8M"]
-        with open(folder / "mariadb-install-db.log", "wb") as log:
-            make = ["mariadb-install-db", *database, "--skip-test-db", "--auth-root-authentication-method=normal"]
-            if subprocess.run(_command(make), env=_environment(folder), stdout=log, stderr=log).returncode:
-                raise Unusable(f"mariadb-install-db failed: see {log.name}")
-        port = (folder / "database.port").read_text()
-        server = [
-            "mariadbd", *database, f"--socket={folder}/database.socket", f"--pid-file={folder}/mariadbd.pid",
-            "--bind-address=127.0.0.1", f"--port={port}", f"--init-file={folder}/database.sql",
-            "--innodb-flush-log-at-trx-commit=0",
-        ]  # fmt: skip
-        _start(folder, server, lambda: _listens(int(port)))
-        _start(
-            folder, ["slurmdbd", "-D"], lambda: _ask(conf, "sacctmgr", "-i", "add", "cluster", "one").returncode == 0
-        )
-    _start(folder, ["slurmctld", "-D"], lambda: _ask(conf, "scontrol", "ping").returncode == 0)
-    _start(folder, ["slurmd", "-D"], lambda: ready(folder))
+        _start_accounting(folder, dbd_port)
+    _start(folder, ["slurmctld", "-D"], lambda: _ask(folder, "scontrol", "ping").returncode == 0)
+    node = ("sinfo", "--noheader", "--partition=low", "--format=%T")
+    _start(folder, ["slurmd", "-D"], lambda: _ask(folder, *node).stdout.strip() == "idle")
 
 
-def _start(folder: Path, command: list[str], answers) -> None:
-    """Start a daemon, away from this terminal, and wait until `answers()` is true."""
-    name = command[0]
-    with open(folder / f"{name}.out", "wb") as output:
-        daemon = subprocess.Popen(
-            _command(command), env=_environment(folder), cwd=folder, start_new_session=True,
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output,
-        )  # fmt: skip
+def _start_accounting(folder: Path, dbd_port: int) -> None:
+    (port,), password = _free_ports(1), secrets.token_hex(16)
+    conf = SLURMDBD_CONF.format(folder=folder, dbd_port=dbd_port, database_port=port, password=password)
+    _write_secret(folder / "slurmdbd.conf", conf.encode())
+    _write_secret(folder / "database.sql", DATABASE_SQL.format(password=password).encode())
+    options = ["--no-defaults", "--user=root", f"--datadir={folder}/database", "--innodb-log-file-size=8M"]
+    make = ["mariadb-install-db", *options, "--skip-test-db", "--auth-root-authentication-method=normal"]
+    if _launch(folder, make).wait():
+        raise Unusable(f"mariadb-install-db failed: see {folder}/mariadb-install-db.out")
+    serve = [
+        "mariadbd", *options, f"--socket={folder}/database.socket", f"--pid-file={folder}/mariadbd.pid",
+        "--bind-address=127.0.0.1", f"--port={port}", f"--init-file={folder}/database.sql",
+    ]  # fmt: skip
+    _start(folder, serve, lambda: _listens(port))
+    add = ("sacctmgr", "-i", "add", "cluster", "one")
+    _start(folder, ["slurmdbd", "-D"], lambda: _ask(folder, *add).returncode == 0)
+
+
+def _start(folder: Path, command: list[str], answers: Callable[[], bool]) -> None:
+    """Start a daemon and wait until `answers()` is true."""
+    name, daemon = command[0], _launch(folder, command)
     deadline = time.monotonic() + START_SECONDS
     while not answers():
         if daemon.poll() is not None:
-            raise Unusable(f"{name} ended with exit code {daemon.returncode}: see {folder}/{name}.out and .log")
+            raise Unusable(f"{name} ended with exit code {daemon.returncode}: see {folder}/{name}.out")
         if time.monotonic() > deadline:
-            raise Unusable(f"{name} does not answer after {START_SECONDS:.0f} s: see {folder}/{name}.out and .log")
+            raise Unusable(f"{name} does not answer after {START_SECONDS:.0f} s: see {folder}/{name}.out")
         time.sleep(0.1)
+
+
+def _launch(folder: Path, command: list[str]) -> subprocess.Popen[bytes]:
+    """A process away from this terminal, marked as the cluster's."""
+    with open(folder / f"{command[0]}.out", "wb") as output:
+        return subprocess.Popen(
+            [_which(command[0]) or command[0], *command[1:]],
+            env={**_environment(folder), MARK: str(folder)},
+            cwd=folder,
+            start_new_session=True,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+        )
+
+
+def _ask(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, env=_environment(folder), capture_output=True, text=True)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """This process's, with nothing of a Slurm that it may itself be a job of."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH", "SUBMITIT"))}
+    return {**kept, "SLURM_CONF": str(folder / "slurm.conf")}
 
 
 def _processes(folder: Path) -> dict[int, str]:
@@ -276,28 +298,12 @@ def _processes(folder: Path) -> dict[int, str]:
     return {pid: names[pid] for pid in sorted(parents) if pid not in spared and ours & {pid, *ancestors(pid)}}
 
 
-def _ask(conf: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    environment = {**_environment(conf.parent), "SLURM_CONF": str(conf)}
-    environment.pop(MARK)
-    return subprocess.run(_command(list(command)), env=environment, capture_output=True, text=True)
-
-
-def _environment(folder: Path) -> dict[str, str]:
-    """For daemons: nothing of a Slurm that this process may itself be a job of."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("SLURM", "SBATCH", "SUBMITIT"))}
-    return {**kept, "SLURM_CONF": str(folder / "slurm.conf"), MARK: str(folder)}
-
-
 def _which(program: str) -> str | None:
     return shutil.which(program, path=f"{os.environ.get('PATH', '')}:/usr/local/sbin:/usr/sbin:/sbin:/usr/bin")
 
 
-def _command(command: list[str]) -> list[str]:
-    return [_which(command[0]) or command[0], *command[1:]]
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a secret: munged and slurmdbd refuse what others may read."""
+def _write_secret(path: Path, content: bytes) -> None:
+    """Munged and slurmdbd refuse what others may read."""
     path.touch(mode=0o600)
     path.write_bytes(content)
 
@@ -331,13 +337,13 @@ def main() -> int:
             print(f"export SLURM_CONF={up(options.folder, options.accounting)}")
         elif options.action == "down":
             down(options.folder)
+        elif is_up(options.folder):
+            folder = options.folder.resolve()
+            print(f"export SLURM_CONF={folder}/slurm.conf")
+            print(_ask(folder, "sinfo").stdout + _ask(folder, "squeue").stdout, end="")
         else:
-            if not ready(options.folder):
-                print(f"down: {options.folder}")
-                return 1
-            conf = options.folder.resolve() / "slurm.conf"
-            print(f"export SLURM_CONF={conf}")
-            print(_ask(conf, "sinfo").stdout + _ask(conf, "squeue").stdout, end="")
+            print(f"down: {options.folder}")
+            return 1
     except Unusable as reason:
         print(reason, file=sys.stderr)
         return 1
