@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import subprocess
+import time
 import tomllib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from study.settings import change, nearest
 
 KINDS = ("tokenizer", "generator")  # tables of a profile: what differs between the two waves
 ANSWER_SECONDS = 60
+REQUEUE_SECONDS = 120  # at most, until a job that goes back into the queue is ended
 WAITING = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 RUNNING = {"RUNNING", "CONFIGURING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED", "RESIZING"}
 
@@ -149,12 +151,13 @@ def put_back() -> str:
     if told is None:
         return "scontrol does not answer here: the next sweep submits this job again"
     state = re.search(r"JobState=(\w+)", told)
-    if state is None or state[1] != "RUNNING":
+    if state is None or state[1] not in ("RUNNING", "SIGNALING"):
         return f"Slurm calls this job {state[1] if state else 'unknown'}: it does not go back into the queue"
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     name = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
     if _answer("scontrol", "requeue", name) is None:
         return f"scontrol requeue {name} was refused: the next sweep submits this job again"
+    time.sleep(REQUEUE_SECONDS)  # Slurm ends this process, before submitit can write a result that is none
     return f"job {name} goes back into the queue"
 
 

@@ -6,7 +6,9 @@ process finds them by their notes. A job that is in the queue is never submitted
 
 from __future__ import annotations
 
+import contextlib
 import datetime
+import io
 import os
 import shlex
 import time
@@ -95,8 +97,7 @@ def _submit_wave(jobs: Sequence[Job], profile: Profile, after: Sequence[str], co
     for start in range(0, len(jobs), size):
         part = jobs[start : start + size]
         executor = _executor(profile, after, code, f"study-{part[0].kind}", profile.minutes, options)
-        with cluster.outside_a_job(), mock.patch.dict(os.environ, environment(code)), executor.batch():
-            handles = [executor.submit(run_job, job) for job in part]
+        handles = _submitted(executor, code, [(run_job, job) for job in part])
         for job, handle in zip(part, handles, strict=True):
             ids[job.name] = handle.job_id
             _note(job_folder(job.name), handle.job_id, code)
@@ -113,9 +114,29 @@ def _submit_collector(
     minutes = min(COLLECTOR_MINUTES, profile.minutes)
     options = {"cpus_per_task": 1, **({"mem": f"{profile.memory_gb * 1024:.0f}MB"} if profile.memory_gb else {})}
     executor = _executor(profile, ends, code, "study-collect", minutes, options)
-    with cluster.outside_a_job(), mock.patch.dict(os.environ, environment(code)):
-        handle = executor.submit(collect, plan, jobs, out)
+    (handle,) = _submitted(executor, code, [(collect, plan, jobs, out)])
     _note(note, handle.job_id, code)
+
+
+def _submitted(executor: Any, code: Path, calls: list[tuple[Any, ...]]) -> list[Any]:
+    """Submit calls (function, then its arguments) as one array.
+
+    Raises:
+        ValueError: Slurm refuses them; its own words, in one line.
+    """
+    from submitit.core.utils import FailedJobError
+
+    try:
+        with (
+            cluster.outside_a_job(),
+            mock.patch.dict(os.environ, environment(code)),
+            contextlib.redirect_stderr(io.StringIO()),  # submitit prints there what it raises
+            executor.batch(),
+        ):
+            return [executor.submit(*call) for call in calls]
+    except FailedJobError as error:
+        said = [line for line in str(error).splitlines() if "error" in line.lower()] or str(error).splitlines()
+        raise ValueError(f"Slurm refuses the jobs: {'; '.join(said)}") from None
 
 
 def _executor(
