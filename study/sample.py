@@ -1,11 +1,11 @@
-"""python -m study.sample: draw a sheet of pictures from a finished generator of a study."""
+"""python -m study.sample: draw a sheet of pictures from a finished generator of a study, or from a checkpoint."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -19,11 +19,13 @@ from study.paths import CHECKOUT, study_root
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch import Tensor
 
     from study.specs import Generate, Sampling, Stage
 
 DEFAULT_CLASSES = 10  # at most, in a sheet that names none
 COLUMNS = 8  # of a sheet of one class
+CHECKPOINT_CHUNK = 50  # pictures drawn at once from a checkpoint; with its solvers it moves no picture
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,11 +33,18 @@ class Sample:
     """Draw a sheet of pictures from a finished generator: a column per class, its pictures below one another.
 
     Picture i of the sheet depends on i, its class and the seed alone, and is drawn as the run's own samples were: with
-    all classes in turn and nothing changed, it is sample i of the sweep.
+    all classes in turn and nothing changed, it is sample i of the sweep. A published checkpoint is drawn from as its
+    authors do: by default with 249 steps of Euler and timestep shift 0.3 (250 ancestral steps for DiT), and where it is
+    guided, on three channels and from t = 0.1 on.
     """
 
-    run: Annotated[tyro.conf.Positional[str], arg(metavar="RUN")]
-    """Fingerprint of a generator, or its name where that is unique, as results/STUDY/table.csv has them."""
+    run: Annotated[tyro.conf.Positional[str], arg(metavar="RUN|GENERATOR=FILE")]
+    """Fingerprint of a generator, or its name where that is unique, as results/STUDY/table.csv has them; or a
+    checkpoint in the published form, such as LightningDiT-XL/1=lightningdit-xl-imagenet256-64ep.pt."""
+    tokenizer: Annotated[str | None, arg(metavar="TOKENIZER=FILE", help_behavior_hint="")] = None
+    """Of a checkpoint: its tokenizer, such as f16d32-dinov2=vavae-imagenet256-f16d32-dinov2.pt."""
+    statistics: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
+    """Of a checkpoint: mean and spread of the latents that it was trained on, such as latents_stats.pt."""
     study: Annotated[str, arg(metavar="NAME")] = "desk"
     """A folder of results/."""
     classes: Annotated[str | None, arg(metavar="N,N,...", help_behavior_hint="")] = None
@@ -139,14 +148,11 @@ def _planned_again(row: pd.Series) -> Stage:
 
 
 def _sampling(row: pd.Series, options: Sample, pictures: int) -> Sampling:
-    """The run's own protocol with what the options change; ValueError for a value that means nothing."""
+    """The run's own protocol with what the options change."""
     from study.specs import Sampling
 
-    if options.steps is not None and (options.steps < 1 or row["solver"] == "dopri5"):
-        why = "dopri5 chooses its own" if row["solver"] == "dopri5" else "at least 1 is needed"
-        raise ValueError(f"--steps {options.steps}: {why}")
-    if options.guidance is not None and not 0 <= options.guidance < math.inf:
-        raise ValueError(f"--guidance must be 0 or more (1 is none), got {options.guidance}")
+    if options.steps is not None and row["solver"] == "dopri5":
+        raise ValueError(f"--steps {options.steps}: dopri5 chooses its own")
     low, high = map(float, row["guidance_interval"].split())
     own = Sampling(
         samples=pictures,
@@ -178,6 +184,17 @@ def _classes(text: str | None, names: tuple[str, ...]) -> list[int]:
     return [int(part) for part in parts]
 
 
+def _check(options: Sample) -> None:
+    if options.each < 1:
+        raise ValueError(f"--each must be at least 1, got {options.each}")
+    if options.steps is not None and options.steps < 1:
+        raise ValueError(f"--steps {options.steps}: at least 1 is needed")
+    if options.guidance is not None and not 0 <= options.guidance < math.inf:
+        raise ValueError(f"--guidance must be 0 or more (1 is none), got {options.guidance}")
+    if options.out.suffix.lower() != ".png" or options.out.is_dir():
+        raise ValueError(f"--out must be a file that ends in .png, got {options.out}")
+
+
 def prepare(options: Sample) -> tuple[Generate, dict[str, Stage], list[int]]:
     """What to draw: spec and inputs of a generate stage that is never recorded, and the classes in turn.
 
@@ -186,10 +203,6 @@ def prepare(options: Sample) -> tuple[Generate, dict[str, Stage], list[int]]:
     """
     from study.specs import Encode, FitGenerator, Generate
 
-    if options.each < 1:
-        raise ValueError(f"--each must be at least 1, got {options.each}")
-    if options.out.suffix.lower() != ".png" or options.out.is_dir():
-        raise ValueError(f"--out must be a file that ends in .png, got {options.out}")
     rows = _rows(options)
     training = _training(rows.iloc[0])
     latents = training.inputs["latents"]
@@ -212,41 +225,115 @@ def prepare(options: Sample) -> tuple[Generate, dict[str, Stage], list[int]]:
     return spec, {"generator": training, "latents": latents, "tokenizer": latents.inputs["tokenizer"]}, classes
 
 
-def draw(options: Sample) -> Generate:
-    """Write the sheet; returns what was drawn.
+def _is_checkpoint(run: str) -> bool:
+    from models.specs import parse_generator
+
+    name, equals, _ = run.partition("=")
+    try:
+        parse_generator(name)
+    except ValueError:
+        return False
+    return bool(equals)
+
+
+def _of_checkpoint(options: Sample) -> tuple[Callable[[int], Tensor], Sampling, list[int]]:
+    """Function from a chunk's number to its images, how they are drawn, and the classes in turn.
+
+    Raises:
+        ValueError: what is missing, cannot be read or does not belong together; in one line.
+    """
+    from models import load_generator, load_latent_statistics, load_tokenizer
+    from study.scales import imagenet256_system
+    from study.stages.generate import drawer
+
+    if options.tokenizer is None or options.statistics is None or "=" not in options.tokenizer:
+        raise ValueError("a checkpoint is drawn from with --tokenizer TOKENIZER=FILE and --statistics FILE")
+    if options.images_seen is not None:
+        raise ValueError("--images-seen chooses among the snapshots of a run; a checkpoint is one")
+    name, _, path = options.run.partition("=")
+    network = load_generator(name, path).network
+    tokenizer_name, _, tokenizer_path = options.tokenizer.partition("=")
+    tokenizer = load_tokenizer(tokenizer_name, tokenizer_path).network
+    latents = load_latent_statistics(options.statistics)
+    channels = (network.config.in_channels, tokenizer.config.z_channels, latents.mean.numel())
+    if len(set(channels)) > 1:
+        raise ValueError(f"generator, tokenizer and statistics have {channels} latent channels: they belong together?")
+    classes = _classes(options.classes, tuple("" for _ in range(network.config.num_classes)))
+    pictures = len(classes) * options.each
+    sampling = dataclasses.replace(
+        imagenet256_system().sampling,
+        samples=pictures,
+        chunk=min(pictures, CHECKPOINT_CHUNK),
+        guidance_scale=1.0 if options.guidance is None else options.guidance,
+        guidance_interval=(0.1, 1.0),
+        guidance_channels=3,
+        seed=options.seed or 0,
+    )
+    if network.config.learned_variance:
+        sampling = dataclasses.replace(
+            sampling, solver="ddpm", steps=250, timestep_shift=1.0, guidance_interval=(0.0, 1.0)
+        )
+    if options.steps is not None:
+        sampling = dataclasses.replace(sampling, steps=options.steps)
+    machine = compute.resolve()
+    compute.apply(machine)
+    mean, std = latents.mean.to(machine.device), latents.std.to(machine.device)
+    chunk = drawer(
+        network.to(machine.device).requires_grad_(False),
+        tokenizer.to(machine.device).requires_grad_(False),
+        lambda latent: latent * std + mean,
+        sampling,
+        machine,
+        classes,
+    )
+    return chunk, sampling, classes
+
+
+def draw(options: Sample) -> tuple[Sampling, str]:
+    """Write the sheet; returns how it was drawn, and from what.
 
     Raises:
         ValueError: see `prepare`.
     """
-    spec, inputs, classes = prepare(options)
+    _check(options)
+    if _is_checkpoint(options.run):
+        chunk, sampling, classes = _of_checkpoint(options)
+        source = options.run
+    else:
+        if options.tokenizer is not None or options.statistics is not None:
+            raise ValueError("--tokenizer and --statistics are a checkpoint's; a run has its own")
+        spec, inputs, classes = prepare(options)
+
+        from study.stages.generate import sampler
+
+        compute.apply(spec.compute)
+        chunk, sampling = sampler(spec, inputs, classes), spec.sampling
+        source = f"{options.run} after {spec.images_seen:,} images"
 
     import torch
 
     from study.sheets import save_sheet
-    from study.stages.generate import chunks_of, sampler
+    from study.stages.generate import chunks_of
 
-    compute.apply(spec.compute)
-    chunk = sampler(spec, inputs, classes)
-    images = torch.cat([chunk(number) for number in chunks_of(spec.sampling)])[: spec.sampling.samples]
+    images = torch.cat([chunk(number) for number in chunks_of(sampling)])[: sampling.samples]
     save_sheet(options.out, images, columns=len(classes) if len(classes) > 1 else min(COLUMNS, len(images)))
-    return spec
+    return sampling, source
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point: 0 drawn; 2 and one line on standard error for bad input."""
     options = tyro.cli(Sample, prog="python -m study.sample", args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
     try:
-        spec = draw(options)
+        sampling, source = draw(options)
     except (ValueError, OSError, SafetensorError) as error:
         print(f"study.sample: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return 130
-    sampling = spec.sampling
     steps = "" if sampling.solver == "dopri5" else f" {sampling.steps} steps"
     guidance = "no guidance" if sampling.guidance_scale == 1 else f"guidance {sampling.guidance_scale:g}"
     print(
-        f"{sampling.samples} pictures of {options.run} after {spec.images_seen:,} images: "
+        f"{sampling.samples} pictures of {source}: "
         f"{sampling.solver}{steps}, {guidance}, {sampling.weights} weights, seed {sampling.seed}"
     )
     print(options.out)

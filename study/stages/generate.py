@@ -14,13 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.autoencoder import Autoencoder
 from models.diffusion import ancestral, noise_function
+from models.lightningdit import LightningDiT
 from models.sampler import Guidance, integrate, velocity_function
-from study.compute import apply, autocast
+from study.compute import Compute, apply, autocast
 from study.distributed import gathered, on_main, share
 from study.files import load_tensors, read_tensors, save_tensors
 from study.randomness import derive, generator
-from study.specs import FitGenerator, Generate, Sampling, Stage
+from study.specs import Generate, Sampling, Stage
 from study.stages import fit_generator, fit_tokenizer
 from study.stages.encode import denormalise
 from study.stopping import Interrupted
@@ -49,12 +51,27 @@ def sampler(spec: Generate, inputs: dict[str, Stage], classes: Sequence[int] | N
         spec, inputs: of a generate stage; its reference and its judges are not looked at.
         classes: of the samples, in turn; None leaves them to the protocol's label scheme.
     """
-    sampling, device = spec.sampling, spec.compute.device
-    network = fit_generator.trained(inputs["generator"], spec.images_seen, sampling.weights)
+    network = fit_generator.trained(inputs["generator"], spec.images_seen, spec.sampling.weights)
     tokenizer = fit_tokenizer.trained(inputs["tokenizer"])
-    fit = inputs["generator"].spec
-    assert isinstance(fit, FitGenerator)
-    architecture = fit.architecture
+    return drawer(
+        network, tokenizer, lambda latent: denormalise(latent, inputs["latents"]), spec.sampling, spec.compute, classes
+    )
+
+
+def drawer(
+    network: LightningDiT,
+    tokenizer: Autoencoder,
+    raw: Callable[[Tensor], Tensor],
+    sampling: Sampling,
+    compute: Compute,
+    classes: Sequence[int] | None = None,
+) -> Callable[[int], Tensor]:
+    """The same of networks at hand, on their device.
+
+    Args:
+        raw: from a normalised latent (B, d, h, w) to what the tokenizer decodes.
+    """
+    device, architecture = compute.device, network.config
     shape = (architecture.in_channels, architecture.grid, architecture.grid)
     guidance = Guidance(
         scale=sampling.guidance_scale,
@@ -76,7 +93,7 @@ def sampler(spec: Generate, inputs: dict[str, Stage], classes: Sequence[int] | N
             return torch.stack([torch.randn(shape, generator=rng) for rng in rngs]).to(device)
 
         with torch.inference_mode():
-            with autocast(spec.compute):
+            with autocast(compute):
                 if sampling.solver == "ddpm":
                     predict = noise_function(network, labels, architecture.num_classes, guidance)
                     latent = ancestral(predict, fresh_noise(), steps=sampling.steps, fresh_noise=fresh_noise)
@@ -86,7 +103,7 @@ def sampler(spec: Generate, inputs: dict[str, Stage], classes: Sequence[int] | N
                         velocity, fresh_noise(), solver=sampling.solver, steps=sampling.steps,
                         shift=sampling.timestep_shift,
                     )  # fmt: skip
-            pixels = tokenizer.decode(denormalise(latent.float(), inputs["latents"]))  # decoded in float32
+            pixels = tokenizer.decode(raw(latent.float()))  # decoded in float32
         return ((pixels + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8).cpu().contiguous()
 
     return draw

@@ -336,3 +336,30 @@ def test_released_safetensors_are_read_too(published, planned):
     stage = plan.jobs[1].stages[0]
     assert load_tensors(fit_generator.snapshot_file(stage.folder, "ema", 640)).keys()
     assert generate.chunks_of(plan.jobs[1].stages[1].spec.sampling) == range(3)
+
+
+def test_a_sheet_is_drawn_from_published_files_alone(published, tmp_path, capsys):
+    def drawn(*arguments):
+        out = tmp_path / "sheet.png"
+        call = ["LightningDiT-XXS/2=" + str(published / "generator.pt"), *arguments]
+        code = sample.main([*call, "--classes", "0,2", "--each", "3", "--out", str(out)])
+        said = capsys.readouterr()
+        return np.asarray(Image.open(out)) if code == 0 else said.err.strip()
+
+    held = torch.load(published / "generator.pt", weights_only=True)
+    for name, weight in held["ema"].items():
+        if "adaLN" in name:  # so that the class matters
+            weight.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
+    torch.save(held, published / "generator.pt")
+    tokenizer, latents = f"f2d4={published / 'tokenizer.pt'}", str(published / "latents_stats.pt")
+    sheet = drawn("--tokenizer", tokenizer, "--statistics", latents, "--steps", "4")
+    assert sheet.shape == (3 * 16, 2 * 16, 3)
+    guided = drawn("--tokenizer", tokenizer, "--statistics", latents, "--steps", "4", "--guidance", "3")
+    assert guided.shape == sheet.shape
+    assert (guided != sheet).any()
+    assert drawn() == "study.sample: a checkpoint is drawn from with --tokenizer TOKENIZER=FILE and --statistics FILE"
+    torch.save({"mean": torch.zeros(1, 5, 1, 1), "std": torch.ones(1, 5, 1, 1)}, published / "other.pt")
+    assert "have (4, 4, 5) latent channels" in drawn(
+        "--tokenizer", tokenizer, "--statistics", str(published / "other.pt")
+    )
+    assert "no weights at /nowhere.pt" in drawn("--tokenizer", "f2d4=/nowhere.pt", "--statistics", latents)
