@@ -282,7 +282,8 @@ def _clean(options: Clean) -> int:
     if not folders:
         console.print("everything is referred to")
         return 0
-    console.print(f"{len(folders)} stage folders, {size(bytes_)}, belong to no table and no started sweep")
+    counted = "1 stage folder" if len(folders) == 1 else f"{len(folders)} stage folders"
+    console.print(f"of no table and no started sweep: {counted}, {size(bytes_)}")
     if not options.yes and not _agreed("delete what they hold, but for the records?"):
         return 1
     for folder in folders:

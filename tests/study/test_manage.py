@@ -1,0 +1,110 @@
+"""What was started, seen and changed from a later process; on a real Slurm: tests/slurm."""
+
+import dataclasses
+
+import pytest
+
+from study import manage
+from study.collect import update_table
+from study.files import read_json, write_json
+from study.jobs import note_failure, run_stage
+from study.lease import this_process
+from study.paths import job_folder, study_root
+from study.specs import INTERRUPTED
+from study.sweep import Sweep
+
+
+@pytest.fixture
+def started(tiny_plan, tmp_path, monkeypatch):
+    """A sweep of a study called 'birds' whose tokenizer is done and whose generator is not; it is not planned again."""
+    plan = dataclasses.replace(tiny_plan(), study="birds")
+    options = Sweep(study="birds", out=tmp_path)
+    manage.note_plan(options, plan)
+    monkeypatch.setattr("study.sweep.prepare", lambda asked: plan)
+    for stage in plan.jobs[0].stages:
+        run_stage(stage)
+    return plan
+
+
+def shown(capsys, *arguments):
+    code = manage.main(list(arguments))
+    said = capsys.readouterr()
+    return code, said.out + said.err
+
+
+def states(plan):
+    return [state.state for state in manage.states_of(plan)]
+
+
+def test_the_options_of_a_sweep_come_back_from_its_note(started, tmp_path):
+    ((options, plan),) = manage.plans_of("birds")
+    assert options == Sweep(study="birds", out=tmp_path)
+    assert plan is started
+    assert manage.plans_of("")[0][1] is started  # the last one
+
+
+def test_status_tells_records_from_failures_marks_and_processes(started, capsys):
+    generator = started.jobs[1]
+    fit = generator.stages[0]
+    assert states(started) == ["done", "pending"]
+    fit.folder.mkdir(parents=True)
+    write_json(fit.folder / INTERRUPTED, {"reason": "asked"})
+    assert states(started) == ["done", "interrupted"]
+    write_json(job_folder(generator.name) / "submission.json", this_process())
+    assert states(started) == ["done", "running"]  # it starts up: its lease is still to come
+    (job_folder(generator.name) / "submission.json").unlink()
+    (fit.folder / INTERRUPTED).unlink()
+    note_failure(fit, "diverged", "diverged at step 3")
+    assert states(started) == ["done", "diverged"]
+    code, text = shown(capsys, "status", "birds")
+    assert code == 0
+    assert "birds: 1 diverged, 1 done" in text
+    assert "diverged at step 3" in text
+
+
+def test_a_study_that_was_not_started_is_named_with_the_nearest(started, capsys):
+    assert shown(capsys, "status", "bird") == (
+        2,
+        "study.sweep status: no sweep called 'bird' was started; nearest: birds\n",
+    )
+
+
+def test_retry_does_what_failed_and_nothing_else(started, capsys, monkeypatch):
+    fit = started.jobs[1].stages[0]
+    done = []
+    monkeypatch.setattr("study.sweep.execute", lambda options, plan, todo: done.extend(todo) or 0)
+    assert shown(capsys, "retry", "birds") == (0, "birds: nothing has failed\n")
+    note_failure(fit, "failed", "OSError: no space")
+    code, text = shown(capsys, "retry", "birds")
+    assert (code, done) == (0, [started.jobs[1]])
+    assert "LightningDiT-XXS/2" in text
+    assert fit.failure() is None
+
+
+def test_cancel_and_clean_ask_first(started, capsys, tmp_path):
+    assert shown(capsys, "cancel", "birds") == (0, "birds: nothing waits or runs\n")
+    other = study_root() / "stages" / "fit_tokenizer" / ("0" * 16)
+    other.mkdir(parents=True)
+    (other / "tokenizer.safetensors").write_bytes(b"x" * 100)
+    write_json(other / "record.json", {"fingerprint": "0" * 16, "stage": "fit_tokenizer"})
+    kept = started.jobs[0].stages[0].folder / "tokenizer.safetensors"
+    assert shown(capsys, "clean", "--out", str(tmp_path))[0] == 2  # nobody to ask
+    assert other.exists()
+    code, text = shown(capsys, "clean", "--out", str(tmp_path), "--yes")
+    assert code == 0
+    assert "1 stage folder" in text
+    assert [path.name for path in other.iterdir()] == ["record.json"]
+    assert read_json(other / "record.json")
+    assert kept.exists()
+    assert shown(capsys, "clean", "--out", str(tmp_path)) == (0, "everything is referred to\n")
+
+
+def test_clean_keeps_what_a_table_refers_to_when_the_sweep_is_forgotten(started, tiny_plan, tiny_scale, tmp_path):
+    listed = tiny_plan(dataclasses.replace(tiny_scale, judges=(("classifier", 0),)))  # the same trainings, with rows
+    update_table(listed, tmp_path)
+    for note in study_root().glob("sweeps/*/*.json"):
+        note.unlink()
+    encode = started.jobs[0].stages[2]
+    unjudged = started.jobs[0].stages[1]
+    assert manage.unreferenced(tmp_path) == []
+    assert {encode.folder, unjudged.folder} < set(manage.unreferenced(tmp_path / "none"))
