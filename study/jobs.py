@@ -136,8 +136,8 @@ def note_short_end(
 def run_job(job: Job) -> list[str]:
     """Do the stages of a job; returns the fingerprints of those that are done.
 
-    A stage that fails stops those that read from it; the others still run. Results are in the records: the
-    return value is for logs alone.
+    A stage that fails stops those that read from it; the others still run. Of several processes, one that fails ends,
+    and so do the others. Results are in the records: the return value is for logs alone.
     """
     _log_to_stdout()
     done, failures = [], 0
@@ -159,7 +159,7 @@ def run_job(job: Job) -> list[str]:
                 failures += 1
                 log.error("%s failed\n%s", stage_title(stage), traceback.format_exc())
                 if processes() > 1:  # the others may wait for this one: its end is what tells them
-                    break
+                    sys.exit(1)
             if stop_requested.is_set():
                 break
     if stop_requested.is_set() and len(done) < len(job.stages) and started()[0] == 0 and (told := put_back()):

@@ -159,6 +159,7 @@ def _executor(
             signal_delay_s=min(profile.save_seconds, minutes * 30),
             array_parallelism=profile.parallel,
             stderr_to_stdout=True,
+            srun_args=["--kill-on-bad-exit=1"],  # of several processes none outlives another
             setup=[*(f"export {key}={shlex.quote(value)}" for key, value in variables.items()), *profile.setup],
             additional_parameters={"requeue": True, **profile.extra},
             **{field: wish for field, wish in wishes.items() if wish},

@@ -182,7 +182,7 @@ def test_when_one_process_is_killed_the_others_end_and_the_stage_says_so(stages,
     wait_for(lambda: (stage.folder / "lease.json").exists() and "loss" in (stage.folder / "lease.json").read_text())
     processes[1].kill()
     processes[0].join(60)
-    assert processes[0].exitcode == 0
+    assert processes[0].exitcode == 1
     assert stage.failure()["reason"] == "another process of the job ended (killed, or out of memory?): see its log"
 
 
