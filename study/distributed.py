@@ -154,7 +154,7 @@ class Elsewhere(RuntimeError):
 
 def lost_another(error: BaseException) -> bool:
     """Whether an error says no more than that another process of the job has ended."""
-    return _talk is not None and ("onnection" in str(error) or "NCCL" in str(error))
+    return _talk is not None and any(word in str(error) for word in ("gloo", "NCCL", "onnection"))
 
 
 def average(*tensors: Tensor) -> tuple[Tensor, ...]:

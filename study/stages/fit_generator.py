@@ -75,7 +75,9 @@ def step_function(spec: FitGenerator, parts: dict[str, Any], latents: Latents) -
     if spec.compute.compile:
         for block in network.blocks:
             block.compile()  # in place: names and the copy that averages stay as they are
-    spread = DistributedDataParallel(network, gradient_as_bucket_view=True) if processes() > 1 else None
+    spread = None
+    if processes() > 1:
+        spread = DistributedDataParallel(network, gradient_as_bucket_view=True, broadcast_buffers=False)
     losses_of = loss_function(recipe)
 
     def predict(state: Tensor, times: Tensor, labels: Tensor) -> Tensor:
