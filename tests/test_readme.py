@@ -37,7 +37,9 @@ def blocks(text: str, language: str = "") -> list[str]:
 
 def command_lines(text: str, module: str) -> list[list[str]]:
     """Arguments of every call of a module, in blocks and between backquotes."""
-    lines = [line for block in blocks(text) for line in block.splitlines()] + re.findall(r"`([^`\n]+)`", text)
+    lines = [line for block in blocks(text) for line in block.replace("\\\n", " ").splitlines()] + re.findall(
+        r"`([^`\n]+)`", text
+    )
     found = [line.split("#")[0].strip() for line in lines if line.startswith(f"python -m {module}")]
     return [shlex.split(line)[3:] for line in found if "[" not in line]
 
