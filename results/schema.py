@@ -24,7 +24,8 @@ COLUMNS = (
         "fingerprint",
         "text",
         "identity",
-        "fingerprint of the training stage; for pictures made elsewhere images- and the hash of their pixels",
+        "fingerprint of the training stage; for pictures made elsewhere images- and the hash of their pixels, for "
+        "published numbers published- and a name",
     ),
     Column("tokenizer", "text", "identity", "tokenizer spec, e.g. f4d16-lite0"),
     Column("foundation_model", "text", "identity", "model the tokenizer is aligned with, or none"),
@@ -33,8 +34,8 @@ COLUMNS = (
     Column("tokenizer_seed", "int", "identity", "seed of the tokenizer's training"),
     Column("seed", "int", "identity", "seed of the run's own training"),
     Column("tokenizer_fingerprint", "text", "identity", "fingerprint of the tokenizer (own, for tokenizers)"),
-    Column("images_seen", "int", "identity", "training images seen when evaluated; empty for pictures made elsewhere"),
-    Column("protocol", "text", "identity", "hash of the evaluation protocol"),
+    Column("images_seen", "int", "identity", "training images seen when evaluated; empty where nobody says"),
+    Column("protocol", "text", "identity", "hash of the evaluation protocol; of published numbers, in words"),
     Column("state", "text", "state", "done, pending, running, failed, timed out, diverged or blocked"),
     Column("reason", "text", "state", "why the run is not done, in one line"),
     Column("log", "text", "state", "where its log is"),
@@ -48,6 +49,9 @@ COLUMNS = (
     Column("precision", "float", "metrics", "share of samples inside the reference's manifold"),
     Column("recall", "float", "metrics", "share of the reference inside the samples' manifold"),
     Column("inception_score", "float", "metrics", "inception score of the samples"),
+    Column("density_cv", "float", "metrics", "unevenness of a tokenizer's latents: spread over mean of their density"),
+    Column("gini", "float", "metrics", "Gini coefficient of the same densities"),
+    Column("normalized_entropy", "float", "metrics", "entropy of the same densities; 1 is even"),
     Column("samples", "int", "protocol", "images scored"),
     Column("chunk", "int", "protocol", "samples generated together"),
     Column("solver", "text", "protocol", "ODE solver, or ddpm: ancestral sampling of Gaussian diffusion"),
@@ -91,6 +95,7 @@ COLUMNS = (
         "provenance",
         "file of the weights that were given, and its hash; empty: trained here. Given ones have no seed and no cost",
     ),
+    Column("source", "text", "provenance", "publication that a number is copied from; empty: measured here"),
     Column("train_seconds", "float", "cost", "seconds of training"),
     Column("evaluate_seconds", "float", "cost", "seconds of evaluation"),
     Column("peak_memory_gib", "float", "cost", "peak memory, GiB"),
@@ -107,9 +112,11 @@ PROVENANCE = tuple(column.name for column in COLUMNS if column.group == "provena
 KEY = ("fingerprint", "images_seen", "protocol")
 KINDS = ("tokenizer", "generator")
 # since tables were first kept: an older file without these columns is read as if they were empty
-ADDED = ("sfid", "given_weights")
+ADDED = ("sfid", "density_cv", "gini", "normalized_entropy", "given_weights", "source")
 SELECTION_SEED = 1_000_000  # sampling seeds from here on choose a setting and score nothing, see results/guidance.py
 FOREIGN = "images-"  # begins the fingerprint of a row whose pictures were made elsewhere, see study/evaluate.py
+PUBLISHED = "published-"  # begins the fingerprint of a row of results/paper/, see results/published.py
+PUBLISHED_STUDIES = ("paper", "since")  # what those rows name as their study, and no study of ours may be called
 STATES = ("done", "pending", "running", "failed", "timed out", "diverged", "blocked")
 
 

@@ -13,7 +13,20 @@ from typing import Any
 import pandas as pd
 
 from results.files import replacing
-from results.schema import ADDED, FOREIGN, KEY, KINDS, METRICS, NAMES, PROTOCOL, PROVENANCE, STATES, TYPES, Type
+from results.schema import (
+    ADDED,
+    FOREIGN,
+    KEY,
+    KINDS,
+    METRICS,
+    NAMES,
+    PROTOCOL,
+    PROVENANCE,
+    PUBLISHED,
+    STATES,
+    TYPES,
+    Type,
+)
 
 __all__ = [
     "PROTOCOL",
@@ -157,7 +170,8 @@ def _checked(table: pd.DataFrame) -> pd.DataFrame:
 
 def _check_row(row: pd.Series) -> None:
     for name in KEY:
-        unknown = name == "images_seen" and str(row["fingerprint"]).startswith(FOREIGN)  # by us; the rest is known
+        elsewhere = str(row["fingerprint"]).startswith((FOREIGN, PUBLISHED))
+        unknown = name == "images_seen" and elsewhere  # by us; the rest is known
         if _missing(row[name]) and not unknown:
             raise ValueError(f"{_where(row)}: {name} is empty, and it is part of the row's key")
     for name, valid in (("kind", KINDS), ("state", STATES)):
@@ -167,7 +181,12 @@ def _check_row(row: pd.Series) -> None:
         if math.isinf(row[name]):
             raise ValueError(f"{_where(row)}: {name} is {row[name]}; metrics are finite or missing")
     headline = HEADLINE[row["kind"]]
-    if row["state"] == "done" and _missing(row[headline]):
+    if str(row["fingerprint"]).startswith(PUBLISHED):  # has what its publication says
+        if not row["source"] or all(_missing(row[name]) for name in METRICS):
+            raise ValueError(f"{_where(row)}: published, but without a number or its source")
+    elif row["source"]:
+        raise ValueError(f"{_where(row)}: has a source, but its fingerprint does not begin with {PUBLISHED}")
+    elif row["state"] == "done" and _missing(row[headline]):
         raise ValueError(f"{_where(row)}: done, but {headline} is NaN or missing")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from models.specs import DIFFUSION_TIMESTEPS, OBJECTIVES
+from results.schema import PUBLISHED_STUDIES
 from study.data import DataSpec
 from study.scales import Scale
 from study.settings import nearest
@@ -111,9 +112,10 @@ CHECKS: dict[str, Check] = {
 
 
 def check_study(name: str) -> str:
-    """The name of a study, which is that of a folder; ValueError for another, or for that of the paper's numbers."""
-    if not name or name in (".", "..", "paper") or set(name) & set("/\\"):
-        raise ValueError(f"--study must be a plain folder name other than 'paper', got {name!r}")
+    """The name of a study, which is that of a folder; ValueError for another, or for one of published numbers."""
+    if not name or name in (".", "..", *PUBLISHED_STUDIES) or set(name) & set("/\\"):
+        reserved = " and ".join(map(repr, PUBLISHED_STUDIES))
+        raise ValueError(f"--study must be a plain folder name other than {reserved}, got {name!r}")
     return name
 
 

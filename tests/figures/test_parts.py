@@ -10,8 +10,8 @@ import pytest
 from made_tables import study
 
 from figures import convergence, pictures, rows, scaling, style, wording
-from figures.convergence import SpeedUp, speed_up
 from figures.labels import spread
+from results.convergence import SpeedUp, speed_up
 
 
 def curve(*points: tuple[int, float]) -> pd.Series:

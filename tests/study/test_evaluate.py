@@ -228,7 +228,7 @@ def test_bad_input_is_one_line(theirs, virtual, tmp_path, capsys, monkeypatch):
         ([theirs, "--reference", virtual], "needs weights-inception-2015-12-05-6726825d.pth"),
         ([theirs, "--judge", "inception"], "needs weights-inception-2015-12-05-6726825d.pth"),
         ([theirs, "--reference", theirs, "--name", " ", *lite], "--name must not be empty"),
-        ([theirs, "--study", "paper", *lite], "--study must be a plain folder name other than 'paper'"),
+        ([theirs, "--study", "paper", *lite], "--study must be a plain folder name other than 'paper' and 'since'"),
     ):
         assert message in refused(capsys, out, *arguments), arguments
 

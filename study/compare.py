@@ -1,0 +1,352 @@
+"""Two studies side by side, or one and what is published: `python -m study.compare A B`."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean as mean
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import tyro
+from tyro.conf import arg
+
+from study.claims import Judged, judge_claims, markdown
+from study.evidence import SAME_IMAGES
+from study.paths import CHECKOUT
+from study.verdicts import share, spread
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from results.ranks import RankAgreement
+
+NAMED = 8  # rows without a counterpart that the terminal names
+METRIC = {"tokenizer": "rfid", "generator": "gfid"}
+FIELDS = ("data", "resolution", "train_precision", "images_seen")  # that differ beside the protocol
+
+
+class Judge(NamedTuple):
+    """A feature extractor and its input size in pixels; None where nobody says."""
+
+    extractor: str
+    size: int | None
+
+    def same(self, other: Judge) -> bool:
+        return self.extractor == other.extractor and _agree(self.size, other.size)
+
+    def __str__(self) -> str:
+        return self.extractor + (f" @ {self.size} px" if self.size else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """What one study measured at one place: its repeats' values and the rows they come from."""
+
+    kind: str
+    run: str
+    judge: Judge
+    images: int | None
+    samples: int | None
+    values: tuple[float, ...]
+    rows: tuple[dict[str, Any], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """The points of both studies for one run; None where one has none."""
+
+    a: Point | None
+    b: Point | None
+
+    @property
+    def some(self) -> Point:
+        point = self.a or self.b
+        assert point is not None, "a line has a point"
+        return point
+
+    @property
+    def difference(self) -> float | None:
+        """Of the means, first less second; None across judges, whose numbers have nothing to do with one another."""
+        if self.a is None or self.b is None or not self.a.judge.same(self.b.judge):
+            return None
+        return mean(self.a.values) - mean(self.b.values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Two studies: lines of what both have, lines of what one has, and how far their orders agree.
+
+    ranks: per kind and pair of judges, over the last line of every run.
+    differs: per kind and field, the values of both where they are not the same.
+    claims: the verdicts of both.
+    """
+
+    names: tuple[str, str]
+    lines: list[Line]
+    alone: list[Line]
+    ranks: list[tuple[str, str, RankAgreement]]
+    differs: list[tuple[str, str, list[str], list[str]]]
+    claims: list[tuple[Judged, Judged]]
+
+
+def compare(a: pd.DataFrame, b: pd.DataFrame, names: tuple[str, str]) -> Comparison:
+    """Set two results tables side by side.
+
+    Rows match by tokenizer, generator, what the run changes, whether it is guided, and the images seen where both say;
+    where no images are equal, the last of both stand beside each other. Judges match where the studies share one,
+    otherwise every judge is set beside every other.
+
+    Raises:
+        ValueError: a table cannot be judged, see study/claims.py.
+    """
+    from results.ranks import rank_agreement
+
+    points = (_points(a), _points(b))
+    lines = list(_matched(*points))
+    both = {(line.some.kind, line.some.run) for line in lines}
+    left, right = ([one for one in _last(side) if (one.kind, one.run) not in both] for side in points)
+    alone = [*(Line(a=one, b=None) for one in left), *(Line(a=None, b=one) for one in right)]
+    last = {(line.some.run, line.some.kind, _judges(line)): line for line in lines}  # of several marks
+    pairs = dict.fromkeys((kind, judges) for _, kind, judges in last)
+    ranks = []
+    for kind, judges in pairs:
+        here = [line for (_, k, j), line in last.items() if (k, j) == (kind, judges)]
+        values = [[mean(point.values) for line in here if (point := side(line))] for side in SIDES]
+        ranks.append((kind, judges, rank_agreement(*values)))
+    used = ([point for line in lines if (point := side(line))] for side in SIDES)
+    return Comparison(
+        names=names,
+        lines=lines,
+        alone=alone,
+        ranks=ranks,
+        differs=list(_differs(*(used if lines else points))),
+        claims=list(zip(judge_claims(a), judge_claims(b), strict=True)),
+    )
+
+
+SIDES: tuple[Callable[[Line], Point | None], ...] = (lambda line: line.a, lambda line: line.b)
+
+
+def _judges(line: Line) -> str:
+    return " and ".join(dict.fromkeys(str(point.judge) for point in (line.a, line.b) if point))
+
+
+def _agree(a: float | None, b: float | None, tolerance: float = 0.0) -> bool:
+    """Equal, or one side does not say."""
+    return a is None or b is None or abs(a - b) <= tolerance * max(a, b)
+
+
+def _points(table: pd.DataFrame) -> list[Point]:
+    """Every place of a table, narrow latents and few images first; repeats are together."""
+    from results.runs import scored
+    from results.schema import PROTOCOL
+
+    order = ["kind", "latent_channels", "tokenizer", "generator", "images_seen"]
+    rows = scored(table).sort_values(order, kind="stable")
+    found: dict[Any, list[dict[str, Any]]] = {}
+    for cells in rows.astype(object).where(rows.notna(), None).to_dict("records"):
+        row = {str(name): cell for name, cell in cells.items()}
+        if row[METRIC[row["kind"]]] is not None:
+            key = (row["kind"], _run(row), row["images_seen"], *(row[name] for name in PROTOCOL))
+            found.setdefault(repr(key), []).append(row)
+    return [
+        Point(
+            kind=group[0]["kind"],
+            run=_run(group[0]),
+            judge=Judge(group[0]["extractor"], group[0]["extractor_size"]),
+            images=group[0]["images_seen"],
+            samples=group[0]["samples"],
+            values=tuple(row[METRIC[row["kind"]]] for row in group),
+            rows=tuple(group),
+        )
+        for group in found.values()
+    ]
+
+
+def _run(row: dict[str, Any]) -> str:
+    """What names a run in any study: no seed, no fingerprint, no weights that were given."""
+    from results.runs import changes_of
+
+    parts = [row["tokenizer"], row["generator"], *(f"{name}={value}" for name, value in changes_of(row["run"]).items())]
+    guided = row["kind"] == "generator" and row["guidance_scale"] != 1
+    return " + ".join(filter(None, parts)) + (", guided" if guided else "")
+
+
+def _matched(a: Sequence[Point], b: Sequence[Point]) -> Iterator[Line]:
+    shared = any(one.judge.same(other.judge) for one in a for other in b)
+    pairs = [
+        (one, other)
+        for one in a
+        for other in b
+        if (one.kind, one.run) == (other.kind, other.run) and (one.judge.same(other.judge) or not shared)
+    ]
+    groups: dict[tuple[str, str, Judge, Judge], list[tuple[Point, Point]]] = {}
+    for one, other in pairs:
+        groups.setdefault((one.kind, one.run, one.judge, other.judge), []).append((one, other))
+    for group in groups.values():
+        said = [(p, q) for p, q in group if p.images and q.images and _agree(p.images, q.images, SAME_IMAGES)]
+        unsaid = [(p, q) for p, q in group if p.images is None or q.images is None]
+        chosen = said or [max(unsaid or group, key=lambda pair: (pair[0].images or 0, pair[1].images or 0))]
+        alike = [pair for pair in chosen if _agree(pair[0].samples, pair[1].samples)]
+        yield from (Line(a=one, b=other) for one, other in alike or chosen)
+
+
+def _last(points: Sequence[Point]) -> list[Point]:
+    """Of every run by every judge the last number of images."""
+    return list({(point.kind, point.run, point.judge, point.samples): point for point in points}.values())
+
+
+def _differs(a: Sequence[Point], b: Sequence[Point]) -> Iterator[tuple[str, str, list[str], list[str]]]:
+    from results.schema import PROTOCOL
+
+    for kind in METRIC:
+        rows = [[row for point in side if point.kind == kind for row in point.rows] for side in (a, b)]
+        for name in (*FIELDS, *PROTOCOL) if all(rows) else ():
+            values = [{row[name] if row[name] != "" else None for row in side} for side in rows]
+            if values[0] != values[1]:
+                left, right = ([_cell(one) for one in sorted(side, key=_order)] for side in values)
+                yield kind, name, left, right
+
+
+def _order(value: Any) -> tuple[bool, Any]:
+    return value is not None, value if value is not None else 0
+
+
+def _cell(value: Any) -> str:
+    return "not stated" if value is None else f"{value:,}" if type(value) is int else str(value)
+
+
+# What is shown
+
+
+def _images(line: Line) -> str:
+    said = [f"{point.images:,}" for point in (line.a, line.b) if point and point.images is not None]
+    return " | ".join(dict.fromkeys(said))
+
+
+def tables(found: Comparison) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
+    """Title, header and rows of each part, as text."""
+    a, b = found.names
+    lines = []
+    for line in found.lines:
+        assert line.a and line.b
+        left, right = mean(line.a.values), mean(line.b.values)
+        change = "" if line.difference is None else f"{line.difference:+.3g}{share(left, right)}".replace("-", "−")
+        metric = METRIC[line.some.kind].replace("fid", "FID")
+        numbers = (_images(line), spread(line.a.values), spread(line.b.values), change)
+        lines.append((line.some.run, metric, _judges(line), *numbers))
+    if lines:
+        yield "Rows of both", ("run", "metric", "judge", "images", a, b, f"{a} less {b}"), lines
+    ranks = [(f"{METRIC[kind]} by {judges}".replace("fid", "FID"), str(one)) for kind, judges, one in found.ranks]
+    if ranks:
+        yield "Do they put the runs in the same order?", ("of", "agreement"), ranks
+    alone = [line for line in found.alone if line.some.judge == _first_judge(found, line)]
+    alone.sort(key=lambda line: "=" in line.some.run)  # a long list of changes last
+    both = [[line for line in alone if side(line)] for side in SIDES]
+    rows = [
+        (name, str(side[0].some.judge), "; ".join(_named(one.some) for one in side[:NAMED]) + _more(len(side) - NAMED))
+        for name, side in zip(found.names, both, strict=True)
+        if side
+    ]
+    if rows:
+        yield "Without a counterpart", ("only in", "judge", "runs"), rows
+    measured = [(one, other) for one, other in found.claims if one.places or other.places]
+    claims = [(one.claim.text, one.claim.where, _verdict(one), _verdict(other)) for one, other in measured]
+    if claims:
+        yield "The paper's claims", ("claim", "where", a, b), claims
+    differs = [(kind, name, *("; ".join(side) for side in (left, right))) for kind, name, left, right in found.differs]
+    if differs:
+        yield "What was not done alike", ("of", "field", a, b), differs
+
+
+def _first_judge(found: Comparison, line: Line) -> Judge:
+    """The judge that stands for a study's rows without a counterpart."""
+    side = 0 if line.a else 1
+    return next(point.judge for other in found.alone if (point := SIDES[side](other)))
+
+
+def _named(point: Point) -> str:
+    after = f" after {point.images:,} images" if point.images and point.kind == "generator" else ""
+    return f"{point.run} {spread(point.values)}{after}"
+
+
+def _more(count: int) -> str:
+    return f"; and {count} more" if count > 0 else ""
+
+
+def _verdict(judged: Judged) -> str:
+    return judged.verdict + (f" ({judged.repeats})" if judged.repeats else "")
+
+
+def write_csv(found: Comparison, path: Path) -> None:
+    """Every line, those of one study alone included, with unrounded numbers."""
+    from results.files import replacing
+
+    header = ["kind", "run", "metric"]
+    header += [f"{name}_{side}" for side in "ab" for name in ("study", "judge", "images", "mean", "min", "max", "runs")]
+    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow([*header, "difference"])
+        for line in [*found.lines, *found.alone]:
+            cells: list[Any] = [line.some.kind, line.some.run, METRIC[line.some.kind]]
+            for name, side in zip(found.names, SIDES, strict=True):
+                point = side(line)
+                if point is None:
+                    cells += [name, *[""] * 6]
+                else:
+                    values = point.values
+                    cells += [name, point.judge, point.images, mean(values), min(values), max(values), len(values)]
+            writer.writerow([*cells, line.difference])
+
+
+def main(
+    a: Annotated[str, tyro.conf.Positional],
+    b: Annotated[str, tyro.conf.Positional],
+    markdown_: Annotated[bool, arg(name="markdown")] = False,
+    csv_: Annotated[Path | None, arg(name="csv", metavar="FILE", help_behavior_hint="")] = None,
+    results: Annotated[Path, arg(metavar="FOLDER", help_behavior_hint="")] = CHECKOUT / "results",
+) -> int:
+    """Set two studies side by side: numbers, order, claims, and what was not done alike.
+
+    Args:
+        a: A folder of results/ that holds a table.csv; paper: its published tables; since: systems published later.
+        b: Another of these.
+        markdown_: Print Markdown.
+        csv_: Also write every row, with unrounded numbers, to this file.
+        results: Folder of the results tables. Default: that of the checkout.
+    """
+    from results.published import load_study
+
+    try:
+        found = compare(load_study(a, results), load_study(b, results), (a, b))
+        if csv_ is not None:
+            write_csv(found, csv_)
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    none = "" if found.lines else f"No run of {a} is one of {b}: nothing to subtract."
+    if markdown_:
+        parts = [f"**{title}**\n\n{markdown(header, rows)}" for title, header, rows in tables(found)]
+        print("\n\n".join(filter(None, [none, *parts])))
+        return 0
+
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    console = Console(highlight=False)
+    if none:
+        console.print(none, markup=False)
+    for title, header, rows in tables(found):
+        shown = Table(*map(escape, header), title=title, title_justify="left", box=None, pad_edge=False)
+        for row in rows:
+            shown.add_row(*map(escape, row))
+        console.print(shown, "")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(tyro.cli(main, prog="python -m study.compare", config=(tyro.conf.FlagCreatePairsOff,)))

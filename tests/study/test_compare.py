@@ -1,0 +1,144 @@
+"""Two studies side by side: what matches, what may be subtracted, and what is said about the rest."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from ablations import released
+from results import table as results
+from results.published import load_published, load_study
+from results.ranks import EXACT, rank_agreement
+from study.claims import judge_claims
+from study.compare import compare, main
+from study.scales import SCALES
+
+CHECKOUT = Path(__file__).resolve().parents[2]
+PAPER = load_published("paper")
+ROW = {
+    "ablations": "frontier", "kind": "generator", "tokenizer": "f16d32", "foundation_model": "none",
+    "latent_channels": 32, "generator": "LightningDiT-B/1", "tokenizer_seed": 0, "seed": 0, "images_seen": 1000,
+    "protocol": "p", "state": "done", "samples": 10_000, "solver": "dopri5", "guidance_scale": 1.0,
+    "extractor": "inception", "extractor_size": 299, "comparable": True, "data": "imagenet", "resolution": 256,
+}  # fmt: skip
+
+
+def made(*rows, **everywhere):
+    """Generators by tokenizer and gFID, with what else differs."""
+    return results.from_records(
+        {
+            **ROW, "run": f"{spec} + LightningDiT-B/1", "fingerprint": f"{spec}-{number}", "tokenizer": spec,
+            "tokenizer_fingerprint": spec, "gfid": gfid, **everywhere, **changed,
+        }
+        for number, (spec, gfid, changed) in enumerate(rows)
+    )  # fmt: skip
+
+
+def lines(a, b):
+    found = compare(a, b, ("a", "b")).lines
+    return {(line.some.run, line.a.images, line.b.images): line.difference for line in found}
+
+
+def test_rows_match_the_paper_where_it_says_what_they_are():
+    ours = made(("f16d32", 23.0, {"seed": 0}), ("f16d32", 25.0, {"seed": 1}), ("f16d128", 9.0, {}))
+    found = compare(ours, PAPER, ("ours", "paper"))
+    (line,) = found.lines
+    assert line.some.run == "f16d32 + LightningDiT-B/1"
+    assert line.a.values == (23.0, 25.0) and line.b.values == (22.62,)
+    assert line.difference == pytest.approx(24.0 - 22.62)  # of the mean
+    assert "f16d128 + LightningDiT-B/1" in {one.some.run for one in found.alone if one.a}
+    assert ("generator", "extractor_size", ["299"], ["not stated"]) in found.differs
+    assert not {"solver", "samples", "data"} & {name for _, name, _, _ in found.differs}
+
+
+def test_equal_images_match_and_else_the_last_stand_beside_each_other():
+    curve = made(("f16d32", 30.0, {"images_seen": 500}), ("f16d32", 20.0, {"images_seen": 1000}))
+    run = "f16d32 + LightningDiT-B/1"
+    assert lines(curve, made(("f16d32", 28.0, {"images_seen": 503}))) == {(run, 500, 503): 2.0}  # within 1%
+    assert lines(curve, made(("f16d32", 18.0, {"images_seen": 2000}))) == {(run, 1000, 2000): 2.0}
+    assert lines(curve, curve) == {(run, 500, 500): 0.0, (run, 1000, 1000): 0.0}
+
+
+def test_numbers_of_other_judges_are_not_subtracted():
+    ours = made(("f16d32", 500.0, {}), extractor="efficientnet_lite2", extractor_size=64)
+    (difference,) = lines(ours, PAPER).values()
+    assert difference is None
+    both = made(("f16d32", 500.0, {}), ("f16d32", 20.0, {"extractor_size": 64, "protocol": "q"}))
+    assert list(lines(both, made(("f16d32", 19.0, {}))).values()) == [481.0]  # the one they share
+
+
+def test_guided_runs_and_changed_ones_match_only_their_like():
+    plain = made(("f16d32", 20.0, {}))
+    assert not lines(plain, made(("f16d32", 20.0, {"guidance_scale": 2.0})))
+    assert not lines(plain, made(("f16d32", 20.0, {"run": "f16d32 + LightningDiT-B/1 + swiglu=False"})))
+    sampled = {"run": "f16d32 + LightningDiT-B/1 + sampling.solver=euler", "solver": "euler"}
+    assert lines(plain, made(("f16d32", 20.0, sampled)))  # protocol, which is named
+
+
+def test_the_released_checkpoints_meet_their_published_numbers():
+    rows = []
+    runs = released.runs(SCALES["imagenet256"]())
+    for number, (run, gfid) in enumerate(zip(runs, [5.1, 2.1, 2.2, 1.4], strict=True)):
+        changed = {
+            "run": run.name, "images_seen": run.given_generator.images_seen, "generator": run.generator,
+            "foundation_model": "dinov2", "guidance_scale": run.changes.get("sampling.guidance_scale", 1.0),
+            "samples": 50_000, "solver": "euler", "steps": 249, "timestep_shift": 0.3, "protocol": f"p{number}",
+            "given_weights": "a file", "tokenizer_seed": None, "seed": None,
+        }  # fmt: skip
+        rows.append(("f16d32-dinov2", gfid, changed))
+    table = made(*rows)
+    found = compare(table, PAPER, ("released", "paper"))
+    met = {(line.a.values[0], line.b.values[0]) for line in found.lines}
+    assert met == {(5.1, 5.14), (2.2, 2.17), (2.1, 2.11), (1.4, 1.35)}
+    assert len(found.lines) == 4
+    verdicts = {one.claim.name: one.verdict for one in judge_claims(table)}
+    assert verdicts["headline-64"] == "holds"
+    assert verdicts["headline-800"] == "undecided"  # 1.4 against 1.42
+
+
+def test_the_order_of_runs_is_compared_by_judge():
+    specs = [f"f16d{width}" for width in (4, 8, 16, 32, 64)]
+    a = made(*((spec, 10.0 * rank, {}) for rank, spec in enumerate(specs, 1)))
+    b = made(*((spec, 3.0 * rank, {}) for rank, spec in enumerate(specs, 1)))
+    ((kind, judge, agreement),) = compare(a, b, ("a", "b")).ranks
+    assert (kind, judge, agreement.rho, agreement.n) == ("generator", "inception @ 299 px", 1.0, 5)
+    assert agreement.chance == pytest.approx(1 / 120)
+    assert "few pairs" in str(agreement)
+
+
+def test_rank_agreement_by_hand():
+    cv, gfid = [0.263, 0.193, 0.178, 0.296, 0.256, 0.251], [22.62, 19.89, 15.82, 36.83, 23.58, 24.0]
+    assert rank_agreement(cv, gfid).rho == pytest.approx(1 - 6 * 8 / (6 * 35))
+    assert rank_agreement(cv, gfid).chance == pytest.approx(37 / 720, abs=1e-3)
+    assert rank_agreement([1, 2, 2, 3], [1, 2, 2, 3]).rho == pytest.approx(1)  # ties at their mean
+    assert rank_agreement([1, 2], [1, 2]).rho is None
+    many = rank_agreement(range(EXACT + 4), range(EXACT + 4))
+    assert many.rho == pytest.approx(1) and 0 < many.chance < 0.001
+    assert str(many) == str(rank_agreement(range(EXACT + 4), range(EXACT + 4)))
+
+
+def test_the_committed_studies_side_by_side(tmp_path, capsys):
+    assert main("desk", "desk-full", csv_=tmp_path / "both.csv") == 0
+    assert "rank correlation" in " ".join(capsys.readouterr().out.split())
+    with open(tmp_path / "both.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    study = load_study("desk", CHECKOUT / "results").set_index(["run", "extractor"])
+    for row in rows:
+        if row["kind"] == "tokenizer" and row["mean_a"]:
+            assert float(row["mean_a"]) == study.loc[(row["run"], row["judge_a"].split(" @ ")[0]), "rfid"]
+        assert bool(row["difference"]) == bool(row["mean_a"] and row["mean_b"])
+    assert {row["mean_a"] for row in rows if row["run"] == "f4d8"} == {""}  # only in desk-full
+
+
+def test_nothing_in_common_is_said(capsys):
+    assert main("desk-full", "paper", markdown_=True) == 0
+    printed = capsys.readouterr().out
+    assert "No run of desk-full is one of paper: nothing to subtract." in printed
+    assert "| generator | data | fashion-mnist | imagenet |" in printed
+    assert "narrowest width | Table 2 | holds (2 repeats) | holds (single run) |" in printed
+    assert main("paper", "since", markdown_=True) == 0
+    assert "SFD-XXL, guided 1.04 after 1,024,933,600 images" in capsys.readouterr().out
+    assert main("desk-full", "papers") == 2
+    assert "nearest: paper" in capsys.readouterr().err
