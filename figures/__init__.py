@@ -7,7 +7,7 @@ import difflib
 from importlib import import_module
 from types import ModuleType
 
-FIGURES = ("frontier", "convergence", "scaling", "guidance", "reconstructions", "samples")
+FIGURES = ("frontier", "convergence", "scaling", "uniformity", "guidance", "reconstructions", "samples")
 
 
 def module(name: str) -> ModuleType:

@@ -11,15 +11,16 @@ from figures.wording import count
 LOG_FROM = 6.0  # a range of this factor or more is drawn on a logarithmic axis
 
 
-def fit(ax: Axes, which: str, values: Sequence[float], pad: float = 0.12) -> None:
-    """Fit the x or y axis to all values, with `pad` of its length free at each end."""
+def fit(ax: Axes, which: str, values: Sequence[float], pad: float = 0.12, least: float = 0.02) -> None:
+    """Fit the x or y axis to all values, with `pad` of its length free at each end, and at least the share `least` of
+    the largest value: nearly equal ones should not look far apart."""
     low, high = min(values), max(values)
     logarithmic = low > 0 and high / low >= LOG_FROM
     if logarithmic:
         factor = (high / low) ** (pad / (1 - 2 * pad))
         limits = (low / factor, high * factor)
     else:
-        margin = max((high - low) * pad / (1 - 2 * pad), 0.02 * abs(high), 1e-9)
+        margin = max((high - low) * pad / (1 - 2 * pad), least * abs(high), 1e-9)
         limits = (low - margin, high + margin)
     axis: Axis = getattr(ax, f"{which}axis")
     getattr(ax, f"set_{which}scale")("log" if logarithmic else "linear")

@@ -49,9 +49,12 @@ COLUMNS = (
     Column("precision", "float", "metrics", "share of samples inside the reference's manifold"),
     Column("recall", "float", "metrics", "share of the reference inside the samples' manifold"),
     Column("inception_score", "float", "metrics", "inception score of the samples"),
-    Column("density_cv", "float", "metrics", "unevenness of a tokenizer's latents: spread over mean of their density"),
-    Column("gini", "float", "metrics", "Gini coefficient of the same densities"),
-    Column("normalized_entropy", "float", "metrics", "entropy of the same densities; 1 is even"),
+    Column("density_cv", "float", "diagnostics", "latent tokens: spread over mean of their density on a t-SNE map"),
+    Column("gini", "float", "diagnostics", "latent tokens: Gini coefficient of the same densities"),
+    Column("normalized_entropy", "float", "diagnostics", "latent tokens: entropy of the same densities over log N"),
+    Column("effective_rank", "float", "diagnostics", "latent tokens: exp of the entropy of their spectrum"),
+    Column("ifid", "float", "diagnostics", "interpolated FID: decoded midpoints of neighbouring latents"),
+    Column("diagnostic_points", "int", "diagnostics", "latent tokens behind these, one per image; ifid is of samples"),
     Column("samples", "int", "protocol", "images scored"),
     Column("chunk", "int", "protocol", "samples generated together"),
     Column("solver", "text", "protocol", "ODE solver, or ddpm: ancestral sampling of Gaussian diffusion"),
@@ -107,12 +110,14 @@ COLUMNS = (
 NAMES = tuple(column.name for column in COLUMNS)
 TYPES = {column.name: column.type for column in COLUMNS}
 METRICS = tuple(column.name for column in COLUMNS if column.group == "metrics")
+# of the tokenizer, in its own rows; they have no state: any may be empty in a row that is done
+DIAGNOSTICS = ("density_cv", "gini", "normalized_entropy", "effective_rank", "ifid")
 PROTOCOL = tuple(column.name for column in COLUMNS if column.group == "protocol")
 PROVENANCE = tuple(column.name for column in COLUMNS if column.group == "provenance")
 KEY = ("fingerprint", "images_seen", "protocol")
 KINDS = ("tokenizer", "generator")
 # since tables were first kept: an older file without these columns is read as if they were empty
-ADDED = ("sfid", "density_cv", "gini", "normalized_entropy", "given_weights", "source")
+ADDED = ("sfid", "given_weights", "diagnostic_points", *DIAGNOSTICS, "source")
 SELECTION_SEED = 1_000_000  # sampling seeds from here on choose a setting and score nothing, see results/guidance.py
 FOREIGN = "images-"  # begins the fingerprint of a row whose pictures were made elsewhere, see study/evaluate.py
 PUBLISHED = "published-"  # begins the fingerprint of a row of results/paper/, see results/published.py

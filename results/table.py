@@ -15,6 +15,7 @@ import pandas as pd
 from results.files import replacing
 from results.schema import (
     ADDED,
+    DIAGNOSTICS,
     FOREIGN,
     KEY,
     KINDS,
@@ -182,7 +183,7 @@ def _check_row(row: pd.Series) -> None:
             raise ValueError(f"{_where(row)}: {name} is {row[name]}; metrics are finite or missing")
     headline = HEADLINE[row["kind"]]
     if str(row["fingerprint"]).startswith(PUBLISHED):  # has what its publication says
-        if not row["source"] or all(_missing(row[name]) for name in METRICS):
+        if not row["source"] or all(_missing(row[name]) for name in (*METRICS, *DIAGNOSTICS)):
             raise ValueError(f"{_where(row)}: published, but without a number or its source")
     elif row["source"]:
         raise ValueError(f"{_where(row)}: has a source, but its fingerprint does not begin with {PUBLISHED}")

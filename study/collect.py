@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.specs import parse_tokenizer
-from results.schema import METRICS
+from results.schema import DIAGNOSTICS, METRICS
 from study.data import DataSpec
 from study.estimate import training_flops
 from study.files import fingerprint
@@ -16,7 +16,7 @@ from study.judges import JudgeSpec, reference_name
 from study.lease import holder, locked
 from study.plan import Plan, Planned
 from study.schedule import log_of
-from study.specs import FitGenerator, FitTokenizer, Generate, Reconstruct, Stage
+from study.specs import Encode, FitGenerator, FitTokenizer, Generate, Reconstruct, Stage
 from study.weights import REFERENCES, entry
 
 if TYPE_CHECKING:
@@ -140,6 +140,8 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
         sheets: made when missing.
     """
     jobs = {stage: job for job in plan.jobs for stage in job.stages}
+    encoded = [stage for stage in plan.stages if isinstance(stage.spec, Encode) and stage.spec.given is None]
+    latents = {stage.inputs["tokenizer"]: stage for stage in encoded}
     rows = []
     for planned in plan.runs:
         identity, fit = _identity(plan, planned), planned.fit.record()
@@ -181,8 +183,18 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
                         # the judge's own weights included, where it was trained here
                         "reference_hash": measured["reference"][:12],
                     }
+                    if planned.kind == "tokenizer":
+                        row |= _diagnostics(latents.get(planned.fit), result, judge)
                 rows.append(row)
     return rows
+
+
+def _diagnostics(latents: Stage | None, reconstruct: Stage, judge: str) -> Row:
+    """What is known of a tokenizer beside its metrics, see study/diagnostics.py."""
+    found = {} if latents is None else latents.diagnostics()
+    row = {name: found[name] for name in (*DIAGNOSTICS, "diagnostic_points") if name in found}
+    interpolated = reconstruct.diagnostics().get("ifid", {})
+    return row | ({"ifid": interpolated[judge]} if judge in interpolated else {})
 
 
 def _with(names: str, name: str) -> str:

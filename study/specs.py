@@ -24,6 +24,7 @@ from study.settings import hashed, later, rebuild
 VERSIONS = {"fit_tokenizer": 1, "reconstruct": 1, "encode": 1, "fit_generator": 1, "generate": 1}
 
 INTERRUPTED = "interrupted.json"  # in a stage's folder: it was asked to stop, and saved
+DIAGNOSTICS = "diagnostics.json"  # in a stage's folder: see study/diagnostics.py
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,6 +248,11 @@ class Stage:
         """The stage's record when it is done, else None."""
         record = read_json(self.folder / "record.json")
         return record if isinstance(record, dict) and record.get("fingerprint") == self.fingerprint else None
+
+    def diagnostics(self) -> dict[str, Any]:
+        """What was found out about the stage beside its record, see study/diagnostics.py; empty where nothing was."""
+        found = read_json(self.folder / DIAGNOSTICS)
+        return found if isinstance(found, dict) else {}
 
     def interrupted(self) -> bool:
         """Whether the stage was asked to stop, saved, and has not been run since."""

@@ -17,6 +17,7 @@ from models.autoencoder import Autoencoder, Posterior
 from study import given
 from study.compute import apply, autocast
 from study.data import ImageSet, crop, load
+from study.diagnostics import describe_latents
 from study.distributed import gathered, on_main, share
 from study.files import load_metadata, load_tensors, save_tensors
 from study.randomness import generator
@@ -238,8 +239,11 @@ def run(spec: Encode, inputs: dict[str, Stage], out: Workspace) -> Record:
     if any(gathered(stopped)):  # nobody goes on before all shards are there
         raise Interrupted(f"{out.title} was asked to stop")
     shards = [_about(_shard(out.folder, index)) or {} for index in _shards(spec)]
+    latent = _channel_statistics(shards)
+    out.preparing("how latents lie")
+    on_main(lambda: describe_latents(_mapped(stage, out.folder, latent), out.folder))
     return {
-        "latent": {**_channel_statistics(shards), "stored": STORED[spec.stored]},
+        "latent": {**latent, "stored": STORED[spec.stored]},
         "images": spec.train_images,
         "views": 2 if spec.data.flip else 1,
         "shards": len(shards),
@@ -264,21 +268,24 @@ def read(stage: Stage) -> Latents:
         ValueError: a shard of another tokenizer, data set or place, or of another shape than this stage writes; or the
             statistics of the record are not those of the shards.
     """
-    record = stage.record()
-    assert record is not None and isinstance(stage.spec, Encode)
+    return _mapped(stage, stage.folder, statistics(stage))
+
+
+def _mapped(stage: Stage, folder: Path, kept: dict[str, Any]) -> Latents:
+    """The latents of a stage that lie in a folder, which must have these statistics; raises as `read` does."""
+    assert isinstance(stage.spec, Encode)
     shards, abouts = [], []
     for index in _shards(stage.spec):
-        path = _shard(stage.folder, index)
+        path = _shard(folder, index)
         shard = load_tensors(path)
         about = _about(path)
-        _check(stage, index, shard, about)
+        _check(stage, path, index, shard, about)
         shards.append(shard)
         # the first shards said nothing of themselves: what they hold must then add up to the record's statistics
         abouts.append(about or _sums(shard))
-    found, kept = _channel_statistics(abouts), statistics(stage)
-    if not same_statistics(found, kept, SAME_FILES):
+    if not same_statistics(_channel_statistics(abouts), kept, SAME_FILES):
         raise ValueError(
-            f"the mean and spread in {stage.folder / 'record.json'} are not those of the latents beside it: "
+            f"the mean and spread in {folder / 'record.json'} are not those of the latents beside it: "
             "delete the folder to make it again"
         )
     channel_mean, channel_std = (torch.tensor(kept[key])[:, None, None] for key in ("mean", "std"))
@@ -290,14 +297,14 @@ def read(stage: Stage) -> Latents:
     )
 
 
-def _check(stage: Stage, index: int, shard: dict[str, Tensor], about: dict[str, Any] | None) -> None:
-    """ValueError unless a shard is this one of this stage."""
-    path, expected = _shard(stage.folder, index), _identity(stage, index)
+def _check(stage: Stage, path: Path, index: int, shard: dict[str, Tensor], about: dict[str, Any] | None) -> None:
+    """ValueError unless a shard, read from this file, is this one of this stage."""
+    expected = _identity(stage, index)
     for key, value in expected.items():
         if about is not None and about.get(key) != value:
             raise ValueError(
                 f"{path} is not of this stage: its {key} is {about.get(key)}, expected {value}; "
-                f"delete {stage.folder} to make it again"
+                f"delete {path.parent} to make it again"
             )
     assert isinstance(stage.spec, Encode)
     fit = stage.inputs["tokenizer"].spec
@@ -309,6 +316,4 @@ def _check(stage: Stage, index: int, shard: dict[str, Tensor], about: dict[str, 
     found = {name: (tensor.dtype, tuple(tensor.shape)) for name, tensor in shard.items()}
     if found != form:
         described = [", ".join(f"{n} {str(t)[6:]} {s}" for n, (t, s) in sorted(f.items())) for f in (found, form)]
-        raise ValueError(
-            f"{path} holds {described[0]}; expected {described[1]}; delete {stage.folder} to make it again"
-        )
+        raise ValueError(f"{path} holds {described[0]}; expected {described[1]}; delete {path.parent} to make it again")

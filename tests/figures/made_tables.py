@@ -57,7 +57,8 @@ def _runs(width, number, model, sizes, marks, judges, seed, stride, floor) -> li
             rows.append({**shared, **judge, "kind": "tokenizer", "run": tokenizer, "fingerprint": own,
                          "seed": 0, "images_seen": 96_000, "rfid": rfid,
                          "psnr": 24 + 2 * np.log2(width) - 0.4 * number,
-                         "ssim": 0.9, "sheet": f"{tokenizer}.png"})  # fmt: skip
+                         "ssim": 0.9, "sheet": f"{tokenizer}.png", **_diagnostics(width, number),
+                         "ifid": 1.7 * rfid})  # fmt: skip
         for size, parameters in sizes.items():
             for mark in marks:
                 harder = width**0.5 if model == "none" else width ** (0.12 + 0.05 * number)
@@ -71,6 +72,13 @@ def _runs(width, number, model, sizes, marks, judges, seed, stride, floor) -> li
                              "parameters": parameters + 128 * width,
                              "sheet": f"{tokenizer}-samples.png"})  # fmt: skip
     return rows
+
+
+def _diagnostics(width: int, number: int) -> dict[str, float]:
+    """Wide latents lie less evenly, aligned ones more."""
+    cv = 0.2 + 0.002 * width - 0.03 * number
+    return {"density_cv": cv, "gini": 0.55 * cv, "normalized_entropy": 1 - cv**2 / 13, "effective_rank": 0.7 * width,
+            "diagnostic_points": 1500}  # fmt: skip
 
 
 def without(table: pd.DataFrame, tokenizer: str, state: str, reason: str, kind: str = "generator") -> pd.DataFrame:

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 import figures
 from figures.drawing import Drawing, NothingToDraw
 from figures.render import render
+from results.schema import DIAGNOSTICS
 from results.table import ProtocolError
 
 CHARTS = ("frontier", "convergence", "scaling")
@@ -148,7 +149,7 @@ def test_one_size_says_that_it_shows_no_slope(table: pd.DataFrame) -> None:
 
 
 @pytest.mark.parametrize("case", ["nearly equal", "wide range", "three by three", "one"])
-@pytest.mark.parametrize("name", CHARTS)
+@pytest.mark.parametrize("name", [*CHARTS, "uniformity"])
 def test_no_text_is_cut_off_or_small_and_labels_do_not_overlap(name: str, case: str) -> None:
     drawing = draw(name, _case(case))
     figure = drawing.figure
@@ -197,6 +198,37 @@ def _case(case: str) -> pd.DataFrame:
     table["rfid"] = (10.1 + 0.04 * rank).where(table["kind"] == "tokenizer")
     table["gfid"] = (60 + 0.2 * rank).where(table["kind"] == "generator")
     return table
+
+
+def test_each_diagnostic_has_a_panel_per_judge_with_its_rank_correlation(table: pd.DataFrame) -> None:
+    drawing = draw("uniformity", table)
+    assert len(drawing.figure.axes) == 5 * len(JUDGES)
+    found = texts(drawing)
+    assert "Spread of density: ρ = 0.80 (" in found and "Entropy of density: ρ = −0.80 (" in found
+    assert "), n = 4" in found and "Latents: 1,500 tokens" in found and "no |ρ| where n = 4" in found
+    assert "Not measured" not in found
+    assert set(drawing.data["diagnostic"]) == {"rfid", *DIAGNOSTICS}  # rFID to compare with
+    assert set(drawing.data["images_seen"]) == {128_000}
+
+
+def test_a_diagnostic_that_is_missing_is_a_named_gap(table: pd.DataFrame) -> None:
+    table.loc[table["tokenizer"] == "f4d16", [*DIAGNOSTICS, "diagnostic_points"]] = pd.NA
+    table["ifid"] = float("nan")
+    drawing = draw("uniformity", table)
+    found = texts(drawing)
+    assert "Gini of density, Entropy of density, Effective rank of f4d16; iFID of all (python" in found
+    assert len(drawing.figure.axes) == 4 * len(JUDGES) and "), n = 3" in found
+    lost = drawing.data[drawing.data["tokenizer"] == "f4d16"].set_index("diagnostic")["value"]
+    assert lost.drop("rfid").isna().all() and lost["rfid"].notna().all()
+    assert "n = 1, too few to rank" in texts(draw("uniformity", study(widths=(4,), models=("none",))))
+    with pytest.raises(NothingToDraw, match="brings them"):
+        draw("uniformity", table.assign(**dict.fromkeys(DIAGNOSTICS, float("nan"))))
+
+
+def test_the_largest_generator_is_drawn_and_the_others_are_in_the_data() -> None:
+    drawing = draw("uniformity", study(sizes={"LightningDiT-XXS/2": 1_250_000, "LightningDiT-XS/2": 5_500_000}))
+    assert "LightningDiT-XS/2 at 128k images seen. Other sizes are in the CSV." in texts(drawing)
+    assert set(drawing.data["generator"]) == {"LightningDiT-XXS/2", "LightningDiT-XS/2"}
 
 
 def test_guidance_rings_what_was_chosen_and_not_what_scored_best(table: pd.DataFrame) -> None:

@@ -1,0 +1,160 @@
+"""Numbers of latents: their closed forms, the same again, and their way from a stage's folder into the table."""
+
+import dataclasses
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from made_up import COMPUTE, draw_pictures
+
+from results import table as results
+from results.schema import DIAGNOSTICS
+from study import diagnose
+from study.collect import update_table
+from study.data import resolve
+from study.diagnostics import describe_latents, points_for, tokens
+from study.jobs import run_stage
+from study.metrics import MetricError, effective_rank, spectrum, unevenness, uniformity
+from study.plan import make_plan
+from study.specs import Stage
+from study.stages import encode, reconstruct
+
+
+def test_equal_weights_are_even_and_one_that_has_all_is_not():
+    assert unevenness(np.full(50, 3.0)) == pytest.approx({"density_cv": 0, "gini": 0, "normalized_entropy": 1})
+    alone = unevenness(np.eye(50)[7])
+    assert alone == pytest.approx({"density_cv": 7, "gini": 1 - 1 / 50, "normalized_entropy": 0})  # sqrt(50 - 1)
+
+
+def test_weights_by_hand():
+    found = unevenness(np.array([3.0, 1.0]))
+    assert found["density_cv"] == pytest.approx(0.5)  # spread 1 over mean 2
+    assert found["gini"] == pytest.approx(0.25)  # |3 - 1| twice, over 2 * 4 pairs of mean 2
+    assert found["normalized_entropy"] == pytest.approx(-(0.75 * np.log2(0.75) + 0.25 * np.log2(0.25)))
+
+
+@pytest.fixture(scope="module")
+def maps():
+    """Latents of one normal cloud, and of a large cluster among small ones."""
+    rng = np.random.default_rng(0)
+    cloud = rng.normal(size=(240, 4))
+    clusters = np.concatenate([8 * rng.normal(size=4) + 0.3 * rng.normal(size=(n, 4)) for n in (180, *[6] * 10)])
+    return cloud.astype(np.float32), (clusters / clusters.std(axis=0)).astype(np.float32)
+
+
+def test_clusters_of_unequal_size_are_less_even_than_one_cloud_and_the_same_again(maps):
+    even, clustered = map(uniformity, maps)
+    assert clustered["density_cv"] > 1.1 * even["density_cv"]
+    assert clustered["gini"] > 1.1 * even["gini"]
+    assert clustered["normalized_entropy"] < even["normalized_entropy"] < 1
+    assert uniformity(maps[0]) == even
+
+
+def test_a_map_needs_points_that_are_numbers_and_differ(maps):
+    with pytest.raises(ValueError, match=r"at least 91 latent tokens \(perplexity 30\), got \(90, 4\)"):
+        uniformity(maps[0][:90])
+    with pytest.raises(MetricError, match="not finite"):
+        uniformity(np.full_like(maps[0], np.nan))
+    for flat in (np.full((120, 4), 3.7), np.outer(np.arange(120), [1, 2, 3, 4])):
+        with pytest.raises(MetricError, match="on a line or in a point"):
+            uniformity(flat.astype(np.float32))
+
+
+def test_the_effective_rank_of_k_equal_eigenvalues_is_k():
+    for k in (1, 3, 8):
+        assert effective_rank(np.array([2.5] * k + [0.0] * 4)) == pytest.approx(k)
+    latents = np.concatenate([np.eye(3), -np.eye(3)]) @ np.eye(3, 5)  # three directions of five, alike
+    values = spectrum(latents)
+    assert values == pytest.approx([0.4, 0.4, 0.4, 0, 0])  # 2 of 6 points at distance 1, over 6 - 1
+    assert effective_rank(values) == pytest.approx(3)
+
+
+def test_the_nearest_other_point():
+    points = torch.tensor([[0.0, 0], [1, 0], [10, 0], [12, 0], [0, 0.5]])
+    assert reconstruct.nearest(points).tolist() == [4, 0, 3, 2, 0]
+    many = torch.randn(300, 5, generator=torch.Generator().manual_seed(0))  # more than a batch
+    distances = torch.cdist(many.double(), many.double()).fill_diagonal_(torch.inf)
+    assert torch.equal(reconstruct.nearest(many), distances.argmin(dim=1))
+
+
+def test_how_many_points_a_data_set_has():
+    assert [points_for(images) for images in (64, 9_600, 1_281_167)] == [64, 1_500, 10_000]
+
+
+@pytest.fixture
+def plan(tiny_scale, tmp_path):
+    """One tokenizer and one generator on enough pictures to describe, judged by a classifier."""
+    import ablations.frontier
+
+    data = resolve(str(draw_pictures(tmp_path / "many", per_class=48)), 16)
+    scale = dataclasses.replace(tiny_scale, judges=(("classifier", 0),), train_images=110)
+    return make_plan("frontier", ablations.frontier, scale, data, COMPUTE, "test")
+
+
+@pytest.fixture
+def stages(plan) -> dict[str, Stage]:
+    """Those of the tokenizer's job, done."""
+    for stage in plan.jobs[0].stages:
+        run_stage(stage)
+    return {stage.kind: stage for stage in plan.jobs[0].stages}
+
+
+def test_diagnostics_go_from_the_stage_into_the_table_and_missing_ones_are_brought(
+    plan, stages, tmp_path, monkeypatch, capsys
+):
+    latents = encode.read(stages["encode"])
+    chosen = tokens(latents, 110)
+    assert chosen.shape == (110, 4) and np.abs(chosen.mean(axis=0)).max() < 0.5
+    np.testing.assert_array_equal(tokens(latents, 110), chosen)
+    found = stages["encode"].diagnostics()
+    assert found["diagnostic_points"] == 110 and len(found["eigenvalues"]) == 4
+    assert 1 <= found["effective_rank"] <= 4
+    assert "density_cv" not in stages["encode"].record()  # beside it, so that no result rests on them
+
+    row = load(update_table(plan, tmp_path))
+    assert row["density_cv"] == found["density_cv"] and row["diagnostic_points"] == 110
+    assert np.isnan(row["ifid"])  # no sweep computes it
+
+    (stages["encode"].folder / "diagnostics.json").unlink()  # as of a stage of before
+    row = load(update_table(plan, tmp_path))
+    assert row[[*DIAGNOSTICS]].isna().all() and row["rfid"] > 0
+    monkeypatch.setattr("study.manage.plans_of", lambda study: [(SimpleNamespace(out=tmp_path), plan)])
+    assert diagnose.main(["test"]) == 0
+    assert stages["encode"].diagnostics() == found
+    row = load(tmp_path / "results" / "test" / "table.csv")
+    assert row[[*DIAGNOSTICS]].notna().all()
+    printed = capsys.readouterr().out
+    assert "f4d4: density_cv" in printed and "of 110 latents" in printed and "(classifier)" in printed
+
+    monkeypatch.setattr(reconstruct, "interpolated_distances", None)  # what is there is not computed again
+    assert diagnose.main(["test", "--points", "100"]) == 0
+    assert load(tmp_path / "results" / "test" / "table.csv")["diagnostic_points"] == 100
+    assert diagnose.main(["test", "--points", "50"]) == 2
+    assert capsys.readouterr().err == "study.diagnose: --points 50: t-SNE needs at least 91\n"
+
+
+def load(path):
+    """The tokenizer's row."""
+    table = results.load(path)
+    (row,) = (row for _, row in table[table["kind"] == "tokenizer"].iterrows())
+    return row
+
+
+def test_latents_that_cannot_be_described_cost_nobody_the_latents(tmp_path, caplog):
+    few = encode.Latents(
+        ({"sample": torch.zeros(20, 1, 4, 2, 2, dtype=torch.float16)},),
+        torch.zeros(20, dtype=torch.int64),
+        torch.zeros(4, 1, 1),
+        torch.ones(4, 1, 1),
+    )
+    assert describe_latents(few, tmp_path) == {}
+    assert "too few images to tell how latents lie: 20" in caplog.text
+
+
+def test_halfway_between_equal_latents_nothing_moves(stages, monkeypatch):
+    """With every latent its own neighbour, the interpolated FID is the rFID."""
+    monkeypatch.setattr(reconstruct, "nearest", lambda points: torch.arange(len(points)))
+    found = reconstruct.interpolated_distances(stages["reconstruct"])
+    rfid = stages["reconstruct"].record()["metrics"]["classifier"]["rfid"]
+    assert found == {"classifier": pytest.approx(rfid, rel=1e-3)}
