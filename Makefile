@@ -4,7 +4,7 @@ VENV ?= .venv
 ARGS ?=
 RUN := $(VENV)/bin/python
 
-.PHONY: study test test-slow test-slurm lint clean
+.PHONY: study test test-slow test-slurm test-chaos lint clean
 study: $(VENV)/.installed
 	$(RUN) -m study.sweep $(ARGS)
 
@@ -16,6 +16,9 @@ test-slow: $(VENV)/.installed
 
 test-slurm: $(VENV)/.installed
 	$(RUN) -m pytest -m slurm $(ARGS)
+
+test-chaos: $(VENV)/.installed
+	$(RUN) -m pytest -m chaos -s $(ARGS)
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .

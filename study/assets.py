@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from study.files import fingerprint, read_json, write_json
+from study.files import fingerprint, read_json, remove_partial, write_json
 from study.lease import lease
 from study.paths import study_root
 
@@ -27,6 +27,7 @@ def asset(kind: str, spec: dict[str, Any], build: Callable[[Path], None]) -> Pat
     if read_json(folder / "spec.json") is None:
         with lease(folder):
             if read_json(folder / "spec.json") is None:
+                remove_partial(folder)
                 build(folder)
                 write_json(folder / "spec.json", spec)
     return folder

@@ -1,9 +1,10 @@
-"""Checkpoints of a training: everything that must survive, in safetensors, the last two kept."""
+"""Checkpoints of a training: everything that must survive, in safetensors with a checksum, the last two kept."""
 
 from __future__ import annotations
 
 import dataclasses
 import logging
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from study.distributed import from_main, processes, rank
 from study.files import load_metadata, load_tensors, save_tensors
 
 KEPT = 2
+CHECKSUM = "crc32"  # name of its entry in the metadata; the first checkpoints had none
 Parts = Mapping[str, nn.Module | torch.optim.Optimizer]
 log = logging.getLogger(__name__)
 
@@ -67,17 +69,32 @@ def _file(folder: Path, images_seen: int) -> Path:
     return folder / f"checkpoint-{images_seen:012d}.safetensors"
 
 
+def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
+    """CRC-32 of everything a checkpoint says; safetensors itself only notices a file that is too short.
+
+    Args:
+        tensors: contiguous, on the CPU.
+        metadata: the other entries.
+    """
+    said = [sorted(metadata.items()), [(name, str(t.dtype), tuple(t.shape)) for name, t in sorted(tensors.items())]]
+    value = zlib.crc32(repr(said).encode())
+    for _, tensor in sorted(tensors.items()):
+        value = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy().data, value)
+    return f"{value:08x}"
+
+
 def save(folder: Path, parts: Parts, position: Position) -> None:
     """Write a checkpoint at this position, then drop all but the last two. Of several processes the first writes."""
     if rank() != 0:
         return
     path = _file(folder, position.images_seen)
+    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in pack(parts).items()}
     metadata = {
         "images_seen": str(position.images_seen),
         "seconds": f"{position.seconds:.3f}",
         "skipped": str(position.skipped),
     }
-    save_tensors(path, pack(parts), metadata)
+    save_tensors(path, tensors, {**metadata, CHECKSUM: _checksum(tensors, metadata)})
     for old in _files(folder)[:-KEPT]:
         old.unlink(missing_ok=True)
 
@@ -85,8 +102,8 @@ def save(folder: Path, parts: Parts, position: Position) -> None:
 def restore(folder: Path, parts: Parts) -> Position:
     """Load the newest whole checkpoint into the parts and say where it stands; the start when there is none.
 
-    A torn file is dropped with a warning and the one before it is used. Of several processes the first drops, and the
-    others load what it has loaded.
+    A torn or altered file is dropped with a warning and the one before it is used. Of several processes the first
+    drops, and the others load what it has loaded.
     """
     position = _restore(folder, parts) if rank() == 0 else Position()
     if processes() > 1:
@@ -100,6 +117,9 @@ def _restore(folder: Path, parts: Parts) -> Position:
     for path in reversed(_files(folder)):
         try:
             tensors, metadata = load_tensors(path), load_metadata(path)
+            written = metadata.pop(CHECKSUM, None)
+            if written is not None and written != _checksum(tensors, metadata):
+                raise SafetensorError("its content is not what was written: the checksum differs")
         except SafetensorError as error:
             log.warning("checkpoint %s cannot be read (%s): falling back to the one before", path, error)
             path.unlink(missing_ok=True)

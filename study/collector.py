@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import time
@@ -56,4 +57,5 @@ class Collector:
 
             rendering = render(self.table.parent, drawn)
             self.made, self.skipped = rendering.written, {**rendering.skipped, **rendering.refused}
-            write_json(mark, {"table": state, "skipped": self.skipped})  # last: a drawing cut off is done again
+            with contextlib.suppress(OSError):  # a full disk under $STUDY_ROOT: they are drawn again
+                write_json(mark, {"table": state, "skipped": self.skipped})  # last: a drawing cut off is done again

@@ -159,8 +159,12 @@ def load(spec: DataSpec, split: str) -> ImageSet:
     folder = _folder(spec)
     if read_json(folder / "manifest.json") is None:
         raise ValueError(f"{spec.name} is not packed in {folder}; resolve its source again, which packs it")
-    images = np.load(folder / f"{split}.images.npy", mmap_mode="r", allow_pickle=False)
-    labels = np.load(folder / f"{split}.labels.npy", allow_pickle=False)
+    try:
+        images = np.load(folder / f"{split}.images.npy", mmap_mode="r", allow_pickle=False)
+        labels = np.load(folder / f"{split}.labels.npy", allow_pickle=False)
+    except FileNotFoundError as error:
+        gone = Path(error.filename).name
+        raise ValueError(f"{gone} is gone from {folder}; delete the folder: the same command packs it again") from None
     count = spec.train_images if split == "train" else spec.test_images
     expected = (count, spec.channels, spec.resolution, spec.resolution)
     if images.shape != expected or images.dtype != np.uint8 or labels.shape != (count,):

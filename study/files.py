@@ -34,6 +34,13 @@ def atomic(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_partial(folder: Path) -> None:
+    """Delete what writers that were killed left of `atomic` in this folder; whoever holds its lease may."""
+    for path in folder.glob(".*.*.????????"):
+        if not path.name.startswith(".lease.json."):  # the holder's own beat, on its way
+            path.unlink(missing_ok=True)
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write `content` as JSON, atomically; a number that is not finite is refused (ValueError)."""
     text = json.dumps(content, indent=1, allow_nan=False)

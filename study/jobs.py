@@ -15,11 +15,11 @@ from study.cluster import put_back
 from study.compute import processor
 from study.distributed import Elsewhere, barrier, from_main, lost_another, processes, rank, started, together
 from study.estimate import note_rate
-from study.files import write_json
+from study.files import remove_partial, write_json
 from study.lease import Lease, LeaseLost, lease
 from study.plan import Job
 from study.provenance import provenance
-from study.specs import INTERRUPTED, VERSIONS, Stage
+from study.specs import INTERRUPTED, UNWRITTEN, VERSIONS, Stage
 from study.stopping import Interrupted, stop_on_signals, stop_requested
 from study.workspace import Blocked, Diverged, Record, Workspace
 
@@ -44,13 +44,18 @@ def run_stage(stage: Stage, title: str = "") -> Record:
     if missing := from_main(missing):
         raise Blocked(f"blocked by {', '.join(missing)}")
     with contextlib.ExitStack() as stack:
-        held = None
-        if rank() == 0:
-            held = stack.enter_context(lease(stage.folder))
+        try:
+            held = stack.enter_context(lease(stage.folder)) if rank() == 0 else None
+        except OSError as error:  # a full or read-only disk
+            note_failure(stage, "failed", _reason(error))
+            raise
         if record := from_main(stage.record()):  # whoever held the lease before finished it
             return record
-        for earlier in ("failure.json", INTERRUPTED) if held else ():
-            (stage.folder / earlier).unlink(missing_ok=True)
+        if held:
+            for earlier in ("failure.json", INTERRUPTED):
+                (stage.folder / earlier).unlink(missing_ok=True)
+            UNWRITTEN.pop(stage.folder, None)
+            remove_partial(stage.folder)
         started = time.time()
         try:
             outcome = stages.execute(stage, Workspace(stage.folder, held, title or stage.kind))
@@ -117,9 +122,16 @@ def _reason(error: BaseException) -> str:
 
 
 def note_failure(stage: Stage, state: str, reason: str) -> None:
-    """Write why a stage has no record: state ("failed", "diverged") and reason."""
-    with contextlib.suppress(OSError):  # on a full disk the scheduler still sees that no record came
+    """Write why a stage has no record: state ("failed", "diverged") and reason.
+
+    Where nothing can be written, as on a full disk, this process remembers it: the table may lie elsewhere.
+    """
+    try:
         write_json(stage.folder / "failure.json", {"state": state, "reason": reason})
+        UNWRITTEN.pop(stage.folder, None)
+    except OSError as error:
+        reason = f"{reason}; cannot write to {stage.folder}: {error.strerror}"
+        UNWRITTEN[stage.folder] = {"state": state, "reason": reason}
 
 
 def note_short_end(

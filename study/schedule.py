@@ -120,9 +120,10 @@ class LocalJobs:
         code = snapshot()
         with _undisturbed(), mock.patch.dict(os.environ, environment(code)):
             submitted = executor.submit(run_job, job)
-            write_json(folder / "submission.json", this_process(int(submitted.job_id)))
             self._submitted[job.name] = submitted
             self.board.running[job.name] = {}
+            with contextlib.suppress(OSError):  # a full disk: only other sweeps know less of it
+                write_json(folder / "submission.json", this_process(int(submitted.job_id)))
 
     def watch(self, show: Show, on_change: Callable[[], None]) -> None:
         """Submit what is ready and wait until nothing is left to do; `on_change` after jobs have ended."""
@@ -159,7 +160,12 @@ class LocalJobs:
                     board.running[job.name] = adopted
                 elif len(board.running) < self.slots and board.ready(job):
                     waiting.remove(job)
-                    self._submit(job)
+                    try:
+                        self._submit(job)
+                    except OSError as error:  # a full disk
+                        board.failed.add(job.name)
+                        note_short_end(job, reason=f"the job could not be started: {error}")
+                        changed = True
             show(board.running)
             if changed:
                 on_change()  # after submitting, so that no slot waits for figures

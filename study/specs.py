@@ -260,7 +260,10 @@ class Stage:
 
     def failure(self) -> dict[str, Any] | None:
         """How the stage last failed, when it did and has not been run since: state and reason."""
-        return None if self.record() else read_json(self.folder / "failure.json")
+        return None if self.record() else UNWRITTEN.get(self.folder) or read_json(self.folder / "failure.json")
+
+
+UNWRITTEN: dict[Path, dict[str, Any]] = {}  # by a stage's folder: failures that this process could not write there
 
 
 SPECS: dict[str, type] = {

@@ -29,6 +29,7 @@ from study.workspace import Record, Workspace, peak_memory_gib
 SHARD_IMAGES = 8192
 BATCH = 128
 STORED = {"posterior": "mean and spread, float16", "sample": "a posterior sample of each view, float16"}
+LEAST_SPREAD = 1e-5  # of a channel, whose latents are about 1; a posterior that shrank to nothing still has 3e-7
 # Shares of a channel's spread that statistics may differ by
 SAME_FILES = 1e-6  # what sums of the same numbers differ by
 SAME_ENCODING = 1e-3  # what processors and precisions differ by, and tokenizers by more
@@ -181,7 +182,7 @@ def _channel_statistics(shards: list[dict[str, Any]]) -> dict[str, list[float]]:
     )
     mean = sums / values
     std = (squares / values - mean.square()).clamp_min(0).sqrt()
-    if not torch.isfinite(std).all() or (std == 0).any():
+    if not torch.isfinite(std).all() or (std < LEAST_SPREAD).any():
         raise ValueError("the latents have no spread in some channel: the tokenizer has collapsed")
     return {"mean": mean.tolist(), "std": std.tolist()}
 

@@ -17,6 +17,7 @@ from study.workspace import Record, Workspace, peak_memory_gib
 SHEET = "reconstructions.png"
 SHEET_COLUMNS = 8
 BATCH = 128
+LEAST_SPREAD = 0.01  # of reconstructions over images, as a share of the images' own; below it a tokenizer has collapsed
 
 
 def run(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -> Record:
@@ -44,6 +45,7 @@ def _judged(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -> Rec
         out.stop_if_asked()
     reconstructions = torch.cat(parts).contiguous()
     out.preparing("PSNR, SSIM and perceptual distance")
+    _check_spread(images, reconstructions)
     perceptual = perceptual_net(spec.perceptual_net, spec.perceptual_size).to(device)
     values = reconstruction_metrics(images, reconstructions, perceptual)
     metrics = {}
@@ -114,3 +116,20 @@ def nearest(points: Tensor) -> Tensor:
 def _decoded(tokenizer: Autoencoder, latents: Tensor) -> Tensor:
     """Pictures (B, C, H, W) uint8 of raw latents, on the CPU."""
     return ((tokenizer.decode(latents) + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8).cpu()
+
+
+def _check_spread(images: Tensor, reconstructions: Tensor) -> None:
+    """ValueError when a tokenizer draws (nearly) the same picture whatever it is shown.
+
+    Args:
+        images, reconstructions: uint8 (N, C, H, W).
+    """
+    some = slice(None, None, -(-len(images) // BATCH))  # enough to tell, and all of ImageNet's would fill the memory
+    of_images, of_reconstructions = (
+        pixels[some].float().std(dim=0, correction=0).mean().item() for pixels in (images, reconstructions)
+    )
+    if of_reconstructions < LEAST_SPREAD * of_images:
+        raise ValueError(
+            "the tokenizer has collapsed: its reconstructions are nearly the same picture, they differ "
+            f"{of_reconstructions / of_images:.2%} as much as the images (at least {LEAST_SPREAD:.0%} is asked for)"
+        )

@@ -2,6 +2,7 @@ import multiprocessing
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -75,6 +76,39 @@ def test_a_stale_lease_of_another_machine_is_taken_over_whatever_the_clocks_say(
     os.utime(tmp_path / "lease.json", (future, future))
     with lease(tmp_path, stale_seconds=0.2, poll_seconds=0.02):
         assert read_json(tmp_path / "lease.json")["token"] != "theirs"
+
+
+@pytest.mark.parametrize("skew", [-300, 0, 300])
+def test_clocks_5_minutes_apart_neither_end_a_live_lease_nor_keep_a_stale_one(skew, tmp_path, monkeypatch):
+    now = 1e9
+
+    def live():
+        future = now + skew  # what the file server and the other machine take for the time
+        os.utime(tmp_path / "lease.json", (future, future))
+        return watcher.live(tmp_path) is not None
+
+    monkeypatch.setattr(leases, "time", SimpleNamespace(monotonic=lambda: now, time=lambda: now + 2 * skew))
+    watcher = Watcher()
+    for beat in range(4):
+        foreign(tmp_path, beat)
+        assert live()
+        now += leases.STALE_SECONDS - 1
+        assert live()  # late, as on a busy file server
+    now += 1
+    assert not live()
+
+
+def test_a_machine_that_was_started_anew_has_let_go_and_another_has_not(tmp_path, monkeypatch):
+    for here, there, gone in (
+        ("node1/new/pids", "node1/old/pids", True),
+        ("node2/new/pids", "node1/old/pids", False),
+        ("localhost/new/pids", "localhost/old/pids", False),  # a name that any machine may have
+        ("node1/new/pids", "node1/new/others", False),  # another container: its processes are not seen from here
+    ):
+        monkeypatch.setattr(leases, "_boot", lambda here=here: here)
+        foreign(tmp_path, 1)
+        write_json(tmp_path / "lease.json", {**read_json(tmp_path / "lease.json"), "boot": there})
+        assert (holder(tmp_path) is None) == gone, (here, there)
 
 
 def test_a_holder_whose_lease_was_taken_stops_and_leaves_the_new_one_alone(tmp_path, monkeypatch):

@@ -1,10 +1,12 @@
 """The scheduler with stand-ins for processes: what it says of jobs that end short, and that it always ends."""
 
+import errno
 import shutil
 
 import pytest
 from made_up import COMPUTE, Asking, data_spec
 
+from study.collect import state_of
 from study.files import write_json
 from study.jobs import note_failure
 from study.plan import Run, make_plan
@@ -94,6 +96,23 @@ def test_it_ends_when_what_a_job_reads_is_deleted_meanwhile(plan, monkeypatch):
     jobs.board.jobs.pop(plan.jobs[0].name)  # it was done when this sweep began
     watch(jobs)
     assert attempts == []
+
+
+def test_a_job_that_a_full_disk_keeps_from_starting_has_failed_though_nothing_can_be_written(plan, monkeypatch):
+    def no_room(*arguments):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    jobs, attempts = scheduler(plan, monkeypatch, no_room)
+    monkeypatch.setattr("study.jobs.write_json", no_room)
+    changes = watch(jobs)
+    assert attempts == ["tokenizer"]
+    assert changes
+    state, reason, _ = state_of(plan.runs[0], plan.runs[0].results[0])
+    assert state == "failed"
+    assert "could not be started: [Errno 28] No space left on device; cannot write to" in reason
+    for stage in plan.jobs[0].stages:
+        finish(stage)
+    assert plan.jobs[0].stages[0].failure() is None
 
 
 def test_a_job_that_ends_before_it_starts_does_not_go_on_for_ever(plan, monkeypatch):

@@ -235,6 +235,41 @@ def test_a_job_that_was_killed_itself_says_so_and_the_same_command_ends_with_the
 
 
 @pytest.mark.slow
+def test_a_sweep_whose_disk_fills_says_so_and_the_same_command_goes_on_when_there_is_room(
+    pictures, tmp_path, study_root, monkeypatch
+):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)]  # not enough for a generator's snapshots
+    mounted = subprocess.run(mount, capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted here, which needs root: {mounted.stderr.strip()}")
+    arguments = [*TINY, "--set", "foundation_models=()", "--resolution", 32, "--data", pictures]
+    try:
+        monkeypatch.setenv("STUDY_ROOT", str(disk / "root"))
+        full = sweep(*arguments, "--out", tmp_path)
+        assert full.returncode == 1, full.stdout + full.stderr
+        table = pd.read_csv(next((tmp_path / "results").iterdir()) / "table.csv")
+        assert table.set_index("kind").loc["tokenizer", "state"] == "done"
+        generators = table[table["kind"] == "generator"]
+        assert set(generators["state"]) == {"failed"}
+        assert generators["reason"].str.contains("No space left on device").all(), generators["reason"].tolist()
+        (folder,) = (disk / "root" / "stages" / "fit_generator").iterdir()
+        assert not list(folder.glob(".*.safetensors.*"))
+        subprocess.run(["mount", "-o", "remount,size=200m", str(disk)], check=True)
+        done = sweep(*arguments, "--out", tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        found = {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+    finally:
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
+    monkeypatch.setenv("STUDY_ROOT", str(study_root))
+    assert sweep(*arguments, "--out", tmp_path / "undisturbed").returncode == 0
+    folder = study_root / "stages" / "fit_generator" / folder.name
+    assert {path.name: path.read_bytes() for path in folder.glob("*.safetensors")} == found
+    assert len(found) == 4
+
+
+@pytest.mark.slow
 def test_a_sweep_that_is_interrupted_saves_and_says_how_to_go_on(pictures, tmp_path, study_root):
     arguments = [*LONG, "--data", pictures, "--out", tmp_path]
     first = start(*arguments)

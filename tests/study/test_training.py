@@ -7,6 +7,7 @@ import torch
 
 from study import checkpoint, training
 from study.checkpoint import Position, restore, save
+from study.files import save_tensors
 from study.jobs import run_stage
 from study.lease import lease
 from study.randomness import generator
@@ -214,6 +215,38 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path, caplog):
     assert restore(tmp_path, {"layer": layer}) == Position(8, 1.0)
     assert torch.equal(layer.weight, before)
     assert "falling back" in caplog.text
+
+
+def test_a_checkpoint_with_any_one_byte_altered_is_never_taken_for_whole(tmp_path, caplog):
+    """Every byte in turn: of the header, of its metadata and of the tensors."""
+    parts = {"layer": torch.nn.Linear(2, 1), "half": torch.nn.Linear(1, 1, bias=False).bfloat16()}
+    save(tmp_path, parts, Position(8, 1.0))
+    before = {name: tensor.clone() for name, tensor in checkpoint.pack(parts).items()}
+    with torch.no_grad():
+        parts["layer"].weight.add_(1)
+    save(tmp_path, parts, Position(16, 2.0, 3))
+    after = {name: tensor.clone() for name, tensor in checkpoint.pack(parts).items()}
+    newest = sorted(tmp_path.glob("checkpoint-*"))[-1]
+    whole = newest.read_bytes()
+    fell_back = 0
+    for place in range(len(whole)):
+        newest.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        position = restore(tmp_path, parts)
+        fell_back += position == Position(8, 1.0)
+        assert position in (Position(8, 1.0), Position(16, 2.0, 3)), place
+        expected = before if position.images_seen == 8 else after  # a flip may spoil the checksum's name alone
+        assert all(torch.equal(t, expected[name]) for name, t in checkpoint.pack(parts).items()), place
+    assert fell_back > len(whole) - 30
+    assert "the checksum differs" in caplog.text
+
+
+def test_a_checkpoint_without_a_checksum_still_loads(tmp_path):
+    layer = torch.nn.Linear(2, 1)
+    metadata = {"images_seen": "8", "seconds": "1.000"}  # as the first ones were written
+    save_tensors(tmp_path / "checkpoint-000000000008.safetensors", checkpoint.pack({"layer": layer}), metadata)
+    loaded = torch.nn.Linear(2, 1)
+    assert restore(tmp_path, {"layer": loaded}) == Position(8, 1.0)
+    assert torch.equal(loaded.weight, layer.weight)
 
 
 def test_only_the_last_two_checkpoints_are_kept(tmp_path):
