@@ -28,6 +28,10 @@ WAITING = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED", "S
 RUNNING = {"RUNNING", "CONFIGURING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED", "RESIZING"}
 
 
+class Refused(ValueError):
+    """Slurm does not take a job, for instance because there is no such partition."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Profile:
     """What each job asks Slurm for. Empty or 0 leaves it to the cluster."""

@@ -14,7 +14,8 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from study.compute import processor
+from study.cluster import Profile
+from study.compute import Compute, processor
 from study.estimate import GUESSED_GPU, data_bytes, disk_bytes, estimated_seconds, has_rates, parameters, work
 from study.plan import Job, Plan
 from study.specs import Stage
@@ -44,18 +45,22 @@ def remaining_seconds(jobs: list[Job], slots: int) -> float:
     return total
 
 
-def print_plan(plan: Plan, slots: int) -> None:
-    """Print what will run before anything runs."""
+def print_plan(plan: Plan, slots: int, profiles: dict[str, Profile] | None = None) -> None:
+    """Print what will run before anything runs; `profiles` say what Slurm is asked for, where it runs there."""
     compute = plan.compute
     console.print(f"[bold]{plan.ablation}[/bold] at scale [bold]{plan.scale.name}[/bold]: {plan.question}")
     data = plan.data
     console.print(
         f"data {escape(data.name)}, {data.classes} classes, "
         f"{min(plan.scale.train_images, data.train_images):,} training images of {data.resolution} px; "
-        f"on {compute.device} in {compute.precision}, "
-        f"{slots} {'job' if slots == 1 else 'jobs'} at once, {compute.threads} "
-        f"{'thread' if compute.threads == 1 else 'threads'} each"
+        f"on {compute.device} in {compute.precision}"
+        + ("" if profiles else f", {_counted(slots, 'job')} at once, {_counted(compute.threads, 'thread')} each")
     )
+    if profiles:
+        asked = {kind: _asked(compute, profile) for kind, profile in profiles.items()}
+        same = len(set(asked.values())) == 1
+        told = asked["tokenizer"] if same else "; ".join(f"{wishes} ({kind}s)" for kind, wishes in asked.items())
+        console.print(f"each job asks Slurm for {told}", markup=False)
     cached = sum(stage.record() is not None for job in plan.jobs for stage in job.stages)
     counted = f"{len(plan.runs)} runs, {len(plan.stages)} stages, {cached} done before; "
     if compute.device == "cuda":
@@ -73,6 +78,22 @@ def print_plan(plan: Plan, slots: int) -> None:
         console.print("[bold]missing here:[/bold]")
         for line in plan.missing:
             console.print(f"  {line}", markup=False)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _asked(compute: Compute, profile: Profile) -> str:
+    """What a job asks Slurm for, in words."""
+    wishes = [
+        _counted(compute.processes * (profile.cpus or compute.threads), "CPU"),
+        _counted(compute.processes, "GPU") if compute.device == "cuda" else "",
+        f"{profile.memory_gb:g} GB" if profile.memory_gb else "",
+        duration(profile.minutes * 60),
+        f"partition {profile.partition}" if profile.partition else "",
+    ]
+    return ", ".join(filter(None, wishes))
 
 
 def _times(plan: Plan) -> Table:

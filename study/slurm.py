@@ -18,18 +18,23 @@ from typing import Any
 from unittest import mock
 
 from study import cluster
-from study.cluster import Profile
+from study.cluster import Profile, Refused
 from study.files import read_json, write_json
 from study.jobs import note_short_end, run_job
 from study.lease import holder
 from study.paths import job_folder, study_root
 from study.plan import Job, Plan
+from study.schedule import log_of
 from study.snapshot import environment, snapshot
 from study.specs import Stage
 
 POLL_SECONDS = 10.0
 COLLECTOR_MINUTES = 60
 COLLECTOR = "collect"  # folder of the last job's note, with the study's name
+ENDED = {  # by Slurm, before its records were there: state and reason
+    "TIMEOUT": ("timed out", "the job reached its time limit; the same command goes on from there"),
+    "CANCELLED": ("failed", "cancelled; retry goes on from what was saved"),
+}
 
 
 def missing(job: Job) -> list[Stage]:
@@ -58,9 +63,28 @@ def submit(plan: Plan, jobs: Sequence[Job], profiles: dict[str, Profile], out: P
         jobs: of the plan.
         profiles: what each wave asks for.
         out: folder that holds results/ and figures/.
+
+    Raises:
+        Refused: by Slurm; then nothing of this call stays in the queue.
     """
     queued = active(jobs)
     todo = [job for job in jobs if missing(job) and job.name not in queued]
+    try:
+        _submit(plan, jobs, todo, queued, profiles, out)
+    except Refused:
+        cluster.cancel(active(todo).values())
+        raise
+
+
+def _submit(
+    plan: Plan,
+    jobs: Sequence[Job],
+    todo: Sequence[Job],
+    queued: dict[str, str],
+    profiles: dict[str, Profile],
+    out: Path,
+) -> None:
+    """Submit `todo`, each wave after the one that it reads from; generators wait for all tokenizers of the queue."""
     code = snapshot()
     for job in todo:  # of earlier attempts: they would be taken for this one's
         for stage in missing(job):
@@ -122,7 +146,7 @@ def _submitted(executor: Any, code: Path, calls: list[tuple[Any, ...]]) -> list[
     """Submit calls (function, then its arguments) as one array.
 
     Raises:
-        ValueError: Slurm refuses them; its own words, in one line.
+        Refused: in Slurm's own words, one line.
     """
     from submitit.core.utils import FailedJobError
 
@@ -136,7 +160,7 @@ def _submitted(executor: Any, code: Path, calls: list[tuple[Any, ...]]) -> list[
             return [executor.submit(*call) for call in calls]
     except FailedJobError as error:
         said = [line for line in str(error).splitlines() if "error" in line.lower()] or str(error).splitlines()
-        raise ValueError(f"Slurm refuses the jobs: {'; '.join(said)}") from None
+        raise Refused(f"Slurm refuses the jobs: {'; '.join(said)}") from None
 
 
 def _executor(
@@ -194,11 +218,15 @@ def settle(jobs: Sequence[Job]) -> None:
         if job.name not in notes or not missing(job):
             continue
         state = found.get(notes[job.name]["job_id"], "gone")
-        if state in cluster.WAITING | cluster.RUNNING or any(stage.interrupted() for stage in job.stages):
+        if state in cluster.WAITING | cluster.RUNNING:
             continue
-        if state == "TIMEOUT":
-            note_short_end(job, "timed out", "the job reached its time limit; the same command goes on from there")
-        elif state in ("COMPLETED", "gone"):
+        if state != "CANCELLED" and any(stage.interrupted() for stage in job.stages):
+            continue
+        if state in ("CANCELLED", "gone") and not log_of(job):  # an array's task that waited leaves no trace in Slurm
+            note_short_end(job, "failed", "cancelled before it started; retry submits it again")
+        elif state in ENDED:
+            note_short_end(job, *ENDED[state])
+        elif state in ("COMPLETED", "FAILED", "gone"):
             note_short_end(job)
         else:
             note_short_end(job, "failed", f"Slurm ended the job: {state.lower().replace('_', ' ')}")
@@ -213,17 +241,13 @@ def collect(plan: Plan, jobs: list[Job], out: Path) -> None:
 
 
 class SlurmJobs:
-    """Submits to Slurm and watches from the outside; the jobs do not need it."""
+    """Watches submitted jobs from the outside; they do not need it."""
 
-    def __init__(self, plan: Plan, jobs: list[Job], profiles: dict[str, Profile], out: Path) -> None:
-        self.plan, self.jobs, self.profiles, self.out = plan, jobs, profiles, out
-
-    def submit(self) -> None:
-        submit(self.plan, self.jobs, self.profiles, self.out)
+    def __init__(self, jobs: list[Job]) -> None:
+        self.jobs = jobs
 
     def watch(self, show: Callable[[dict[str, dict[str, Any]]], None], on_change: Callable[[], None]) -> None:
-        """Submit, then wait until no job waits or runs."""
-        self.submit()
+        """Wait until no job waits or runs."""
         left = {job.name: job for job in self.jobs}
         while left:
             queued = active(list(left.values())) if cluster.answers() else left

@@ -17,7 +17,7 @@ import tyro
 from tyro.conf import arg
 
 from study import compute
-from study.cluster import read_profile, require_slurm
+from study.cluster import Refused, read_profile, require_slurm
 from study.collector import Collector
 from study.distributed import started
 from study.files import fingerprint
@@ -184,6 +184,10 @@ def require_writable(folder: Path) -> None:
 
 
 def _slots(options: Sweep, plan: Plan) -> int:
+    if options.executor == "inline":
+        return 1
+    if options.executor == "slurm":
+        return min(profile.parallel for profile in read_profile(options.cluster).values())
     if options.jobs is not None:
         return options.jobs
     resources = len(_gpus(plan)) or compute.cores() // plan.compute.threads
@@ -197,8 +201,8 @@ def run(options: Sweep, plan: Plan) -> int:
     from study.manage import note_plan
     from study.slurm import submit
 
-    slots = 1 if options.executor == "inline" else _slots(options, plan)
-    report.print_plan(plan, slots)
+    profiles = read_profile(options.cluster) if options.executor == "slurm" else None
+    report.print_plan(plan, _slots(options, plan), profiles)
     todo = [job for job in plan.jobs if any(stage.record() is None for stage in job.stages)]
     if started()[1] > 1:  # all of them must go through the same jobs
         todo = list(plan.jobs)
@@ -224,8 +228,7 @@ def execute(options: Sweep, plan: Plan, todo: list[Job]) -> int:
     began = time.monotonic()
     stopped = False
     if todo:
-        slots = 1 if options.executor == "inline" else _slots(options, plan)
-        stopped = not carry_out(options, plan, todo, slots, collector)
+        stopped = not carry_out(options, plan, todo, _slots(options, plan), collector)
         collector.update()
     unfinished = report.print_summary(plan, collector, time.monotonic() - began, stopped)
     return 130 if stopped else (1 if unfinished else 0)
@@ -244,13 +247,14 @@ def follow(plan: Plan) -> int:
 def carry_out(options: Sweep, plan: Plan, todo: list[Any], slots: int, collector: Collector) -> bool:
     """Run the jobs; False when stopped by a signal, with every job of ours asked to save and end."""
     from study import report, schedule
-    from study.slurm import SlurmJobs
+    from study.slurm import SlurmJobs, submit
 
     if options.executor == "inline":
         schedule.run_inline(todo, collector.progress)
         return not stop_requested.is_set()
     if options.executor == "slurm":
-        scheduler: Any = SlurmJobs(plan, todo, read_profile(options.cluster), options.out)
+        submit(plan, todo, read_profile(options.cluster), options.out)
+        scheduler: Any = SlurmJobs(todo)
     else:
         scheduler = schedule.LocalJobs(todo, slots, gpus=_gpus(plan))
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -299,6 +303,7 @@ def main() -> None:
         code = run(options, plan) if started()[0] == 0 else follow(plan)
     except (ValueError, OSError) as error:
         print(f"study.sweep: {error}", file=sys.stderr)
+        code = 2 if isinstance(error, Refused) else code
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)

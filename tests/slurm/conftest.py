@@ -50,7 +50,7 @@ def _spoken_to(conf, monkeypatch):
 def wait_for():
     """`wait_for(condition)`: what `condition()` gives as soon as that is true; fails after `seconds`."""
 
-    def wait(condition, seconds=60.0):
+    def wait(condition, seconds=120.0):
         deadline = time.monotonic() + seconds
         while not (answer := condition()):
             assert time.monotonic() < deadline, f"not within {seconds:.0f} s"
