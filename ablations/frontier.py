@@ -11,6 +11,7 @@ from study.plan import Run
 from study.scales import Scale
 
 QUESTION = "Do wider latents reconstruct better but generate worse, and does VF alignment mend it?"
+SOURCE = "Table 2, Figures 1, 2 and 4"
 
 
 def runs(scale: Scale) -> list[Run]:

@@ -15,6 +15,8 @@ from study.plan import Run
 from study.scales import Scale
 
 QUESTION = "How much does guidance give, when its scale is chosen on other samples than it is scored on?"
+SOURCE = "ours"
+FACTORS = {"seed of the samples": ("sampling.seed", "sampling.samples")}
 
 SELECTION_SAMPLES = 10_000  # at most
 

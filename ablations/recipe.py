@@ -9,8 +9,8 @@ The top of the ladder is the scale's own recipe and its last generator's size; s
 
 - Rungs 0 to 8 are on the scale's narrowest plain tokenizer, in place of SD-VAE f8d4; rung 9 on the same one aligned
   with the scale's last foundation model, in place of VA-VAE f16d32.
-- Rung 9 is confounded: it changes tokenizer and patch at once, as in the paper. There tokens stay equal, since f16 has
-  half of f8's grid; here, with one downsampling, they become four times as many, and so does the work.
+- Rung 9 is confounded, and marked so: it changes tokenizer and patch at once, as in the paper. There tokens stay equal,
+  since f16 has half of f8's grid; here, with one downsampling, they become four times as many, and so does the work.
 - Rungs 0 and 1 differ in how they are sampled too, as they must: DiT's ancestral sampler, 250 steps or at a small scale
   ten times the scale's own, against the scale's solver.
 
@@ -25,6 +25,11 @@ from study.plan import Run
 from study.scales import Scale
 
 QUESTION = "What does each step from DiT to LightningDiT bring?"
+SOURCE = "Table 1"
+FACTORS = {  # as the paper counts its steps
+    "objective": ("generator.objective", "sampling.solver", "sampling.steps"),
+    "batch and learning rate": ("generator.batch_images", "generator.learning_rate"),
+}
 
 PAPER_IMAGES = 102_400_000  # seen by each rung: 400,000 steps of 256 or 100,000 of 1024, 80 epochs
 DIT_STEPS = 250
@@ -52,12 +57,25 @@ def runs(scale: Scale) -> list[Run]:
         *(Run(tokenizer=plain, generator=dit, changes=changes) for changes in training),
         Run(tokenizer=plain, generator=dit, options={"swiglu": True}),
         Run(tokenizer=plain, generator=dit, options={"swiglu": True, "rms_norm": True}),
-        Run(tokenizer=plain, generator=lightning),  # and rotary positions: all that LightningDiT adds
+        Run(tokenizer=plain, generator=lightning),
         *(
             Run(tokenizer=f"{plain}-{model}", generator=f"LightningDiT-{size}/1")
             for model in scale.foundation_models[-1:]
         ),
     ]
+    labels = [
+        dit,
+        "+ rectified flow",
+        "+ batch size x4 and learning rate x2",
+        f"+ AdamW beta2={recipe.betas[1]:g}",
+        "+ logit-normal timesteps",
+        "+ velocity direction loss",
+        "+ SwiGLU",
+        "+ RMSNorm",
+        "+ rotary positions",  # and that is LightningDiT
+        "+ patch 1 and aligned tokenizer",
+    ]
+    ladder = [replace(run, label=label) for run, label in zip(ladder, labels, strict=False)]
     budget: dict[str, Any] = {}
     if recipe.budget_images > PAPER_IMAGES:
         earlier = (mark for mark in recipe.snapshot_images if mark < PAPER_IMAGES)

@@ -12,7 +12,13 @@ from study.plan import Released, Run
 from study.scales import Scale
 
 QUESTION = "Do the published checkpoints give the published numbers under the published protocol?"
+SOURCE = "Table 3"
+FACTORS = {
+    "guidance": ("sampling.guidance_scale", "sampling.guidance_interval", "sampling.guidance_channels"),
+    "checkpoint": ("given_generator", "generator.budget_images", "generator.snapshot_images"),
+}
 
+DOWNSAMPLING = 16
 EPOCH = 1_281_167  # images of ImageNet
 VAVAE = "vavae-imagenet256-f16d32-dinov2"
 TOKENIZER = Released(name=VAVAE, images_seen=130 * EPOCH)  # 100, 15 and 15 epochs by its config; 125 by its author
@@ -31,6 +37,11 @@ PROTOCOL = {
 
 def runs(scale: Scale) -> list[Run]:
     """Each generator without and with its released guidance."""
+    if scale.downsampling != DOWNSAMPLING:
+        raise ValueError(
+            f"scale {scale.name} builds tokenizers that downsample {scale.downsampling} times, the released one "
+            f"downsamples {DOWNSAMPLING} times: --scale imagenet256"
+        )
     return [
         Run(
             tokenizer="f16d32-dinov2",

@@ -10,6 +10,7 @@ from study.plan import Run
 from study.scales import Scale
 
 QUESTION = "How far does one aligned tokenizer under one large generator get?"
+SOURCE = "Table 3"
 
 
 def runs(scale: Scale) -> list[Run]:

@@ -7,7 +7,10 @@ import difflib
 from importlib import import_module
 from types import ModuleType
 
-FIGURES = ("frontier", "convergence", "scaling", "uniformity", "guidance", "reconstructions", "samples")
+FIGURES = (
+    "dilemma", "frontier", "convergence", "scaling", "ladder", "foundation_models", "vf_loss", "uniformity", "guidance",
+    "reconstructions", "samples",
+)  # fmt: skip
 
 
 def module(name: str) -> ModuleType:

@@ -1,13 +1,14 @@
 """Rows of the table as figures need them: selected, checked, paired, averaged, or named as missing."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import pandas as pd
 
-from figures.drawing import NothingToDraw
+from figures.drawing import NotAsked, NothingToDraw
 from figures.wording import count
 from results.guidance import choosing
+from results.labels import parse
 from results.table import check_protocol
 
 BY_JUDGE = ("extractor", "extractor_size", "reference", "reference_hash", "comparable")
@@ -29,8 +30,9 @@ def asked(table: pd.DataFrame, figure: str) -> pd.DataFrame:
     """Rows some ablation asks for: those of the figure's own ablation or of `frontier` if they have results.
 
     Tokenizer rows come along when a chosen generator uses the tokenizer. Samples that only choose a setting are left
-    out, and without one of those two ablations so are guided rows beside unguided ones. Raises NothingToDraw when no
-    ablation asks for anything.
+    out. Without one of those two ablations so are guided rows beside unguided ones, and rows that only ablations with
+    labels ask for: these have figures of their own, see `labelled`. Raises NothingToDraw when no ablation asks for
+    anything, NotAsked when only such do.
     """
     rows = table[(table["ablations"].str.strip() != "") & ~choosing(table)]
     if rows.empty:
@@ -40,12 +42,35 @@ def asked(table: pd.DataFrame, figure: str) -> pd.DataFrame:
         if (mine & (rows["kind"] == "generator") & (rows["state"] == "done")).any():
             used = rows["tokenizer_fingerprint"].isin(rows[mine]["tokenizer_fingerprint"])
             return rows[mine | (used & (rows["kind"] == "tokenizer"))]
+    own = {name for cell in set(rows["labels"]) for name in parse(cell)}
+    rows = rows[[not set(names.split()) <= own for names in rows["ablations"]]]
+    if rows.empty:
+        raise NotAsked(f"all that was asked for has figures of its own: {', '.join(sorted(own))}")
     unguided = (rows["kind"] == "generator") & (rows["guidance_scale"] == 1)
     return rows[unguided | (rows["kind"] == "tokenizer")] if unguided.any() else rows
 
 
-def done(rows: pd.DataFrame, kind: str, varies: tuple[str, ...] = ()) -> pd.DataFrame:
+def labelled(table: pd.DataFrame, ablation: str) -> pd.DataFrame:
+    """Generators that an ablation has labels for, with columns `place`, `label` and `changed` (see results/labels.py),
+    and the tokenizers that they use, with these columns empty.
+
+    Raises NotAsked when there are none.
+    """
+    names = table["labels"].map(lambda cell: parse(cell).get(ablation))
+    generators = table[names.notna() & (table["kind"] == "generator") & ~choosing(table)]
+    if generators.empty:
+        raise NotAsked(f"the ablation {ablation} has not been asked")
+    for field in ("place", "text", "changed"):
+        column = "label" if field == "text" else field
+        generators = generators.assign(**{column: [getattr(names[i], field) for i in generators.index]})
+    used = (table["kind"] == "tokenizer") & table["tokenizer_fingerprint"].isin(generators["tokenizer_fingerprint"])
+    return pd.concat([table[used].assign(place=-1, label="", changed=""), generators])
+
+
+def done(rows: pd.DataFrame, kind: str, varies: tuple[str, ...] = (), apart: tuple[str, ...] = ()) -> pd.DataFrame:
     """Finished rows of one kind, of one protocol per judge but for what `varies`, one run per place in the figure.
+
+    apart: columns other than those of the protocol that also give a run its own place.
 
     Raises NothingToDraw when there are none, ProtocolError when they cannot share an axis, and ValueError
     when two runs differ in something the figure does not show.
@@ -57,7 +82,8 @@ def done(rows: pd.DataFrame, kind: str, varies: tuple[str, ...] = ()) -> pd.Data
     check_protocol(chosen, (*BY_JUDGE, *varies))
     for judge in judges(chosen):
         check_protocol(judge.of(chosen), varies)
-    place = ["tokenizer", "generator", "tokenizer_seed", "seed", "images_seen", "extractor", "extractor_size", *varies]
+    place = ["tokenizer", "generator", "tokenizer_seed", "seed", "images_seen", "extractor", "extractor_size"]
+    place += [*varies, *apart]
     for _, same in chosen.groupby(place, dropna=False):
         if len(same) > 1:
             a, b = same.iloc[0], same.iloc[1]
@@ -113,9 +139,9 @@ def pairs(data: pd.DataFrame) -> list[tuple[str, str]]:
     return [(plain, name) for plain, name in found if models.get(plain) == "none"]
 
 
-def common_mark(rows: pd.DataFrame) -> int:
-    """The largest number of images seen at which every tokenizer and generator has a result."""
-    marks = [set(group["images_seen"]) for _, group in rows.groupby(["tokenizer", "generator"])]
+def common_mark(rows: pd.DataFrame, by: Sequence[str] = ("tokenizer", "generator")) -> int:
+    """The largest number of images seen at which every tokenizer and generator (or other group) has a result."""
+    marks = [set(group["images_seen"]) for _, group in rows.groupby(list(by))]
     shared = set.intersection(*marks)
     if not shared:
         raise NothingToDraw("no number of images seen is common to all tokenizers")
@@ -154,7 +180,9 @@ def missing_note(rows: pd.DataFrame, kinds: Iterable[str]) -> list[str]:
         if row["kind"] == "generator" and row["state"] == "blocked" and row["tokenizer_fingerprint"] in lost_tokenizers:
             continue  # the tokenizer named before it is the cause
         name = row["tokenizer"] + (" tokenizer" if row["kind"] == "tokenizer" else "")
-        if row["kind"] == "generator" and several_generators:
+        if "label" in row:  # the generators' names; tokenizers of one spec may differ
+            name = row["label"] or f"tokenizer {row['run']}"
+        elif row["kind"] == "generator" and several_generators:
             name += f" with {row['generator']}"
         if several_seeds and not pd.isna(row["seed"]):  # given weights have none
             name += f" seed {row['seed']}"

@@ -34,6 +34,11 @@ def spread(low: float, high: float) -> str:
     return value(low) if value(low) == value(high) else f"{value(low)}–{value(high)}"
 
 
+def factor(name: str) -> str:
+    """A setting by its dotted name, or a factor: 'generator.ema_decay' is 'ema decay'."""
+    return name.split(".")[-1].replace("_", " ")
+
+
 def counted(metric: str, samples: Sequence[int]) -> str:
     """A metric with its sample count: gFID-5K; the counts found where there are several."""
     sizes = [f"{n // 1000}K" if n and n % 1000 == 0 else str(n) for n in sorted(set(samples))]
@@ -90,7 +95,8 @@ def caption(rows: pd.DataFrame) -> list[str]:
 def _sampling(rows: pd.DataFrame) -> list[str]:
     first = rows.iloc[0]
     facts = [f"{int(n):,} samples" for n in sorted(set(rows["samples"].dropna()))]
-    facts.append(first["solver"] + ("" if pd.isna(first["steps"]) else f" {first['steps']} steps"))
+    solvers = rows[["solver", "steps"]].drop_duplicates().sort_values("solver").to_dict("records")
+    facts.append(" or ".join(s["solver"] + ("" if pd.isna(s["steps"]) else f" {s['steps']} steps") for s in solvers))
     if first["timestep_shift"] not in (0, 1) and not pd.isna(first["timestep_shift"]):
         facts.append(f"timestep shift {first['timestep_shift']:g}")
     scale = first["guidance_scale"]

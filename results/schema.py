@@ -18,6 +18,12 @@ class Column:
 
 COLUMNS = (
     Column("ablations", "text", "identity", "ablations that asked, space-separated; empty: no longer asked"),
+    Column(
+        "labels",
+        "text",
+        "identity",
+        "what ablations call the run, its place there and what it changes, see results/labels.py",
+    ),
     Column("kind", "text", "identity", "tokenizer or generator"),
     Column("run", "text", "identity", "readable name of the run"),
     Column(
@@ -117,7 +123,7 @@ PROVENANCE = tuple(column.name for column in COLUMNS if column.group == "provena
 KEY = ("fingerprint", "images_seen", "protocol")
 KINDS = ("tokenizer", "generator")
 # since tables were first kept: an older file without these columns is read as if they were empty
-ADDED = ("sfid", "given_weights", "diagnostic_points", *DIAGNOSTICS, "source")
+ADDED = ("labels", "sfid", "given_weights", "diagnostic_points", *DIAGNOSTICS, "source")
 SELECTION_SEED = 1_000_000  # sampling seeds from here on choose a setting and score nothing, see results/guidance.py
 FOREIGN = "images-"  # begins the fingerprint of a row whose pictures were made elsewhere, see study/evaluate.py
 PUBLISHED = "published-"  # begins the fingerprint of a row of results/paper/, see results/published.py

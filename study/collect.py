@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from models.specs import parse_tokenizer
+from results.labels import Label, cell, parse
 from results.schema import DIAGNOSTICS, METRICS
 from study.data import DataSpec
 from study.estimate import training_flops
+from study.factors import labels
 from study.files import fingerprint
 from study.judges import JudgeSpec, reference_name
 from study.lease import holder, locked
@@ -101,7 +103,7 @@ def _reference(judge: JudgeSpec, data: DataSpec, split: str, images: int) -> str
     return fingerprint({"judge": judge.fingerprint, "data": data.content, "split": split, "images": images}, 12)
 
 
-def _identity(plan: Plan, planned: Planned) -> Row:
+def _identity(plan: Plan, planned: Planned, label: Label | None) -> Row:
     run, fit = planned.run, planned.fit
     name = parse_tokenizer(run.tokenizer)
     tokenizer = fit if planned.kind == "tokenizer" else fit.inputs["latents"].inputs["tokenizer"]
@@ -109,6 +111,7 @@ def _identity(plan: Plan, planned: Planned) -> Row:
     tokenizer_seed = None if run.given_tokenizer else run.tokenizer_seed
     return {
         "ablations": plan.ablation,
+        "labels": cell({plan.ablation: label}) if label else "",
         "kind": planned.kind,
         "run": run.name,
         "fingerprint": fit.fingerprint,
@@ -142,9 +145,9 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
     jobs = {stage: job for job in plan.jobs for stage in job.stages}
     encoded = [stage for stage in plan.stages if isinstance(stage.spec, Encode) and stage.spec.given is None]
     latents = {stage.inputs["tokenizer"]: stage for stage in encoded}
-    rows = []
+    rows, named = [], labels(plan)
     for planned in plan.runs:
-        identity, fit = _identity(plan, planned), planned.fit.record()
+        identity, fit = _identity(plan, planned, named.get(planned.run.label)), planned.fit.record()
         for result in planned.results:
             spec, record = result.spec, result.record()
             state, reason, culprit = state_of(planned, result)
@@ -205,6 +208,11 @@ def _without(names: str, name: str) -> str:
     return " ".join(n for n in names.split() if n != name)
 
 
+def _labelled(old: str, new: str, ablation: str) -> str:
+    """The labels of a row: those of other ablations as they were, this one's as the plan has it."""
+    return cell({**{name: label for name, label in parse(old).items() if name != ablation}, **parse(new)})
+
+
 def _keys(table: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
     return zip(table["fingerprint"], table["images_seen"], table["protocol"], strict=True)
 
@@ -251,6 +259,9 @@ def _update(plan: Plan, path: Path) -> None:
             _with(text, plan.ablation) if key in still_asked else _without(text, plan.ablation)
             for key, text in asked.items()
         ]
+        before, now = (dict(zip(_keys(t), t["labels"].astype(str), strict=True)) for t in (old, new))
+        for table in (old, new):
+            table["labels"] = [_labelled(before.get(key, ""), now.get(key, ""), plan.ablation) for key in _keys(table)]
         dropped = (old["ablations"] == "") & (old["state"] != "done")  # was never measured: nothing is lost
         new = merge(old[~dropped], new[[not waits for waits in waiting]])
     write(new, path)

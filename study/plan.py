@@ -11,9 +11,11 @@ from types import ModuleType
 from typing import Any
 
 from models.specs import AutoencoderConfig, generator_config, parse_generator, parse_tokenizer
+from results.labels import BREAKS
 from study.checks import check_scale
 from study.compute import Compute, Execution
 from study.data import DataSpec
+from study.factors import Factors
 from study.judges import JudgeSpec, judge_spec
 from study.scales import AutoencoderShape, Scale
 from study.settings import change, nearest
@@ -69,6 +71,7 @@ class Run:
         judged_at: images seen at which the generator is judged, of generator.snapshot_images; empty is all of them.
         given_tokenizer, given_generator: weights that are not trained but given; None for a training.
         given_statistics: name of the file with the latents' statistics that a given generator was trained with.
+        label: what the ablation calls the run, such as `+ rectified flow`; moves no fingerprint and no name.
     """
 
     tokenizer: str
@@ -81,8 +84,11 @@ class Run:
     given_tokenizer: Released | None = None
     given_generator: Released | None = None
     given_statistics: str = ""
+    label: str = ""
 
     def __post_init__(self) -> None:
+        if set(self.label) & set(BREAKS) or self.label != " ".join(self.label.split()):
+            raise ValueError(f"a run's label is one line without semicolons and brackets, got {self.label!r}")
         if (self.given_generator is None) == bool(self.given_statistics):
             raise ValueError(f"{self.name}: a given generator and the statistics of its latents are given together")
         if self.given_generator and not (self.generator and self.given_tokenizer):
@@ -98,6 +104,12 @@ class Run:
             parts.append(_named(self.generator, self.seed, self.given_generator))
         changed = [f"{key}={value}" for key, value in {**self.options, **self.changes}.items()]
         return " + ".join(parts + changed)
+
+    @property
+    def title(self) -> str:
+        """The label, with seeds, or else the name."""
+        seeds = [f"seed {seed}" for seed in dict.fromkeys((self.tokenizer_seed, self.seed)) if seed]
+        return " ".join([self.label, *([f"({' and '.join(seeds)})"] if seeds else [])]) if self.label else self.name
 
 
 def _named(spec: str, seed: int, given: Released | None) -> str:
@@ -146,6 +158,8 @@ class Plan:
     runs: tuple[Planned, ...]
     jobs: tuple[Job, ...]
     missing: tuple[str, ...] = ()  # what it needs and is not here, one line each
+    factors: Factors = field(default_factory=dict)  # the ablation's FACTORS
+    base: str = ""  # its BASE
 
     @property
     def compute(self) -> Compute:
@@ -423,7 +437,8 @@ def make_plan(ablation: str, module: ModuleType, scale: Scale, data: DataSpec, c
 
     Args:
         ablation: its name, a column of the table.
-        module: declares `QUESTION` and `runs(scale) -> list[Run]`.
+        module: declares `QUESTION`, `runs(scale) -> list[Run]` and perhaps `FACTORS` and `BASE`, see
+            study/factors.py.
         scale, data, compute: resolved.
         study: name of the results folder.
 
@@ -451,10 +466,13 @@ def make_plan(ablation: str, module: ModuleType, scale: Scale, data: DataSpec, c
         planned.setdefault((fit, reconstruct), Planned(tokenizer_run, fit, (reconstruct,)))
         if run.generator is not None:
             fit_generator, *generate = stages["generator"]
-            job = Job("generator", run.name, (fit_generator, *generate), after=tokenizer_job.name)
+            job = Job("generator", run.title, (fit_generator, *generate), after=tokenizer_job.name)
             if same := jobs.get(job.name):  # the same training, perhaps judged by another protocol
                 job = dataclasses.replace(same, stages=tuple(dict.fromkeys((*same.stages, *job.stages))))
             jobs[job.name] = job
             planned.setdefault((fit_generator, *generate), Planned(run, fit_generator, tuple(generate)))
     ordered = sorted(jobs.values(), key=lambda job: job.kind != "tokenizer")  # stable: tokenizers first
-    return Plan(ablation, module.QUESTION, study, scale, data, tuple(planned.values()), tuple(ordered))
+    return Plan(
+        ablation, module.QUESTION, study, scale, data, tuple(planned.values()), tuple(ordered),
+        factors=getattr(module, "FACTORS", {}), base=getattr(module, "BASE", ""),
+    )  # fmt: skip

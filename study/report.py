@@ -5,18 +5,21 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
 from study.cluster import Profile
-from study.compute import Compute, processor
+from study.compute import Compute, cores, processor
 from study.estimate import GUESSED_GPU, data_bytes, disk_bytes, estimated_seconds, has_rates, parameters, work
+from study.factors import varied
 from study.plan import Job, Plan
 from study.specs import Stage
 
@@ -94,6 +97,39 @@ def _asked(compute: Compute, profile: Profile) -> str:
         f"partition {profile.partition}" if profile.partition else "",
     ]
     return ", ".join(filter(None, wishes))
+
+
+def print_ablations(scale: str, found: Sequence[tuple[str, ModuleType, Plan | str]]) -> None:
+    """Print what each ablation asks, varies and costs at a scale; a text in place of a plan says why there is none."""
+    table = Table(title=f"ablations at scale {scale}", title_justify="left", box=SIMPLE_HEAD, header_style="bold")
+    table.add_column("ablation", no_wrap=True)
+    for column in ("asks", "varies", "in the paper"):
+        table.add_column(column, overflow="fold")
+    for column in ("trainings", "cost"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, module, plan in found:
+        if isinstance(plan, str):
+            table.add_row(name, module.QUESTION, f"[dim]{escape(plan)}[/dim]", module.SOURCE, "", "")
+            continue
+        varies = [_factor(name, values) for name, values in varied(plan).items()]
+        count, cost = str(len(plan.jobs)), _whole_cost(plan)
+        table.add_row(name, module.QUESTION, escape("; ".join(varies)), module.SOURCE, count, cost)
+    console.print(table, soft_wrap=False)
+    console.print("Trainings that ablations share are counted in each and done once; cost is of all stages.")
+
+
+def _factor(name: str, values: list[Any]) -> str:
+    """A factor in words, with its values where those are names or sizes."""
+    telling = [str(value) for value in values if isinstance(value, (str, int)) and not isinstance(value, bool)]
+    return f"{name.split('.')[-1].replace('_', ' ')} {', '.join(telling)}".strip()
+
+
+def _whole_cost(plan: Plan) -> str:
+    """GPU hours, or time on one processor with half its cores for each of two jobs at once."""
+    seconds = [sum(estimated_seconds(stage, processor()) for stage in job.stages) for job in plan.jobs]
+    if plan.compute.device == "cuda":
+        return f"~{sum(seconds) / 3600:,.0f} GPU h"
+    return f"~{duration(sum(seconds) / max(1, cores() // plan.compute.threads))}"
 
 
 def _times(plan: Plan) -> Table:
@@ -230,7 +266,7 @@ def print_summary(plan: Plan, collector: Collector, seconds: float, stopped: boo
             state, reason, _ = state_of(planned, result)
             states[state] += 1
             if reason:
-                reasons.setdefault(planned.run.name, f"{state}: {reason}")
+                reasons.setdefault(planned.run.title, f"{state}: {reason}")
     counted = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     console.print(f"{'stopped' if stopped else 'finished'} after {duration(seconds)}: {counted}")
     for name, reason in reasons.items():

@@ -52,6 +52,12 @@ class Scale:
     stored_latents: str = "posterior"  # what generators train on: see Encode.stored
     execution: Execution = field(default_factory=Execution)
     guidance_scales: tuple[float, ...] = (1.0, 1.25, 1.5, 2.0, 3.0)  # of the sweep over guidance; 1 is none
+    compared_models: tuple[str, ...] = ()  # by the ablation foundation_models; empty is foundation_models
+
+    @property
+    def middle(self) -> str:
+        """The plain tokenizer of middle width, the wider of two: where an ablation needs one (the paper's f16d32)."""
+        return f"f{self.downsampling}d{self.latent_channels[len(self.latent_channels) // 2]}"
 
     @property
     def repeats(self) -> list[tuple[int, int]]:
@@ -187,6 +193,7 @@ def imagenet256() -> Scale:
         ),
         stored_latents="sample",
         guidance_scales=(1.0, 1.5, 2.0, 3.0, 4.5, 6.7, 10.0),
+        compared_models=("mae", "sam", "clip", "dinov2"),
     )
 
 

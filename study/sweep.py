@@ -70,6 +70,8 @@ class Sweep:
     """Folder that holds results/ and figures/. Default: the checkout."""
     dry_run: Annotated[bool, arg(help_behavior_hint="")] = False
     """Print the plan, with cost and what is missing here, and stop (exit code 3 when something is)."""
+    list: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Print every ablation with its runs, what they vary, and their cost at the scale, and stop."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, arg(metavar="FIELD=VALUE", help_behavior_hint="")] = ()
     """Change a field of the scale, such as generator.budget_images=20000; may be given several times."""
 
@@ -123,10 +125,8 @@ def prepare(options: Sweep) -> Plan:
     Raises:
         ValueError: one clear line.
     """
-    from study.checks import check_data, check_scale
-    from study.data import GIVEN_AS_FOLDER, KNOWN, native_resolution, resolve
     from study.needs import missing
-    from study.plan import check_grid, make_plan
+    from study.plan import make_plan
 
     module, scale = ablation(options.ablation), _scale(options)
     if (together := started()[1]) > 1 and (options.executor, scale.execution.processes) != ("inline", together):
@@ -141,11 +141,24 @@ def prepare(options: Sweep) -> Plan:
         raise ValueError("--detach and --cluster are for --executor slurm")
     if options.jobs is not None and options.jobs < 1:
         raise ValueError(f"--jobs must be at least 1, got {options.jobs}")
-    check_scale(scale)
+    for folder in (study_root(), options.out / "results", options.out / "figures"):
+        require_writable(folder)
+    data, lacking = _data(options, scale)
     resolved = compute.resolve(scale.device)
-    lacking: list[str] = []
     if resolved.device == "cuda" and options.executor != "slurm" and not compute.has_gpu():
         lacking.append("a GPU: this machine has none (--executor slurm for a cluster that does; --set device=cpu)")
+    study = _study_name(options, scale, data)
+    plan = make_plan(options.ablation, module, scale, data, resolved, study)
+    return dataclasses.replace(plan, missing=(*lacking, *missing(plan.stages)))
+
+
+def _data(options: Sweep, scale: Scale) -> tuple[DataSpec, list[str]]:
+    """The data, brought where it is missing, and a line where only the user can give it; the scale is checked first."""
+    from study.checks import check_data, check_scale
+    from study.data import GIVEN_AS_FOLDER, KNOWN, native_resolution, resolve
+    from study.plan import check_grid
+
+    check_scale(scale)
     source = options.data or scale.data
     if source not in KNOWN and source not in GIVEN_AS_FOLDER:
         source = str(Path(source).expanduser())
@@ -154,21 +167,35 @@ def prepare(options: Sweep) -> Plan:
         own_size = source not in KNOWN and scale.data not in GIVEN_AS_FOLDER and Path(source).is_dir()
         resolution = native_resolution(Path(source)) if own_size else scale.resolution
     check_grid(scale, resolution)
-    for folder in (study_root(), options.out / "results", options.out / "figures"):
-        require_writable(folder)
+    lacking = []
     if source in GIVEN_AS_FOLDER:
         data = dataclasses.replace(GIVEN_AS_FOLDER[source], resolution=resolution)
-        lacking.insert(
-            0,
+        lacking.append(
             f"the data: give {source} as a folder (--data): train/ and val/, one subfolder per class in each, or the "
             "hub's parquet files",
         )
     else:
         data = resolve(source, resolution)
     check_data(scale, data)
-    study = _study_name(options, scale, data)
-    plan = make_plan(options.ablation, module, scale, data, resolved, study)
-    return dataclasses.replace(plan, missing=(*lacking, *missing(plan.stages)))
+    return data, lacking
+
+
+def print_list(options: Sweep) -> None:
+    """Print every ablation as it would be planned with these options."""
+    from study.plan import make_plan
+    from study.report import print_ablations
+
+    scale = _scale(options)
+    data, _ = _data(options, scale)
+    resolved = compute.resolve(scale.device)
+    found: list[tuple[str, ModuleType, Plan | str]] = []
+    for name in _ablations():
+        module = ablation(name)
+        try:
+            found.append((name, module, make_plan(name, module, scale, data, resolved, "")))
+        except ValueError as error:
+            found.append((name, module, str(error)))
+    print_ablations(scale.name, found)
 
 
 def require_writable(folder: Path) -> None:
@@ -298,6 +325,9 @@ def main() -> None:
     options = tyro.cli(Sweep, prog="python -m study.sweep", config=(tyro.conf.FlagCreatePairsOff,))
     code = 2  # until the plan stands, what goes wrong is the caller's to mend
     try:
+        if options.list:
+            print_list(options)
+            sys.exit(0)
         plan = prepare(options)
         code = 1
         code = run(options, plan) if started()[0] == 0 else follow(plan)

@@ -17,9 +17,10 @@ import tyro
 
 from study.compute import Compute
 from study.data import DataSpec
+from study.factors import labels
 from study.plan import make_plan
 from study.scales import SCALES
-from study.sweep import MANAGEMENT, Sweep, _scale
+from study.sweep import MANAGEMENT, Sweep, _ablations, _scale
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 README = (CHECKOUT / "README.md").read_text()
@@ -140,6 +141,15 @@ def test_sweeps_that_are_shown_can_be_asked_for(name):
         _scale(Sweep(set=(setting,)))
 
 
+def test_the_table_of_ablations_says_what_they_ask():
+    rows = [
+        line.strip("| ").split(" | ") for line in README.splitlines() if re.match(r"\| `\w+`( \(default\))? \|", line)
+    ]
+    described = {cells[0].split("`")[1]: cells[1:] for cells in rows}
+    modules = {name: importlib.import_module(f"ablations.{name}") for name in _ablations()}
+    assert described == {name: [module.QUESTION, module.SOURCE] for name, module in modules.items()}
+
+
 def test_the_table_of_scales_says_what_the_scales_are():
     rows = [line.strip("| ").split(" | ") for line in README.split("## Scales")[1].splitlines() if line[:2] == "| "]
     names = [name for name in rows[0] if name in SCALES]
@@ -188,7 +198,7 @@ def example(name: str) -> ModuleType:
     return module
 
 
-def test_the_example_of_an_ablation_is_planned():
+def test_the_example_of_an_ablation_is_planned_and_changes_one_thing_at_a_time():
     data = DataSpec(
         name="made", resolution=32, channels=1, classes=10, train_images=60_000, test_images=10_000, content="0" * 16,
         flip=False, class_names=tuple(map(str, range(10))),
@@ -196,6 +206,8 @@ def test_the_example_of_an_ablation_is_planned():
     compute = Compute(device="cpu", precision="float32", threads=1)
     plan = make_plan("parts", example("ablations/parts.py"), SCALES["smoke"](), data, compute, "test")
     assert f"plans {len(plan.runs)} runs and {len(plan.stages)} stages" in CONTRIBUTING
+    changed = [label.changed for label in labels(plan).values()]
+    assert changed == [(), ("generator.direction_weight",), ("generator.logit_normal",), ("rope",), ("swiglu",)]
 
 
 def test_the_example_of_a_figure_is_drawn(tmp_path):

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from results import table as results
+from results.labels import Label, cell
 from results.schema import SELECTION_SEED
 
 JUDGES = (("efficientnet_lite2", 96), ("classifier", 32))
@@ -130,3 +131,44 @@ def guided(table: pd.DataFrame, scales: Sequence[float] = (1.0, 1.5, 2.0, 4.0), 
                 ))  # fmt: skip
     table = table.assign(ablations=table["ablations"].where(~table.index.isin(last.index), "frontier guidance"))
     return pd.concat([table, *drawn], ignore_index=True)
+
+
+RUNGS = (
+    ("DiT-XXS/2", ()), ("+ rectified flow", ("objective",)),
+    ("+ batch size x4 and learning rate x2", ("batch and learning rate",)), ("+ SwiGLU", ("swiglu",)),
+    ("+ patch 1 and aligned tokenizer", ("foundation_model", "patch")),
+)  # fmt: skip
+MODELS = (("none", ()), ("mae", ("foundation_model",)), ("dinov2", ("foundation_model",)))
+PARTS = (
+    ("none", ("foundation_model",)), ("full", ()), ("without cosine part", ("tokenizer.vf_cosine_weight",)),
+    ("without margins", ("margins",)),
+)  # fmt: skip
+LABELLED = {"recipe": RUNGS, "foundation_models": MODELS, "vf_loss": PARTS}
+
+
+def labelled(table: pd.DataFrame, ablation: str, base: str = "f4d16") -> pd.DataFrame:
+    """Rows of an ablation with labels, to stand beside the table's: each run a little better than the one before.
+
+    The ladder is on the plain tokenizer `base` but for its last rung; runs of the others have a tokenizer each, on the
+    aligned one's rows but for the first.
+    """
+    made = []
+    for place, (label, changed) in enumerate(LABELLED[ablation]):
+        aligned = "patch" in changed if ablation == "recipe" else place > 0
+        rows = table[table["tokenizer"] == (f"{base}-lite0" if aligned else base)].copy()
+        generator = rows["kind"] == "generator"
+        rows["ablations"], rows["run"] = ablation, [f"{run} as {label}" for run in rows["run"]]
+        rows["labels"] = pd.Series(cell({ablation: Label(place, label, changed)}), rows.index).where(generator, "")
+        rows[["gfid", "rfid"]] *= 1 - 0.05 * place
+        rows["fingerprint"] += f"-{ablation}-{place}"
+        if ablation == "recipe":
+            rows = rows[generator]
+        else:
+            rows["tokenizer_fingerprint"] += f"-{ablation}-{place}"
+        made.append(rows)
+    return pd.concat(made, ignore_index=True)
+
+
+def with_labelled(table: pd.DataFrame, *ablations: str) -> pd.DataFrame:
+    """The table with these ablations, or all that have labels."""
+    return pd.concat([table, *(labelled(table, name) for name in ablations or LABELLED)], ignore_index=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 import matplotlib.text
 import pandas as pd
 import pytest
-from made_tables import JUDGES, guided, study, without, write_study
-from matplotlib.figure import Figure
+from made_tables import JUDGES, LABELLED, guided, labelled, study, without, write_study
+from reading import visible
 
 import figures
 from figures.drawing import Drawing, NothingToDraw
@@ -30,7 +30,8 @@ def draw(name: str, table: pd.DataFrame, folder: Path = Path("/nowhere")) -> Dra
 
 
 def test_all_figures_are_drawn_with_the_same_bytes_twice(tmp_path: Path, table: pd.DataFrame) -> None:
-    folder = write_study(guided(table), tmp_path / "results")
+    asked = pd.concat([guided(table), *(labelled(table, name) for name in LABELLED)], ignore_index=True)
+    folder = write_study(asked, tmp_path / "results")
     first = render(folder, tmp_path / "a")
     second = render(folder, tmp_path / "b")
     assert first.skipped == first.refused == {}
@@ -155,7 +156,7 @@ def test_no_text_is_cut_off_or_small_and_labels_do_not_overlap(name: str, case: 
     figure = drawing.figure
     figure.draw_without_rendering()
     boxes = []
-    for text in _visible(figure):
+    for text in visible(figure):
         assert text.get_fontsize() >= 6.5
         box = text.get_window_extent()
         assert box.x0 >= 0, text.get_text()
@@ -170,18 +171,6 @@ def test_no_text_is_cut_off_or_small_and_labels_do_not_overlap(name: str, case: 
             across = min(box.x1, other.x1) - max(box.x0, other.x0)
             up = min(box.y1, other.y1) - max(box.y0, other.y0)
             assert across <= 1 or up <= 3, (a, b)  # pixels of 200 an inch: descenders may meet
-
-
-def _visible(figure: Figure) -> list[matplotlib.text.Text]:
-    """Texts that are drawn: ticks outside the limits are not."""
-    found = list(figure.texts)
-    for ax in figure.axes:
-        found += [*ax.texts, ax.title, ax.xaxis.label, ax.yaxis.label]
-        for axis in (ax.xaxis, ax.yaxis):
-            low, high = sorted(axis.get_view_interval())
-            at = zip(axis.get_majorticklocs(), axis.get_majorticklabels(), strict=True)
-            found += [label for place, label in at if low <= place <= high]
-    return [text for text in found if text.get_text()]
 
 
 def _case(case: str) -> pd.DataFrame:

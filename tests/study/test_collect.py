@@ -56,6 +56,12 @@ def test_the_ladder_is_told_apart_and_shares_its_top_with_the_frontier(tmp_path)
     ladder = table[(table["images_seen"] == 512) & table["ablations"].str.contains("recipe")]
     assert len(ladder) == len(set(ladder["run"])) == 10
     assert ladder.loc[ladder["ablations"] == "frontier recipe", "run"].tolist() == ["f4d4 + LightningDiT-XXS/2"]
+    top = "recipe 8: + rotary positions [rope]"
+    assert ladder.loc[ladder["ablations"] == "frontier recipe", "labels"].tolist() == [top]
+    assert ladder["labels"].str.endswith("[foundation_model, patch]").sum() == 1  # confounded
+    again = results.load(update_table(plan(), tmp_path))  # the frontier's rows come anew and keep the other's label
+    shared = again[(again["ablations"] == "frontier recipe") & (again["kind"] == "generator")]
+    assert shared["labels"].tolist() == [top, top]
     (first,) = ladder[ladder["solver"] == "ddpm"].to_dict("records")
     assert (first["generator"], first["steps"], first["timestep_shift"]) == ("DiT-XXS/2", 40, 1.0)
 

@@ -124,6 +124,35 @@ def test_a_sweep_over_guidance_ends_with_none_and_best_and_its_figure(pictures, 
     assert (tmp_path / "figures" / "swept" / "guidance.png").stat().st_size > 100
 
 
+RUNS = """
+import sys, tyro
+from study.sweep import Sweep, prepare, run
+for name in sys.argv[1].split():
+    options = tyro.cli(Sweep, args=[name, *sys.argv[2:]])
+    assert run(options, prepare(options)) == 0, name
+"""
+
+
+@pytest.mark.slow
+def test_every_ablation_that_the_scale_can_ask_runs_and_their_tables_are_one(pictures, tmp_path):
+    names = "vf_loss foundation_models recipe scaling"
+    settings = ["--resolution", 16, "--study", "all", "--set", "generators=LightningDiT-XXS/2,LightningDiT-XXS/1"]
+    settings += ["--set", "generator.snapshot_images=64"]
+    options = [*TINY, *settings, "--executor", "inline", "--data", pictures, "--out", tmp_path]
+    command = [sys.executable, "-c", RUNS, names, *map(str, options)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    table = pd.read_csv(tmp_path / "results" / "all" / "table.csv", keep_default_na=False)
+    assert set(table["state"]) == {"done"}
+    assert {name for asked in table["ablations"] for name in asked.split()} == set(names.split())
+    shared = table[(table["run"] == "f4d4 + LightningDiT-XXS/2") & (table["images_seen"] == 64)]  # named as ever
+    called = "foundation_models 0: none; recipe 8: + rotary positions [rope]; vf_loss 0: none [foundation_model]"
+    assert shared["labels"].tolist() == [called]
+    assert shared["ablations"].tolist() == [" ".join(sorted(names.split()))]
+    folder = tmp_path / "figures" / "all"
+    assert {path.stem for path in folder.glob("*.png")} >= {"scaling", "ladder", "foundation_models", "vf_loss"}
+
+
 # The paper's scale with everything that costs made small and the desk's pretrained networks in place of the large ones;
 # every part of its path is on: attention, discriminator, perceptual term, VF loss, mirrored latents, dopri5
 SHRUNK = {

@@ -1,0 +1,23 @@
+"""How many times fewer images does a generator need on an aligned tokenizer?
+
+Mirrors Figure 4 (a, b) of the paper (arXiv 2501.01423): the two widest latents, plain and aligned with the last
+foundation model, under the smallest generator. All are runs of `frontier`, so after it nothing is left to train.
+
+We would change our mind if the aligned tokenizer's curve did not cross where the plain one's ends.
+"""
+
+from ablations.frontier import runs as frontier_runs
+from study.plan import Run
+from study.scales import Scale
+
+QUESTION = "How many times fewer images does a generator need on an aligned tokenizer?"
+SOURCE = "Figure 4 (a, b)"
+
+
+def runs(scale: Scale) -> list[Run]:
+    """Runs of the frontier; ValueError where nothing is aligned."""
+    if not scale.foundation_models:
+        raise ValueError(f"scale {scale.name} aligns no tokenizer, so convergence has nothing to compare")
+    widths, models = scale.latent_channels[-2:], ("", f"-{scale.foundation_models[-1]}")
+    tokenizers = {f"f{scale.downsampling}d{width}{model}" for width in widths for model in models}
+    return [run for run in frontier_runs(scale) if run.tokenizer in tokenizers and run.generator == scale.generators[0]]

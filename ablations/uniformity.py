@@ -1,0 +1,24 @@
+"""Does a generator do better where the latents are spread more evenly?
+
+Mirrors Table 6 of the paper (arXiv 2501.01423): the two widest latents, plain and with each foundation model, under the
+smallest generator. All are runs of `frontier`, so after it nothing is left to train. How evenly latents are spread is
+not measured yet: the table has the gFID.
+
+We would change our mind if gFID did not order the tokenizers of a width as their unevenness does.
+"""
+
+from ablations.frontier import runs as frontier_runs
+from study.plan import Run
+from study.scales import Scale
+
+QUESTION = "Does a generator do better where the latents are spread more evenly?"
+SOURCE = "Table 6"
+
+
+def runs(scale: Scale) -> list[Run]:
+    """Runs of the frontier; ValueError where nothing is aligned."""
+    if not scale.foundation_models:
+        raise ValueError(f"scale {scale.name} aligns no tokenizer, so uniformity has nothing to compare")
+    tokenizers = tuple(f"f{scale.downsampling}d{width}" for width in scale.latent_channels[-2:])
+    smallest = [run for run in frontier_runs(scale) if run.generator == scale.generators[0]]
+    return [run for run in smallest if run.tokenizer.split("-")[0] in tokenizers]

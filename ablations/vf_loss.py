@@ -1,0 +1,39 @@
+"""Which parts of the VF loss help: the cosine part, the distance part, the margins?
+
+Mirrors Table 5 of the paper (arXiv 2501.01423): the loss as the scale has it, then without one part at a time. Where
+the scale has no margins (the desk's), the last run has the released ones (0.5 and 0.25) instead.
+
+We would change our mind about a part if gFID did not rise without it.
+"""
+
+from dataclasses import replace
+
+from study.plan import Run
+from study.scales import Scale
+
+QUESTION = "Which parts of the VF loss help: the cosine part, the distance part, the margins?"
+SOURCE = "Table 5"
+COSINE, DISTANCE = "tokenizer.vf_cosine_margin", "tokenizer.vf_distance_margin"
+BASE = "full"  # that each is compared with
+FACTORS = {"margins": (COSINE, DISTANCE)}
+
+
+def runs(scale: Scale) -> list[Run]:
+    """The middle width, plain and with the last foundation model; ValueError where nothing is aligned, or in phases."""
+    recipe = scale.tokenizer
+    if not scale.foundation_models:
+        raise ValueError(f"scale {scale.name} aligns no tokenizer, so vf_loss has nothing to take apart")
+    if recipe.phases:
+        raise ValueError(f"scale {scale.name} has phases with margins of their own: --set tokenizer.phases=()")
+    margins = recipe.vf_cosine_margin or recipe.vf_distance_margin
+    plain = Run(tokenizer=scale.middle, generator=scale.generators[0], label="none")
+    full = replace(plain, tokenizer=f"{scale.middle}-{scale.foundation_models[-1]}", label="full")
+    other = {COSINE: 0.0, DISTANCE: 0.0} if margins else {COSINE: 0.5, DISTANCE: 0.25}
+    parts = [
+        plain,
+        full,
+        replace(full, label="without cosine part", changes={"tokenizer.vf_cosine_weight": 0.0}),
+        replace(full, label="without distance part", changes={"tokenizer.vf_distance_weight": 0.0}),
+        replace(full, label="without margins" if margins else "with margins", changes=other),
+    ]
+    return [replace(run, tokenizer_seed=first, seed=seed) for first, seed in scale.repeats for run in parts]

@@ -1,0 +1,42 @@
+"""What each step from DiT to LightningDiT brings.
+
+Claim (the paper's Table 1): gFID falls from 19.50 to 4.29 over nine steps, each of which adds one thing; the last adds
+two, and is marked.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from figures import dots, style
+from figures.drawing import Drawing
+
+NAME = "ladder"
+ABLATION = "recipe"
+TITLE = "What does each step from DiT to LightningDiT bring?"
+
+
+def draw(table: pd.DataFrame, folder: Path) -> Drawing:
+    """gFID of every rung, first rung on top, a panel per judge. `folder` is not read.
+
+    Raises NotAsked without rows of the ablation `recipe`, NothingToDraw without finished rungs.
+    """
+    found = dots.compared(table, ABLATION, ("gfid",), varies=("solver", "steps"))
+    with style.applied():
+        figure = dots.draw(
+            TITLE,
+            f"Every rung adds to the one above it. At {found.at}.",
+            found,
+            ("gfid",),
+            steps=True,
+            notes=_sampled_otherwise(found.scored),
+        )
+    return Drawing(figure, found.data)
+
+
+def _sampled_otherwise(scored: pd.DataFrame) -> list[str]:
+    """Names the rungs that are sampled in another way than the last: gaussian diffusion has no ODE to solve."""
+    rungs = scored.sort_values("place")
+    own = rungs["solver"].iloc[-1]
+    others = rungs[rungs["solver"] != own].drop_duplicates("label")
+    return [f"Sampled by {solver}: {', '.join(of['label'])}." for solver, of in others.groupby("solver")]

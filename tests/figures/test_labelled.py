@@ -1,0 +1,134 @@
+"""Figures of runs with labels, and the dilemma: what stands where, what is missing, what is confounded."""
+
+from pathlib import Path
+
+import matplotlib.text
+import numpy as np
+import pandas as pd
+import pytest
+from made_tables import JUDGES, LABELLED, RUNGS, labelled, study, with_labelled, without
+from reading import visible
+
+import figures
+from figures.drawing import Drawing, NotAsked
+
+FIGURE_OF = {"recipe": "ladder", "foundation_models": "foundation_models", "vf_loss": "vf_loss"}
+
+
+def draw(name: str, table: pd.DataFrame) -> Drawing:
+    return figures.module(name).draw(table, Path("/nowhere"))
+
+
+def texts(drawing: Drawing) -> list[str]:
+    return [text.get_text() for text in drawing.figure.findobj(matplotlib.text.Text)]
+
+
+def notes(drawing: Drawing) -> str:
+    return " ".join(text.get_text() for text in drawing.figure.texts)
+
+
+def lose(table: pd.DataFrame, label: str) -> pd.DataFrame:
+    lost = table["run"].str.endswith(f" as {label}") & (table["kind"] == "generator")
+    table.loc[lost, "gfid"], table.loc[lost, "state"], table.loc[lost, "reason"] = np.nan, "failed", "out of memory"
+    return table
+
+
+@pytest.mark.parametrize("ablation", LABELLED)
+def test_every_label_has_its_line_in_the_order_that_it_was_asked_in(ablation: str, table: pd.DataFrame) -> None:
+    drawing = draw(FIGURE_OF[ablation], with_labelled(table))
+    wanted = [label for label, _ in LABELLED[ablation]]
+    assert list(drawing.data[drawing.data["extractor"] == JUDGES[0][0]]["label"]) == wanted
+    ticks = [tick.get_text().removesuffix(" †") for tick in drawing.figure.axes[0].get_yticklabels()]
+    assert ticks == wanted
+
+
+def test_only_the_rung_that_changes_two_things_is_marked(table: pd.DataFrame) -> None:
+    drawing = draw("ladder", with_labelled(table))
+    marked = [text for text in texts(drawing) if text.endswith(" †")]
+    assert set(marked) == {f"{RUNGS[-1][0]} †"}
+    assert "† Confounded" in notes(drawing)
+    assert f"{RUNGS[-1][0]} changes foundation model and patch." in notes(drawing)
+    for name in ("foundation_models", "vf_loss"):
+        assert "Confounded" not in notes(draw(name, with_labelled(table)))
+
+
+@pytest.mark.parametrize(("ablation", "label"), [("recipe", "+ SwiGLU"), ("vf_loss", "without cosine part")])
+def test_a_run_without_a_result_keeps_its_line_and_is_named(ablation: str, label: str, table: pd.DataFrame) -> None:
+    drawing = draw(FIGURE_OF[ablation], lose(with_labelled(table), label))
+    assert label in [tick.get_text() for tick in drawing.figure.axes[0].get_yticklabels()]
+    assert label not in set(drawing.data["label"])
+    assert "missing" in texts(drawing)
+    assert f"Missing: {label} (failed: out of memory)." in notes(drawing)
+
+
+def test_a_rung_that_is_sampled_otherwise_is_named_and_any_other_protocol_refused(table: pd.DataFrame) -> None:
+    table = with_labelled(table, "recipe")
+    first = table["run"].str.endswith(f" as {RUNGS[0][0]}")
+    table.loc[first, "solver"] = "ddpm"
+    found = notes(draw("ladder", table))
+    assert f"Sampled by ddpm: {RUNGS[0][0]}." in found and "ddpm 50 steps or euler 50 steps" in found
+    table.loc[first, "samples"] = 100
+    with pytest.raises(ValueError, match="differ in samples"):
+        draw("ladder", table)
+
+
+def test_a_shared_row_has_the_name_that_each_ablation_gives_it(table: pd.DataFrame) -> None:
+    """As at the desk: the frontier's run is a rung, the full VF loss and one of the foundation models."""
+    table["labels"] = ""
+    generators = table["kind"] == "generator"
+    for tokenizer, labels in (
+        ("f4d16", "foundation_models 0: none; vf_loss 0: none [foundation_model]"),
+        ("f4d16-lite0", "foundation_models 1: lite0 [foundation_model]; vf_loss 1: full"),
+    ):
+        table.loc[generators & (table["tokenizer"] == tokenizer), "labels"] = labels
+    assert set(draw("vf_loss", table).data["label"]) == {"none", "full"}
+    drawing = draw("foundation_models", table)
+    assert set(drawing.data["label"]) == {"none", "lite0"}
+    assert "One model here, lite0" in notes(drawing)
+    with pytest.raises(NotAsked):
+        draw("ladder", table)
+
+
+def test_figures_of_no_ablation_leave_them_alone(table: pd.DataFrame) -> None:
+    """In a study of the VF loss alone there is no frontier; beside another ablation that one is drawn."""
+    alone = labelled(table, "vf_loss")
+    for name in ("dilemma", "frontier", "convergence", "samples"):
+        with pytest.raises(NotAsked, match="vf_loss"):
+            draw(name, alone)
+    beside = with_labelled(table.assign(ablations="uniformity"), "vf_loss")
+    assert len(draw("frontier", beside).data) == len(draw("frontier", table).data)
+
+
+@pytest.mark.parametrize("ablation", LABELLED)
+def test_repeats_are_a_mean_with_their_range(ablation: str) -> None:
+    drawing = draw(FIGURE_OF[ablation], with_labelled(study(seeds=(0, 1), judges=JUDGES[:1])))
+    assert set(drawing.data["gfid_runs"]) == {2}
+    assert (drawing.data["gfid_min"] < drawing.data["gfid"]).all()
+
+
+@pytest.mark.parametrize("name", ["dilemma", *FIGURE_OF.values()])
+def test_no_text_is_cut_off_or_small(name: str) -> None:
+    table = with_labelled(study(seeds=(0, 1)))
+    figure = draw(name, table).figure
+    figure.draw_without_rendering()
+    for text in visible(figure):
+        box = text.get_window_extent()
+        assert text.get_fontsize() >= 6.5
+        assert box.x0 >= 0 and box.x1 <= figure.bbox.x1 + 1 and box.y0 >= 0 and box.y1 <= figure.bbox.y1, text
+
+
+def test_the_dilemma_has_rfid_and_gfid_of_the_smallest_generator_by_every_judge() -> None:
+    sizes = {"LightningDiT-XXS/2": 1_250_000, "LightningDiT-XS/2": 5_500_000}
+    drawing = draw("dilemma", study(sizes=sizes))
+    assert set(drawing.data["generator"]) == {"LightningDiT-XXS/2"}
+    assert [ax.get_ylabel().split()[0] for ax in drawing.figure.axes] == ["rFID-5K", "gFID-5K"] * 2
+    plain = drawing.data[(drawing.data["foundation_model"] == "none") & (drawing.data["extractor"] == JUDGES[0][0])]
+    plain = plain.sort_values("latent_channels")
+    assert plain["rfid"].is_monotonic_decreasing and plain["gfid"].is_monotonic_increasing
+
+
+def test_the_dilemma_keeps_the_rfid_of_a_tokenizer_whose_generator_failed(table: pd.DataFrame) -> None:
+    drawing = draw("dilemma", without(table, "f4d16", "failed", "out of memory"))
+    lost = drawing.data[drawing.data["tokenizer"] == "f4d16"]
+    assert lost["gfid"].isna().all() and lost["rfid"].notna().all()
+    assert "Missing: f4d16 (failed: out of memory)." in notes(drawing)
