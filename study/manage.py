@@ -89,7 +89,9 @@ COMMANDS: dict[str, type] = {"status": Status, "watch": Watch, "retry": Retry, "
 def note_plan(options: Any, plan: Plan) -> None:
     """Note how a study was asked for, so that a later process can plan it again."""
     asked = {**dataclasses.asdict(options), "out": str(options.out), "cluster": str(options.cluster or "")}
-    write_json(_notes() / plan.study / f"{plan.ablation}.json", {"options": asked, "started": time.time()})
+    path = _notes() / plan.study / f"{plan.ablation}.json"
+    if any(stage.record() is None for stage in plan.stages) or not path.exists():  # nothing to do starts nothing
+        write_json(path, {"options": asked, "started": time.time()})
 
 
 def _notes() -> Path:
