@@ -254,9 +254,11 @@ def main(
     from rich.table import Table
 
     styles = {"holds": "green", "fails": "red", "undecided": "yellow", "not measured": "dim"}
-    shown = Table(*header, box=None, pad_edge=False, header_style="bold")
+    shown = Table(box=None, pad_edge=False, show_header=False)
     for text, where, verdict, numbers, repeats in rows_of(judged):
-        shown.add_row(text, where, f"[{styles[verdict]}]{verdict}[/]", escape(numbers), repeats)
+        place = escape(", ".join(filter(None, (where, repeats))))
+        evidence_lines = f"\n{escape(numbers)}" if numbers else ""
+        shown.add_row(f"[{styles[verdict]}]{verdict}[/]", f"{escape(text)} [dim]({place}){evidence_lines}[/]")
     console = Console(highlight=False)
     console.print(shown)
     console.print(RULE, style="dim")
