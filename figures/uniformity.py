@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 
 from figures import labels, page, rows, scales, style, wording
 from figures.drawing import Drawing, NothingToDraw
-from results.foretell import FEWEST, LEVEL, by_chance, correlations, foretelling
+from results.foretell import correlations, foretelling
+from results.ranks import FEWEST, LEVEL, by_chance
 from results.schema import DIAGNOSTICS
 
 NAME = "uniformity"
@@ -97,8 +98,9 @@ def _answer(points: pd.DataFrame) -> str:
     found = points.iloc[0]
     if pd.isna(found["rho"]):
         return f"n = {found['n']}, " + ("too few to rank" if found["n"] < FEWEST else "nothing to rank")
-    low, high = (_signed(found[side]) for side in ("rho_low", "rho_high"))
-    return f"ρ = {_signed(found['rho'])} ({low} to {high}), n = {found['n']}"
+    low, high = found["rho_low"], found["rho_high"]
+    interval = "too few for an interval" if pd.isna(low) else f"{_signed(low)} to {_signed(high)}"
+    return f"ρ = {_signed(found['rho'])} ({interval}), n = {found['n']}"
 
 
 def _correlated(points: pd.DataFrame) -> list[str]:

@@ -10,6 +10,9 @@ import numpy as np
 FEW = 10  # pairs below which an interval says little
 EXACT = 8  # pairs up to which every order is counted
 DRAWS = 10_000
+FEWEST = 3  # pairs: two always rank the same or the other way round
+FEWEST_FOR_INTERVAL = 5
+LEVEL = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +44,7 @@ def rank_agreement(x: Sequence[float], y: Sequence[float]) -> RankAgreement:
     """
     a, b = _ranks(np.asarray(x, float)), _ranks(np.asarray(y, float))
     n = len(a)
-    if n < 3 or math.isnan(rho := float(_correlation(a, b))):
+    if n < FEWEST or math.isnan(rho := float(_correlation(a, b))):
         return RankAgreement(n=n)
     rng = np.random.default_rng(0)
     if n <= EXACT:
@@ -50,11 +53,24 @@ def rank_agreement(x: Sequence[float], y: Sequence[float]) -> RankAgreement:
         orders = rng.permuted(np.tile(np.arange(n), (DRAWS, 1)), axis=1)
         orders[0] = np.arange(n)  # the one that was found: chance is never 0
     chance = float((_correlation(a, b[orders]) >= rho - 1e-12).mean())
-    if n < 5:
+    if n < FEWEST_FOR_INTERVAL:
         return RankAgreement(n=n, rho=rho, chance=chance)
     drawn = rng.integers(n, size=(DRAWS // n, n))
-    low, high = np.nanpercentile(_correlation(_ranks(a[drawn]), _ranks(b[drawn])), [2.5, 97.5])
+    low, high = np.nanpercentile(_correlation(_ranks(a[drawn]), _ranks(b[drawn])), [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
     return RankAgreement(n=n, rho=rho, chance=chance, low=float(low), high=float(high))
+
+
+def by_chance(n: int) -> float | None:
+    """The smallest absolute rank correlation that at most 1 - LEVEL of random orders of n reach, without ties.
+
+    None where even a perfect order is more frequent than that, as for n = 4. Of 2 DRAWS random orders, fixed seed.
+    """
+    orders = np.random.default_rng(0).permuted(np.tile(np.arange(n), (2 * DRAWS, 1)), axis=1)
+    found = np.abs(_correlation(orders, np.arange(n))).round(9)
+    values, counts = np.unique(found, return_counts=True)
+    reached = counts[::-1].cumsum()[::-1] / counts.sum()  # share of orders with at least this value
+    beyond = values[reached <= 1 - LEVEL]
+    return float(beyond[0]) if len(beyond) else None
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:

@@ -5,39 +5,40 @@ import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from results.foretell import by_chance, correlations, foretelling, spearman
+from results.foretell import correlations, foretelling
+from results.ranks import by_chance, rank_agreement
 from results.schema import DIAGNOSTICS
 from results.table import ProtocolError, from_records
 
 
 def test_ranks_and_not_distances_count():
     x = np.array([1.0, 2, 3, 4, 5])
-    assert spearman(x, np.exp(x)).rho == pytest.approx(1)
-    assert spearman(x, -(x**3)).rho == pytest.approx(-1)
+    assert rank_agreement(x, np.exp(x)).rho == pytest.approx(1)
+    assert rank_agreement(x, -(x**3)).rho == pytest.approx(-1)
     # squared differences of ranks 0, 0, 0, 1, 1: 1 - 6 * 2 / (5 * 24)
-    assert spearman(x, np.array([1.0, 2, 3, 5, 4])).rho == pytest.approx(0.9)
+    assert rank_agreement(x, np.array([1.0, 2, 3, 5, 4])).rho == pytest.approx(0.9)
 
 
 def test_ties_share_their_rank_as_elsewhere():
     rng = np.random.default_rng(0)
     x, y = rng.integers(4, size=20).astype(float), rng.integers(4, size=20).astype(float)
-    assert spearman(x, y).rho == pytest.approx(spearmanr(x, y).statistic)
+    assert rank_agreement(x, y).rho == pytest.approx(spearmanr(x, y).statistic)
 
 
 def test_the_interval_holds_the_value_narrows_with_more_points_and_repeats():
     rng = np.random.default_rng(0)
     x = rng.normal(size=200)
     y = x + rng.normal(size=200)
-    few, many = spearman(x[:8], y[:8]), spearman(x, y)
+    few, many = rank_agreement(x[:8], y[:8]), rank_agreement(x, y)
     for found in (few, many):
         assert -1 <= found.low <= found.rho <= found.high <= 1
     assert many.high - many.low < (few.high - few.low) / 2
-    assert spearman(x[:8], y[:8]) == few
+    assert rank_agreement(x[:8], y[:8]) == few
 
 
 def test_too_few_or_constant_values_have_no_correlation():
-    assert spearman(np.array([1.0, 2]), np.array([1.0, 2])).rho is None
-    assert spearman(np.ones(5), np.arange(5.0)).rho is None
+    assert rank_agreement(np.array([1.0, 2]), np.array([1.0, 2])).rho is None
+    assert rank_agreement(np.ones(5), np.arange(5.0)).rho is None
 
 
 def test_chance_is_what_tables_of_critical_values_say():
