@@ -1,8 +1,8 @@
 """Does a generator do better where the latents are spread more evenly?
 
 Mirrors Table 6 of the paper (arXiv 2501.01423): the two widest latents, plain and with each foundation model, under the
-smallest generator. All are runs of `frontier`, so after it nothing is left to train. How evenly latents are spread is
-not measured yet: the table has the gFID.
+smallest generator. All are runs of `frontier`, so after it nothing is left to train. How evenly its latents are spread
+is in each tokenizer's row; the figure of this name sets it against gFID.
 
 We would change our mind if gFID did not order the tokenizers of a width as their unevenness does.
 """
