@@ -210,6 +210,16 @@ def stopped_in_backward(stage, monkeypatch, number):
     return weights(stage.folder)
 
 
+@pytest.fixture
+def heard():
+    """No signal is ignored, as some are where tests run in the background."""
+    before = {number: signal.signal(number, signal.SIG_DFL) for number in map(signal.Signals.__getitem__, STOP_SIGNALS)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("name", STOP_SIGNALS)
 def test_a_signal_in_backward_ends_the_step_and_saves(name, tiny_plan, monkeypatch):
     stage = tiny_plan().stages[0]
