@@ -29,6 +29,7 @@ def draw(name: str, table: pd.DataFrame, folder: Path = Path("/nowhere")) -> Dra
     return figures.module(name).draw(table, folder)
 
 
+@pytest.mark.slow
 def test_all_figures_are_drawn_with_the_same_bytes_twice(tmp_path: Path, table: pd.DataFrame) -> None:
     asked = pd.concat([guided(table), *(labelled(table, name) for name in LABELLED)], ignore_index=True)
     folder = write_study(asked, tmp_path / "results")

@@ -155,6 +155,7 @@ def test_slow_things_are_timed_less_often():
 SECTIONS = ["generator step", "tokenizer step", "sampling", "encoding", "loader", "FID"]
 
 
+@pytest.mark.slow
 def test_the_whole_bench(monkeypatch, tmp_path, capsys, tiny_scale):
     scale = dataclasses.replace(
         tiny_scale,
@@ -287,6 +288,7 @@ def checkout(tmp_path, monkeypatch):
     return tmp_path / "checkout"
 
 
+@pytest.mark.slow
 def test_both_are_timed_and_compared(tiny, checkout):
     found, apart = against.compare(tiny, checkout)
     assert [one.name for one in found] == list(against.GOALS)
