@@ -32,7 +32,7 @@ from study.plan import Job, Plan
 from study.report import amounts, console, size
 from study.schedule import log_of
 from study.settings import change, nearest, rebuild
-from study.snapshot import snapshot
+from study.snapshot import code_name
 
 WATCH_SECONDS = 5.0
 
@@ -86,11 +86,15 @@ COMMANDS: dict[str, type] = {"status": Status, "watch": Watch, "retry": Retry, "
 # What was started
 
 
-def note_plan(options: Any, plan: Plan) -> None:
-    """Note how a study was asked for, so that a later process can plan it again."""
+def note_plan(options: Any, plan: Plan, starts: bool) -> None:
+    """Note how a study was asked for, so that a later process can plan it again.
+
+    Args:
+        starts: whether there is something to do; a plan that starts nothing is noted only if it never was.
+    """
     asked = {**dataclasses.asdict(options), "out": str(options.out), "cluster": str(options.cluster or "")}
     path = _notes() / plan.study / f"{plan.ablation}.json"
-    if any(stage.record() is None for stage in plan.stages) or not path.exists():  # nothing to do starts nothing
+    if starts or not path.exists():
         write_json(path, {"options": asked, "started": time.time()})
 
 
@@ -152,7 +156,7 @@ def states_of(plan: Plan) -> list[State]:
 def _state(job: Job, queued: dict[str, str]) -> State:
     note = read_json(job_folder(job.name) / "submission.json") or {}
     common = {"number": note.get("job_id", ""), "attempts": note.get("attempt", 0), "log": log_of(job)}
-    left = slurm.missing(job)
+    left = job.missing()
     if not left:
         return State(job, "done", **common)
     for stage in left:
@@ -199,8 +203,8 @@ def _status(options: Status) -> int:
 
 
 def _say_if_changed(plan: Plan) -> None:
-    notes = slurm.submissions([job for job in plan.jobs if slurm.missing(job)])
-    if any(note["code"] != snapshot().name for note in notes.values()):
+    notes = slurm.submissions([job for job in plan.jobs if job.missing()])
+    if {note["code"] for note in notes.values()} - {code_name()}:
         console.print("the code has changed since jobs were submitted; they run what was submitted", markup=False)
 
 
@@ -234,13 +238,13 @@ def _retry(options: Retry) -> int:
     for asked, plan in plans_of(options.study):
         failed = [s.job for s in states_of(plan) if s.state in ("failed", "diverged", "timed out", "interrupted")]
         names = {job.name for job in failed}
-        waiting = [job for job in plan.jobs if job.after in names and slurm.missing(job) and job.name not in names]
+        waiting = [job for job in plan.jobs if job.after in names and job.missing() and job.name not in names]
         todo = [*failed, *waiting]
         if not todo:
             console.print(f"{escape(plan.study)}: nothing has failed")
             continue
         for job in todo:
-            for stage in slurm.missing(job):
+            for stage in job.missing():
                 (stage.folder / "failure.json").unlink(missing_ok=True)
         console.print(f"{escape(plan.study)}: again " + escape(", ".join(job.title for job in todo)))
         if asked.executor == "slurm":

@@ -145,6 +145,10 @@ class Job:
         """Folder-safe and stable: the kind and the fingerprint of what it trains."""
         return f"{self.kind}-{self.stages[0].fingerprint}"
 
+    def missing(self) -> list[Stage]:
+        """Its stages that have no record."""
+        return [stage for stage in self.stages if stage.record() is None]
+
 
 @dataclass(frozen=True)
 class Plan:

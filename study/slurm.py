@@ -26,7 +26,6 @@ from study.paths import job_folder, study_root
 from study.plan import Job, Plan
 from study.schedule import log_of
 from study.snapshot import environment, snapshot
-from study.specs import Stage
 
 POLL_SECONDS = 10.0
 COLLECTOR_MINUTES = 60
@@ -35,11 +34,6 @@ ENDED = {  # by Slurm, before its records were there: state and reason
     "TIMEOUT": ("timed out", "the job reached its time limit; the same command goes on from there"),
     "CANCELLED": ("failed", "cancelled; retry goes on from what was saved"),
 }
-
-
-def missing(job: Job) -> list[Stage]:
-    """Stages of a job that have no record."""
-    return [stage for stage in job.stages if stage.record() is None]
 
 
 def submissions(jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
@@ -68,7 +62,7 @@ def submit(plan: Plan, jobs: Sequence[Job], profiles: dict[str, Profile], out: P
         Refused: by Slurm; then nothing of this call stays in the queue.
     """
     queued = active(jobs)
-    todo = [job for job in jobs if missing(job) and job.name not in queued]
+    todo = [job for job in jobs if job.missing() and job.name not in queued]
     try:
         _submit(plan, jobs, todo, queued, profiles, out)
     except Refused:
@@ -87,7 +81,7 @@ def _submit(
     """Submit `todo`, each wave after the one that it reads from; generators wait for all tokenizers of the queue."""
     code = snapshot()
     for job in todo:  # of earlier attempts: they would be taken for this one's
-        for stage in missing(job):
+        for stage in job.missing():
             for name in ("failure.json", "interrupted.json"):
                 (stage.folder / name).unlink(missing_ok=True)
     tokenizers = [job for job in todo if job.kind == "tokenizer"]
@@ -215,7 +209,7 @@ def settle(jobs: Sequence[Job]) -> None:
     notes = submissions(jobs)
     found = cluster.states(note["job_id"] for note in notes.values())
     for job in jobs:
-        if job.name not in notes or not missing(job):
+        if job.name not in notes or not job.missing():
             continue
         state = found.get(notes[job.name]["job_id"], "gone")
         if state in cluster.WAITING | cluster.RUNNING:
@@ -251,7 +245,7 @@ class SlurmJobs:
         left = {job.name: job for job in self.jobs}
         while left:
             queued = active(list(left.values())) if cluster.answers() else left
-            for name in [name for name, job in left.items() if name not in queued or not missing(job)]:
+            for name in [name for name, job in left.items() if name not in queued or not job.missing()]:
                 settle([left.pop(name)])
                 on_change()
             leases = {name: [holder(stage.folder) for stage in job.stages] for name, job in left.items()}

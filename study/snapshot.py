@@ -24,12 +24,22 @@ def _sources() -> dict[str, bytes]:
     return {str(path.relative_to(CHECKOUT)): path.read_bytes() for path in paths}
 
 
-def snapshot() -> Path:
-    """The folder with a copy of the code as it is now, made if there is none yet."""
-    sources, digest = _sources(), hashlib.sha256()
+def code_name() -> str:
+    """What a snapshot of the code as it is now is called."""
+    return _name(_sources())
+
+
+def _name(sources: dict[str, bytes]) -> str:
+    digest = hashlib.sha256()
     for name, content in sources.items():
         digest.update(f"{name} {len(content)}\n".encode() + content)
-    folder = study_root() / "code" / digest.hexdigest()[:16]
+    return digest.hexdigest()[:16]
+
+
+def snapshot() -> Path:
+    """The folder with a copy of the code as it is now, made if there is none yet."""
+    sources = _sources()
+    folder = study_root() / "code" / _name(sources)
     if read_json(folder / SOURCE) is None:
         partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
         for name, content in sources.items():

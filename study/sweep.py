@@ -230,14 +230,14 @@ def run(options: Sweep, plan: Plan) -> int:
 
     profiles = read_profile(options.cluster) if options.executor == "slurm" else None
     report.print_plan(plan, _slots(options, plan), profiles)
-    todo = [job for job in plan.jobs if any(stage.record() is None for stage in job.stages)]
+    todo = [job for job in plan.jobs if job.missing()]
     if started()[1] > 1:  # all of them must go through the same jobs
         todo = list(plan.jobs)
     if plan.missing and (todo or options.dry_run):
         return 3
     if options.dry_run:
         return 0
-    note_plan(options, plan)
+    note_plan(options, plan, starts=bool(todo))
     if not options.detach:
         return execute(options, plan, todo)
     Collector(plan, options.out).update()

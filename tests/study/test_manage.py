@@ -19,7 +19,7 @@ def started(tiny_plan, tmp_path, monkeypatch):
     """A sweep of a study called 'birds' whose tokenizer is done and whose generator is not; it is not planned again."""
     plan = dataclasses.replace(tiny_plan(), study="birds")
     options = Sweep(study="birds", out=tmp_path)
-    manage.note_plan(options, plan)
+    manage.note_plan(options, plan, starts=True)
     monkeypatch.setattr("study.sweep.prepare", lambda asked: plan)
     for stage in plan.jobs[0].stages:
         run_stage(stage)
