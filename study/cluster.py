@@ -156,7 +156,7 @@ def put_back() -> str:
         return "scontrol does not answer here: the next sweep submits this job again"
     state = re.search(r"JobState=(\w+)", told)
     if state is None or state[1] not in ("RUNNING", "SIGNALING"):
-        return f"Slurm calls this job {state[1] if state else 'unknown'}: it does not go back into the queue"
+        return f"Slurm calls this job {state[1] if state else 'unknown'}: what becomes of it is left to Slurm"
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     name = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
     if _answer("scontrol", "requeue", name) is None:

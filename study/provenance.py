@@ -13,35 +13,38 @@ from study.files import read_json
 from study.paths import CHECKOUT
 
 PACKAGES = ("torch", "timm", "torch-fidelity", "torchdiffeq", "numpy")
-
+CODE = ("study", "models", "ablations", "results", "figures")  # our own
 
 SOURCE = "source.json"  # beside a copy of the code (study/snapshot.py): the commit and the changes it was made from
 
 
 @functools.cache
 def commit() -> str:
-    """Commit of the code, with `+changes` when the tracked code differs from it; empty where there is no checkout."""
+    """Commit of the code, with `+changes` when the code differs from it; empty where there is no checkout."""
     if source := read_json(CHECKOUT / SOURCE):
         return source["commit"]
-    try:
-        head = _git("rev-parse", "--short=12", "HEAD")
-        changed = _git("status", "--porcelain", "--untracked-files=no", "--", "*.py")
-    except (OSError, subprocess.SubprocessError):
-        return ""
-    return head + ("+changes" if changed else "")
+    head = _git("rev-parse", "--verify", "--short=12", "HEAD")
+    return head + ("+changes" if difference() else "")
 
 
+@functools.cache
 def difference() -> str:
-    """What the tracked code has that its commit has not, as git shows it; empty where there is no checkout."""
-    try:
-        return _git("diff", "HEAD", "--", "*.py")
-    except (OSError, subprocess.SubprocessError):
-        return ""
+    """What the code has that its commit has not, new modules included, as git shows it; empty where there is no
+    checkout."""
+    if source := read_json(CHECKOUT / SOURCE):
+        return source["difference"]
+    new = _git("ls-files", "--others", "--exclude-standard", "--", *(f"{package}/*.py" for package in CODE))
+    added = [_git("diff", "--no-index", "--", "/dev/null", name) for name in new.splitlines()]
+    return "\n".join(part for part in (_git("diff", "HEAD", "--", "*.py"), *added) if part)
 
 
 def _git(*arguments: str) -> str:
+    """What git says; nothing where it, or its repository, is not there."""
     command = ["git", "-C", str(CHECKOUT), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def provenance(compute: Compute) -> dict[str, str | int]:
@@ -55,6 +58,7 @@ def provenance(compute: Compute) -> dict[str, str | int]:
         device = processor()
     return {
         "commit": commit(),
+        "difference": difference(),
         "versions": ", ".join([f"python {platform.python_version()}", *versions]),
         "device": device,
         "precision": compute.precision,

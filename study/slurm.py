@@ -11,6 +11,7 @@ import datetime
 import io
 import os
 import shlex
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -127,12 +128,12 @@ def _submit_collector(
 ) -> None:
     note = job_folder(f"{COLLECTOR}-{plan.study}-{plan.ablation}")
     earlier = read_json(note / "submission.json")
-    if earlier is not None:
-        cluster.cancel([earlier["job_id"]])  # it would not wait for what has been submitted since
     minutes = min(COLLECTOR_MINUTES, profile.minutes)
     options = {"cpus_per_task": 1, **({"mem": f"{profile.memory_gb * 1024:.0f}MB"} if profile.memory_gb else {})}
     executor = _executor(profile, ends, code, "study-collect", minutes, options)
     (handle,) = _submitted(executor, code, [(collect, plan, jobs, out)])
+    if earlier is not None:
+        cluster.cancel([earlier["job_id"]])  # it would not wait for what has been submitted since
     _note(note, handle.job_id, code)
 
 
@@ -165,7 +166,7 @@ def _executor(
     folder = job_folder("slurm")
     folder.mkdir(parents=True, exist_ok=True)
     with cluster.outside_a_job():
-        executor = submitit.SlurmExecutor(folder=folder)
+        executor = submitit.SlurmExecutor(folder=folder, python=_python())
         arrays = sorted({job.partition("_")[0] for job in after}, key=int)
         variables = {**environment(code), "STUDY_ROOT": str(study_root())}  # whatever the cluster hands on
         if weights := os.environ.get("STUDY_WEIGHTS"):
@@ -185,6 +186,15 @@ def _executor(
             **options,
         )
     return executor
+
+
+def _python() -> str:
+    """How a job starts Python: deaf to the signals that ask it to save, until it can.
+
+    A job that is preempted while it imports torch would otherwise end at once, as one that failed; so it is Slurm that
+    ends it when the grace time is over, and puts it back.
+    """
+    return shlex.join(["sh", "-c", 'trap "" TERM USR1 USR2; exec "$0" "$@"', sys.executable])
 
 
 def _note(folder: Path, job_id: str, code: Path) -> None:

@@ -13,14 +13,12 @@ from pathlib import Path
 
 from study.files import read_json, write_json
 from study.paths import CHECKOUT, study_root
-from study.provenance import SOURCE, commit, difference
-
-PACKAGES = ("study", "models", "ablations", "results", "figures")
+from study.provenance import CODE, SOURCE, commit, difference
 
 
 def _sources() -> dict[str, bytes]:
     """All modules of the package by their place in the checkout."""
-    paths = sorted(path for package in PACKAGES for path in (CHECKOUT / package).rglob("*.py"))
+    paths = sorted(path for package in CODE for path in (CHECKOUT / package).rglob("*.py"))
     return {str(path.relative_to(CHECKOUT)): path.read_bytes() for path in paths}
 
 

@@ -141,6 +141,8 @@ def prepare(options: Sweep) -> Plan:
         raise ValueError("--detach and --cluster are for --executor slurm")
     if options.jobs is not None and options.jobs < 1:
         raise ValueError(f"--jobs must be at least 1, got {options.jobs}")
+    if options.jobs is not None and options.executor == "slurm":
+        raise ValueError("--jobs is for this machine; on Slurm `parallel` in the profile says how many run at once")
     for folder in (study_root(), options.out / "results", options.out / "figures"):
         require_writable(folder)
     data, lacking = _data(options, scale)

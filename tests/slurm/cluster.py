@@ -1,13 +1,15 @@
 """A real Slurm of one node on this machine, for tests and for trying things out; needs root and Debian's packages.
 
+    python tests/slurm/cluster.py install           # the packages, with apt-get
     eval "$(python tests/slurm/cluster.py up)"      # sets SLURM_CONF: now sbatch, squeue, scancel and the sweep work
     python tests/slurm/cluster.py status
     python tests/slurm/cluster.py down
 
 Everything (configuration, keys, queue, logs, database) is in one folder; `up` begins with an empty queue and an empty
 database, `down` is a power cut that leaves the logs. There are two partitions on the same node: `low`, the default,
-whose jobs are preempted and requeued, and `high`, whose jobs preempt them. CPUs and memory are declared, not had and
-not enforced: several small jobs run at once on any machine.
+whose jobs are preempted and requeued, and `high`, whose jobs preempt them. A third, `wide`, has a second node beside
+it, for jobs of several nodes: another slurmd on this machine. CPUs and memory are declared, not had and not enforced:
+several small jobs run at once on any machine.
 """
 
 from __future__ import annotations
@@ -40,16 +42,15 @@ SLURM_CONF = """\
 ClusterName=one
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={ctld_port}
-SlurmdPort={slurmd_port}
 SlurmUser=root
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket,cred_expire={requeue_seconds}
 StateSaveLocation={folder}/state
-SlurmdSpoolDir={folder}/spool
+SlurmdSpoolDir={folder}/spool/%n
 SlurmctldPidFile={folder}/slurmctld.pid
-SlurmdPidFile={folder}/slurmd.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
 SlurmctldLogFile={folder}/slurmctld.log
-SlurmdLogFile={folder}/slurmd.log
+SlurmdLogFile={folder}/slurmd-%n.log
 MailProg=/bin/true
 FirstJobId={first_job}
 
@@ -73,9 +74,12 @@ SchedulerParameters=batch_sched_delay=0,sched_interval=1,bf_interval=1
 KillWait=5
 
 {accounting}
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory} State=UNKNOWN
+NodeName=DEFAULT CPUs={cpus} RealMemory={memory} State=UNKNOWN
+NodeName={host} NodeHostname={host} NodeAddr=127.0.0.1 Port={node_port}
+NodeName={host}-2 NodeHostname={host} NodeAddr=127.0.0.1 Port={other_port}
 PartitionName=low Nodes={host} Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime={grace} MaxTime=INFINITE
 PartitionName=high Nodes={host} PriorityTier=2 PreemptMode=OFF MaxTime=INFINITE
+PartitionName=wide Nodes={host},{host}-2 PriorityTier=1 PreemptMode=OFF MaxTime=INFINITE
 """
 
 ACCOUNTING = """\
@@ -121,7 +125,7 @@ def obstacle(accounting: bool = False) -> str:
         return "the Slurm of one node needs root, because slurmd does"
     needed = PROGRAMS | (ACCOUNTING_PROGRAMS if accounting else {})
     if missing := sorted({package for program, package in needed.items() if _which(program) is None}):
-        return f"not installed: {', '.join(missing)}; `up --install` brings them"
+        return f"not installed: {', '.join(missing)}; `python tests/slurm/cluster.py install` brings them"
     return ""
 
 
@@ -188,12 +192,14 @@ def is_up(folder: Path = FOLDER) -> bool:
 
 def _start_daemons(folder: Path, accounting: bool) -> None:
     """Write what the daemons read and start each when the ones before it answer."""
-    ctld_port, slurmd_port, dbd_port = _free_ports(3)
+    ctld_port, node_port, other_port, dbd_port = _free_ports(4)
+    host = socket.gethostname().split(".")[0]
     conf = SLURM_CONF.format(
         folder=folder,
-        host=socket.gethostname().split(".")[0],
+        host=host,
         ctld_port=ctld_port,
-        slurmd_port=slurmd_port,
+        node_port=node_port,
+        other_port=other_port,
         requeue_seconds=REQUEUE_SECONDS,
         first_job=int(time.time()) % 60_000_000,  # submitit names files by job: no two clusters share a number
         cpus=CPUS,
@@ -212,8 +218,10 @@ def _start_daemons(folder: Path, accounting: bool) -> None:
     if accounting:
         _start_accounting(folder, dbd_port)
     _start(folder, ["slurmctld", "-D"], lambda: _ask(folder, "scontrol", "ping").returncode == 0)
-    node = ("sinfo", "--noheader", "--partition=low", "--format=%T")
-    _start(folder, ["slurmd", "-D"], lambda: _ask(folder, *node).stdout.strip() == "idle")
+    for node in (host, f"{host}-2"):
+        (folder / "spool" / node).mkdir()
+        state = ("sinfo", "--noheader", f"--nodes={node}", "--partition=wide", "--format=%T")
+        _start(folder, ["slurmd", "-D", "-N", node], lambda state=state: _ask(folder, *state).stdout.strip() == "idle")
 
 
 def _start_accounting(folder: Path, dbd_port: int) -> None:
@@ -248,7 +256,7 @@ def _start(folder: Path, command: list[str], answers: Callable[[], bool]) -> Non
 
 def _launch(folder: Path, command: list[str]) -> subprocess.Popen[bytes]:
     """A process away from this terminal, marked as the cluster's."""
-    with open(folder / f"{command[0]}.out", "wb") as output:
+    with open(folder / f"{command[0]}.out", "ab") as output:
         return subprocess.Popen(
             [_which(command[0]) or command[0], *command[1:]],
             env={**_environment(folder), MARK: str(folder)},
@@ -323,16 +331,17 @@ def _free_ports(count: int) -> list[int]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("action", choices=("up", "down", "status"))
+    parser.add_argument("action", choices=("install", "up", "down", "status"))
     parser.add_argument("--folder", type=Path, default=FOLDER, help="of everything that is written (%(default)s)")
     parser.add_argument("--accounting", action="store_true", help="with slurmdbd and a database, for sacct")
-    parser.add_argument("--install", action="store_true", help="bring missing packages with apt-get first")
     options = parser.parse_args()
     try:
-        if options.install and "not installed" in obstacle(options.accounting):
+        if options.action == "install" and "not installed" in obstacle(options.accounting):
             install(options.accounting)
         if reason := obstacle(options.accounting):
             raise Unusable(reason)
+        if options.action == "install":
+            return 0
         if options.action == "up":
             print(f"export SLURM_CONF={up(options.folder, options.accounting)}")
         elif options.action == "down":

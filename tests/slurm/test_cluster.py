@@ -167,7 +167,9 @@ def test_what_is_missing_is_one_line(monkeypatch):
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(Path, "exists", lambda self: True)
     assert cluster.obstacle() == ""
-    assert cluster.obstacle(accounting=True) == "not installed: slurmdbd; `up --install` brings them"
+    assert cluster.obstacle(accounting=True) == (
+        "not installed: slurmdbd; `python tests/slurm/cluster.py install` brings them"
+    )
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     assert "needs root" in cluster.obstacle()
     monkeypatch.setattr(Path, "exists", lambda self: False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shlex
 import shutil
@@ -241,11 +242,43 @@ def test_runs_that_fail_in_three_ways_leave_a_whole_table_and_figures(slurm, swe
     assert "2 done, 3 failed" in it.run("status")
 
 
-def test_two_processes_are_two_tasks_of_one_job(slurm, sweep, wait_for):
-    it = sweep({**SHORT, "execution.processes": 2})
+@pytest.mark.parametrize("nodes", [1, 2])
+def test_two_processes_are_two_tasks_of_one_job(slurm, sweep, wait_for, nodes):
+    it = sweep({**SHORT, "execution.processes": 2}, f"partition = 'wide'\nnodes = {nodes}")
     it.submit()
-    assert shown(it.job(), "NumTasks") == shown(it.job("tokenizer"), "NumTasks") == "2"
+    for job in (it.job(), it.job("tokenizer")):
+        assert shown(job, "NumTasks") == "2"
+        assert shown(job, "NumNodes").partition("-")[0] == str(nodes)  # of a job that waits: least and most
     wait_for(it.judged)
+
+
+def test_when_a_process_dies_those_on_other_nodes_end_within_a_minute(slurm, sweep, wait_for):
+    it = sweep({"execution.processes": 2, "generator.budget_images": 10**6}, "partition = 'wide'\nnodes = 2")
+    it.submit()
+    os.kill(wait_for(it.training), signal.SIGKILL)
+    wait_for(lambda: "COMPLETED" != shown(it.job(), "JobState") not in ("RUNNING", "COMPLETING"), seconds=60)
+    wait_for(lambda: ask("squeue", "--noheader") == "")
+    assert "process" in it.table().query("state == 'failed'")["reason"].iloc[0]
+
+
+def test_a_signal_while_python_starts_does_not_end_the_job(slurm, sweep, wait_for):
+    it = sweep(SHORT)
+    it.submit()
+
+    def starting():
+        """Processes of the job before its own code can have installed a handler: it imports torch first."""
+        command = f"{sys.executable}\0-u\0-m\0submitit.core._submit\0{it.root}"
+        found = []
+        for place in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                if (place / "cmdline").read_text().startswith(command):
+                    found.append(place)
+        return found
+
+    for place in wait_for(starting):
+        os.kill(int(place.name), signal.SIGTERM)
+    wait_for(it.judged)
+    assert shown(it.job(), "Restarts") == "0"
 
 
 def test_what_slurm_refuses_is_one_line_and_nothing_stays_in_the_queue(slurm, sweep):
