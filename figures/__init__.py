@@ -1,6 +1,7 @@
 """What is drawn: one module per figure, each a pure function from the results table to a figure.
 
-To add one: a module with `draw(table, folder) -> Drawing`, its name in FIGURES, a test that renders it.
+To add one: a module with `draw(table, folder) -> Drawing`, its name in FIGURES, a test that renders it. The figures of
+searches, search.py and pareto.py, are drawn once for every space by render.py.
 """
 
 import difflib

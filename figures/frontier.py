@@ -25,7 +25,7 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     tokenizers, generators = rows.done(chosen, "tokenizer"), rows.done(chosen, "generator")
     mark = rows.common_mark(generators)
     generators = generators[generators["images_seen"] == mark]
-    points = _points(tokenizers, generators)
+    points = rfid_and_gfid(tokenizers, generators)
     if points.empty:
         raise NothingToDraw("no generator has both its gFID and its tokenizer's rFID")
 
@@ -56,7 +56,7 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     return Drawing(figure, points)
 
 
-def _points(tokenizers: pd.DataFrame, generators: pd.DataFrame) -> pd.DataFrame:
+def rfid_and_gfid(tokenizers: pd.DataFrame, generators: pd.DataFrame) -> pd.DataFrame:
     """One row per tokenizer, generator and judge: rFID and gFID over seeds."""
     judge = ["extractor", "extractor_size"]
     last = tokenizers.sort_values("images_seen").drop_duplicates(["fingerprint", *judge], keep="last")

@@ -16,9 +16,9 @@ def main(
 ) -> int:
     """Draw every figure of a study again, from its results table alone.
 
-    Reads results/STUDY/table.csv and the picture sheets beside it; writes figures/STUDY/NAME.png (to look
-    at), NAME.pdf (to print) and NAME.csv (the numbers plotted). Nothing is trained or measured, and the
-    same table gives the same files.
+    Reads results/STUDY/table.csv, the picture sheets beside it and what searches found (search/); writes
+    figures/STUDY/NAME.png (to look at), NAME.pdf (to print) and NAME.csv (the numbers plotted). Nothing is
+    trained or measured, and the same table gives the same files.
 
     Args:
         study: A folder of results/ that holds a table.csv. Without it, all of them.

@@ -1,0 +1,100 @@
+"""What the figures of a search share: its words, its numbers as rows, its colours."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from figures import wording
+from figures.drawing import NothingToDraw
+from results.searches import STATES, Search, Trial
+
+NAMES = {"rfid": "rFID", "gfid": "gFID", "sfid": "sFID", "kid": "KID"}
+TRIAL, CHOSEN = "#0072b2", "#d55e00"  # apart for the colour-blind; in grey the marker tells
+
+
+def complete(search: Search) -> list[Trial]:
+    """The complete trials, in order; NothingToDraw says what became of the others where there are none."""
+    found = [trial for trial in search.trials if trial.state == "complete"]
+    if not found:
+        raise NothingToDraw(f"no trial is complete: {counted(search)}" if search.trials else "it has no trials yet")
+    return found
+
+
+def counted(search: Search) -> str:
+    """'36 of 40 trials: 20 complete, 14 pruned, 2 failed, 3 running': of the budget, 36 have ended."""
+    counts = Counter(trial.state for trial in search.trials)
+    ended = len(search.trials) - counts["running"]
+    parts = [f"{counts[state]} {state}" for state in STATES if counts[state]]
+    return f"{ended} of {search.budget} trials: {', '.join(parts)}"
+
+
+def verdict(search: Search) -> str:
+    """Whether the winner beats the default, and why, in a sentence; nothing where that was not asked."""
+    if not search.reason and search.winner is None:
+        return ""
+    what = {
+        True: f"Trial {search.winner} beats the default",
+        False: "No trial is shown to beat the default",
+        None: "Whether a trial beats the default is undecided",
+    }[search.beats_default]
+    return f"{what}: {search.reason.rstrip('.')}." if search.reason else f"{what}."
+
+
+def name(objective: str) -> str:
+    """An objective as figures print it."""
+    return NAMES.get(objective, objective)
+
+
+def axis(search: Search, objective: str) -> str:
+    """Label of an objective's axis, in two lines where its judge is known."""
+    about = search.protocol.get(objective, {})
+    if not about.get("extractor"):
+        return f"{name(objective)} ({wording.BETTER})"
+    columns = ("samples", "extractor", "extractor_size", "comparable")
+    return wording.axis(name(objective), pd.DataFrame([{column: about.get(column) for column in columns}]))
+
+
+def caption(search: Search) -> list[str]:
+    """How the objectives were measured."""
+    lines = []
+    for objective, about in search.protocol.items():
+        facts = [str(about["generator"])] if about.get("generator") else []
+        if isinstance(seen := about.get("images_seen"), int):
+            facts.append(f"{wording.count(seen)} images seen")
+        if isinstance(samples := about.get("samples"), int):
+            facts.append(f"{samples:,} samples")
+        if about.get("solver"):
+            facts.append(f"{about['solver']} {about.get('steps', '')}".strip())
+        if about.get("reference"):
+            facts.append(f"reference {about['reference']}")
+        if about.get("comparable") is False:
+            facts.append("not comparable: fewer samples than twice the feature width")
+        if facts:
+            lines.append(f"{name(objective)}: {', '.join(facts)}.")
+    return lines
+
+
+def frame(search: Search) -> pd.DataFrame:
+    """The plotted trials and held-out scores, one row each: `part` is trial, default or candidate."""
+    made: list[dict[str, Any]] = []
+    for trial in search.trials:
+        settings = {f"param.{key}": value for key, value in trial.params.items()}
+        facts = {"trial": trial.trial, "state": trial.state, "run": trial.run, "images_seen": trial.images_seen}
+        made.append({"part": "trial", **facts, **trial.values, **settings})
+    for part, number, scores in (
+        ("default", None, search.default.scores),
+        *(("candidate", candidate.trial, candidate.scores) for candidate in search.candidates),
+    ):
+        for repeat in range(max(map(len, scores.values()), default=0)):
+            values = {key: found[repeat] for key, found in scores.items() if repeat < len(found)}
+            made.append({"part": part, "trial": number, "held_out_repeat": repeat, **values})
+    columns = ["part", "trial", "state", "run", "images_seen", "held_out_repeat", *search.objectives]
+    columns += [f"param.{key}" for key in search.parameters]
+    return pd.DataFrame(made, columns=columns, dtype=object)  # whole numbers stay whole beside empty cells
+
+
+def mean(values: Sequence[float]) -> float:
+    """The mean of some scores."""
+    return sum(values) / len(values)
