@@ -154,7 +154,7 @@ class Decoder(nn.Module):
         levels: list[Level] = []
         for i in reversed(range(len(sides))):
             c_out = config.ch * config.ch_mult[i]
-            attention = sides[i] in config.attn_resolutions
+            attention = config.decoder_attention and sides[i] in config.attn_resolutions
             level = Level(c, c_out, config.num_res_blocks + 1, attention=attention, groups=groups)
             if i > 0:
                 level.upsample = Upsample(c_out)

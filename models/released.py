@@ -4,7 +4,8 @@ Source: what `hustvl/LightningDiT` writes and reads. A tokenizer is the `state_d
 or bare (vavae/ldm/models/autoencoder.py, tokenizer/autoencoder.py); a generator lies under `ema`, or bare
 (train.py, inference.py), as does one of `facebookresearch/DiT`; statistics are `mean` and `std`
 (datasets/img_latent_dataset.py). Parameter names, time and velocity are the released ones throughout models/, so
-nothing is renamed or converted here. The format is proved with files that its classes wrote, with random weights:
+nothing is renamed or converted here, but attention in SD-VAE's file (models/sd_vae.py). MAR's tokenizer lies under
+`model` (`LTH14/mar`, models/vae.py). The format is proved with files that its classes wrote, with random weights:
 outputs agree up to rounding. The published files have not been loaded yet.
 """
 
@@ -22,7 +23,9 @@ from torch import Tensor, nn
 
 from models.autoencoder import Autoencoder
 from models.lightningdit import LightningDiT
+from models.sd_vae import SDVAE, modern_name
 from models.specs import (
+    EXTERNAL_TOKENIZERS,
     GENERATOR_SIZES,
     TRANSFORMERS,
     AutoencoderConfig,
@@ -77,16 +80,21 @@ class LatentStatistics:
 
 
 def load_tokenizer(spec: str, path: str | Path) -> Loaded[Autoencoder]:
-    """The tokenizer `spec`, such as `f16d32-dinov2`, from a released checkpoint.
+    """The tokenizer `spec`, such as `f16d32-dinov2` or `sd-vae-f8d4`, from a released checkpoint.
 
     path: a file, or `hf:owner/name[@revision]/file` on the Hugging Face hub. Pixel channels, widths, levels,
-    residual blocks and the levels with attention are read from the weights. A foundation model in `spec` is
+    residual blocks and the levels with attention are read from the weights, or of one in diffusers' form known by its
+    name. A foundation model in `spec` is
     checked where the file holds one; without one in `spec` any will do, since the network is the same.
 
     Raises ValueError for an unknown spec, for weights of another downsampling or latent width, and, naming the
-    parameter, for one that is missing, unknown or of another shape; and what read_foreign and local_file raise.
+    parameter, for one that is missing, unknown or of another shape, and without the package whose network it is; and
+    what read_foreign and local_file raise.
     """
     name = parse_tokenizer(spec)
+    if name.external and (known := EXTERNAL_TOKENIZERS[spec].config).library:
+        weights = _read(path, rename=modern_name)
+        return _filled(weights, lambda: SDVAE(known), spec)
     weights = _read(path, TOKENIZER_DROPPED)
     ch, pixel_channels, _, _ = weights.shape("encoder.conv_in.weight", 4)
     levels = weights.count("encoder.down.")
@@ -120,6 +128,8 @@ def load_tokenizer(spec: str, path: str | Path) -> Loaded[Autoencoder]:
         attn_resolutions=tuple(TRAINED_AT >> i for i in range(levels) if weights.count(f"encoder.down.{i}.attn.")),
         z_channels=channels,
     )
+    if config.attn_resolutions and not any(weights.count(f"decoder.up.{i}.attn.") for i in range(levels)):
+        config = replace(config, decoder_attention=False)
     return _filled(weights, lambda: Autoencoder(config), spec)
 
 
@@ -253,13 +263,15 @@ class _Weights:
         return len({name.removeprefix(prefix).split(".")[0] for name in self.tensors if name.startswith(prefix)})
 
 
-def _read(path: str | Path, dropped_prefixes: tuple[str, ...] = ()) -> _Weights:
+def _read(
+    path: str | Path, dropped_prefixes: tuple[str, ...] = (), rename: Callable[[str], str] = lambda name: name
+) -> _Weights:
     file = local_file(path)
     foreign = read_foreign(file)
     weights = _Weights(file, foreign.part, {}, {}, set())
     for full_name, tensor in foreign.tensors.items():
         words = full_name.split(".")
-        name = ".".join(word for word in words if word not in WRAPPERS)
+        name = rename(".".join(word for word in words if word not in WRAPPERS))
         weights.stripped.update(f"{word}." for word in words if word in WRAPPERS)
         if name in weights.tensors or name in weights.dropped:
             raise ValueError(f"{file} holds {name} twice, once as {full_name}")

@@ -100,29 +100,41 @@ def unknown(what: str, asked: object, valid: Iterable[str], form: str = "") -> V
 @dataclass(frozen=True, kw_only=True)
 class TokenizerName:
     """What a tokenizer's name says: pixels per latent cell along a side, latent channels, and the
-    foundation model of its VF loss (None: trained without)."""
+    foundation model of its VF loss (None: trained without). external: its name in EXTERNAL_TOKENIZERS, else empty."""
 
     downsampling: int
     channels: int
     foundation: str | None = None
+    external: str = ""
 
     def __str__(self) -> str:
+        if self.external:
+            return self.external
         return f"f{self.downsampling}d{self.channels}" + (f"-{self.foundation}" if self.foundation else "")
 
 
 def parse_tokenizer(name: str) -> TokenizerName:
-    """Read `f16d32` or `f16d32-dinov2`. `str()` of the result gives the name back.
+    """Read `f16d32`, `f16d32-dinov2` or a name in EXTERNAL_TOKENIZERS. `str()` of the result gives the name back.
 
     Raises ValueError, with the nearest names, for anything else.
     """
+    if name in EXTERNAL_TOKENIZERS:
+        made = EXTERNAL_TOKENIZERS[name]
+        return TokenizerName(
+            downsampling=made.config.downsampling,
+            channels=made.config.z_channels,
+            foundation=made.foundation,
+            external=name,
+        )
     form = (
         "The form is f<downsampling>d<channels>[-<foundation model>], downsampling a power of two, "
-        f"foundation model one of {', '.join(FOUNDATIONS)}."
+        f"foundation model one of {', '.join(FOUNDATIONS)}; or one of others: {', '.join(EXTERNAL_TOKENIZERS)}."
     )
     found = re.fullmatch(r"f([1-9]\d*)d([1-9]\d*)(?:-([A-Za-z0-9_]+))?", name)
     if found is None:
         usual = [f"f{f}d{d}" for f in (4, 8, 16, 32) for d in (4, 8, 16, 32, 64)]
-        near = difflib.get_close_matches(name, [u + s for u in usual for s in ("", *(f"-{x}" for x in FOUNDATIONS))])
+        aligned = [u + s for u in usual for s in ("", *(f"-{x}" for x in FOUNDATIONS))]
+        near = difflib.get_close_matches(name, [*aligned, *EXTERNAL_TOKENIZERS])
         hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
         raise ValueError(f"{name!r} is no tokenizer{hint} {form}")
     downsampling, channels, foundation = int(found[1]), int(found[2]), found[3]
@@ -144,7 +156,8 @@ class AutoencoderConfig:
     resolution is the side of the square training images in pixels; it decides which levels get attention
     (those whose side is in attn_resolutions) and nothing else. unshuffle u folds u x u pixels into channels
     before the first convolution and unfolds after the last: levels at full resolution, most of the cost,
-    fall away. 1 is the released network.
+    fall away. 1 is the released network. decoder_attention: whether the decoder's levels have attention where the
+    encoder's have. library: whose code the network is, ours or diffusers' (models/sd_vae.py).
 
     Raises ValueError if the levels do not divide the resolution or the groups of GroupNorm a level's
     channels.
@@ -159,6 +172,8 @@ class AutoencoderConfig:
     z_channels: int = 32
     unshuffle: int = 1
     norm_groups: int = 32
+    decoder_attention: bool = field(default=True, metadata={"as_before": True})
+    library: str = field(default="", metadata={"as_before": ""})
 
     def __post_init__(self) -> None:
         if not self.ch_mult or self.unshuffle < 1:
@@ -188,6 +203,28 @@ class AutoencoderConfig:
     def level_sides(self) -> tuple[int, ...]:
         """Side of the feature map at each level, finest first."""
         return tuple(self.resolution // self.unshuffle // 2**i for i in range(len(self.ch_mult)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExternalTokenizer:
+    """A tokenizer that others made, whose weights are given: nobody trains it here.
+
+    config: at the size of pictures that it was trained at.
+    """
+
+    config: AutoencoderConfig
+    foundation: str | None = None
+
+
+# SD-VAE's network is `AutoencoderKL` of diffusers with the config.json of stabilityai/sd-vae-ft-ema; MAR's decoder has
+# no attention but in the middle (LTH14/mar, models/vae.py); VA-VAE is the released f16d32-dinov2, trained longest
+EXTERNAL_TOKENIZERS = {
+    "sd-vae-f8d4": ExternalTokenizer(
+        config=AutoencoderConfig(ch_mult=(1, 2, 4, 4), attn_resolutions=(), z_channels=4, library="diffusers")
+    ),
+    "mar-vae-f16d16": ExternalTokenizer(config=AutoencoderConfig(z_channels=16, decoder_attention=False)),
+    "va-vae": ExternalTokenizer(config=AutoencoderConfig(), foundation="dinov2"),
+}
 
 
 # Generators
@@ -340,10 +377,10 @@ def autoencoder_parameters(config: AutoencoderConfig) -> int:
     def attention(c: int) -> int:
         return 2 * c + 4 * conv(c, c, 1)
 
-    def level(c_in: int, c_out: int, blocks: int, side: int) -> int:
+    def level(c_in: int, c_out: int, blocks: int, attended: bool) -> int:
         widths = [c_in] + [c_out] * blocks
         total = sum(block(widths[i], c_out) for i in range(blocks))
-        return total + (blocks * attention(c_out) if side in config.attn_resolutions else 0)
+        return total + (blocks * attention(c_out) if attended else 0)
 
     sides = config.level_sides()
     channels = [config.ch * mult for mult in config.ch_mult]
@@ -353,9 +390,10 @@ def autoencoder_parameters(config: AutoencoderConfig) -> int:
     encoder = conv(pixel_values, config.ch) + middle + 2 * top + conv(top, 2 * z)
     decoder = conv(z, top) + middle + 2 * channels[0] + conv(channels[0], pixel_values)
     for i, (side, c) in enumerate(zip(sides, channels, strict=True)):
-        encoder += level(channels[i - 1] if i else config.ch, c, config.num_res_blocks, side)
+        attended = side in config.attn_resolutions
+        encoder += level(channels[i - 1] if i else config.ch, c, config.num_res_blocks, attended)
         above = channels[i + 1] if i + 1 < len(channels) else top
-        decoder += level(above, c, config.num_res_blocks + 1, side)
+        decoder += level(above, c, config.num_res_blocks + 1, attended and config.decoder_attention)
         encoder += conv(c, c) if i + 1 < len(channels) else 0  # downsampling
         decoder += conv(c, c) if i else 0  # upsampling
     return encoder + decoder + conv(2 * z, 2 * z, 1) + conv(z, z, 1)
@@ -400,7 +438,7 @@ def autoencoder_flops(config: AutoencoderConfig) -> tuple[int, int]:
         side, c = sides[level], channels[level]
         for _ in range(config.num_res_blocks + 1):
             decode += block(side**2, current, c)
-            decode += attention(side**2, c) if side in config.attn_resolutions else 0
+            decode += attention(side**2, c) if side in config.attn_resolutions and config.decoder_attention else 0
             current = c
         decode += conv(sides[level - 1] ** 2, c, c) if level else 0
     decode += conv(sides[0] ** 2, current, pixel_values)

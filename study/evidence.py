@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -82,10 +83,10 @@ def _score(row: dict[str, Any]) -> Score:
     from results.runs import changes_of
     from results.schema import PROTOCOL
 
-    try:
-        tokenizer = parse_tokenizer(row["tokenizer"])
-    except ValueError:
-        tokenizer = None  # somebody else's, as in the paper's Table 3
+    tokenizer = None  # somebody else's, as in the paper's Table 3
+    with contextlib.suppress(ValueError):
+        name = parse_tokenizer(row["tokenizer"])
+        tokenizer = None if name.external else name
     size = f" @ {row['extractor_size']} px" if row["extractor_size"] else ""
     return Score(
         tokenizer=tokenizer,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import urllib.parse
 from collections.abc import Iterable
 
 from models.specs import parse_tokenizer
@@ -32,13 +33,19 @@ def needed(stages: Iterable[Stage]) -> list[str]:
 
 def missing(stages: Iterable[Stage]) -> list[str]:
     """One line for everything that these stages load and that is not here, with what brings it."""
+    stages = list(stages)
     names, lines = needed(stages), []
     for name in names:
         weight = entry(name)
         if find(name) is None:
             size = f"{weight.megabytes} MB; " if weight.megabytes else ""
-            way = "python -m study.prefetch" if weight.url else "put it into the folder named by STUDY_WEIGHTS"
+            way = "put it into the folder named by STUDY_WEIGHTS"
+            if weight.url:
+                way = f"python -m study.prefetch brings it from {urllib.parse.urlsplit(weight.url).hostname}"
             lines.append(f"{weight.purpose}: {weight.file} ({size}{way})")
     if "vgg" in names and importlib.util.find_spec("lpips") is None:
         lines.append("the perceptual net 'vgg' (LPIPS): the package lpips, which carries its heads (pip install lpips)")
+    made_by = {stage.spec.architecture.library for stage in stages if isinstance(stage.spec, FitTokenizer)}
+    if "diffusers" in made_by and importlib.util.find_spec("diffusers") is None:
+        lines.append("SD-VAE: the package diffusers, which has its network (pip install diffusers)")
     return lines

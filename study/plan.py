@@ -10,7 +10,13 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from models.specs import AutoencoderConfig, generator_config, parse_generator, parse_tokenizer
+from models.specs import (
+    EXTERNAL_TOKENIZERS,
+    AutoencoderConfig,
+    generator_config,
+    parse_generator,
+    parse_tokenizer,
+)
 from results.labels import BREAKS
 from study.checks import check_scale
 from study.compute import Compute, Execution
@@ -93,6 +99,8 @@ class Run:
             raise ValueError(f"{self.name}: a given generator and the statistics of its latents are given together")
         if self.given_generator and not (self.generator and self.given_tokenizer):
             raise ValueError(f"{self.name}: a given generator needs its name, and the tokenizer that it was trained on")
+        if self.tokenizer in EXTERNAL_TOKENIZERS and self.given_tokenizer is None:
+            raise ValueError(f"{self.name}: nobody trains this tokenizer here, so its weights are given")
         for given, seed in ((self.given_tokenizer, self.tokenizer_seed), (self.given_generator, self.seed)):
             if given and seed:
                 raise ValueError(f"{self.name}: weights that are given have no seed, got {seed}")
@@ -194,6 +202,12 @@ def network_config(
 def autoencoder_config(spec: str, scale: Scale, data: DataSpec) -> AutoencoderConfig:
     """The network of this tokenizer spec; ValueError when the scale or the picture size does not fit it."""
     name = parse_tokenizer(spec)
+    if name.external:
+        theirs = EXTERNAL_TOKENIZERS[spec].config
+        attended = tuple(side * data.resolution // theirs.resolution for side in theirs.attn_resolutions)
+        return dataclasses.replace(
+            theirs, in_channels=data.channels, resolution=data.resolution, attn_resolutions=attended
+        )
     config = network_config(
         scale.autoencoder, channels=data.channels, resolution=data.resolution, latent_channels=name.channels
     )

@@ -81,6 +81,8 @@ def print_plan(plan: Plan, slots: int, profiles: dict[str, Profile] | None = Non
         console.print("[bold]missing here:[/bold]")
         for line in plan.missing:
             console.print(f"  {line}", markup=False)
+        if any("study.prefetch" in line for line in plan.missing):
+            console.print(f"to bring: python -m study.prefetch {plan.ablation} --scale {plan.scale.name}", markup=False)
 
 
 def _counted(number: int, noun: str) -> str:

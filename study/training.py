@@ -9,13 +9,14 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
 from study import checkpoint
 from study.distributed import average, gathered, processes, rank
+from study.history import POINTS, History
 from study.stopping import Interrupted
 from study.workspace import Diverged, Record, Workspace, peak_memory_gib
 
@@ -35,6 +36,7 @@ def train(
     batch_images: int,
     device: str,
     snapshots: dict[int, Callable[[], None]] | None = None,
+    terms: Mapping[str, Tensor | float] | None = None,
 ) -> Record:
     """Run `step` from the last checkpoint, or from 0, to `budget_images`.
 
@@ -49,6 +51,7 @@ def train(
         budget_images, batch_images: multiples of each other, as are the marks.
         device: "cpu" or "cuda".
         snapshots: what to do when so many images have been seen; of several processes the first does it.
+        terms: what the last step said of itself beside its loss, scalars, for the history (study/history.py).
 
     Returns:
         Cost: seconds of training over all attempts, images per second, peak memory in GiB, the last loss, and where
@@ -65,6 +68,7 @@ def train(
     skipped = torch.zeros((), device=device)
     bad_from, bad_looks, fell_back = 0, 0, False
     snapshots = snapshots or {}
+    history, apart = History(out.folder, images_seen), _steps_apart(budget_images // batch_images, device)
 
     def save() -> None:
         nonlocal saved
@@ -91,11 +95,14 @@ def train(
                 bad_looks += 1
                 log.warning("step %d was skipped: its loss or gradient is %s", steps, value)
             stopping = any(gathered(out.stopping))  # all end after the same step, whichever was asked first
+        if steps % apart == 0 or images_seen >= budget_images:
+            history.note(images_seen, {"loss": loss, **(terms or {})}, device)
         if bad_looks > TOLERATED:
             position = checkpoint.Position() if fell_back else checkpoint.restore(out.folder, parts)
             if not position.images_seen:
                 raise Diverged(f"diverged at step {bad_from}: the loss or its gradient is not finite")
             images_seen, bad_looks, fell_back = position.images_seen, 0, True
+            history.goes_on_from(images_seen)
             log.warning("falling back to the checkpoint at %d images", images_seen)
             continue
         if images_seen in snapshots and rank() == 0:
@@ -114,6 +121,12 @@ def train(
         "final_loss": loss.item() if math.isfinite(loss.item()) else None,
         **({"skipped_steps": lost} if lost else {}),
     }
+
+
+def _steps_apart(steps: int, device: str) -> int:
+    """Steps from one point of a training's history to the next: where the loss is looked at anyway."""
+    apart = -(-steps // POINTS)
+    return apart if device == "cpu" else -(-apart // CHECK_STEPS_CUDA) * CHECK_STEPS_CUDA
 
 
 def update(optimizer: torch.optim.Optimizer, gradient_norm: Tensor) -> None:

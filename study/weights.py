@@ -26,6 +26,11 @@ FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
 ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet"
 HUB = "https://huggingface.co/hustvl"  # files as the README of hustvl/LightningDiT names them
 VAVAE = "vavae-imagenet256-f16d32-dinov2"
+# tokenizers of the paper's Table 2; that README names the folder alone, its files are as users of them list them
+VARIANTS = f"{HUB}/va-vae-imagenet256-experimental-variants/resolve/main"
+SD_VAE = "https://huggingface.co/stabilityai/sd-vae-ft-ema/resolve/main/diffusion_pytorch_model.safetensors"
+# as LTH14/mar fetches it (util/download.py), but for dl=1, which gives the file and not a page
+MAR_VAE = "https://www.dropbox.com/scl/fi/hhmuvaiacrarfg28qxhwz/kl16.ckpt?rlkey=l44xipsezc8atcffdp4q7mwmh&dl=1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +100,24 @@ FILES = {
             purpose=f"the released generator LightningDiT-XL/1 ({name.rpartition('-')[2]})",
         )
         for name in ("lightningdit-xl-imagenet256-64ep", "lightningdit-xl-imagenet256-800ep")
+    },
+    "sd-vae-ft-ema": WeightFile(
+        file="sd-vae-ft-ema.safetensors", url=SD_VAE, purpose="the tokenizer sd-vae-f8d4", megabytes=335
+    ),
+    "mar-vae-kl16": WeightFile(
+        file="mar-vae-kl16.ckpt", url=MAR_VAE, purpose="the tokenizer mar-vae-f16d16", megabytes=266
+    ),
+    **{
+        name: WeightFile(
+            file=f"{name}.ckpt",
+            url=f"{VARIANTS}/{name}.ckpt",
+            purpose=f"the released tokenizer {name.split('-', 2)[2].removesuffix('-50ep')} of Table 2",
+            megabytes=350 if name.startswith("ldm") else 1570,
+        )
+        for name in (
+            *(f"ldm-imagenet256-f16d{width}-50ep" for width in (16, 32, 64)),
+            *(f"vavae-imagenet256-f16d{width}-{model}-50ep" for width in (32, 64) for model in ("mae", "dinov2")),
+        )
     },
 }
 

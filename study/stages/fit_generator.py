@@ -66,8 +66,14 @@ def training_times(recipe: GeneratorRecipe, images_seen: int, count: int, rng: t
     return torch.rand(count, generator=rng)
 
 
-def step_function(spec: FitGenerator, parts: dict[str, Any], latents: Latents) -> Callable[[int], Tensor]:
-    """One update of the generator and of its EMA."""
+def step_function(
+    spec: FitGenerator, parts: dict[str, Any], latents: Latents, said: dict[str, Tensor | float] | None = None
+) -> Callable[[int], Tensor]:
+    """One update of the generator and of its EMA.
+
+    Args:
+        said: takes what each step says of itself beside its loss: learning rate, norm of the gradient unclipped.
+    """
     recipe, architecture, device = spec.recipe, spec.architecture, spec.compute.device
     network, ema, optimizer = parts["generator"], parts["ema"], parts["optimizer"]
     moved = [p for p in network.parameters() if p.requires_grad]
@@ -128,6 +134,8 @@ def step_function(spec: FitGenerator, parts: dict[str, Any], latents: Latents) -
         norm = torch.nn.utils.clip_grad_norm_(moved, recipe.gradient_clip, foreach=True)
         update(optimizer, norm)
         torch._foreach_lerp_(moved_ema, moved, 1 - recipe.ema_decay)
+        if said is not None:
+            said.update(learning_rate=optimizer.param_groups[0]["lr"], gradient_norm=norm.detach())
         return torch.stack(losses).mean() + 0 * norm  # not finite where the gradient is not
 
     return step
@@ -149,14 +157,16 @@ def run(spec: FitGenerator, inputs: dict[str, Stage], out: Workspace) -> Record:
 
         return write
 
+    said: dict[str, Tensor | float] = {}
     cost = train(
         out,
         parts,
-        step_function(spec, parts, latents),
+        step_function(spec, parts, latents, said),
         budget_images=spec.recipe.budget_images,
         batch_images=spec.recipe.batch_images,
         device=spec.compute.device,
         snapshots={mark: keep(mark) for mark in spec.recipe.snapshot_images},
+        terms=said,
     )
     return {"cost": {**cost, "parameters": sum(p.numel() for p in parts["generator"].parameters())}}
 

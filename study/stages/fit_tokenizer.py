@@ -15,6 +15,7 @@ from models.autoencoder import Autoencoder, Posterior
 from models.discriminator import Discriminator, hinge_discriminator_loss, hinge_generator_loss
 from models.lpips import LPIPS
 from models.perceptual import PerceptualDistance
+from models.sd_vae import SDVAE
 from models.vf_loss import GAN_WEIGHT_LIMIT, VF_WEIGHT_LIMIT, gradient_norm_ratio, projection, vf_loss
 from study import given
 from study.ahead import batches
@@ -166,8 +167,14 @@ def build(spec: FitTokenizer, report: Callable[[int, int], None] = lambda done, 
     return networks
 
 
-def step_function(spec: FitTokenizer, networks: Networks, parts: dict[str, Any]) -> Callable[[int], Tensor]:
-    """One update of the tokenizer, and of the discriminator once it has started."""
+def step_function(
+    spec: FitTokenizer, networks: Networks, parts: dict[str, Any], said: dict[str, Tensor | float] | None = None
+) -> Callable[[int], Tensor]:
+    """One update of the tokenizer, and of the discriminator once it has started.
+
+    Args:
+        said: takes what each step says of itself beside its loss: the terms, learning rate, norm of the gradient.
+    """
     recipe, device = spec.recipe, spec.compute.device
     images = load(spec.data, "train")
     grid, channels = spec.architecture.grid, spec.architecture.z_channels
@@ -220,6 +227,8 @@ def step_function(spec: FitTokenizer, networks: Networks, parts: dict[str, Any])
             hinge_discriminator_loss(real.float(), fake.float()).backward()
             average_gradients(networks.discriminator.parameters())
             update(critic, gradient_norm(critic))
+        if said is not None:
+            said.update(terms, learning_rate=optimizer.param_groups[0]["lr"], gradient_norm=norm.detach())
         return terms["rec"] + 0 * norm  # not finite where the gradient is not
 
     return step
@@ -250,13 +259,15 @@ def run(spec: FitTokenizer, inputs: dict[str, Stage], out: Workspace) -> Record:
     out.preparing("networks")
     networks = build(spec, lambda done, total: out.preparing("foundation model's features", done, total))
     parts = parts_of(spec, networks)
+    said: dict[str, Tensor | float] = {}
     cost = train(
         out,
         parts,
-        step_function(spec, networks, parts),
+        step_function(spec, networks, parts, said),
         budget_images=spec.recipe.budget_images,
         batch_images=spec.recipe.batch_images,
         device=spec.compute.device,
+        terms=said,
     )
     if rank() == 0:
         _save(networks, out.folder / WEIGHTS)
@@ -274,7 +285,7 @@ def trained(stage: Stage) -> Autoencoder:
     """The tokenizer that a fit_tokenizer stage left, frozen, on the stage's device."""
     spec = stage.spec
     assert isinstance(spec, FitTokenizer)
-    tokenizer = Autoencoder(spec.architecture)
+    tokenizer = (SDVAE if spec.architecture.library else Autoencoder)(spec.architecture)
     weights = load_tensors(stage.folder / WEIGHTS)
     weights.pop("linear_proj.weight", None)
     tokenizer.load_state_dict(weights, strict=True)

@@ -6,20 +6,27 @@ import torch
 from waves import fill, wave
 
 from models.autoencoder import Autoencoder, Posterior, initialize
-from models.specs import AutoencoderConfig
+from models.specs import EXTERNAL_TOKENIZERS, AutoencoderConfig
 
 SMALL = AutoencoderConfig(resolution=32, ch=32, ch_mult=(1, 2, 2), num_res_blocks=1, z_channels=4)
 
 
-def test_released_weights_would_load_strictly():
-    """Names and shapes of the released f16d32: hashed from the reference class (342 tensors, 69,836,067
-    values)."""
+@pytest.mark.parametrize(
+    ("name", "tensors", "values", "digest"),
+    [
+        ("va-vae", 342, 69_836_067, "7832b1da0644cce3f7dfa0435ffeffd4"),
+        ("mar-vae-f16d16", 312, 66_456_019, "1d4fb9513d24f47723fb13e557782596"),  # of the class with model_type marvae
+    ],
+)
+def test_released_weights_would_load_strictly(name, tensors, values, digest):
+    """Names and shapes: hashed from the reference class (hustvl/LightningDiT, tokenizer/autoencoder.py). From weights
+    of MAR's form that it wrote came its moments and pictures, to 4e-7."""
     with torch.device("meta"):
-        state = Autoencoder(AutoencoderConfig()).state_dict()
+        state = Autoencoder(EXTERNAL_TOKENIZERS[name].config).state_dict()
     layout = json.dumps(sorted((name, list(value.shape)) for name, value in state.items()))
-    assert len(state) == 342
-    assert sum(v.numel() for v in state.values()) == 69_836_067
-    assert hashlib.sha256(layout.encode()).hexdigest().startswith("7832b1da0644cce3f7dfa0435ffeffd4")
+    assert len(state) == tensors
+    assert sum(v.numel() for v in state.values()) == values
+    assert hashlib.sha256(layout.encode()).hexdigest().startswith(digest)
 
 
 def test_values_of_the_reference():

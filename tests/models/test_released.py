@@ -15,7 +15,7 @@ from models.diffusion import noise_function
 from models.lightningdit import LightningDiT
 from models.released import load_generator, load_latent_statistics, load_tokenizer, mlp_ratio
 from models.sampler import Guidance, integrate, velocity_function
-from models.specs import AutoencoderConfig, generator_config
+from models.specs import AutoencoderConfig, autoencoder_parameters, generator_config
 
 SMALL = AutoencoderConfig(resolution=32, ch=32, ch_mult=(1, 2, 2), num_res_blocks=1, z_channels=4)
 LIGHTNING = {"swiglu": True, "rope": True, "rms_norm": True}
@@ -80,6 +80,27 @@ def test_a_tokenizer_in_every_form(form, state, tmp_path):
     expected = tokenizer().encode(pixels)
     assert torch.equal(loaded.network.encode(pixels).mean, expected.mean)
     assert torch.equal(loaded.network.decode(expected.mean), tokenizer().decode(expected.mean))
+
+
+def test_a_tokenizer_whose_decoder_has_no_attention_but_in_the_middle_as_mars(tmp_path):
+    """In the form of kl16.ckpt, under `model`; with random weights, for the file itself has not been loaded yet."""
+    made = Autoencoder(replace(SMALL, resolution=64, decoder_attention=False))
+    fill(made)
+    assert not any(name.startswith("decoder.up") and ".attn." in name for name in made.state_dict())
+    assert sum(p.numel() for p in made.parameters()) == autoencoder_parameters(made.config)
+    loaded = load_tokenizer("f4d4", kept({"model": made.state_dict()}, tmp_path / "kl.ckpt"))
+    assert (loaded.part, loaded.network.config.decoder_attention) == ("model", False)
+    pixels = wave(1, 3, 32, 32, k=0.013)
+    mean = made.encode(pixels).mean
+    assert torch.equal(loaded.network.encode(pixels).mean, mean)
+    assert torch.equal(loaded.network.decode(mean), made.decode(mean))
+
+
+def test_names_of_tokenizers_of_others_are_read_as_their_networks(state, tmp_path):
+    path = kept(state, tmp_path / "t.pt")
+    for name, found in (("mar-vae-f16d16", "asked for mar-vae-f16d16, but"), ("va-vae", "asked for va-vae, but")):
+        with pytest.raises(ValueError, match=rf"{found} .*t\.pt holds a tokenizer of 3 levels"):
+            load_tokenizer(name, path)
 
 
 def test_safetensors_and_half_precision_become_float32(state, tmp_path):

@@ -19,6 +19,7 @@ PAPER = {  # tables and figures of the paper that an ablation asks
 }  # fmt: skip
 LACKING = {  # what a scale cannot ask
     ("released", "smoke"), ("released", "desk"), ("released", "desk-full"),
+    ("baselines", "smoke"), ("baselines", "desk"), ("baselines", "desk-full"),
     ("scaling", "smoke"), ("scaling", "desk"), ("scaling", "imagenet256-system"),
     ("vf_loss", "imagenet256-system"),
 }  # fmt: skip

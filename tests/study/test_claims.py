@@ -55,6 +55,15 @@ def test_the_committed_study_gives_what_the_readme_says():
     assert {one.repeats for one in found.values() if one.places} == {"2 repeats"}
 
 
+def test_tokenizers_of_others_say_nothing_about_the_studied_family():
+    table = load_study("desk-full", CHECKOUT / "results")
+    assert verdicts(table.assign(ablations="baselines"))["dilemma-gfid"] == "holds"
+    names = {"f4d4": "sd-vae-f8d4", "f4d8": "mar-vae-f16d16", "f4d16": "va-vae"}
+    others = table.assign(ablations="baselines", tokenizer=table["tokenizer"].replace(names))
+    found = verdicts(others)
+    assert {found[name] for name in ("dilemma-rfid", "dilemma-gfid", "vf-gfid", "vf-faster")} == {"not measured"}
+
+
 def test_the_order_of_rows_moves_nothing_and_their_numbers_do():
     rng = np.random.default_rng(0)
     assert verdicts(PAPER.sample(frac=1, random_state=1)) == GOLDEN

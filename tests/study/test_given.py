@@ -3,6 +3,7 @@
 import dataclasses
 import re
 import shutil
+import sys
 
 import numpy as np
 import pandas as pd
@@ -10,10 +11,13 @@ import pytest
 import torch
 from made_up import COMPUTE, Asking
 from PIL import Image
+from safetensors.torch import save_file
 
 from figures.render import render
 from models.autoencoder import Autoencoder, initialize
 from models.lightningdit import LightningDiT
+from models.sd_vae import SDVAE
+from models.specs import EXTERNAL_TOKENIZERS, AutoencoderConfig, ExternalTokenizer
 from results import table as results
 from study import given, judges, needs, sample, weights
 from study.collect import update_table
@@ -127,6 +131,44 @@ def test_a_generator_is_trained_on_a_given_tokenizer(published, planned, tmp_pat
     trained = rows.loc["generator"]
     assert set(trained["given_weights"]) == {""} and set(trained["seed"]) == {0}
     assert (trained["train_seconds"] > 0).all()
+
+
+def test_a_tokenizer_of_diffusers_goes_the_whole_way(published, planned, scale, tmp_path, monkeypatch):
+    pytest.importorskip("diffusers")
+    config = AutoencoderConfig(
+        resolution=16, ch=32, ch_mult=(1, 1), num_res_blocks=1, attn_resolutions=(), z_channels=4, library="diffusers"
+    )
+    monkeypatch.setitem(EXTERNAL_TOKENIZERS, "sd-vae-f8d4", ExternalTokenizer(config=config))
+    made = SDVAE(config)
+    save_file(made.state_dict(), published / "sd.safetensors")
+    run = Run(
+        tokenizer="sd-vae-f8d4",
+        generator=RUN.generator,
+        given_tokenizer=Released(name="sd.safetensors", images_seen=1300),
+    )
+    plan = planned(run)
+    for stage in plan.stages:
+        run_stage(stage)
+    fit = plan.jobs[0].stages[0]
+    own = fit_tokenizer.trained(fit).state_dict()
+    assert all(torch.equal(value, own[name]) for name, value in made.state_dict().items())
+    assert recorded("fit_tokenizer", fit.fingerprint) == fit
+    rows = results.load(update_table(plan, tmp_path)).set_index("kind")
+    assert set(rows["tokenizer"]) == {"sd-vae-f8d4"} and set(rows["state"]) == {"done"}
+    assert rows.loc["tokenizer", "given_weights"].startswith("sd.safetensors ")
+    assert rows.loc["tokenizer", "parameters"] == sum(p.numel() for p in made.parameters())
+    assert (rows.loc["generator", "gfid"] > 0).all()
+    assert render(tmp_path / "results" / "test", tmp_path / "figures").refused == {}
+    # on a machine without the package the stages that need it say so in one line
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    assert any("the package diffusers" in line for line in needs.missing(plan.stages))
+    with pytest.raises(ValueError, match=r"package diffusers, which is not installed: pip install diffusers"):
+        fit_tokenizer.trained(fit)
+
+
+def test_a_tokenizer_that_others_made_is_not_trained_here():
+    with pytest.raises(ValueError, match="sd-vae-f8d4: nobody trains this tokenizer here, so its weights are given"):
+        Run(tokenizer="sd-vae-f8d4")
 
 
 def test_a_run_is_known_by_what_its_files_hold(published, planned):
@@ -295,8 +337,9 @@ def test_another_reference_is_another_stage(adm, against_adm, planned):
     (weights.weights_folder() / weights.HASHES).unlink()
     missing = against_adm()
     assert missing.jobs[1].stages[1] != stage
-    assert "the reference 'adm-imagenet256': VIRTUAL_made.npz (python -m study.prefetch)" in needs.missing(
-        missing.stages
+    assert (
+        "the reference 'adm-imagenet256': VIRTUAL_made.npz (python -m study.prefetch brings it from nowhere)"
+        in needs.missing(missing.stages)
     )
 
 

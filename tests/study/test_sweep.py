@@ -127,8 +127,8 @@ def test_a_sweep_over_guidance_ends_with_none_and_best_and_its_figure(pictures, 
     assert (tmp_path / "figures" / "swept" / "guidance.png").stat().st_size > 100
 
 
-# The test above sweeps over guidance; the other needs the released tokenizer, which no small scale builds
-ELSEWHERE = ("guidance", "released")
+# The test above sweeps over guidance; the others need published tokenizers, which no small scale builds
+ELSEWHERE = ("guidance", "released", "baselines")
 RUNS = """
 import sys, tyro
 from study.sweep import Sweep, prepare, run

@@ -3,14 +3,16 @@
 import dataclasses
 import functools
 import http.server
+import sys
 import threading
+from types import SimpleNamespace
 
 import pytest
 from made_up import COMPUTE, data_spec
 
 import ablations.frontier
 import ablations.released
-from study import needs, prefetch, sweep, weights
+from study import given, needs, prefetch, sweep, weights
 from study.data import GIVEN_AS_FOLDER
 from study.estimate import work
 from study.files import read_json
@@ -80,8 +82,8 @@ def test_what_a_plan_needs():
     assert needs.needed(planned(lighter).stages) == ["clip"]
     # weights that are given need no foundation model, and the perceptual net judges alone
     released = needs.needed(planned(paper, ablations.released, GIVEN_AS_FOLDER["imagenet"]).stages)
-    assert released == ["inception", "vgg", "adm-imagenet256", *(name for name in weights.FILES if "hustvl" in
-                                                                 weights.FILES[name].url)]  # fmt: skip
+    theirs = [name for name in weights.FILES if name.startswith((weights.VAVAE, "lightningdit"))]
+    assert released == ["inception", "vgg", "adm-imagenet256", *(name for name in theirs if "50ep" not in name)]
     assert len(released) == 3 + 4
 
 
@@ -89,7 +91,8 @@ def test_prefetch_brings_what_is_missing_once(mae, monkeypatch, capsys):
     plan = planned(dataclasses.replace(SCALES["smoke"](), foundation_models=("mae",)))
     monkeypatch.setattr(prefetch, "prepare", lambda options: plan)
     assert needs.missing(plan.stages) == [
-        "the foundation model 'mae': vit_large_patch16_224.mae.safetensors (1213 MB; python -m study.prefetch)"
+        "the foundation model 'mae': vit_large_patch16_224.mae.safetensors (1213 MB; python -m study.prefetch "
+        "brings it from 127.0.0.1)"
     ]
     assert prefetch.run(prefetch.Prefetch()) == 0
     assert "fetched  vit_large_patch16_224.mae.safetensors" in capsys.readouterr().out
@@ -127,7 +130,8 @@ def test_the_papers_plan_says_what_it_costs_and_what_is_missing(bare, capsys):
         assert text in out
     for text in (
         "the data: give imagenet as a folder", "weights-inception", "vgg16-397923af.pth", "dinov2", "a GPU",
-        "the reference 'adm-imagenet256': VIRTUAL_imagenet256_labeled.npz (2000 MB; python -m study.prefetch)",
+        "the reference 'adm-imagenet256': VIRTUAL_imagenet256_labeled.npz (2000 MB; python -m study.prefetch brings it "
+        "from openaipublic.blob.core.windows.net)",
     ):  # fmt: skip
         assert any(text in line for line in plan.missing), text
     assert len(plan.runs) == 9 + 27
@@ -149,6 +153,31 @@ def test_a_plan_of_published_checkpoints_names_their_files_and_trains_nothing(ba
     guided = [(s.guidance_scale, s.guidance_interval, s.guidance_channels) for s in drawn if s.guidance_scale != 1]
     assert guided == [(10.0, (0.1, 1.0), 3), (6.7, (0.125, 1.0), 3)]
     assert {work(stage) for stage in plan.stages if stage.kind in ("fit_tokenizer", "encode", "fit_generator")} == {0}
+
+
+def test_a_plan_of_baselines_names_every_tokenizer_and_where_it_comes_from(bare, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    options = Sweep(ablation="baselines", scale="imagenet256", dry_run=True, out=bare)
+    plan = sweep.prepare(options)
+    assert sweep.run(options, plan) == 3
+    assert "python -m study.prefetch baselines --scale imagenet256" in capsys.readouterr().out
+    for text in (
+        "the tokenizer sd-vae-f8d4: sd-vae-ft-ema.safetensors (335 MB; python -m study.prefetch brings it from hugging",
+        "the tokenizer mar-vae-f16d16: mar-vae-kl16.ckpt (266 MB; python -m study.prefetch brings it from www.dropbox.",
+        "SD-VAE: the package diffusers",
+    ):  # fmt: skip
+        assert any(line.startswith(text) for line in plan.missing), text
+    fits = {stage.spec.tokenizer: stage.spec for stage in plan.stages if stage.kind == "fit_tokenizer"}
+    assert len(fits) == 10 == len({spec.given.name for spec in fits.values()})
+    assert all(spec.given.name in weights.FILES and spec.given.sha256 == "" for spec in fits.values())
+    networks = {stage.spec.tokenizer: stage.spec.architecture for stage in plan.stages if stage.kind == "fit_generator"}
+    sd_vae = networks["sd-vae-f8d4"]
+    assert (sd_vae.name, sd_vae.grid, sd_vae.in_channels) == ("LightningDiT-B/2", 32, 4)
+    assert {network.tokens for network in networks.values()} == {256}
+    fit = next(stage for stage in plan.stages if stage.kind == "fit_tokenizer")
+    fit.folder.mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"needs sd-vae-ft-ema\.safetensors .* python -m study\.prefetch brings it"):
+        given.tokenizer(fit.spec, SimpleNamespace(folder=fit.folder))
 
 
 def test_a_plan_for_a_cluster_does_not_ask_for_a_gpu_here(bare, monkeypatch):

@@ -1,0 +1,57 @@
+"""How do published tokenizers do under one generator: SD-VAE, MAR's VAE, and those of the paper itself?
+
+The tokenizers of the paper's Table 3 and the released ones of its Table 2 (arXiv 2501.01423), at scale imagenet256.
+Their weights are given; each has a generator of the scale's smallest size trained on it, with 256 tokens of a picture
+for all: on SD-VAE's 32 x 32 cells by patches of 2.
+
+We would change our mind about a tokenizer if its gFID here were out of line with its rank in the paper.
+"""
+
+from models.specs import parse_tokenizer
+from study.plan import Released, Run
+from study.scales import Scale
+
+QUESTION = "How do published tokenizers do under one generator: SD-VAE, MAR's VAE and VA-VAE?"
+SOURCE = "Tables 2 and 3"
+FACTORS = {  # a published tokenizer comes whole
+    "tokenizer": (
+        "given_tokenizer", "latent_channels", "foundation_model", "autoencoder.ch_mult", "tokenizer.budget_images",
+        "patch",
+    ),
+}  # fmt: skip
+
+EPOCH = 1_281_167  # images of ImageNet
+PATCHED = 16  # pixels of a token's side
+TOKENIZERS = {
+    "sd-vae-f8d4": Released(name="sd-vae-ft-ema", images_seen=313_198 * 192),  # its card, of the finetuning alone
+    "mar-vae-f16d16": Released(name="mar-vae-kl16", images_seen=50 * EPOCH),  # its author, LTH14/mar issue 90
+    "va-vae": Released(name="vavae-imagenet256-f16d32-dinov2", images_seen=130 * EPOCH),  # as in released.py
+    **{
+        name: Released(name=f"{maker}-imagenet256-{name}-50ep", images_seen=50 * EPOCH)
+        for maker, names in {
+            "ldm": ("f16d16", "f16d32", "f16d64"),
+            "vavae": ("f16d32-mae", "f16d32-dinov2", "f16d64-mae", "f16d64-dinov2"),
+        }.items()
+        for name in names
+    },
+}
+
+
+def runs(scale: Scale) -> list[Run]:
+    """Each tokenizer under the first generator, as often as there are seeds of it."""
+    if scale.downsampling != PATCHED:
+        raise ValueError(
+            f"scale {scale.name} builds tokenizers that downsample {scale.downsampling} times, the published ones are "
+            f"for pictures of 256 px and downsample {PATCHED} times: --scale imagenet256"
+        )
+    size = scale.generators[0].partition("/")[0]
+    return [
+        Run(
+            tokenizer=name,
+            generator=f"{size}/{PATCHED // parse_tokenizer(name).downsampling}",
+            given_tokenizer=given,
+            seed=seed,
+        )
+        for seed in scale.seeds
+        for name, given in TOKENIZERS.items()
+    ]

@@ -1,0 +1,219 @@
+"""python -m study.tensorboard: curves, scores and picture sheets of studies as TensorBoard's event files.
+
+A mirror of what the harness writes anyway: trainings' histories in their stages' folders, the results table and the
+sheets beside it. Nothing reads it back but this command, to add no point twice.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import tyro
+from tyro.conf import arg
+
+from study import history
+from study.paths import CHECKOUT, stage_folder, study_root
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+WATCH_SECONDS = 30.0
+NO_CURVE = ("images_seen", "time")  # of a history's points
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorBoard:
+    """Mirror studies into event files, a folder per run: tensorboard --logdir FOLDER shows them.
+
+    Of trainings the loss and its parts, learning rate, norm of the gradient and images/s; of the table every metric, by
+    judge and protocol; the sheets of pictures. Steps are images seen. Run again, it adds what is new.
+    """
+
+    study: Annotated[tyro.conf.Positional[str], arg(metavar="[STUDY]")] = ""
+    """A folder of results/ that holds a table.csv. Default: all of them."""
+    logdir: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """Where event files go. Default: tensorboard/ under $STUDY_ROOT."""
+    out: Annotated[Path, arg(metavar="FOLDER", help_behavior_hint="")] = CHECKOUT
+    """Folder that holds results/. Default: the checkout."""
+    watch: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Go on and add what comes, until Ctrl-C."""
+
+
+class Point(NamedTuple):
+    """One value of a curve, or a picture (the path of a PNG), at so many images seen. seconds: since 1970, when it
+    was measured; None where nobody wrote it down."""
+
+    tag: str
+    images_seen: int
+    value: float | Path
+    seconds: float | None = None
+
+
+class Mirror:
+    """Event files under one folder, each point in them once.
+
+    Raises:
+        ValueError: TensorBoard is not installed.
+    """
+
+    def __init__(self, logdir: Path) -> None:
+        try:
+            import tensorboard.summary.writer.event_file_writer  # noqa: F401
+        except ImportError as error:
+            raise ValueError(
+                "event files need the package tensorboard, which is not installed: pip install tensorboard (the extra "
+                "dashboard)"
+            ) from error
+        self.logdir = logdir
+        self._known: dict[Path, set[tuple[str, int]]] = {}
+        self._writers: dict[Path, Any] = {}
+
+    def add(self, study: str, run: str, fingerprint: str, points: Iterator[Point]) -> int:
+        """Write those points of a run that its event files do not have yet; returns how many.
+
+        Its folder has its name, whatever name another ablation has for the same training later.
+        """
+        name = re.sub(r"[^\w.=,+()-]+", "-", run)[:120]
+        folder = self.logdir / study / f"{name}-{fingerprint[:8]}"
+        folder = next(iter(sorted(folder.parent.glob(f"*-{fingerprint[:8]}"))), folder)
+        if folder not in self._known:
+            self._known[folder] = _written(folder)
+        known, new = self._known[folder], 0
+        for point in points:
+            if (point.tag, point.images_seen) in known:
+                continue
+            self._writer(folder).add_event(_event(point))
+            known.add((point.tag, point.images_seen))
+            new += 1
+        if new:
+            self._writers[folder].flush()
+        return new
+
+    def close(self) -> None:
+        for writer in self._writers.values():
+            writer.close()
+
+    def _writer(self, folder: Path) -> Any:
+        from tensorboard.summary.writer.event_file_writer import EventFileWriter
+
+        if folder not in self._writers:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._writers[folder] = EventFileWriter(str(folder))
+        return self._writers[folder]
+
+
+def _written(folder: Path) -> set[tuple[str, int]]:
+    """Tag and step of everything in a run's event files."""
+    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+    files = sorted(folder.glob("*tfevents*"))
+    events = (event for path in files for event in EventFileLoader(str(path)).Load())
+    return {(value.tag, event.step) for event in events for value in event.summary.value}
+
+
+def _event(point: Point) -> Any:
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    if isinstance(point.value, Path):
+        from PIL import Image
+
+        with Image.open(point.value) as sheet:
+            width, height = sheet.size
+            channels = len(sheet.getbands())
+        png = point.value.read_bytes()
+        image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png)
+        value = Summary.Value(tag=point.tag, image=image)
+    else:
+        value = Summary.Value(tag=point.tag, simple_value=point.value)
+    seconds = time.time() if point.seconds is None else point.seconds
+    return Event(step=point.images_seen, wall_time=seconds, summary=Summary(value=[value]))
+
+
+def runs_of(table: pd.DataFrame, sheets: Path) -> Iterator[tuple[str, str, Iterator[Point]]]:
+    """A study's runs: name, fingerprint, and all their points.
+
+    Args:
+        table: the study's.
+        sheets: the folder of its picture sheets.
+    """
+    for fingerprint, rows in table.groupby("fingerprint", sort=False):
+        first = rows.iloc[0]
+        folder = stage_folder(f"fit_{first['kind']}", str(fingerprint))
+        yield first["run"], str(fingerprint), _points(folder, rows, sheets)
+
+
+def _points(folder: Path, rows: pd.DataFrame, sheets: Path) -> Iterator[Point]:
+    from results.guidance import choosing
+    from results.schema import METRICS
+
+    for point in history.read(folder):
+        for name, value in point.items():
+            if name not in NO_CURVE and value is not None:
+                yield Point(f"train/{name}", point["images_seen"], value, point["time"])
+    done = rows[(rows["state"] == "done") & rows["images_seen"].notna() & ~choosing(rows)]
+    for row in done.astype(object).where(done.notna(), None).to_dict("records"):
+        guided = row["guidance_scale"] not in (None, 1)
+        way = f"-guidance-{row['guidance_scale']:g}" if guided else ""
+        # rows share a curve where they share a protocol
+        judge = f"{row['extractor']}{way}-{row['protocol'][:6]}"
+        for metric in METRICS:
+            if row[metric] is not None:
+                yield Point(f"{metric}/{judge}", int(row["images_seen"]), float(row[metric]))
+        if row["sheet"] and (sheets / row["sheet"]).is_file():
+            yield Point(f"sheets/{row['sheet'].partition('-')[0]}{way}", int(row["images_seen"]), sheets / row["sheet"])
+
+
+def mirror(options: TensorBoard) -> None:
+    """Mirror the studies asked for, a line for each that had something new.
+
+    Raises:
+        ValueError: no such study, or TensorBoard is not installed.
+    """
+    from results.table import load
+    from study.settings import nearest
+
+    results = options.out / "results"
+    found = sorted(path.parent.name for path in results.glob("*/table.csv"))
+    if options.study and options.study not in found:
+        raise ValueError(f"no study {options.study!r} in {results}; {nearest(options.study, found)}")
+    logdir = (options.logdir or study_root() / "tensorboard").expanduser()
+    into = Mirror(logdir)
+    try:
+        while True:
+            for study in [options.study] if options.study else found:
+                table = load(results / study / "table.csv")
+                runs = runs_of(table, results / study / "sheets")
+                new = sum(into.add(study, *run) for run in runs)
+                if new or not options.watch:
+                    print(f"{study}: {new:,} new points in {logdir / study}", flush=True)
+            if not options.watch:
+                return
+            time.sleep(WATCH_SECONDS)
+    finally:
+        into.close()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point: 0 done; 2 and one line on standard error for bad input; 130 stopped, as --watch always is."""
+    options = tyro.cli(
+        TensorBoard, prog="python -m study.tensorboard", args=arguments, config=(tyro.conf.FlagCreatePairsOff,)
+    )
+    try:
+        mirror(options)
+    except (ValueError, OSError) as error:
+        print(f"study.tensorboard: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""The mirror in TensorBoard's files: what its own reader finds there is what the harness wrote."""
+
+import dataclasses
+import shutil
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from results import table as results
+from study import history, tensorboard
+from study.collect import update_table
+from study.jobs import run_stage
+
+WRITTEN_ONCE = {"rfid", "psnr", "ssim", "perceptual"}
+
+
+@pytest.fixture
+def study(tiny_plan, tiny_scale, tmp_path):
+    """A finished study with one judge; its plan and the folder that holds results/."""
+    plan = tiny_plan(dataclasses.replace(tiny_scale, judges=(("classifier", 0),)))
+    for stage in plan.stages:
+        run_stage(stage)
+    update_table(plan, tmp_path)
+    return plan, tmp_path
+
+
+def read(folder):
+    """Scalars and images of a run's folder, by tag: (step, value) in the order written."""
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    events = accumulator.EventAccumulator(str(folder), size_guidance={"scalars": 0, "images": 0}).Reload()
+    tags = events.Tags()
+    scalars = {tag: [(e.step, e.value) for e in events.Scalars(tag)] for tag in tags["scalars"]}
+    images = {tag: [(e.step, e.encoded_image_string) for e in events.Images(tag)] for tag in tags["images"]}
+    return scalars, images
+
+
+def mirrored(out, *options):
+    return tensorboard.main(["test", "--out", str(out), "--logdir", str(out / "tb"), *options])
+
+
+def folder_of(out, stage):
+    (folder,) = (out / "tb" / "test").glob(f"*-{stage.fingerprint[:8]}")
+    return folder
+
+
+def test_curves_scores_and_sheets_are_the_records(study, capsys):
+    pytest.importorskip("tensorboard")
+    plan, out = study
+    assert mirrored(out) == 0
+    assert len(list((out / "tb" / "test").iterdir())) == 2
+    table = results.load(out / "results" / "test" / "table.csv")
+    for kind in ("fit_tokenizer", "fit_generator"):
+        stage = next(s for s in plan.stages if s.kind == kind)
+        scalars, images = read(folder_of(out, stage))
+        points = history.read(stage.folder)
+        for name in points[0].keys() - {"images_seen", "time"}:
+            expected = [(point["images_seen"], float(np.float32(point[name]))) for point in points]
+            assert scalars[f"train/{name}"] == expected, name
+        rows = table[table["fingerprint"] == stage.fingerprint].sort_values("images_seen")
+        metric = "rfid" if kind == "fit_tokenizer" else "gfid"
+        (curve,) = [values for tag, values in scalars.items() if tag.startswith(f"{metric}/classifier-")]
+        assert curve == [(n, float(np.float32(v))) for n, v in zip(rows["images_seen"], rows[metric], strict=True)]
+        ((tag, sheets),) = images.items()
+        assert tag == ("sheets/reconstructions" if kind == "fit_tokenizer" else "sheets/samples")
+        for (step, png), row in zip(sheets, rows.to_dict("records"), strict=True):
+            assert step == row["images_seen"]
+            assert png == (out / "results" / "test" / "sheets" / row["sheet"]).read_bytes()
+
+
+def test_a_second_time_adds_what_is_new_and_nothing_twice(study, capsys):
+    pytest.importorskip("tensorboard")
+    plan, out = study
+    stage = next(s for s in plan.stages if s.kind == "fit_generator")
+    path = stage.folder / history.FILE
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:3]))  # as while it trains
+    assert mirrored(out) == 0
+    before = read(folder_of(out, stage))
+    assert [step for step, _ in before[0]["train/loss"]] == [8, 16, 24]
+    assert mirrored(out) == 0
+    assert "test: 0 new points" in capsys.readouterr().out
+    assert read(folder_of(out, stage)) == before
+    path.write_text("".join(lines))
+    assert mirrored(out) == 0
+    after = read(folder_of(out, stage))[0]
+    assert [step for step, _ in after["train/loss"]] == [8, 16, 24, 32, 40, 48, 56, 64]
+    assert all(len({step for step, _ in values}) == len(values) for values in after.values())
+
+
+def test_a_training_that_another_ablation_calls_otherwise_keeps_its_folder(study):
+    pytest.importorskip("tensorboard")
+    _, out = study
+    assert mirrored(out) == 0
+    before = sorted(path.name for path in (out / "tb" / "test").iterdir())
+    path = out / "results" / "test" / "table.csv"
+    table = results.load(path)
+    results.write(table.assign(run="another + " + table["run"]), path)
+    assert mirrored(out) == 0
+    assert sorted(path.name for path in (out / "tb" / "test").iterdir()) == before
+
+
+def test_watching_adds_what_comes_until_it_is_stopped(study, monkeypatch):
+    pytest.importorskip("tensorboard")
+    plan, out = study
+    stage = next(s for s in plan.stages if s.kind == "fit_generator")
+    path = stage.folder / history.FILE
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text(lines[0])
+    rounds = []
+
+    def sleep(seconds):
+        rounds.append(seconds)
+        if len(rounds) == 3:
+            raise KeyboardInterrupt
+        path.write_text("".join(lines[: 1 + len(rounds)]))
+
+    monkeypatch.setattr(tensorboard.time, "sleep", sleep)
+    assert mirrored(out, "--watch") == 130
+    assert [step for step, _ in read(folder_of(out, stage))[0]["train/loss"]] == [8, 16, 24]
+    assert len(list(folder_of(out, stage).iterdir())) == 1
+
+
+def test_a_table_from_another_machine_gives_its_scores(study):
+    pytest.importorskip("tensorboard")
+    plan, out = study
+    for stage in plan.stages:
+        shutil.rmtree(stage.folder)
+    assert mirrored(out) == 0
+    scalars, images = read(folder_of(out, plan.stages[0]))
+    assert {tag.partition("/")[0] for tag in scalars} == WRITTEN_ONCE
+    assert images
+
+
+def test_without_the_package_everything_else_works(monkeypatch, tiny_plan, tiny_scale, tmp_path, capsys):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "tensorboard"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    plan = tiny_plan(dataclasses.replace(tiny_scale, judges=(("classifier", 0),)))
+    for stage in plan.stages:
+        run_stage(stage)
+    assert set(results.load(update_table(plan, tmp_path))["state"]) == {"done"}
+    assert mirrored(tmp_path) == 2
+    message = capsys.readouterr().err
+    assert (
+        message.startswith("study.tensorboard: event files need the package tensorboard") and message.count("\n") == 1
+    )
+    assert not (tmp_path / "tb").exists()
+
+
+def test_an_unknown_study_is_one_line(tmp_path, capsys):
+    assert mirrored(tmp_path) == 2
+    assert "no study 'test'" in capsys.readouterr().err
+
+
+def test_sheets_of_one_channel_and_of_three_keep_their_pixels(tmp_path):
+    pytest.importorskip("tensorboard")
+    for mode, channels in (("L", 1), ("RGB", 3)):
+        path = tmp_path / f"{mode}.png"
+        Image.new(mode, (6, 4)).save(path)
+        image = tensorboard._event(tensorboard.Point("sheets/samples", 8, path)).summary.value[0].image
+        assert (image.width, image.height, image.colorspace) == (6, 4, channels)
