@@ -10,7 +10,7 @@ from types import ModuleType
 
 FIGURES = (
     "dilemma", "frontier", "convergence", "scaling", "ladder", "foundation_models", "vf_loss", "uniformity", "guidance",
-    "reconstructions", "samples",
+    "latent_maps", "reconstructions", "samples",
 )  # fmt: skip
 
 

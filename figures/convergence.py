@@ -9,11 +9,16 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 
-from figures import labels, page, rows, scales, style, wording
+from figures import labels, page, published, rows, scales, style, wording
 from figures.drawing import Drawing, NothingToDraw
 from results.convergence import SpeedUp, speed_up
+from results.published import SPEED_UPS, SPEED_UPS_RUN, SPEED_UPS_SOURCE
 
 NAME = "convergence"
+PUBLISHED = (
+    f"Published, not measured here ({SPEED_UPS_SOURCE}): {SPEED_UPS_RUN}, the speed-up alone, "
+    "without the curves behind it."
+)
 TITLE = "How much faster does a generator learn on an aligned tokenizer?"
 
 
@@ -22,6 +27,8 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
 
     `folder` is not read. Raises NothingToDraw without finished generators that were trained here.
     """
+    if published.only(table):
+        return _published_alone()
     chosen = rows.asked(table, NAME)
     if (chosen[chosen["kind"] == "generator"]["given_weights"] != "").all():
         raise NothingToDraw("weights that are given have no learning curve")
@@ -42,10 +49,12 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
 
     one = panels[0][0] if len(rows.generators(points)) == 1 else ""
     notes = rows.missing_note(chosen, ("tokenizer", "generator"))
-    notes += rows.seeds_note(points["gfid_runs"])
+    notes += rows.seeds_note(points["gfid_runs"], generators)
     notes += wording.caption(generators)
     right = page.beside(
-        [_label(name, gain) for found in gains.values() for name, gain in found.items()] + rows.tokenizers(points)
+        [_label(name, gain) for found in gains.values() for name, gain in found.items()]
+        + rows.tokenizers(points)
+        + [_published_label(name) for name in SPEED_UPS]
     )
     subtitle = "No plain and aligned tokenizer of one width to compare."
     if any(gains.values()):
@@ -59,15 +68,54 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
             n_columns,
             right=right,
             headings=not one,
+            below=PUBLISHED,
         )
         for ax, (generator, judge) in zip(axes, panels, strict=False):
             _frame(ax, judge.of(points), judge.of(generators))
             _panel(ax, _of(points, generator, judge), gains[generator, judge])
             if not one:
                 page.heading(ax, generator)
-        for ax in axes[len(panels) :]:
-            ax.set_axis_off()
-    return Drawing(figure, points)
+        _draw_published(axes[-n_columns])
+        page.hide_empty(axes)
+    return Drawing(figure, points, _published())
+
+
+def _published_alone() -> Drawing:
+    with style.applied():
+        right = page.beside([_published_label(name) for name in SPEED_UPS])
+        figure, axes = page.panels(TITLE, "As published.", [], 0, 1, right=right, below=PUBLISHED)
+        _draw_published(axes[0])
+    return Drawing(figure, _published())
+
+
+def _published() -> pd.DataFrame:
+    """The published speed-ups, in columns of the data."""
+    rows_ = [
+        {"tokenizer": name, "latent_channels": int(name.rpartition("d")[2]), "speed_up": f"{gain:g}×"}
+        for name, gain in SPEED_UPS.items()
+    ]
+    return pd.DataFrame(rows_).assign(source=SPEED_UPS_SOURCE)
+
+
+def _published_label(tokenizer: str) -> str:
+    return f"{tokenizer} {SPEED_UPS[tokenizer]:g}×"
+
+
+def _draw_published(ax: Axes) -> None:
+    """Speed-up against the latent's width: the paper prints no curves."""
+    names, widths = [], []
+    for (tokenizer, gain), width in zip(SPEED_UPS.items(), _published()["latent_channels"], strict=True):
+        color = style.grey(width, "none").color
+        ax.plot([width], [gain], linestyle="none", marker="o", color=color, zorder=3)
+        names.append(labels.Label(_published_label(tokenizer), width, gain, color))
+        widths.append(width)
+    scales.budget(ax, widths)
+    ax.set_xlim(widths[0] / 1.4, widths[-1] * 1.4)
+    ax.axhline(1, color=style.GREY, linewidth=0.8, linestyle=(0, (4, 2)), zorder=2)
+    ax.set_ylim(0, max(SPEED_UPS.values()) * 1.2)
+    ax.set_xlabel("latent channels")
+    ax.set_ylabel("times fewer images (↑ higher is better)\ndashed: no speed-up")
+    labels.beside(ax, names)
 
 
 def _of(points: pd.DataFrame, generator: str, judge: rows.Judge) -> pd.DataFrame:

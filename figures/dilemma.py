@@ -4,15 +4,18 @@ Claim (the paper's Figure 1): with more latent channels rFID falls and gFID rise
 falls as far and gFID stays low.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 from matplotlib.axes import Axes
 
-from figures import labels, page, rows, scales, style, wording
+from figures import labels, page, published, rows, scales, style, wording
 from figures.drawing import Drawing
 
 NAME = "dilemma"
+METRICS = {"rfid": "rFID", "gfid": "gFID"}
 TITLE = "What does a wider latent do to reconstruction and to generation?"
 
 
@@ -22,53 +25,77 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     `folder` is not read. Raises NothingToDraw without finished tokenizers and generators.
     """
     chosen = rows.asked(table, NAME)
-    tokenizers, generators = rows.done(chosen, "tokenizer"), rows.done(chosen, "generator")
-    smallest = rows.generators(generators)[0]
+    tokenizers, generators, mark, points = _found(chosen)
+    smallest = points["generator"].iloc[0]
     chosen = chosen[(chosen["kind"] == "tokenizer") | (chosen["generator"] == smallest)]
-    generators = generators[generators["generator"] == smallest]
-    mark = rows.common_mark(generators)
-    generators = generators[generators["images_seen"] == mark]
-    by = ["extractor", "extractor_size", "foundation_model", "latent_channels", "tokenizer"]
-    last = tokenizers.sort_values("images_seen").drop_duplicates(["fingerprint", *by[:2]], keep="last")
-    points = rows.averaged(last, by, "rfid").merge(rows.averaged(generators, by, "gfid"), on=by, how="outer")
-    points = points.assign(generator=smallest, images_seen=mark)
+    used = pd.concat([tokenizers, generators])
 
     judges = rows.judges(points)
     notes = rows.missing_note(chosen, ("tokenizer", "generator"))
-    notes += rows.seeds_note([*points["rfid_runs"].dropna(), *points["gfid_runs"].dropna()])
-    notes += wording.caption(pd.concat([tokenizers, generators]))
-    at = " (last mark common to all)" if mark < chosen[chosen["kind"] == "generator"]["images_seen"].max() else ""
-    subtitle = f"Left: reconstructions. Right: samples of {smallest} after {wording.count(mark)} images{at}."
-    names = [_name(model) for model in sorted(set(points["foundation_model"]))]
+    notes += rows.seeds_note([*points["rfid_runs"].dropna(), *points["gfid_runs"].dropna()], used)
+    notes += wording.caption(used)
+    late = mark and mark < chosen[chosen["kind"] == "generator"]["images_seen"].max()
+    at = " (last mark common to all)" if late else ""
+    subtitle = f"Left: reconstructions. Right: samples of {smallest} after {wording.images(mark)}{at}."
+    theirs = published.beside(table, NAME)
+    beside = None if theirs is None else _found(theirs)
+    models = set(points["foundation_model"]) | set(() if beside is None else beside.points["foundation_model"])
+    below = "" if beside is None else f"{wording.apart(theirs)} Right: {beside.points['generator'].iloc[0]}."
     with style.applied():
-        figure, axes = page.panels(TITLE, subtitle, notes, len(judges), 2, right=page.beside(names))
+        right = page.beside([_name(model) for model in sorted(models)])
+        figure, axes = page.panels(TITLE, subtitle, notes, len(judges), 2, right=right, below=below)
         for number, judge in enumerate(judges):
-            here = judge.of(points)
-            for ax, metric, scored in zip(
-                axes[2 * number :], ("rfid", "gfid"), (judge.of(tokenizers), judge.of(generators)), strict=False
-            ):
-                scales.budget(ax, sorted(set(points["latent_channels"])))
-                _panel(ax, here.dropna(subset=[metric]), metric)
-                ax.set_xlabel("latent channels")
-                ax.set_ylabel(wording.axis({"rfid": "rFID", "gfid": "gFID"}[metric], scored))
-    return Drawing(figure, points)
+            scored = Found(judge.of(tokenizers), judge.of(generators), mark, judge.of(points))
+            _draw_row(axes[2 * number : 2 * number + 2], scored, published.look(table))
+        if beside is None:
+            return Drawing(figure, points)
+        _draw_row(axes[-2:], beside, style.grey)
+    return Drawing(figure, points, published.sourced(beside.points, beside.generators))
+
+
+class Found(NamedTuple):
+    """Finished tokenizers, and the smallest generator at its last common number of images seen; a point per width."""
+
+    tokenizers: pd.DataFrame
+    generators: pd.DataFrame
+    mark: int | None
+    points: pd.DataFrame
+
+
+def _found(chosen: pd.DataFrame) -> Found:
+    tokenizers, generators = rows.done(chosen, "tokenizer"), rows.done(chosen, "generator")
+    smallest = rows.generators(generators)[0]
+    generators, mark = rows.at_common_mark(generators[generators["generator"] == smallest])
+    by = ["extractor", "extractor_size", "foundation_model", "latent_channels", "tokenizer"]
+    last = tokenizers.sort_values("images_seen").drop_duplicates(["fingerprint", *by[:2]], keep="last")
+    points = rows.averaged(last, by, "rfid").merge(rows.averaged(generators, by, "gfid"), on=by, how="outer")
+    return Found(tokenizers, generators, mark, points.assign(generator=smallest, images_seen=mark))
+
+
+def _draw_row(axes: Sequence[Axes], found: Found, look_of: style.LookOf) -> None:
+    """rFID in the first of two axes, gFID in the second, of one judge."""
+    for ax, metric, scored in zip(axes, METRICS, (found.tokenizers, found.generators), strict=True):
+        scales.budget(ax, sorted(set(found.points["latent_channels"])))
+        _panel(ax, found.points.dropna(subset=[metric]), metric, look_of)
+        ax.set_xlabel("latent channels")
+        ax.set_ylabel(wording.axis(METRICS[metric], scored))
 
 
 def _name(model: str) -> str:
     return "plain" if model == "none" else f"aligned ({model})"
 
 
-def _panel(ax: Axes, points: pd.DataFrame, metric: str) -> None:
+def _panel(ax: Axes, points: pd.DataFrame, metric: str, look_of: style.LookOf) -> None:
     """A line per foundation model, which leaves out widths without a result; markers in the width's colour."""
     scales.fit(ax, "y", [*points[f"{metric}_min"], *points[f"{metric}_max"]], pad=0.08)
     names = []
     for model in sorted(set(points["foundation_model"]), key=lambda name: (name != "none", name)):
         line = points[points["foundation_model"] == model].sort_values("latent_channels")
         x = line["latent_channels"].astype(float)
-        dash = style.look(int(line["latent_channels"].iloc[0]), model).dash
+        dash = look_of(int(line["latent_channels"].iloc[0]), model).dash
         ax.plot(x, line[metric], color=style.GREY, linestyle=dash, linewidth=1, zorder=2)
         for point in line.to_dict("records"):
-            look = style.look(point["latent_channels"], model)
+            look = look_of(point["latent_channels"], model)
             at = float(point["latent_channels"])
             ax.vlines(at, point[f"{metric}_min"], point[f"{metric}_max"], color=look.color, linewidth=1, zorder=3)
             ax.plot([at], [point[metric]], linestyle="none", zorder=4, **look.markers())

@@ -12,7 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from figures import page, rows, scales, style, wording
+from figures import page, published, rows, scales, style, wording
+from figures.drawing import Drawing
 
 LINE = 0.2  # inches from label to label
 WIDTH = 2.0  # of a panel, inches
@@ -26,7 +27,7 @@ class Compared(NamedTuple):
     asked: pd.DataFrame  # its rows, finished or not
     scored: pd.DataFrame  # finished ones at the mark, with the tokenizers'
     points: pd.DataFrame  # one row per judge and label: gFID, perhaps rFID
-    mark: int
+    mark: int | None
 
     @property
     def lines(self) -> list[dict[Hashable, Any]]:
@@ -43,8 +44,8 @@ class Compared(NamedTuple):
     def at(self) -> str:
         """When: '128k images seen'."""
         asked = self.asked[self.asked["kind"] == "generator"]
-        late = " (last mark common to all)" if self.mark < asked["images_seen"].max() else ""
-        return f"{wording.count(self.mark)} images seen{late}"
+        late = self.mark is not None and self.mark < asked["images_seen"].max()
+        return f"{wording.images(self.mark)} seen{' (last mark common to all)' if late else ''}"
 
 
 def compared(table: pd.DataFrame, ablation: str, metrics: Sequence[str], varies: tuple[str, ...] = ()) -> Compared:
@@ -54,8 +55,7 @@ def compared(table: pd.DataFrame, ablation: str, metrics: Sequence[str], varies:
     """
     asked = rows.labelled(table, ablation)
     generators = rows.done(asked, "generator", varies, apart=("label",))
-    mark = rows.common_mark(generators, ["label"])
-    generators = generators[generators["images_seen"] == mark]
+    generators, mark = rows.at_common_mark(generators, ["label"])
     judge = ["extractor", "extractor_size"]
     by = [*judge, "place", "label", "changed", "tokenizer", "foundation_model", "latent_channels", "generator"]
     points = rows.averaged(generators, [*by, "images_seen"], "gfid")
@@ -63,49 +63,91 @@ def compared(table: pd.DataFrame, ablation: str, metrics: Sequence[str], varies:
         return Compared(asked, generators, points, mark)
     tokenizers = rows.done(asked, "tokenizer", apart=("fingerprint",)).drop(columns=["place", "label", "changed"])
     of = generators[[*by, "tokenizer_fingerprint"]].drop_duplicates([*judge, "label", "tokenizer_fingerprint"])
-    rfid = tokenizers.set_index(["tokenizer_fingerprint", *judge])["rfid"]
-    quality = rows.averaged(of.join(rfid, on=["tokenizer_fingerprint", *judge]), by, "rfid")
+    rfid = tokenizers[["tokenizer_fingerprint", *judge, "rfid"]]
+    quality = rows.averaged(of.merge(rfid, on=["tokenizer_fingerprint", *judge]), by, "rfid")
     return Compared(asked, pd.concat([tokenizers, generators]), points.merge(quality, on=by, how="left"), mark)
 
 
+def published_beside(table: pd.DataFrame, ablation: str, metrics: Sequence[str]) -> Compared | None:
+    """What the paper has for an ablation, unless the table is the paper's."""
+    theirs = published.beside(table, ablation)
+    return None if theirs is None else compared(theirs, ablation, metrics)
+
+
 def draw(
-    title: str, subtitle: str, found: Compared, metrics: Sequence[str], *, steps: bool, notes: Sequence[str] = ()
-) -> Figure:
-    """A column of panels per metric and a row per judge; with one metric a column per judge.
+    title: str,
+    subtitle: str,
+    found: Compared,
+    metrics: Sequence[str],
+    *,
+    steps: bool,
+    notes: Sequence[str] = (),
+    theirs: Compared | None = None,
+) -> Drawing:
+    """A column of panels per metric and a row per judge; with one metric a column per judge. Below, what is published.
 
     steps: each label is compared with the one before, so a line leads from dot to dot; otherwise one runs down from the
     label that the others are compared with.
     """
-    judges = rows.judges(found.points)
-    cells = [[(judge, metric) for metric in metrics] for judge in judges]
-    if len(metrics) == 1:
-        cells = [[cell for row in cells for cell in row]]
-    lines = found.lines
-    order = [str(line["label"]) for line in lines]
-    texts = [f"{line['label']} †" if len(line["changed"]) > 1 else str(line["label"]) for line in lines]
+    blocks = [found] if theirs is None else [found, theirs]
     notes = [
-        *_confounded(lines),
+        *_confounded([line for block in blocks for line in block.lines]),
         *rows.missing_note(found.asked, ("tokenizer", "generator")),
-        *rows.seeds_note(n for metric in metrics for n in found.points[f"{metric}_runs"].dropna()),
+        *rows.seeds_note((n for metric in metrics for n in found.points[f"{metric}_runs"].dropna()), found.asked),
         *notes,
         *wording.caption(found.scored),
     ]
-    left = max(page.width(text, style.TEXT) for text in texts) + 2 * page.EDGE
-    values = ["missing", *(_value(p, m) for m in metrics for p in found.points.dropna(subset=[m]).to_dict("records"))]
+    left = max(page.width(text, style.TEXT) for block in blocks for text in _texts(block)) + 2 * page.EDGE
+    points = [point for block in blocks for point in block.points.to_dict("records")]
+    values = ["missing", *(_value(point, m) for m in metrics for point in points if not pd.isna(point[m]))]
     column = WIDTH + max(page.width(text, style.SMALL) for text in values) + GAP
-    panel, height = len(lines) * LINE, len(lines) * LINE + FOOT + TOP
-    figure, foot = page.sheet(title, subtitle, notes, (left + column * len(cells[0]), height * len(cells)))
+    heights = [len(_cells(block, metrics)) * _height(block) for block in blocks]
+    width = left + column * len(_cells(found, metrics)[0])
+    said = page.wrap(wording.apart(theirs.asked), style.SMALL, width - 2 * page.EDGE) if theirs else []
+    apart = heights[1] + page.band_height(said) if theirs else 0.0
+    with style.applied():
+        figure, foot = page.sheet(title, subtitle, notes, (width, heights[0]), apart)
+        _draw_block(figure, found, metrics, steps, (left, foot), column)
+        if theirs is None:
+            return Drawing(figure, found.data)
+        axes = _draw_block(figure, theirs, metrics, steps, (left, page.EDGE), column)
+        page.set_apart(figure, said, apart, axes)
+    return Drawing(figure, found.data, published.sourced(theirs.data, theirs.asked))
+
+
+def _cells(found: Compared, metrics: Sequence[str]) -> list[list[tuple[rows.Judge, str]]]:
+    cells = [[(judge, metric) for metric in metrics] for judge in rows.judges(found.points)]
+    return [[cell for row in cells for cell in row]] if len(metrics) == 1 else cells
+
+
+def _texts(found: Compared) -> list[str]:
+    return [f"{line['label']} †" if len(line["changed"]) > 1 else str(line["label"]) for line in found.lines]
+
+
+def _height(found: Compared) -> float:
+    """Of a row of panels with its axis, inches."""
+    return len(found.lines) * LINE + FOOT + TOP
+
+
+def _draw_block(
+    figure: Figure, found: Compared, metrics: Sequence[str], steps: bool, corner: tuple[float, float], column: float
+) -> list[Axes]:
+    """The panels of one study, from `corner` (left of the first panel, lower edge; inches) in columns of this width."""
     full_width, full_height = figure.get_size_inches()
+    cells, texts, order = _cells(found, metrics), _texts(found), [str(line["label"]) for line in found.lines]
+    left, lower = corner
+    panel, axes = len(order) * LINE, []
     for i, row in enumerate(cells):
         for j, (judge, metric) in enumerate(row):
-            x, y = left + j * column, foot + (len(cells) - 1 - i) * height + FOOT
+            x, y = left + j * column, lower + (len(cells) - 1 - i) * _height(found) + FOOT
             ax = figure.add_axes((x / full_width, y / full_height, WIDTH / full_width, panel / full_height))
-            _panel(ax, judge.of(found.points), metric, order, steps)
+            _panel(ax, judge.of(found.points), metric, order, steps, published.look(found.asked))
             scored = judge.of(found.scored)
             scored = scored[scored["kind"] == ("tokenizer" if metric == "rfid" else "generator")]
             ax.set_xlabel(wording.axis(METRICS[metric], scored).replace("↓", "←"))
             ax.set_yticks(range(len(texts)) if j == 0 else [], texts if j == 0 else [], fontsize=style.TEXT)
-    return figure
+            axes.append(ax)
+    return axes
 
 
 def _confounded(lines: Sequence[Mapping[Hashable, Any]]) -> list[str]:
@@ -114,7 +156,9 @@ def _confounded(lines: Sequence[Mapping[Hashable, Any]]) -> list[str]:
     return [f"† Confounded, more than one factor at once: {found}."] if found else []
 
 
-def _panel(ax: Axes, points: pd.DataFrame, metric: str, order: Sequence[str], steps: bool) -> None:
+def _panel(
+    ax: Axes, points: pd.DataFrame, metric: str, order: Sequence[str], steps: bool, look_of: style.LookOf
+) -> None:
     here = {point["label"]: point for point in points.dropna(subset=[metric]).to_dict("records")}
     scales.fit(ax, "x", [point[f"{metric}_{end}"] for point in here.values() for end in ("min", "max")], pad=0.07)
     if ax.get_xscale() == "linear":
@@ -132,7 +176,7 @@ def _panel(ax: Axes, points: pd.DataFrame, metric: str, order: Sequence[str], st
             continue
         point = here[label]
         x, changed = point[metric], point["changed"]
-        look = style.look(point["latent_channels"], point["foundation_model"])
+        look = look_of(point["latent_channels"], point["foundation_model"])
         if steps and before:
             dash: Any = (0, (1, 1.5)) if len(changed) > 1 else "-"
             ax.plot([before[0], x], [before[1], y], color=style.GREY, linewidth=0.7, linestyle=dash, zorder=2)

@@ -8,10 +8,18 @@ from matplotlib.figure import Figure
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure and the numbers plotted in it."""
+    """A figure and the numbers plotted in it; apart from them published ones that it shows beside them."""
 
     figure: Figure
     data: pd.DataFrame
+    published: pd.DataFrame | None = None
+
+    @property
+    def plotted(self) -> pd.DataFrame:
+        """All numbers; published ones last, with their source."""
+        if self.published is None:
+            return self.data
+        return pd.concat([self.data.assign(source=""), self.published], ignore_index=True)[[*self.data, "source"]]
 
 
 class NothingToDraw(Exception):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from figures import dots, style
+from figures import dots
 from figures.drawing import Drawing
 
 NAME = "foundation_models"
@@ -24,6 +24,5 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     first, models = found.lines[0], sorted(set(found.asked["foundation_model"]) - {"none"})
     alone = f" One model here, {models[0]}: nothing to choose from." if len(models) == 1 else ""
     subtitle = f"{first['tokenizer']} under {first['generator']} at {found.at}. Line: not aligned.{alone}"
-    with style.applied():
-        figure = dots.draw(TITLE, subtitle, found, metrics, steps=False)
-    return Drawing(figure, found.data)
+    theirs = dots.published_beside(table, NAME, metrics)
+    return dots.draw(TITLE, subtitle, found, metrics, steps=False, theirs=theirs)

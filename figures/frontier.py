@@ -4,12 +4,14 @@ Claim (the paper's Figures 1 and 2, Table 2): more latent channels lower rFID an
 tokenizer with a foundation model lowers gFID at nearly the same rFID.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 from matplotlib.axes import Axes
 
-from figures import labels, page, rows, scales, style, wording
+from figures import labels, page, published, rows, scales, style, wording
 from figures.drawing import Drawing, NothingToDraw
 
 NAME = "frontier"
@@ -22,10 +24,7 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     `folder` is not read. Raises NothingToDraw without finished tokenizers and generators.
     """
     chosen = rows.asked(table, NAME)
-    tokenizers, generators = rows.done(chosen, "tokenizer"), rows.done(chosen, "generator")
-    mark = rows.common_mark(generators)
-    generators = generators[generators["images_seen"] == mark]
-    points = rfid_and_gfid(tokenizers, generators)
+    tokenizers, generators, mark, points = _found(chosen)
     if points.empty:
         raise NothingToDraw("no generator has both its gFID and its tokenizer's rFID")
 
@@ -34,34 +33,69 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     used = pd.concat([tokenizers, generators])
     notes = rows.missing_note(chosen, ("tokenizer", "generator"))
     notes += _unscored(points, generators)
-    notes += rows.seeds_note(points["gfid_runs"])
+    notes += rows.seeds_note(points["gfid_runs"], used)
     notes += wording.caption(used)
-    subtitle = f"{one or 'Generators'} at {wording.count(mark)} images seen."
-    if mark < chosen[chosen["kind"] == "generator"]["images_seen"].max():
+    subtitle = f"{one or 'Generators'} at {wording.images(mark)} seen."
+    if mark and mark < chosen[chosen["kind"] == "generator"]["images_seen"].max():
         subtitle = subtitle.replace(" images seen", " images seen (last mark common to all)")
     if any(rows.pairs(judge.of(points)) for judge in rows.judges(points)):
         subtitle += " Arrows: alignment added."
+    if published.only(table):
+        subtitle += _marks(points)
+    theirs = published.beside(table, NAME)
+    below = "" if theirs is None else wording.apart(theirs) + _marks(theirs)
     with style.applied():
-        figure, axes = page.panels(TITLE, subtitle, notes, n_rows, n_columns, headings=True, two_line_label=True)
+        figure, axes = page.panels(
+            TITLE, subtitle, notes, n_rows, n_columns, headings=True, two_line_label=True, below=below
+        )
         for ax, (generator, judge) in zip(axes, panels, strict=False):
             here = judge.of(points)
             _frame(ax, here, judge.of(tokenizers), judge.of(generators))
             here = here[here["generator"] == generator]
-            _panel(ax, here)
+            _panel(ax, here, published.look(table))
             facts = [] if one else [generator]
             text = ": ".join(facts + _answer(here))
             page.heading(ax, text[:1].upper() + text[1:])
-        for ax in axes[len(panels) :]:
-            ax.set_axis_off()
-    return Drawing(figure, points)
+        also = _draw_published(axes[-n_columns:], theirs)
+        page.hide_empty(axes)
+    return Drawing(figure, points, also)
+
+
+def _draw_published(axes: Sequence[Axes], theirs: pd.DataFrame | None) -> pd.DataFrame | None:
+    """The published frontier under as many generators as there are axes, and its numbers."""
+    if theirs is None:
+        return None
+    tokenizers, generators, _, points = _found(theirs)
+    sizes = published.ends(rows.generators(points), len(axes))
+    points = points[points["generator"].isin(sizes)]
+    for ax, generator in zip(axes, sizes, strict=False):
+        _frame(ax, points, tokenizers, generators)
+        _panel(ax, points[points["generator"] == generator], style.grey)
+        page.heading(ax, generator)
+    return published.sourced(points, generators)
+
+
+class Found(NamedTuple):
+    """Finished tokenizers, and generators at their last common number of images seen; a point per tokenizer."""
+
+    tokenizers: pd.DataFrame
+    generators: pd.DataFrame
+    mark: int | None
+    points: pd.DataFrame
+
+
+def _found(chosen: pd.DataFrame) -> Found:
+    tokenizers = rows.done(chosen, "tokenizer")
+    generators, mark = rows.at_common_mark(rows.done(chosen, "generator"))
+    return Found(tokenizers, generators, mark, rfid_and_gfid(tokenizers, generators))
 
 
 def rfid_and_gfid(tokenizers: pd.DataFrame, generators: pd.DataFrame) -> pd.DataFrame:
     """One row per tokenizer, generator and judge: rFID and gFID over seeds."""
     judge = ["extractor", "extractor_size"]
     last = tokenizers.sort_values("images_seen").drop_duplicates(["fingerprint", *judge], keep="last")
-    rfid = last.set_index(["fingerprint", *judge])["rfid"].rename("tokenizer_rfid")
-    joined = generators.join(rfid, on=["tokenizer_fingerprint", *judge]).dropna(subset=["tokenizer_rfid"])
+    rfid = last[["fingerprint", *judge, "rfid"]].set_axis(["tokenizer_fingerprint", *judge, "tokenizer_rfid"], axis=1)
+    joined = generators.merge(rfid, on=["tokenizer_fingerprint", *judge]).dropna(subset=["tokenizer_rfid"])
     by = [*judge, "generator", "tokenizer", "foundation_model", "latent_channels", "images_seen"]
     once = joined.drop_duplicates([*by, "tokenizer_fingerprint"])  # generators that share a tokenizer
     quality = rows.averaged(once.assign(rfid=once["tokenizer_rfid"]), by, "rfid")
@@ -78,12 +112,12 @@ def _frame(ax: Axes, points: pd.DataFrame, tokenizers: pd.DataFrame, generators:
     ax.set_ylabel(wording.axis("gFID", generators))
 
 
-def _panel(ax: Axes, points: pd.DataFrame) -> None:
+def _panel(ax: Axes, points: pd.DataFrame, look_of: style.LookOf) -> None:
     at = {p["tokenizer"]: p for p in points.to_dict("records")}
     segments = []
     for plain, aligned in rows.pairs(points):
         a, b = at[plain], at[aligned]
-        color = style.look(b["latent_channels"], b["foundation_model"]).color
+        color = look_of(b["latent_channels"], b["foundation_model"]).color
         line = {"arrowstyle": "-|>,head_width=0.18,head_length=0.4", "color": color, "linewidth": 0.9}
         line |= {"alpha": 0.55, "shrinkA": 4, "shrinkB": 4}
         start, end = (a["rfid"], a["gfid"]), (b["rfid"], b["gfid"])
@@ -92,12 +126,13 @@ def _panel(ax: Axes, points: pd.DataFrame) -> None:
     names = []
     for tokenizer in rows.tokenizers(points):
         p = at[tokenizer]
-        look = style.look(p["latent_channels"], p["foundation_model"])
+        look = look_of(p["latent_channels"], p["foundation_model"])
         ax.plot([p["rfid_min"], p["rfid_max"]], [p["gfid"]] * 2, color=look.color, linewidth=1, zorder=3)
         ax.plot([p["rfid"]] * 2, [p["gfid_min"], p["gfid_max"]], color=look.color, linewidth=1, zorder=3)
         ax.plot([p["rfid"]], [p["gfid"]], linestyle="none", zorder=4, **look.markers())
         segments.append((p["rfid"], p["gfid_min"], p["rfid"], p["gfid_max"]))
-        names.append(labels.Label(tokenizer, p["rfid"], p["gfid"], look.color))
+        explained = look_of is style.grey and not look.hollow  # published aligned ones are too close for names
+        names.append(labels.Label("" if explained else tokenizer, p["rfid"], p["gfid"], look.color))
     labels.around(ax, names, segments)
 
 
@@ -112,6 +147,12 @@ def _answer(points: pd.DataFrame) -> list[str]:
     text = f"lower gFID with alignment in {lower} of {len(pairs)}"
     undecided = len(pairs) - lower - higher
     return [f"{text} ({undecided} undecided)" if undecided else text]
+
+
+def _marks(points: pd.DataFrame) -> str:
+    """What the markers of published tokenizers mean."""
+    models = sorted(set(points["foundation_model"]) - {"none"})
+    return " Hollow: plain" + "".join(f", {style.glyph(model)} {model}" for model in models) + "."
 
 
 def _unscored(points: pd.DataFrame, generators: pd.DataFrame) -> list[str]:

@@ -42,7 +42,8 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
 
     panels, n_rows, n_columns = rows.cells(points)
     one = panels[0][0] if len(rows.generators(points)) == 1 else ""
-    notes = rows.missing_note(chosen, ("generator",)) + rows.seeds_note(scored.groupby([*by, "guidance_scale"]).size())
+    notes = rows.missing_note(chosen, ("generator",))
+    notes += rows.seeds_note(scored.groupby([*by, "guidance_scale"]).size(), scored)
     if counted := sorted(set(parts["choosing"]["samples"].dropna())):
         notes.append(f"Chosen on {' and '.join(f'{n:,}' for n in counted)} samples of other seeds that score nothing.")
     notes += wording.caption(scored)

@@ -35,7 +35,8 @@ def around(
     """Label points of a scatter plot; lines (x0, y0, x1, y1 in data coordinates) are avoided where possible.
 
     Each label takes the cheapest of a fixed list of places around its point: overlaps cost most, crossing a
-    line less, distance least. Two more rounds let earlier labels move away from later ones.
+    line less, distance least. Two more rounds let earlier labels move away from later ones. One without text is not
+    written, but the others keep off its point.
     """
     to_points = 72 / ax.figure.dpi
     points = [tuple(ax.transData.transform((p.x, p.y)) * to_points) for p in labels]
@@ -54,6 +55,8 @@ def around(
             costs = [near + _cost(box, others, markers, lines, frame) for near, box in places]
             chosen[i] = places[costs.index(min(costs))][1]
     for i, label in enumerate(labels):
+        if not label.text:
+            continue
         left, bottom, right, top = chosen[i]
         _write(ax, label, points[i], (left, (bottom + top) / 2), size)
         near = (min(max(points[i][0], left), right), min(max(points[i][1], bottom), top))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from figures import dots, style
+from figures import dots
 from figures.drawing import Drawing
 
 NAME = "ladder"
@@ -22,16 +22,15 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     Raises NotAsked without rows of the ablation `recipe`, NothingToDraw without finished rungs.
     """
     found = dots.compared(table, ABLATION, ("gfid",), varies=("solver", "steps"))
-    with style.applied():
-        figure = dots.draw(
-            TITLE,
-            f"Every rung adds to the one above it. At {found.at}.",
-            found,
-            ("gfid",),
-            steps=True,
-            notes=_sampled_otherwise(found.scored),
-        )
-    return Drawing(figure, found.data)
+    return dots.draw(
+        TITLE,
+        f"Every rung adds to the one above it. At {found.at}.",
+        found,
+        ("gfid",),
+        steps=True,
+        notes=_sampled_otherwise(found.scored),
+        theirs=dots.published_beside(table, ABLATION, ("gfid",)),
+    )
 
 
 def _sampled_otherwise(scored: pd.DataFrame) -> list[str]:

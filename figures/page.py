@@ -6,6 +6,7 @@ from functools import cache
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
+from matplotlib.lines import Line2D
 from matplotlib.textpath import text_to_path
 
 from figures import style
@@ -13,7 +14,9 @@ from figures import style
 PANEL = (3.4, 2.75)  # inches: one column of a paper
 INSET = (0.78, 0.12, 0.48, 0.1)  # left, right, bottom, top of the axes inside a panel, inches
 HEADING, SECOND_LINE = 0.16, 0.12  # more above for a heading, below for an x label of two lines
+BAND = 0.2  # above what is published, beside the lines that say so
 EDGE = 0.1
+PUBLISHED = "published"  # id of axes that hold nothing of ours
 
 
 @cache
@@ -40,8 +43,10 @@ def sheet(
     subtitle: str,
     notes: Sequence[str],
     body: tuple[float, float],
+    below: float = 0.0,
 ) -> tuple[Figure, float]:
-    """A figure with room for a body (width, height in inches) between its titles and its notes.
+    """A figure with room for a body (width, height in inches) between its titles and its notes, and for `below` inches
+    under the notes.
 
     Returns the figure and the height of the body's lower edge above the figure's, in inches.
     """
@@ -53,7 +58,7 @@ def sheet(
     foot = [line for note in notes for line in wrap(note, style.SMALL, room)]
     head_height = EDGE + sum(len(lines) * _line(size) for lines, size, *_ in blocks) + 0.06
     foot_height = len(foot) * _line(style.SMALL) + (0.12 if foot else 0.0)
-    height = head_height + body[1] + foot_height
+    height = head_height + body[1] + foot_height + below
     # whole pixels, so that a picture can sit on the pixel grid
     size = (round(body[0] * style.DPI) / style.DPI, round(height * style.DPI) / style.DPI)
     figure = Figure(figsize=size, dpi=style.DPI)
@@ -76,8 +81,8 @@ def sheet(
     top = size[1] - EDGE
     for lines, size_, weight, color in blocks:
         top = put(lines, top, size_, weight, color)
-    put(foot, foot_height - 0.04, style.SMALL, "normal", style.GREY)
-    return figure, foot_height
+    put(foot, foot_height - 0.04 + below, style.SMALL, "normal", style.GREY)
+    return figure, foot_height + below
 
 
 def panels(
@@ -89,24 +94,58 @@ def panels(
     right: float = INSET[1],
     headings: bool = False,
     two_line_label: bool = False,
+    below: str = "",
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with rows x columns axes, in reading order; `right` inches beside each are kept for labels."""
+    """A figure with rows x columns axes, in reading order; `right` inches beside each are kept for labels.
+
+    below: says what is published; one more row of axes comes under it and under the notes, the last of those returned.
+    """
     left, _, bottom, top = INSET
     bottom, top = bottom + SECOND_LINE * two_line_label, top + HEADING * headings
     panel_width, panel_height = PANEL
-    figure, foot = sheet(title, subtitle, notes, (columns * panel_width, rows * panel_height))
+    said = wrap(below, style.SMALL, columns * panel_width - 2 * EDGE) if below else []
+    apart = panel_height + band_height(said) if said else 0.0
+    figure, foot = sheet(title, subtitle, notes, (columns * panel_width, rows * panel_height), apart)
     full_width, full_height = figure.get_size_inches()
     axes = []
-    for row in range(rows):
+    lower = [*(foot + (rows - 1 - row) * panel_height for row in range(rows)), *([EDGE] if said else [])]
+    for edge in lower:
         for column in range(columns):
-            x, y = column * panel_width + left, foot + (rows - 1 - row) * panel_height + bottom
+            x, y = column * panel_width + left, edge + bottom
             w, h = panel_width - left - right, panel_height - bottom - top
             ax = figure.add_axes((x / full_width, y / full_height, w / full_width, h / full_height))
             ax.yaxis.set_label_coords(-(left - 0.37) / w, 0.5)
             ax.xaxis.set_label_coords(0.5, -0.23 / h)
             ax.grid(True)
             axes.append(ax)
+    if said:
+        set_apart(figure, said, apart, axes[-columns:])
     return figure, axes
+
+
+def band_height(said: Sequence[str]) -> float:
+    """Inches that what is published takes beside its panels: EDGE below, and above what `set_apart` writes."""
+    return EDGE + BAND + len(said) * _line(style.SMALL)
+
+
+def set_apart(figure: Figure, said: Sequence[str], top: float, axes: Sequence[Axes]) -> None:
+    """A rule at `top` inches, below it the lines that say what is published; its axes get a ground of their own."""
+    width, height = figure.get_size_inches()
+    rule = Line2D([EDGE / width, 1 - EDGE / width], [(top - 0.06) / height] * 2, color=style.GREY, linewidth=0.6)
+    figure.add_artist(rule)
+    place = (EDGE / width, (top - 0.12) / height)
+    figure.text(*place, "\n".join(said), fontsize=style.SMALL, color=style.INK, va="top", linespacing=1.28)
+    for ax in axes:
+        ax.set_gid(PUBLISHED)
+        ax.set_facecolor(style.APART)
+        ax.grid(color="white")
+
+
+def hide_empty(axes: Sequence[Axes]) -> None:
+    """Take away the axes in which nothing was drawn."""
+    for ax in axes:
+        if not ax.has_data():
+            ax.set_axis_off()
 
 
 def heading(ax: Axes, text: str) -> None:

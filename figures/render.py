@@ -12,7 +12,7 @@ from figures import pareto, search, style
 from figures.drawing import Drawing, NotAsked, NothingToDraw
 from results import searches
 from results.files import replacing
-from results.table import load
+from results.published import load_study
 
 SUFFIXES = ("png", "pdf", "csv")
 MODULES = {"search": search, "pareto": pareto}  # of searches; each is drawn for every space
@@ -27,14 +27,15 @@ class Rendered(NamedTuple):
 
 
 def render(study: Path, out: Path, names: Iterable[str] | None = None) -> Rendered:
-    """Draw the named figures (default: all) of results/<study> as <name>.png, .pdf and .csv in `out`.
+    """Draw the named figures (default: all) of results/<study>, or of what is published where that is its name, as
+    <name>.png, .pdf and .csv in `out`.
 
     Those of a search are named after its space, such as search-sampling.
 
     A figure that is skipped or refused loses its files of an earlier table: the folder never shows numbers
     that the table does not hold. Raises ValueError for an unknown figure or a table that cannot be read.
     """
-    table = load(study / "table.csv")
+    table = load_study(study.name, study.parent)
     drawings = _of_searches(study, out, table)
     if names is not None:
         drawings = {name: drawings.get(name) or _of_table(name, study, table) for name in names}
@@ -54,7 +55,7 @@ def render(study: Path, out: Path, names: Iterable[str] | None = None) -> Render
             result.written.extend(style.save(drawing.figure, out / name))
             path = out / f"{name}.csv"
             with replacing(path) as temporary:
-                drawing.data.to_csv(temporary, index=False, lineterminator="\n")
+                drawing.plotted.to_csv(temporary, index=False, lineterminator="\n")
             result.written.append(path)
             continue
         for suffix in SUFFIXES:

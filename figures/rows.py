@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
+from figures import published
 from figures.drawing import NotAsked, NothingToDraw
 from figures.wording import count
 from results.guidance import choosing
@@ -76,7 +77,8 @@ def done(rows: pd.DataFrame, kind: str, varies: tuple[str, ...] = (), apart: tup
     when two runs differ in something the figure does not show.
     """
     chosen = rows[(rows["kind"] == kind) & (rows["state"] == "done")]
-    chosen = chosen[chosen["images_seen"] > 0]  # an untrained network has no place on a logarithmic axis
+    # an untrained network has no place on a logarithmic axis; how long a published one trained may be unknown
+    chosen = chosen[chosen["images_seen"].fillna(1) > 0]
     if chosen.empty:
         raise NothingToDraw(f"no {kind} has finished")
     check_protocol(chosen, (*BY_JUDGE, *varies))
@@ -139,13 +141,19 @@ def pairs(data: pd.DataFrame) -> list[tuple[str, str]]:
     return [(plain, name) for plain, name in found if models.get(plain) == "none"]
 
 
-def common_mark(rows: pd.DataFrame, by: Sequence[str] = ("tokenizer", "generator")) -> int:
-    """The largest number of images seen at which every tokenizer and generator (or other group) has a result."""
+def at_common_mark(
+    rows: pd.DataFrame, by: Sequence[str] = ("tokenizer", "generator")
+) -> tuple[pd.DataFrame, int | None]:
+    """Rows at the largest number of images seen at which every tokenizer and generator (or other group) has a result,
+    and that number; all rows and None where nobody says how many they have seen."""
+    if rows["images_seen"].isna().all():
+        return rows, None
     marks = [set(group["images_seen"]) for _, group in rows.groupby(list(by))]
     shared = set.intersection(*marks)
     if not shared:
         raise NothingToDraw("no number of images seen is common to all tokenizers")
-    return int(max(shared))
+    mark = int(max(shared))
+    return rows[rows["images_seen"] == mark], mark
 
 
 def averaged(rows: pd.DataFrame, by: list[str], metric: str) -> pd.DataFrame:
@@ -157,8 +165,10 @@ def averaged(rows: pd.DataFrame, by: list[str], metric: str) -> pd.DataFrame:
     )
 
 
-def seeds_note(runs: Iterable[int]) -> list[str]:
-    """How many runs stand behind each point."""
+def seeds_note(runs: Iterable[int], of: pd.DataFrame | None = None) -> list[str]:
+    """How many runs stand behind each point; nothing if they are `of` published rows, where nobody says."""
+    if of is not None and published.only(of):
+        return []
     runs = sorted({int(n) for n in runs})
     if runs[-1] < 2:
         return ["One seed."]

@@ -5,11 +5,12 @@ slope against parameters is flatter; wide plain tokenizers need large generators
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 from matplotlib.axes import Axes
 
-from figures import labels, page, rows, scales, style, wording
+from figures import labels, page, published, rows, scales, style, wording
 from figures.drawing import Drawing, NothingToDraw
 
 NAME = "scaling"
@@ -22,32 +23,55 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     `folder` is not read. Raises NothingToDraw without finished generators of known size.
     """
     chosen = rows.asked(table, NAME)
+    generators, mark, points = _found(chosen)
+    judges, sizes = rows.judges(points), rows.generators(points)
+    at = f"At {wording.images(mark)} seen."
+    shown = f"Generators: {', '.join(sizes)}." if len(sizes) > 1 else f"{sizes[0]} only: one size shows no slope."
+    notes = rows.missing_note(chosen, ("tokenizer", "generator"))
+    notes += rows.seeds_note(points["gfid_runs"], generators)
+    notes += wording.caption(generators)
+    theirs = published.beside(table, NAME)
+    beside = None if theirs is None else _found(theirs)
+    names = rows.tokenizers(points) + ([] if beside is None else rows.tokenizers(beside.points))
+    with style.applied():
+        figure, axes = page.panels(
+            TITLE,
+            f"{at} {shown}",
+            notes,
+            1,
+            len(judges),
+            right=page.beside(names),
+            below=wording.apart(theirs),
+        )
+        for ax, judge in zip(axes, judges, strict=False):
+            _panel(ax, judge.of(points), judge.of(generators), published.look(table))
+        if beside is not None:
+            _panel(axes[len(judges)], beside.points, beside.generators, style.grey)
+        page.hide_empty(axes)
+    return Drawing(figure, points, None if beside is None else published.sourced(beside.points, beside.generators))
+
+
+class Found(NamedTuple):
+    """Finished generators of known size at their last common number of images seen, and a point per tokenizer."""
+
+    generators: pd.DataFrame
+    mark: int | None
+    points: pd.DataFrame
+
+
+def _found(chosen: pd.DataFrame) -> Found:
     generators = rows.done(chosen, "generator").dropna(subset=["parameters"])
     if generators.empty:
         raise NothingToDraw("no finished generator has its number of parameters recorded")
-    mark = rows.common_mark(generators)
-    generators = generators[generators["images_seen"] == mark]
+    generators, mark = rows.at_common_mark(generators)
     by = ["extractor", "extractor_size", "tokenizer", "foundation_model", "latent_channels", "generator"]
     points = rows.averaged(generators, [*by, "images_seen"], "gfid")
     # the input layer differs a little with the latent's width: one place on the axis per generator
     points["parameters"] = points["generator"].map(generators.groupby("generator")["parameters"].min())
-
-    judges, sizes = rows.judges(points), rows.generators(points)
-    at = f"At {wording.count(mark)} images seen."
-    shown = f"Generators: {', '.join(sizes)}." if len(sizes) > 1 else f"{sizes[0]} only: one size shows no slope."
-    notes = rows.missing_note(chosen, ("tokenizer", "generator"))
-    notes += rows.seeds_note(points["gfid_runs"])
-    notes += wording.caption(generators)
-    with style.applied():
-        figure, axes = page.panels(
-            TITLE, f"{at} {shown}", notes, 1, len(judges), right=page.beside(rows.tokenizers(points))
-        )
-        for ax, judge in zip(axes, judges, strict=True):
-            _panel(ax, judge.of(points), judge.of(generators))
-    return Drawing(figure, points)
+    return Found(generators, mark, points)
 
 
-def _panel(ax: Axes, points: pd.DataFrame, generators: pd.DataFrame) -> None:
+def _panel(ax: Axes, points: pd.DataFrame, generators: pd.DataFrame, look_of: style.LookOf) -> None:
     scales.fit(ax, "y", [*points["gfid_min"], *points["gfid_max"]], pad=0.08)
     sizes = sorted(float(size) for size in set(points["parameters"]))
     scales.budget(ax, sizes)
@@ -57,7 +81,7 @@ def _panel(ax: Axes, points: pd.DataFrame, generators: pd.DataFrame) -> None:
     for tokenizer in rows.tokenizers(points):
         line = points[points["tokenizer"] == tokenizer].sort_values("parameters")
         last = line.iloc[-1]
-        look = style.look(last["latent_channels"], last["foundation_model"])
+        look = look_of(last["latent_channels"], last["foundation_model"])
         x = line["parameters"].astype(float)
         ax.vlines(x, line["gfid_min"], line["gfid_max"], color=look.color, linewidth=1, zorder=2)
         ax.plot(x, line["gfid"], linestyle=look.dash, zorder=3, **look.markers())

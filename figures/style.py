@@ -1,12 +1,12 @@
 """How every figure looks: type, colours per tokenizer, and saving that repeats byte for byte.
 
 Width gives the hue (colour-blind safe), alignment the filling: a plain tokenizer is hollow and dashed, an
-aligned one filled and solid; a second foundation model has another marker and dash.
+aligned one filled and solid; a second foundation model has another marker and dash. Published numbers are grey.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from results.files import replacing
 DPI = 200
 TITLE, TEXT, SMALL = 9.5, 7.5, 6.5  # points; nothing is smaller than SMALL
 INK, GREY, FAINT = "#1a1a1a", "#5a5a5a", "#d9d9d9"
+APART = "#f4f4f2"  # ground of what is published
 
 SETTINGS: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same on every machine
@@ -61,6 +62,7 @@ SETTINGS: dict[str, Any] = {
 
 HUES = {4: "#0072b2", 8: "#8c2d8c", 16: "#d55e00", 32: "#00795c", 64: "#5b4bb3", 128: "#8a6d00"}
 SPARE_HUES = ("#a3195b", "#4d4d4d", "#006d77", "#7a4419")  # widths outside the list, by width
+GREYS = {4: "#767676", 16: "#767676", 32: "#4d4d4d", 64: "#111111"}  # of published numbers, by width
 SHAPES: dict[str, tuple[str, Any]] = {  # foundation model: marker, dash
     "none": ("o", (0, (3.2, 1.8))),
     "lite0": ("o", "-"),
@@ -98,6 +100,21 @@ def look(latent_channels: int, foundation_model: str) -> Look:
     color = HUES.get(latent_channels, SPARE_HUES[latent_channels % len(SPARE_HUES)])
     marker, dash = SHAPES.get(foundation_model, OTHER_SHAPE)
     return Look(color, marker, dash, hollow=foundation_model == "none")
+
+
+def grey(latent_channels: int, foundation_model: str) -> Look:
+    """The look of a tokenizer where its numbers are published, not measured: wider ones darker, else the same."""
+    shade = GREYS.get(latent_channels, GREY)
+    return replace(look(latent_channels, foundation_model), color=shade)
+
+
+LookOf = Callable[[int, str], Look]
+
+
+def glyph(foundation_model: str) -> str:
+    """The marker of a foundation model, to stand in a text."""
+    marker, _ = SHAPES.get(foundation_model, OTHER_SHAPE)
+    return {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼"}[marker]
 
 
 @contextmanager

@@ -5,11 +5,12 @@ the effective rank of the latents and the interpolated FID (arXiv 2603.05630).
 """
 
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 from matplotlib.axes import Axes
 
-from figures import labels, page, rows, scales, style, wording
+from figures import labels, page, published, rows, scales, style, wording
 from figures.drawing import Drawing, NothingToDraw
 from results.foretell import correlations, foretelling
 from results.ranks import FEWEST, LEVEL, by_chance
@@ -39,51 +40,90 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     `folder` is not read. Raises NothingToDraw without finished generators, or without diagnostics of their tokenizers.
     """
     chosen = rows.asked(table, NAME)
-    tokenizers, generators = rows.done(chosen, "tokenizer"), rows.done(chosen, "generator")
-    mark = rows.common_mark(generators)
-    generators = generators[generators["images_seen"] == mark]
-    points = foretelling(tokenizers, generators)
-    points = points.merge(correlations(points), how="left").assign(images_seen=mark)
-    largest = rows.generators(generators)[-1]
-    drawn = points[(points["generator"] == largest) & points["diagnostic"].isin(DIAGNOSTICS)]
+    tokenizers, generators, mark, points, drawn = _found(chosen)
     known = drawn.dropna(subset=["value"])
     if known.empty:
         raise NothingToDraw("no tokenizer has diagnostics of its latents: python -m study.diagnose brings them")
 
-    judges, names = rows.judges(known), [name for name in DIAGNOSTICS if name in set(known["diagnostic"])]
+    largest, used = drawn["generator"].iloc[0], pd.concat([tokenizers, generators])
+    judges, names = rows.judges(known), _names(known)
     columns = len(judges) if len(judges) > 1 else min(len(names), 2)
     panels = [(name, judge) for name in names for judge in judges if name in set(judge.of(known)["diagnostic"])]
-    notes = _correlated(known.dropna(subset=["rho"])) + _described(tokenizers, names) + _gaps(drawn)
+    notes = _correlated(known.dropna(subset=["rho"])) + _described(tokenizers, names)
+    notes += [] if published.only(table) else _gaps(drawn)
     notes += rows.missing_note(chosen, ("tokenizer", "generator"))
-    notes += rows.seeds_note(drawn["gfid_runs"])
-    notes += wording.caption(pd.concat([tokenizers, generators]))
+    notes += rows.seeds_note(drawn["gfid_runs"], used)
+    notes += wording.caption(used)
     others = " Other sizes are in the CSV." if generators["generator"].nunique() > 1 else ""
-    subtitle = f"{largest} at {wording.count(mark)} images seen.{others}"
+    subtitle = f"{largest} at {wording.images(mark)} seen.{others}"
+    theirs = published.beside(table, NAME)
     with style.applied():
         figure, axes = page.panels(
-            TITLE, subtitle, notes, -(-len(panels) // columns), columns, headings=True, two_line_label=True
+            TITLE,
+            subtitle,
+            notes,
+            -(-len(panels) // columns),
+            columns,
+            headings=True,
+            two_line_label=True,
+            below=wording.apart(theirs),
         )
         for ax, (name, judge) in zip(axes, panels, strict=False):
-            here = judge.of(known)
-            scales.fit(ax, "y", [*here["gfid_min"], *here["gfid_max"]], pad=0.14)
-            here = here[here["diagnostic"] == name]
-            _panel(ax, here, least=1e-4 if name == "normalized_entropy" else 0.02)  # it is close to 1 for all
-            ax.set_xlabel(AXES.get(name) or wording.axis("iFID", judge.of(tokenizers)).replace("↓", "←"))
-            ax.set_ylabel(wording.axis("gFID", judge.of(generators)))
-            page.heading(ax, f"{SHORT[name]}: {_answer(here)}")
-        for ax in axes[len(panels) :]:
-            ax.set_axis_off()
-    return Drawing(figure, points)
+            scored = Found(judge.of(tokenizers), judge.of(generators), mark, points, judge.of(known))
+            _draw_one(ax, name, scored, published.look(table))
+        beside = None
+        if theirs is not None:
+            found = _found(theirs)
+            found = found._replace(drawn=found.drawn.dropna(subset=["value"]))
+            for ax, name in zip(axes[-columns:], _names(found.drawn), strict=False):
+                _draw_one(ax, name, found, style.grey)
+            beside = published.sourced(found.drawn, found.generators)
+        page.hide_empty(axes)
+    return Drawing(figure, points, beside)
 
 
-def _panel(ax: Axes, points: pd.DataFrame, least: float) -> None:
+class Found(NamedTuple):
+    """Finished runs at their last common number of images seen; a point per diagnostic, tokenizer and generator, and
+    those of the largest generator, which are drawn."""
+
+    tokenizers: pd.DataFrame
+    generators: pd.DataFrame
+    mark: int | None
+    points: pd.DataFrame
+    drawn: pd.DataFrame
+
+
+def _found(chosen: pd.DataFrame) -> Found:
+    tokenizers = rows.done(chosen, "tokenizer")
+    generators, mark = rows.at_common_mark(rows.done(chosen, "generator"))
+    points = foretelling(tokenizers, generators)
+    points = points.merge(correlations(points), how="left").assign(images_seen=mark)
+    largest = points["generator"] == rows.generators(generators)[-1]
+    return Found(tokenizers, generators, mark, points, points[largest & points["diagnostic"].isin(DIAGNOSTICS)])
+
+
+def _names(known: pd.DataFrame) -> list[str]:
+    return [name for name in DIAGNOSTICS if name in set(known["diagnostic"])]
+
+
+def _draw_one(ax: Axes, name: str, found: Found, look_of: style.LookOf) -> None:
+    """gFID against one diagnostic, of one judge."""
+    scales.fit(ax, "y", [*found.drawn["gfid_min"], *found.drawn["gfid_max"]], pad=0.14)
+    here = found.drawn[found.drawn["diagnostic"] == name]
+    _panel(ax, here, 1e-4 if name == "normalized_entropy" else 0.02, look_of)  # it is close to 1 for all
+    ax.set_xlabel(AXES.get(name) or wording.axis("iFID", found.tokenizers).replace("↓", "←"))
+    ax.set_ylabel(wording.axis("gFID", found.generators))
+    page.heading(ax, f"{SHORT[name]}: {_answer(here)}")
+
+
+def _panel(ax: Axes, points: pd.DataFrame, least: float, look_of: style.LookOf) -> None:
     scales.fit(ax, "x", [*points["value_min"], *points["value_max"]], pad=0.16, least=least)
     if ax.get_xscale() == "linear":
         ax.ticklabel_format(axis="x", useOffset=False)
     names, segments = [], []
     for tokenizer in rows.tokenizers(points):
         (p,) = points[points["tokenizer"] == tokenizer].to_dict("records")
-        look = style.look(p["latent_channels"], p["foundation_model"])
+        look = look_of(p["latent_channels"], p["foundation_model"])
         ax.plot([p["value_min"], p["value_max"]], [p["gfid"]] * 2, color=look.color, linewidth=1, zorder=3)
         ax.plot([p["value"]] * 2, [p["gfid_min"], p["gfid_max"]], color=look.color, linewidth=1, zorder=3)
         ax.plot([p["value"]], [p["gfid"]], linestyle="none", zorder=4, **look.markers())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from figures import dots, style
+from figures import dots
 from figures.drawing import Drawing
 
 NAME = "vf_loss"
@@ -24,6 +24,5 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     found = dots.compared(table, NAME, metrics)
     full = next(line for line in found.lines if not line["changed"])
     subtitle = f"{full['tokenizer']} under {full['generator']} at {found.at}. Line: the full loss. None: not aligned."
-    with style.applied():
-        figure = dots.draw(TITLE, subtitle, found, metrics, steps=False)
-    return Drawing(figure, found.data)
+    theirs = dots.published_beside(table, NAME, metrics)
+    return dots.draw(TITLE, subtitle, found, metrics, steps=False, theirs=theirs)

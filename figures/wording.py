@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from figures import published
 from results.table import mixed_provenance
 
 JUDGES = {
@@ -22,6 +23,11 @@ def count(number: float) -> str:
         if number >= size:
             return f"{number / size:.3g}{unit}"
     return f"{number:g}"
+
+
+def images(mark: int | None) -> str:
+    """'128k images', or that nobody says how many."""
+    return "an unstated number of images" if mark is None else f"{count(mark)} images"
 
 
 def value(number: float) -> str:
@@ -63,6 +69,19 @@ def axis(metric: str, rows: pd.DataFrame) -> str:
     return f"{counted(metric, samples)}{note}\n{judge(first['extractor'], size)}"
 
 
+def apart(rows: pd.DataFrame | None) -> str:
+    """Says of published rows whose they are and how they were measured; nothing where there are none."""
+    if rows is None:
+        return ""
+    generated = rows[(rows["kind"] == "generator") & (rows["state"] == "done")]
+    first = generated.iloc[0]
+    how = ", ".join(_sampling(generated))
+    return (
+        f"Published, not measured here ({published.source(rows)}): {DATA[first['data']]} {first['resolution']} px, "
+        f"{judge(first['extractor'], None)}, {how}. Axes of its own: compare shapes, not numbers."
+    )
+
+
 def uncomparable(rows: pd.DataFrame) -> bool:
     """Whether a row's metric rests on fewer samples than twice the feature width."""
     return bool((rows["comparable"].fillna(True) == False).any())  # noqa: E712 (nullable)
@@ -72,6 +91,8 @@ def caption(rows: pd.DataFrame) -> list[str]:
     """Protocol, data, seeds and mixed provenance of done rows, one sentence each."""
     generated = rows[rows["kind"] == "generator"]
     lines = []
+    if published.only(rows):
+        lines.append(f"Published ({published.source(rows)}), not measured here; seeds are not stated.")
     if len(generated):
         lines.append("Sampling: " + ", ".join(_sampling(generated)) + ".")
     first = rows.iloc[0]
@@ -86,7 +107,9 @@ def caption(rows: pd.DataFrame) -> list[str]:
         known = {name: sorted(set(column.dropna())) for name, column in seeds.items()}  # given weights have none
         found = [f"{name} {', '.join(map(str, values))}" for name, values in known.items() if values]
         lines.append(f"Seeds: {'; '.join(found)}.")
-    mixed = [_short(text) for text in mixed_provenance(rows) if not text.startswith(("seed:", "tokenizer_seed:"))]
+    mixed = [
+        _short(text) for text in mixed_provenance(rows) if not text.startswith(("seed:", "tokenizer_seed:", "source:"))
+    ]
     if mixed:
         lines.append("Mixed: " + "; ".join(mixed) + ".")
     return lines
@@ -96,7 +119,8 @@ def _sampling(rows: pd.DataFrame) -> list[str]:
     first = rows.iloc[0]
     facts = [f"{int(n):,} samples" for n in sorted(set(rows["samples"].dropna()))]
     solvers = rows[["solver", "steps"]].drop_duplicates().sort_values("solver").to_dict("records")
-    facts.append(" or ".join(s["solver"] + ("" if pd.isna(s["steps"]) else f" {s['steps']} steps") for s in solvers))
+    named = [s["solver"] + ("" if pd.isna(s["steps"]) else f" {s['steps']} steps") for s in solvers if s["solver"]]
+    facts.append(" or ".join(named))
     if first["timestep_shift"] not in (0, 1) and not pd.isna(first["timestep_shift"]):
         facts.append(f"timestep shift {first['timestep_shift']:g}")
     scale = first["guidance_scale"]

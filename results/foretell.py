@@ -37,8 +37,9 @@ def foretelling(tokenizers: pd.DataFrame, generators: pd.DataFrame) -> pd.DataFr
             f"tokenizers that would share an axis differ in diagnostic_points: {', '.join(map(str, points))}; "
             f"describe all with python -m study.diagnose --points {points[0]}"
         )
-    numbers = last.set_index(["fingerprint", *judge])[list(FORETELLERS)]
-    rows = generators.drop(columns=list(FORETELLERS)).join(numbers, on=["tokenizer_fingerprint", *judge])
+    of = ["tokenizer_fingerprint", *judge]
+    numbers = last[["fingerprint", *judge, *FORETELLERS]].set_axis([*of, *FORETELLERS], axis=1)
+    rows = generators.drop(columns=list(FORETELLERS)).merge(numbers, on=of, how="left")
     place = [*BY, *PLACE]
     once = rows.drop_duplicates([*place, "tokenizer_fingerprint"])  # generators that share a tokenizer
     gfid = _over_repeats(rows, place, "gfid", "gfid")
@@ -68,4 +69,5 @@ def correlations(points: pd.DataFrame) -> pd.DataFrame:
         found = rank_agreement(both["value"].tolist(), both["gfid"].tolist())
         rows.append((*place, found.n, found.rho, found.low, found.high))
     found_for = [*BY, "diagnostic", "n", "rho", "rho_low", "rho_high"]
-    return pd.DataFrame(rows, columns=found_for).astype({name: float for name in found_for[-3:]})
+    types = {**{name: points[name].dtype for name in BY}, **{name: float for name in found_for[-3:]}}
+    return pd.DataFrame(rows, columns=found_for).astype(types)

@@ -131,6 +131,11 @@ PUBLISHED_STUDIES = ("paper", "since")  # what those rows name as their study, a
 STATES = ("done", "pending", "running", "failed", "timed out", "diverged", "blocked")
 
 
+def latents_file(tokenizer_fingerprint: str, suffix: str) -> str:
+    """In the folder of picture sheets: a tokenizer's latents as a map (.csv) and as pictures (.png), if there are."""
+    return f"latents-{tokenizer_fingerprint}{suffix}"
+
+
 def describe() -> str:
     """The columns as a Markdown table."""
     lines = ["| column | type | group | meaning |", "| --- | --- | --- | --- |"]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from models.specs import parse_tokenizer
 from results.labels import Label, cell, parse
-from results.schema import DIAGNOSTICS, METRICS
+from results.schema import DIAGNOSTICS, METRICS, latents_file
 from study.data import DataSpec
 from study.estimate import training_flops
 from study.factors import labels
@@ -18,7 +18,16 @@ from study.judges import JudgeSpec, reference_name
 from study.lease import holder, locked
 from study.plan import Plan, Planned
 from study.schedule import log_of
-from study.specs import Encode, FitGenerator, FitTokenizer, Generate, Reconstruct, Stage
+from study.specs import (
+    LATENT_MAP,
+    LATENT_PICTURES,
+    Encode,
+    FitGenerator,
+    FitTokenizer,
+    Generate,
+    Reconstruct,
+    Stage,
+)
 from study.weights import REFERENCES, entry
 
 if TYPE_CHECKING:
@@ -137,7 +146,7 @@ def _given(fit: Stage) -> str:
 
 
 def rows_of(plan: Plan, sheets: Path) -> list[Row]:
-    """Every row of a plan; the picture sheets of finished ones are copied into the folder `sheets`.
+    """Every row of a plan; picture sheets of finished ones and maps of latents are copied into the folder `sheets`.
 
     Args:
         sheets: made when missing.
@@ -156,6 +165,10 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
             if record is not None:
                 sheet = f"{Path(record['sheet']).stem}-{result.fingerprint}.png"
                 _copy(result.folder / record["sheet"], sheets / sheet)
+                if planned.fit in latents and planned.kind == "tokenizer":
+                    for name in (LATENT_MAP, LATENT_PICTURES):
+                        target = latents_file(planned.fit.fingerprint, Path(name).suffix)
+                        _copy(latents[planned.fit].folder / name, sheets / target)
             for judge, protocol in _protocols(result).items():
                 row: Row = {
                     **identity,

@@ -42,13 +42,14 @@ class Collector:
             update_table(self.plan, self.out)
 
     def update(self) -> None:
-        """Rewrite the table, and the figures unless they were drawn from this very table."""
+        """Rewrite the table, and the figures unless they were drawn from this very table and these sheets."""
         from study.collect import update_table
 
         update_table(self.plan, self.out)
         drawn = self.out / "figures" / self.plan.study
         mark = study_root() / "tables" / f"{fingerprint(str(drawn.resolve()))}.json"
-        state = hashlib.sha256(self.table.read_bytes()).hexdigest()
+        sheets = sorted(path.name for path in (self.table.parent / "sheets").glob("*.*"))
+        state = hashlib.sha256(self.table.read_bytes() + " ".join(sheets).encode()).hexdigest()
         known = read_json(mark) or {}
         if known.get("table") == state and any(drawn.glob("*.png")):
             self.made, self.skipped = sorted(drawn.glob("*.*")), known["skipped"]

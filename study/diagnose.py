@@ -10,15 +10,16 @@ from typing import Annotated
 import tyro
 from tyro.conf import arg
 
-from study.specs import DIAGNOSTICS, Encode, Stage
+from study.specs import DIAGNOSTICS, LATENT_MAP, LATENT_PICTURES, Encode, Stage
 
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnose:
     """Fill in the diagnostics of a study's finished tokenizers, then its table and its figures.
 
-    How latents lie, where their stage did not tell it yet, and the interpolated FID, which no sweep computes: it takes
-    about as long as judging the reconstructions. What is there already is kept, and nothing is trained.
+    How latents lie, with their map, where their stage did not tell it yet, and the interpolated FID, which no sweep
+    computes: it takes about as long as judging the reconstructions. What is there already is kept, and nothing is
+    trained.
     """
 
     study: Annotated[tyro.conf.Positional[str], arg(metavar="[STUDY]")] = ""
@@ -55,7 +56,8 @@ def diagnose(options: Diagnose) -> None:
 
 def _describe(stage: Stage, points: int | None) -> str:
     """What a finished stage's diagnostics say, computed where they are missing; or why there are none."""
-    from study.diagnostics import describe_latents
+    from study.data import load
+    from study.diagnostics import describe_latents, picture_latents
     from study.files import write_json
     from study.metrics import MetricError
     from study.stages import encode, reconstruct
@@ -70,8 +72,10 @@ def _describe(stage: Stage, points: int | None) -> str:
         assert isinstance(stage.spec, Encode)
         if stage.spec.given is not None:
             return "the statistics of its latents were given: there are no latents here"
-        if not found or points is not None:
-            found = describe_latents(encode.read(stage), stage.folder, points)
+        if not (stage.folder / LATENT_PICTURES).exists():
+            picture_latents(encode.read(stage), load(stage.spec.data, "train"), stage.folder)
+        if not (stage.folder / LATENT_MAP).exists() or points is not None:
+            found = describe_latents(encode.read(stage), stage.folder, points or found.get("diagnostic_points"))
         names = ("density_cv", "gini", "normalized_entropy", "effective_rank")
         values = ", ".join(f"{name} {found[name]:.4g}" for name in names if name in found)
         return f"{values} of {found['diagnostic_points']:,} latents" if values else "too few latents to describe"

@@ -14,12 +14,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from study.files import write_json
-from study.metrics import FEWEST_POINTS, MetricError, effective_rank, spectrum, uniformity
+from study.files import atomic, write_json
+from study.metrics import FEWEST_POINTS, MetricError, density_map, effective_rank, spectrum, unevenness
 from study.randomness import derive, generator
-from study.specs import DIAGNOSTICS
+from study.sheets import save_sheet
+from study.specs import DIAGNOSTICS, LATENT_MAP, LATENT_PICTURES
 
 if TYPE_CHECKING:
+    from study.data import ImageSet
     from study.stages.encode import Latents
 
 log = logging.getLogger(__name__)
@@ -28,6 +30,8 @@ POINTS = 10_000  # latent tokens, as the paper has them: more than a minute of t
 FEW_POINTS = 1_500  # on data sets of fewer than MANY_IMAGES: under 10 seconds
 MANY_IMAGES = 100_000
 BATCH = 128
+PICTURES = 8  # a sheet's columns
+SHOWN = (0.01, 0.99)  # quantiles of a component that are drawn as 0 and as 255
 
 
 def points_for(images: int) -> int:
@@ -55,6 +59,7 @@ def tokens(latents: Latents, count: int) -> np.ndarray:
 def describe_latents(latents: Latents, folder: Path, points: int | None = None) -> dict[str, Any]:
     """Write how the latents of an encode stage lie, and return it: diagnostic_points; effective_rank and eigenvalues,
     largest first, of the covariance of the normalised tokens; density_cv, gini and normalized_entropy (`uniformity`).
+    The map behind the last three goes into a file of its own: x, y, and density over its mean, a line per token.
 
     Args:
         folder: the stage's.
@@ -74,8 +79,42 @@ def describe_latents(latents: Latents, folder: Path, points: int | None = None) 
             "effective_rank": effective_rank(eigenvalues),
             "eigenvalues": eigenvalues.tolist(),
         }
-        found |= uniformity(chosen)
+        places, density = density_map(chosen)
+        found |= unevenness(density)
+        with atomic(folder / LATENT_MAP) as temporary:
+            lines = np.column_stack([places, density / density.mean()])
+            np.savetxt(temporary, lines, "%.5g", ",", header="x,y,density", comments="")
     except (ValueError, MetricError) as error:
         log.warning("no latent diagnostics in %s: %s", folder, error)
+        (folder / LATENT_MAP).unlink(missing_ok=True)
     write_json(folder / DIAGNOSTICS, found)
     return found
+
+
+def picture_latents(latents: Latents, images: ImageSet, folder: Path) -> None:
+    """Write a sheet of PICTURES training images, the same for every tokenizer, and below each its latent: the first
+    three principal components of these latents (posterior means) as red, green and blue, each over its own range.
+
+    With fewer images or latent channels than that there is no sheet, or a component is grey.
+    """
+    if len(latents.labels) < PICTURES:
+        return
+    rows = np.random.default_rng(derive(0, "diagnostics", 0)).permutation(len(latents.labels))[:PICTURES]
+    no_noise = torch.zeros(PICTURES, *latents.shape)
+    latent = latents.sample(rows, torch.zeros(PICTURES, dtype=torch.int64), no_noise).double()  # (8, d, h, w)
+    shades = _principal(latent.movedim(1, -1).flatten(0, 2)).unflatten(0, (PICTURES, *latent.shape[2:]))
+    pictures = torch.from_numpy(images.images[rows])
+    cell = pictures.shape[-1] // latent.shape[-1]
+    drawn = (shades.movedim(-1, 1) * 255).round().byte().repeat_interleave(cell, 2).repeat_interleave(cell, 3)
+    save_sheet(folder / LATENT_PICTURES, torch.cat([pictures.expand(-1, 3, -1, -1), drawn]), columns=PICTURES)
+
+
+def _principal(points: torch.Tensor) -> torch.Tensor:
+    """The first three principal components of points (N, d), each in [0, 1] over SHOWN: (N, 3)."""
+    points = points - points.mean(dim=0)
+    axes = torch.linalg.eigh(points.T @ points).eigenvectors.flip(1)[:, :3]  # (d, 3)
+    axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()  # of either direction, always the same
+    found = points @ axes
+    low, high = (torch.quantile(found, share, dim=0) for share in SHOWN)
+    found = ((found - low) / (high - low).clamp(min=1e-9)).clamp(0, 1)
+    return torch.nn.functional.pad(found, (0, 3 - found.shape[1]), value=0.5)

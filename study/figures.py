@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+PAPER = "paper"  # the published tables, which are no study
 CHECKOUT = Path(__file__).resolve().parents[1]
 
 
@@ -21,15 +22,15 @@ def main(
     trained or measured, and the same table gives the same files.
 
     Args:
-        study: A folder of results/ that holds a table.csv. Without it, all of them.
+        study: A folder of results/ that holds a table.csv, or 'paper': the published tables. Without it, all folders.
         out: The folder that holds results/ and figures/.
     """
     found = sorted(path.parent.name for path in (out / "results").glob("*/table.csv"))
-    if study is not None and study not in found:
+    if study is not None and study not in (PAPER, *found):
         near = ", ".join(difflib.get_close_matches(study, found, 3, 0)) or "none, run python -m study.sweep first"
         print(f"no study {study!r} in {out / 'results'}; nearest: {near}", file=sys.stderr)
         return 2
-    if not found:
+    if study is None and not found:
         print(f"no study in {out / 'results'}: run python -m study.sweep first", file=sys.stderr)
         return 2
 

@@ -251,7 +251,15 @@ def reconstruction_metrics(
 
 
 def uniformity(latents: np.ndarray, seed: int = 0) -> dict[str, float]:
-    """How evenly latent tokens lie (the paper's Table 6): how much their density varies on a map in two dimensions.
+    """How evenly latent tokens lie (the paper's Table 6): how much their density varies on `density_map`.
+
+    Returns density_cv, gini and normalized_entropy of the densities, see `unevenness`; raises as `density_map` does.
+    """
+    return _checked(unevenness(density_map(latents, seed)[1]))
+
+
+def density_map(latents: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Latent tokens on a map in two dimensions, and how densely they lie there.
 
     t-SNE with perplexity PERPLEXITY, otherwise as scikit-learn has it (1,000 iterations from the principal components);
     then a Gaussian kernel density at the points, with scipy's bandwidth (Scott's rule) and each point's own kernel.
@@ -265,7 +273,7 @@ def uniformity(latents: np.ndarray, seed: int = 0) -> dict[str, float]:
         seed: of t-SNE.
 
     Returns:
-        density_cv, gini and normalized_entropy of the densities, see `unevenness`.
+        Places (N, 2) and densities (N,), float64.
 
     Raises:
         ValueError: fewer than FEWEST_POINTS points.
@@ -284,8 +292,7 @@ def uniformity(latents: np.ndarray, seed: int = 0) -> dict[str, float]:
         raise MetricError("the latents lie on a line or in a point: there is no density in two dimensions")
     with threadpool_limits(1):
         places = TSNE(2, perplexity=PERPLEXITY, random_state=seed).fit_transform(latents).T.astype(np.float64)
-        density = gaussian_kde(places)(places)
-    return _checked(unevenness(density))
+        return places.T, gaussian_kde(places)(places)
 
 
 def unevenness(weights: np.ndarray) -> dict[str, float]:

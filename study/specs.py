@@ -25,6 +25,7 @@ VERSIONS = {"fit_tokenizer": 1, "reconstruct": 1, "encode": 1, "fit_generator": 
 
 INTERRUPTED = "interrupted.json"  # in a stage's folder: it was asked to stop, and saved
 DIAGNOSTICS = "diagnostics.json"  # in a stage's folder: see study/diagnostics.py
+LATENT_MAP, LATENT_PICTURES = "latent-map.csv", "latent-pictures.png"  # beside those of latents
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from models.autoencoder import Autoencoder, Posterior
 from study import given
 from study.compute import apply, autocast
 from study.data import ImageSet, crop, load
-from study.diagnostics import describe_latents
+from study.diagnostics import describe_latents, picture_latents
 from study.distributed import gathered, on_main, share
 from study.files import load_metadata, load_tensors, save_tensors
 from study.randomness import generator
@@ -242,7 +242,7 @@ def run(spec: Encode, inputs: dict[str, Stage], out: Workspace) -> Record:
     shards = [_about(_shard(out.folder, index)) or {} for index in _shards(spec)]
     latent = _channel_statistics(shards)
     out.preparing("how latents lie")
-    on_main(lambda: describe_latents(_mapped(stage, out.folder, latent), out.folder))
+    on_main(lambda: _describe(_mapped(stage, out.folder, latent), images, out.folder))
     return {
         "latent": {**latent, "stored": STORED[spec.stored]},
         "images": spec.train_images,
@@ -251,6 +251,11 @@ def run(spec: Encode, inputs: dict[str, Stage], out: Workspace) -> Record:
         "crop": crop(spec.data),
         "cost": {"peak_memory_gib": round(peak_memory_gib(spec.compute.device), 3)},
     }
+
+
+def _describe(latents: Latents, images: ImageSet, folder: Path) -> None:
+    picture_latents(latents, images, folder)
+    describe_latents(latents, folder)
 
 
 def _is_whole(path: Path, identity: dict[str, Any]) -> bool:

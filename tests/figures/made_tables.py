@@ -10,7 +10,7 @@ import pandas as pd
 
 from results import table as results
 from results.labels import Label, cell
-from results.schema import SELECTION_SEED
+from results.schema import SELECTION_SEED, latents_file
 
 JUDGES = (("efficientnet_lite2", 96), ("classifier", 32))
 MARKS = (16_000, 32_000, 64_000, 128_000)
@@ -106,9 +106,22 @@ def write_sheets(table: pd.DataFrame, folder: Path, side: int = 32) -> None:
         matplotlib.image.imsave(folder / "sheets" / row.sheet, np.repeat(sheet[:, :, None], 3, axis=2))
 
 
+def write_latents(table: pd.DataFrame, folder: Path, points: int = 120) -> None:
+    """Maps of the latents of every tokenizer, wide ones with a crowd, and sheets of pictures above their latents."""
+    (folder / "sheets").mkdir(parents=True, exist_ok=True)
+    for row in table[table["kind"] == "tokenizer"].drop_duplicates("fingerprint").itertuples():
+        rng = np.random.default_rng(row.latent_channels)
+        density = 1 + 0.02 * row.latent_channels * rng.normal(size=points)
+        numbers = np.column_stack([rng.normal(size=(points, 2)), density])
+        path = folder / "sheets" / latents_file(row.fingerprint, ".csv")
+        np.savetxt(path, numbers, "%.5g", ",", header="x,y,density", comments="")
+        matplotlib.image.imsave(path.with_suffix(".png"), rng.random((64, 256, 3)))
+
+
 def write_study(table: pd.DataFrame, folder: Path) -> Path:
     """A results/<study> folder with the table and its sheets."""
     write_sheets(table, folder)
+    write_latents(table, folder)
     results.write(table, folder / "table.csv")
     return folder
 

@@ -1,7 +1,15 @@
 """What a reader sees of a figure."""
 
 import matplotlib.text
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from figures.page import PUBLISHED
+
+
+def measured(figure: Figure) -> list[Axes]:
+    """The axes that hold numbers of the study, not published ones beside them."""
+    return [ax for ax in figure.axes if ax.get_gid() != PUBLISHED]
 
 
 def visible(figure: Figure) -> list[matplotlib.text.Text]:

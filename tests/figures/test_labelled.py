@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from made_tables import JUDGES, LABELLED, RUNGS, labelled, study, with_labelled, without
-from reading import visible
+from reading import measured, visible
 
 import figures
 from figures.drawing import Drawing, NotAsked
@@ -44,10 +44,11 @@ def test_every_label_has_its_line_in_the_order_that_it_was_asked_in(ablation: st
 
 def test_only_the_rung_that_changes_two_things_is_marked(table: pd.DataFrame) -> None:
     drawing = draw("ladder", with_labelled(table))
-    marked = [text for text in texts(drawing) if text.endswith(" †")]
+    ticks = [tick.get_text() for ax in measured(drawing.figure) for tick in ax.get_yticklabels()]
+    marked = [text for text in ticks if text.endswith(" †")]
     assert set(marked) == {f"{RUNGS[-1][0]} †"}
     assert "† Confounded" in notes(drawing)
-    assert f"{RUNGS[-1][0]} changes foundation model and patch." in notes(drawing)
+    assert f"{RUNGS[-1][0]} changes foundation model and patch;" in notes(drawing)
     for name in ("foundation_models", "vf_loss"):
         assert "Confounded" not in notes(draw(name, with_labelled(table)))
 
@@ -121,7 +122,7 @@ def test_the_dilemma_has_rfid_and_gfid_of_the_smallest_generator_by_every_judge(
     sizes = {"LightningDiT-XXS/2": 1_250_000, "LightningDiT-XS/2": 5_500_000}
     drawing = draw("dilemma", study(sizes=sizes))
     assert set(drawing.data["generator"]) == {"LightningDiT-XXS/2"}
-    assert [ax.get_ylabel().split()[0] for ax in drawing.figure.axes] == ["rFID-5K", "gFID-5K"] * 2
+    assert [ax.get_ylabel().split()[0] for ax in measured(drawing.figure)] == ["rFID-5K", "gFID-5K"] * 2
     plain = drawing.data[(drawing.data["foundation_model"] == "none") & (drawing.data["extractor"] == JUDGES[0][0])]
     plain = plain.sort_values("latent_channels")
     assert plain["rfid"].is_monotonic_decreasing and plain["gfid"].is_monotonic_increasing

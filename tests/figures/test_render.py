@@ -9,7 +9,7 @@ import matplotlib.text
 import pandas as pd
 import pytest
 from made_tables import JUDGES, LABELLED, guided, labelled, study, without, write_study
-from reading import visible
+from reading import measured, visible
 
 import figures
 from figures.drawing import Drawing, NothingToDraw
@@ -104,7 +104,7 @@ def test_two_runs_that_look_the_same_are_refused(table: pd.DataFrame) -> None:
 @pytest.mark.parametrize("name", CHARTS)
 def test_each_judge_has_its_panel_and_its_axis_says_so(name: str, table: pd.DataFrame) -> None:
     drawing = draw(name, table)
-    labels = [ax.get_ylabel() for ax in drawing.figure.axes]
+    labels = [ax.get_ylabel() for ax in measured(drawing.figure)]
     assert labels == [
         "gFID-5K (↓ lower is better)\nEfficientNet-Lite2 @ 96 px",
         "gFID-5K (↓ lower is better)\ntrained classifier @ 32 px",
@@ -192,7 +192,7 @@ def _case(case: str) -> pd.DataFrame:
 
 def test_each_diagnostic_has_a_panel_per_judge_with_its_rank_correlation(table: pd.DataFrame) -> None:
     drawing = draw("uniformity", table)
-    assert len(drawing.figure.axes) == 5 * len(JUDGES)
+    assert len(measured(drawing.figure)) == 5 * len(JUDGES)
     found = texts(drawing)
     assert "Spread of density: ρ = 0.80 (" in found and "Entropy of density: ρ = −0.80 (" in found
     assert "), n = 4" in found and "Latents: 1,500 tokens" in found and "no |ρ| where n = 4" in found
@@ -207,7 +207,7 @@ def test_a_diagnostic_that_is_missing_is_a_named_gap(table: pd.DataFrame) -> Non
     drawing = draw("uniformity", table)
     found = texts(drawing)
     assert "Gini of density, Entropy of density, Effective rank of f4d16; iFID of all (python" in found
-    assert len(drawing.figure.axes) == 4 * len(JUDGES) and "), n = 3" in found
+    assert len(measured(drawing.figure)) == 4 * len(JUDGES) and "), n = 3" in found
     lost = drawing.data[drawing.data["tokenizer"] == "f4d16"].set_index("diagnostic")["value"]
     assert lost.drop("rfid").isna().all() and lost["rfid"].notna().all()
     assert "n = 1, too few to rank" in texts(draw("uniformity", study(widths=(4,), models=("none",))))

@@ -6,7 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from models.specs import generator_config, generator_parameters
 from results import table as results
+from results.labels import parse
 from results.published import FOLDER, load_published, load_study
 from results.runs import changes_of
 from results.schema import PUBLISHED_STUDIES
@@ -83,7 +85,29 @@ def test_no_row_can_be_taken_for_a_measured_one(study: str) -> None:
         assert table[name].isna().all()
     with pytest.raises(ValueError, match=f"other than .*'{study}'"):
         check_study(study)
-    assert figures.main(study) == 2  # no figure is drawn of them as of a study
+
+
+def test_only_the_paper_has_figures(capsys: pytest.CaptureFixture[str]) -> None:
+    assert figures.main("since") == 2
+    assert "no study 'since'" in capsys.readouterr().err
+
+
+def test_sizes_of_generators_are_those_of_the_networks() -> None:
+    """The paper's Figure 4 (c) has them on its axis, rounded."""
+    known = GENERATORS[GENERATORS["ablations"].str.startswith("frontier")]
+    for row in known.drop_duplicates(["generator", "latent_channels"]).to_dict("records"):
+        config = generator_config(row["generator"], grid=16, in_channels=row["latent_channels"], num_classes=1000)
+        assert row["parameters"] == generator_parameters(config)
+
+
+@pytest.mark.parametrize(("ablation", "count"), [("recipe", 10), ("foundation_models", 5), ("vf_loss", 5)])
+def test_rows_of_labelled_ablations_have_their_place(ablation: str, count: int) -> None:
+    places = [parse(cell)[ablation].place for cell in GENERATORS["labels"] if ablation in parse(cell)]
+    assert sorted(places) == list(range(count))
+    full = GENERATORS[GENERATORS["run"] == "f16d32-dinov2 + LightningDiT-B/1"]["labels"].iloc[0]
+    assert {name: label.text for name, label in parse(full).items()} == {
+        "foundation_models": "dinov2", "vf_loss": "full",
+    }  # fmt: skip
 
 
 def test_tables_that_disagree_are_refused(tmp_path: Path) -> None:

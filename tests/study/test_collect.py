@@ -14,6 +14,7 @@ from study.jobs import note_failure
 from study.lease import lease
 from study.plan import Run, make_plan
 from study.scales import smoke
+from study.specs import LATENT_MAP
 
 
 def plan(ablation="frontier", module=ablations.frontier, scale=None):
@@ -189,3 +190,9 @@ def test_figures_that_were_cut_off_are_drawn_again_and_no_others(tmp_path, monke
     assert Collector(found, tmp_path).update() is None
     assert len(drawn) == 2
     assert collector.skipped == {"samples": "no sheet"}
+
+    latents = next(stage for stage in found.stages if stage.kind == "encode")
+    (latents.folder / LATENT_MAP).write_text("x,y,density\n")  # as study.diagnose brings it: the table stays
+    for _ in range(2):
+        collector.update()
+    assert len(drawn) == 3

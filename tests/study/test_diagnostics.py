@@ -1,23 +1,26 @@
 """Numbers of latents: their closed forms, the same again, and their way from a stage's folder into the table."""
 
 import dataclasses
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from made_up import COMPUTE, draw_pictures
+from PIL import Image
 
 from results import table as results
-from results.schema import DIAGNOSTICS
+from results.schema import DIAGNOSTICS, latents_file
 from study import diagnose
 from study.collect import update_table
-from study.data import resolve
-from study.diagnostics import describe_latents, points_for, tokens
+from study.data import ImageSet, resolve
+from study.diagnostics import describe_latents, picture_latents, points_for, tokens
 from study.jobs import run_stage
 from study.metrics import MetricError, effective_rank, spectrum, unevenness, uniformity
 from study.plan import make_plan
-from study.specs import Stage
+from study.specs import LATENT_MAP, LATENT_PICTURES, Stage
 from study.stages import encode, reconstruct
 
 
@@ -111,17 +114,26 @@ def test_diagnostics_go_from_the_stage_into_the_table_and_missing_ones_are_broug
     assert found["diagnostic_points"] == 110 and len(found["eigenvalues"]) == 4
     assert 1 <= found["effective_rank"] <= 4
     assert "density_cv" not in stages["encode"].record()  # beside it, so that no result rests on them
+    kept = {name: (stages["encode"].folder / name).read_bytes() for name in (LATENT_MAP, LATENT_PICTURES)}
+    density = pd.read_csv(stages["encode"].folder / LATENT_MAP)["density"]  # what is drawn is what was measured
+    assert len(density) == 110 and density.mean() == pytest.approx(1, rel=1e-3)
+    assert density.std(ddof=0) == pytest.approx(found["density_cv"], rel=1e-3)
 
     row = load(update_table(plan, tmp_path))
+    sheets = tmp_path / "results" / "test" / "sheets"
+    copied = {name: sheets / latents_file(row["fingerprint"], Path(name).suffix) for name in kept}
+    assert {name: path.read_bytes() for name, path in copied.items()} == kept
     assert row["density_cv"] == found["density_cv"] and row["diagnostic_points"] == 110
     assert np.isnan(row["ifid"])  # no sweep computes it
 
-    (stages["encode"].folder / "diagnostics.json").unlink()  # as of a stage of before
+    for name in ("diagnostics.json", *kept):  # as of a stage of before
+        (stages["encode"].folder / name).unlink()
     row = load(update_table(plan, tmp_path))
     assert row[[*DIAGNOSTICS]].isna().all() and row["rfid"] > 0
     monkeypatch.setattr("study.manage.plans_of", lambda study: [(SimpleNamespace(out=tmp_path), plan)])
     assert diagnose.main(["test"]) == 0
     assert stages["encode"].diagnostics() == found
+    assert {name: (stages["encode"].folder / name).read_bytes() for name in kept} == kept  # the same bytes
     row = load(tmp_path / "results" / "test" / "table.csv")
     assert row[[*DIAGNOSTICS]].notna().all()
     printed = capsys.readouterr().out
@@ -150,6 +162,32 @@ def test_latents_that_cannot_be_described_cost_nobody_the_latents(tmp_path, capl
     )
     assert describe_latents(few, tmp_path) == {}
     assert "too few images to tell how latents lie: 20" in caplog.text
+    assert not (tmp_path / LATENT_MAP).exists()
+
+
+def test_pictures_of_latents_show_their_principal_components(tmp_path):
+    """A latent of which one channel is left and right, and another above and below, is drawn as that."""
+    side = torch.tensor([-1.0, 1.0])
+    sample = torch.zeros(9, 1, 4, 2, 2)
+    sample[:, 0, 0] = 5 * side  # the strongest: red
+    sample[:, 0, 1] = 2 * side[:, None]  # green
+    latents = encode.Latents(
+        ({"sample": sample.half()},), torch.zeros(9, dtype=torch.int64), torch.zeros(4, 1, 1), torch.ones(4, 1, 1)
+    )
+    images = ImageSet(images=np.full((9, 1, 8, 8), 200, np.uint8), labels=np.zeros(9, np.int64))
+    picture_latents(latents, images, tmp_path)
+    sheet = np.asarray(Image.open(tmp_path / LATENT_PICTURES))
+    assert sheet.shape == (16, 64, 3) and (sheet[:8] == 200).all()
+    drawn = sheet[8:].reshape(8, 8, 8, 3).swapaxes(0, 1)  # (picture, y, x, channel)
+    assert (drawn == drawn[0]).all()
+    assert (drawn[0, :, :4, 0] == 0).all() and (drawn[0, :, 4:, 0] == 255).all()
+    assert (drawn[0, :4, :, 1] == 0).all() and (drawn[0, 4:, :, 1] == 255).all()
+
+    two = encode.Latents(
+        ({"sample": sample[:, :, :2].half()},), latents.labels, torch.zeros(2, 1, 1), torch.ones(2, 1, 1)
+    )
+    picture_latents(two, images, tmp_path)  # a component that is not there is grey
+    assert (np.asarray(Image.open(tmp_path / LATENT_PICTURES))[8:, :, 2] == 128).all()
 
 
 def test_halfway_between_equal_latents_nothing_moves(stages, monkeypatch):

@@ -12,7 +12,7 @@ import torch
 from test_training import aligned_with_everything
 
 from models.discriminator import BatchNorm
-from study import checkpoint, distributed
+from study import checkpoint, distributed, history
 from study.files import load_tensors, save_tensors
 from study.jobs import run_job, run_stage
 from study.plan import Job
@@ -139,6 +139,8 @@ def test_two_processes_make_one_record_and_resume_together(stages, study_root, m
     stage = with_processes(stages["plain"], processes=2)
     assert ended(started(2, whole_job, stage)) == [0, 0]
     assert stage.record()["provenance"]["processes"] == 2
+    assert [point["images_seen"] for point in history.read(stage.folder)] == list(range(8, 65, 8))
+    assert history.read(stage.folder)[-1]["loss"] == pytest.approx(stage.record()["cost"]["final_loss"])
     whole = (stage.folder / fit_tokenizer.WEIGHTS).read_bytes()
     for name in ("record.json", fit_tokenizer.WEIGHTS):
         (stage.folder / name).unlink()

@@ -111,7 +111,7 @@ def test_given_weights_go_the_whole_way_without_a_training_or_an_encoding(publis
             assert pd.isna(rows.loc[kind, nobodys]) or rows.loc[kind, nobodys] == "", nobodys
     drawn = render(tmp_path / "results" / "test", tmp_path / "figures")
     assert drawn.refused == {}
-    assert drawn.skipped.keys() == {"convergence", "uniformity"}
+    assert drawn.skipped.keys() == {"convergence", "uniformity", "latent_maps"}
     assert drawn.skipped["convergence"] == "weights that are given have no learning curve"
 
     # a sheet from the row alone, and the stage as its record tells it
