@@ -1,4 +1,4 @@
-"""Keeping table and figures up to date with the records, while jobs run and after."""
+"""Keeping table, figures and report up to date with the records, while jobs run and after."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DRAW_SECONDS = 120.0  # between drawings while jobs run
 
 
 class Collector:
-    """Keeps table and figures up to date with the records."""
+    """Keeps table, figures and report up to date with the records."""
 
     def __init__(self, plan: Plan, out: Path) -> None:
         self.plan, self.out = plan, out
@@ -30,6 +30,10 @@ class Collector:
     @property
     def table(self) -> Path:
         return self.out / "results" / self.plan.study / "table.csv"
+
+    @property
+    def report(self) -> Path:
+        return self.table.with_name("report.html")
 
     def progress(self) -> None:
         """Rewrite the table while jobs run; the figures now and then, because drawing takes time from the jobs."""
@@ -42,7 +46,7 @@ class Collector:
             update_table(self.plan, self.out)
 
     def update(self) -> None:
-        """Rewrite the table, and the figures unless they were drawn from this very table and these sheets."""
+        """Rewrite the table, and figures and report unless they were made from this very table and these sheets."""
         from study.collect import update_table
 
         update_table(self.plan, self.out)
@@ -51,12 +55,25 @@ class Collector:
         sheets = sorted(path.name for path in (self.table.parent / "sheets").glob("*.*"))
         state = hashlib.sha256(self.table.read_bytes() + " ".join(sheets).encode()).hexdigest()
         known = read_json(mark) or {}
-        if known.get("table") == state and any(drawn.glob("*.png")):
+        if known.get("table") == state and any(drawn.glob("*.png")) and self.report.exists():
             self.made, self.skipped = sorted(drawn.glob("*.*")), known["skipped"]
-        elif any(stage.record() for planned in self.plan.runs for stage in planned.results):
+            return
+        measured = any(stage.record() for planned in self.plan.runs for stage in planned.results)
+        if measured:
             from figures.render import render
 
             rendering = render(self.table.parent, drawn)
             self.made, self.skipped = rendering.written, {**rendering.skipped, **rendering.refused}
+        self._write_report(drawn)
+        if measured:
             with contextlib.suppress(OSError):  # a full disk under $STUDY_ROOT: they are drawn again
                 write_json(mark, {"table": state, "skipped": self.skipped})  # last: a drawing cut off is done again
+
+    def _write_report(self, drawn: Path) -> None:
+        from study.page.write import write_page
+
+        try:
+            write_page(self.table.parent, drawn, self.skipped)
+        except Exception as error:  # a fault in the page must not stop the study
+            self.report.unlink(missing_ok=True)  # of an earlier table
+            self.skipped["report"] = f"{type(error).__name__}: {error}"

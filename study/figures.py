@@ -1,4 +1,4 @@
-"""Redraw the figures of a study from its results table alone: `python -m study.figures [STUDY]`."""
+"""Redraw figures and report of a study from its results table alone: `python -m study.figures [STUDY]`."""
 
 import difflib
 import sys
@@ -15,11 +15,11 @@ def main(
     study: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[STUDY]")] = None,
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = CHECKOUT,
 ) -> int:
-    """Draw every figure of a study again, from its results table alone.
+    """Draw every figure of a study again, and write its report, from its results table alone.
 
     Reads results/STUDY/table.csv, the picture sheets beside it and what searches found (search/); writes
-    figures/STUDY/NAME.png (to look at), NAME.pdf (to print) and NAME.csv (the numbers plotted). Nothing is
-    trained or measured, and the same table gives the same files.
+    figures/STUDY/NAME.png (to look at), NAME.pdf (to print) and NAME.csv (the numbers plotted), and of all that
+    the page results/STUDY/report.html. Nothing is trained or measured, and the same table gives the same files.
 
     Args:
         study: A folder of results/ that holds a table.csv, or 'paper': the published tables. Without it, all folders.
@@ -35,16 +35,21 @@ def main(
         return 2
 
     from figures.render import render  # after the arguments: matplotlib takes seconds to import
+    from study.page.write import write_page
 
     failed = False
     for name in found if study is None else [study]:
         try:
             result = render(out / "results" / name, out / "figures" / name)
+            written = result.written
+            if name != PAPER:
+                failures = {**result.skipped, **result.refused}
+                written.append(write_page(out / "results" / name, out / "figures" / name, failures))
         except ValueError as error:
             print(f"{name}: {error}", file=sys.stderr)
             failed = True
             continue
-        for path in result.written:
+        for path in written:
             print(path)
         for figure, reason in result.skipped.items():
             print(f"{name}: no {figure}: {reason}")

@@ -277,6 +277,8 @@ def print_summary(plan: Plan, collector: Collector, seconds: float, stopped: boo
     for name, reason in collector.skipped.items():
         console.print(f"  figure {name} not drawn: {reason}", markup=False)
     console.print(f"table    {_relative(collector.table)}", markup=False)
+    if collector.report.exists():
+        console.print(f"report   {_relative(collector.report)}", markup=False)
     folders = sorted({path.parent for path in collector.made})
     for folder in folders:
         names = sorted({path.stem for path in collector.made if path.parent == folder})

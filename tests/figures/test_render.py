@@ -296,6 +296,8 @@ def test_the_command(tmp_path: Path, table: pd.DataFrame, capsys: pytest.Capture
     assert main(out=tmp_path) == 0
     printed = capsys.readouterr().out
     assert str(tmp_path / "figures" / "desk" / "frontier.pdf") in printed
+    assert str(report := tmp_path / "results" / "desk" / "report.html") in printed
+    assert 'id="figure-frontier"' in report.read_text()
     assert main("dsk", tmp_path) == 2
     assert "no study 'dsk'" in (error := capsys.readouterr().err)
     assert error.endswith("nearest: desk\n")

@@ -162,6 +162,32 @@ def test_a_field_that_a_run_does_not_use_does_not_move_its_fingerprint():
     assert fits(gan_width=8, perceptual_size=32) == [plain, aligned]
 
 
+def test_a_study_of_which_nothing_is_done_has_a_report_that_says_so(tmp_path):
+    from study.collector import Collector
+
+    found = plan()
+    note_failure(found.jobs[0].stages[0], "failed", "no room on the disk")
+    collector = Collector(found, tmp_path)
+    collector.update()
+    assert "failed: no room on the disk" in collector.report.read_text()
+    assert not collector.skipped
+
+
+def test_a_fault_in_the_report_stops_no_study_and_leaves_no_old_one(tmp_path, monkeypatch):
+    from study.collector import Collector
+    from study.page import write
+
+    def fail(*_):
+        raise TypeError("a fault")
+
+    collector = Collector(plan(), tmp_path)
+    collector.update()
+    monkeypatch.setattr(write, "page", fail)
+    collector.update()
+    assert collector.skipped == {"report": "TypeError: a fault"}
+    assert not collector.report.exists()
+
+
 def test_figures_that_were_cut_off_are_drawn_again_and_no_others(tmp_path, monkeypatch):
     import figures.render
     from study.collector import Collector

@@ -102,6 +102,9 @@ def test_your_own_pictures_become_a_table_and_figures_and_a_second_sweep_compute
     for name in ("frontier", "convergence", "scaling", "reconstructions", "samples"):
         for suffix in ("png", "pdf", "csv"):
             assert (tmp_path / "figures" / folder.name / f"{name}.{suffix}").stat().st_size > 100
+    report = (folder / "report.html").read_text()
+    assert report.count("data:image/png") > 5
+    assert "report   " in done.stdout
     before = {path: path.stat().st_mtime_ns for path in study_root.rglob("*") if path.is_file()}
     began = time.monotonic()
     again = sweep(*arguments)

@@ -1,0 +1,1 @@
+"""The report of a study: results/<study>/report.html, one page that needs nothing else to be read."""

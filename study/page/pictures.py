@@ -1,0 +1,68 @@
+"""Pictures inside the page, as data: figures with fewer colours, the first samples of a sheet at native size."""
+
+from __future__ import annotations
+
+import base64
+import io
+from pathlib import Path
+
+from PIL import Image, UnidentifiedImageError
+
+COLUMNS = 8  # pictures in a row of a sheet
+SIDE = 64  # pixels: larger samples are shown at this size
+COLOURS = 256  # of a figure: a third of its bytes, and no difference to the eye
+
+
+class Unreadable(ValueError):
+    """A picture is not there, or is none; the message says which."""
+
+
+def figure(path: Path, alt: str) -> str:
+    """A figure's PNG as an `<img>` with 256 colours. `alt` is already escaped.
+
+    Raises:
+        Unreadable: the file is damaged.
+    """
+    with _opened(path) as image:
+        drawn = image.convert("RGB").quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+    return _img(drawn, "PNG", alt)
+
+
+def strip(sheets: Path, name: str, alt: str) -> str:
+    """The first row of a picture sheet as an `<img>`: lossless, or a reduced JPEG where pictures are large.
+
+    Args:
+        sheets: folder that holds sheets.
+        name: a file of that folder, eight square pictures wide.
+        alt: already escaped.
+
+    Raises:
+        Unreadable: the name leaves the folder, the sheet is not there or damaged.
+    """
+    if Path(name).name != name:
+        raise Unreadable("a sheet is named by its file name alone")
+    with _opened(sheets / name) as sheet:
+        side = sheet.width // COLUMNS
+        row = sheet.convert("L" if sheet.mode == "L" else "RGB").crop((0, 0, side * COLUMNS, side))
+    if side <= SIDE:
+        return _img(row, "PNG", alt)
+    return _img(row.resize((SIDE * COLUMNS, SIDE), Image.Resampling.BOX), "JPEG", alt)
+
+
+def _opened(path: Path) -> Image.Image:
+    try:
+        image = Image.open(path)
+        image.load()
+    except FileNotFoundError:
+        raise Unreadable(f"{path.name} is not there") from None
+    except (OSError, SyntaxError, UnidentifiedImageError, Image.DecompressionBombError):
+        raise Unreadable(f"{path.name} cannot be read") from None
+    return image
+
+
+def _img(image: Image.Image, form: str, alt: str) -> str:
+    memory = io.BytesIO()
+    image.save(memory, form, optimize=True, **({"quality": 85} if form == "JPEG" else {}))
+    data = base64.b64encode(memory.getvalue()).decode()
+    size = f'width="{image.width}" height="{image.height}"'
+    return f'<img src="data:image/{form.lower()};base64,{data}" {size} alt="{alt}">'
