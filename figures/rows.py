@@ -10,6 +10,7 @@ from figures.drawing import NotAsked, NothingToDraw
 from figures.wording import count
 from results.guidance import choosing
 from results.labels import parse
+from results.runs import of_searches
 from results.table import check_protocol
 
 BY_JUDGE = ("extractor", "extractor_size", "reference", "reference_hash", "comparable")
@@ -31,11 +32,11 @@ def asked(table: pd.DataFrame, figure: str) -> pd.DataFrame:
     """Rows some ablation asks for: those of the figure's own ablation or of `frontier` if they have results.
 
     Tokenizer rows come along when a chosen generator uses the tokenizer. Samples that only choose a setting are left
-    out. Without one of those two ablations so are guided rows beside unguided ones, and rows that only ablations with
-    labels ask for: these have figures of their own, see `labelled`. Raises NothingToDraw when no ablation asks for
-    anything, NotAsked when only such do.
+    out, and rows that searches alone ask for. Without one of those two ablations so are guided rows beside unguided
+    ones, and rows that only ablations with labels ask for: these have figures of their own, see `labelled`. Raises
+    NothingToDraw when no ablation asks for anything, NotAsked when only such do.
     """
-    rows = table[(table["ablations"].str.strip() != "") & ~choosing(table)]
+    rows = table[(table["ablations"].str.strip() != "") & ~choosing(table) & ~of_searches(table).astype(bool)]
     if rows.empty:
         raise NothingToDraw("no row of the table is asked for by an ablation")
     for ablation in (figure, "frontier"):

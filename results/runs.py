@@ -7,6 +7,8 @@ import pandas as pd
 
 from results.guidance import ABLATION, choosing
 
+SEARCH = "search-"  # begins what a row of study/search.py has in the column `ablations`; then comes the space
+
 
 def changes_of(run: str) -> dict[str, Any]:
     """What a run trains otherwise: 'f4d4 + DiT-XS/2 + swiglu=True' gives {'swiglu': True}. Text where it is no literal.
@@ -24,7 +26,13 @@ def changes_of(run: str) -> dict[str, Any]:
     return found
 
 
+def of_searches(table: pd.DataFrame) -> pd.Series:
+    """Which rows are asked for by searches alone: they answer no ablation's question."""
+    return table["ablations"].map(lambda names: bool(names) and all(n.startswith(SEARCH) for n in names.split()))
+
+
 def scored(table: pd.DataFrame) -> pd.DataFrame:
     """Finished rows that an ablation asks for, but for samples that only choose a setting or try a guidance scale."""
+    table = table[~of_searches(table).astype(bool)]
     tried = (table["ablations"] == ABLATION) & (table["guidance_scale"] != 1).fillna(True)
     return table[(table["state"] == "done") & (table["ablations"] != "") & ~choosing(table) & ~tried]

@@ -42,7 +42,7 @@ COLUMNS = (
     Column("tokenizer_fingerprint", "text", "identity", "fingerprint of the tokenizer (own, for tokenizers)"),
     Column("images_seen", "int", "identity", "training images seen when evaluated; empty where nobody says"),
     Column("protocol", "text", "identity", "hash of the evaluation protocol; of published numbers, in words"),
-    Column("state", "text", "state", "done, pending, running, failed, timed out, diverged or blocked"),
+    Column("state", "text", "state", "done, pending, running, failed, timed out, diverged, pruned or blocked"),
     Column("reason", "text", "state", "why the run is not done, in one line"),
     Column("log", "text", "state", "where its log is"),
     Column("rfid", "float", "metrics", "Fréchet distance of reconstructions to their own inputs"),
@@ -128,7 +128,7 @@ SELECTION_SEED = 1_000_000  # sampling seeds from here on choose a setting and s
 FOREIGN = "images-"  # begins the fingerprint of a row whose pictures were made elsewhere, see study/evaluate.py
 PUBLISHED = "published-"  # begins the fingerprint of a row of results/paper/, see results/published.py
 PUBLISHED_STUDIES = ("paper", "since")  # what those rows name as their study, and no study of ours may be called
-STATES = ("done", "pending", "running", "failed", "timed out", "diverged", "blocked")
+STATES = ("done", "pending", "running", "failed", "timed out", "diverged", "pruned", "blocked")
 
 
 def latents_file(tokenizer_fingerprint: str, suffix: str) -> str:

@@ -63,11 +63,13 @@ class Default:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A trial that was run again: the value it was chosen on, and its scores on the same seeds as the default's."""
+    """A trial that was run again. `chosen_on` is its value in the search, `again` those on new seeds, by whose mean the
+    winner is chosen, `scores` those on the same seeds as the default's, which chose nothing; empty where not run."""
 
     trial: int
     params: Mapping[str, Value]
     chosen_on: Mapping[str, float]
+    again: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
 
@@ -157,14 +159,17 @@ def _search(read: dict[str, Any]) -> Search:
         name: Parameter(**{**about, "choices": tuple(about.get("choices", ()))})
         for name, about in read["parameters"].items()
     }
-    candidates = tuple(Candidate(**{**about, "scores": _scores(about)}) for about in read["candidates"])
+    candidates = tuple(
+        Candidate(**{**about, "again": _scores(about, "again"), "scores": _scores(about)})
+        for about in read["candidates"]
+    )
     default = Default(**{**read["default"], "scores": _scores(read["default"])})
     parts = {"objectives": tuple(read["objectives"]), "parameters": parameters, "candidates": candidates}
     return Search(**{**read, **parts, "default": default})
 
 
-def _scores(about: dict[str, Any]) -> dict[str, tuple[float, ...]]:
-    return {name: tuple(values) for name, values in about.get("scores", {}).items()}
+def _scores(about: dict[str, Any], name: str = "scores") -> dict[str, tuple[float, ...]]:
+    return {objective: tuple(values) for objective, values in about.get(name, {}).items()}
 
 
 def _trials(lines: list[list[str]], search: Search) -> tuple[Trial, ...]:
@@ -243,8 +248,9 @@ def _check(search: Search) -> None:
         if candidate.trial not in seen or seen[candidate.trial].state != "complete":
             raise ValueError(f"{where} is no complete trial")
         _known(where, candidate.params, search.parameters)
-        _known(where, {**candidate.chosen_on, **candidate.scores}, search.objectives)
-        _numbers(where, [*candidate.chosen_on.values(), *(v for values in candidate.scores.values() for v in values)])
+        _known(where, {**candidate.chosen_on, **candidate.again, **candidate.scores}, search.objectives)
+        repeats = (*candidate.again.values(), *candidate.scores.values())
+        _numbers(where, [*candidate.chosen_on.values(), *(value for values in repeats for value in values)])
     _known("the default", search.default.scores, search.objectives)
     _numbers("the default", [value for values in search.default.scores.values() for value in values])
     if search.winner is not None and search.winner not in {candidate.trial for candidate in search.candidates}:

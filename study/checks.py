@@ -85,6 +85,7 @@ CHECKS: dict[str, Check] = {
     "generator.ema_decay": _decay,
     "generator.direction_weight": _not_negative,
     "generator.objective": _one_of(tuple(OBJECTIVES)),
+    "generator.logit_normal_std": _positive,
     "generator.logit_normal_end_images": (lambda v: v is None or v >= 0, "None, or 0 or more"),
     "sampling.samples": (lambda v: v >= FEWEST_SAMPLES, f"at least {FEWEST_SAMPLES}"),
     "sampling.chunk": _positive,

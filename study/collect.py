@@ -60,7 +60,7 @@ def _upstream(stage: Stage) -> list[Stage]:
     return [*(above for source in stage.inputs.values() for above in _upstream(source)), stage]
 
 
-def _protocols(stage: Stage) -> dict[str, Row]:
+def protocols(stage: Stage) -> dict[str, Row]:
     """Protocol columns of each judge's row, by judge."""
     spec = stage.spec
     assert isinstance(spec, (Reconstruct, Generate))
@@ -169,7 +169,7 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
                     for name in (LATENT_MAP, LATENT_PICTURES):
                         target = latents_file(planned.fit.fingerprint, Path(name).suffix)
                         _copy(latents[planned.fit].folder / name, sheets / target)
-            for judge, protocol in _protocols(result).items():
+            for judge, protocol in protocols(result).items():
                 row: Row = {
                     **identity,
                     "images_seen": images_seen,

@@ -9,6 +9,7 @@ import logging
 import sys
 import time
 import traceback
+from collections.abc import Container
 
 from study import stages
 from study.cluster import put_back
@@ -28,10 +29,15 @@ log = logging.getLogger(__name__)
 LEFTOVERS = ("checkpoint-*.safetensors", "chunk-*.safetensors")  # what a stage that is done no longer needs
 
 
-def run_stage(stage: Stage, title: str = "") -> Record:
+def run_stage(stage: Stage, title: str = "", *, pause_at: int | None = None, at_hand: Container[str] = ()) -> Record:
     """The record of a stage: read when it is done, made by running the stage when it is not.
 
     Of several processes (study/distributed.py) the first holds the lease and writes the record; all run the stage.
+
+    Args:
+        title: names the stage in progress lines.
+        pause_at: images seen at which a training stops as if asked to.
+        at_hand: inputs that need no record, because what the stage reads of them is there: a training's snapshot.
 
     Raises:
         Blocked: an input has no record.
@@ -40,7 +46,11 @@ def run_stage(stage: Stage, title: str = "") -> Record:
     """
     if record := from_main(stage.record()):
         return record
-    missing = [f"{name} {source.fingerprint}" for name, source in stage.inputs.items() if source.record() is None]
+    missing = [
+        f"{name} {source.fingerprint}"
+        for name, source in stage.inputs.items()
+        if name not in at_hand and source.record() is None
+    ]
     if missing := from_main(missing):
         raise Blocked(f"blocked by {', '.join(missing)}")
     with contextlib.ExitStack() as stack:
@@ -58,7 +68,7 @@ def run_stage(stage: Stage, title: str = "") -> Record:
             remove_partial(stage.folder)
         started = time.time()
         try:
-            outcome = stages.execute(stage, Workspace(stage.folder, held, title or stage.kind))
+            outcome = stages.execute(stage, Workspace(stage.folder, held, title or stage.kind, pause_at))
             if held is not None:
                 _record(stage, outcome, held, started)
             barrier()
@@ -151,7 +161,7 @@ def run_job(job: Job) -> list[str]:
     A stage that fails stops those that read from it; the others still run. Of several processes, one that fails ends,
     and so do the others. Results are in the records: the return value is for logs alone.
     """
-    _log_to_stdout()
+    log_to_stdout()
     done, failures = [], 0
     with stop_on_signals(), together(job.stages[0].spec.compute.device):
         for stage in job.stages:
@@ -181,7 +191,7 @@ def run_job(job: Job) -> list[str]:
     return done
 
 
-def _log_to_stdout() -> None:
+def log_to_stdout() -> None:
     """Our own lines, at every level; libraries keep theirs to warnings."""
     ours = logging.getLogger("study")
     if not ours.handlers:

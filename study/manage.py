@@ -311,9 +311,10 @@ def unreferenced(out: Path | None) -> list[Path]:
         out: folder whose results/ count beside those of started sweeps; None is the checkout.
     """
     from results.table import load
+    from study.noted import notes
     from study.paths import CHECKOUT
 
-    kept: set[str] = set()
+    kept = {fingerprint for about in notes() for fingerprint in about["stages"]}
     tables = set((out or CHECKOUT).glob("results/*/table.csv"))
     for study in {path.parent.name for path in _notes().glob("*/*.json")}:
         for options, plan in plans_of(study):

@@ -381,8 +381,10 @@ def _fit_generator(
 def _used_generator_recipe(recipe: GeneratorRecipe) -> GeneratorRecipe:
     """The recipe with the fields that its objective ignores at fixed values."""
     if recipe.objective == "gaussian-diffusion":
-        return dataclasses.replace(recipe, logit_normal=False, logit_normal_end_images=None, direction_weight=0.0)
-    return recipe if recipe.logit_normal else dataclasses.replace(recipe, logit_normal_end_images=None)
+        recipe = dataclasses.replace(recipe, logit_normal=False, direction_weight=0.0)
+    if recipe.logit_normal:
+        return recipe
+    return dataclasses.replace(recipe, logit_normal_end_images=None, logit_normal_mean=0.0, logit_normal_std=1.0)
 
 
 def _training(compute: Compute, execution: Execution, *, generator: bool) -> Compute:

@@ -24,7 +24,10 @@ from study.plan import Job, Plan
 from study.specs import Stage
 
 if TYPE_CHECKING:
+    from results.searches import Search
     from study.collector import Collector
+    from study.task import Task
+    from study.trials import Trials
 
 LINE_SECONDS = 20.0  # between progress lines where there is no terminal
 console = Console(highlight=False, soft_wrap=True)
@@ -287,6 +290,78 @@ def print_summary(plan: Plan, collector: Collector, seconds: float, stopped: boo
     if stopped or unfinished:
         console.print("run the same command again to go on")
     return unfinished
+
+
+def print_space(task: Task, trials: Trials) -> None:
+    """Print what a search varies, how far it is, and about what is left of it."""
+    from study.spaces import Number
+    from study.trials import has_result
+
+    setting = task.setting
+    console.print(f"[bold]{task.space}[/bold] at scale [bold]{setting.scale.name}[/bold]: {task.module.QUESTION}")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("parameter", "from", "to", "", "default"):
+        table.add_column(column, justify="left" if column == "parameter" else "right")
+    for dimension in task.dimensions().values():
+        if isinstance(dimension, Number):
+            ends = [f"{dimension.low:g}", f"{dimension.high:g}", "log" if dimension.log else ""]
+            table.add_row(dimension.label, *ends, f"{dimension.default:g}")
+        else:
+            table.add_row(
+                dimension.label, escape(", ".join(map(str, dimension.choices))), "", "", str(dimension.default)
+            )
+    console.print(table)
+    console.print(trials.standing(), markup=False)
+    plan = task.plan([task.run(task.default())])
+    common = _shared(task)
+    shared = [stage for stage in plan.stages if stage.record() is None and stage.fingerprint in common]
+    each = sum(estimated_seconds(stage, processor()) for stage in plan.stages if stage.fingerprint not in common)
+    left = max(0, task.budget - sum(map(has_result, trials.all())))
+    total = sum(estimated_seconds(stage, processor()) for stage in shared) + each * left / task.workers
+    pruned = ", less what is pruned" if task.prunes() else ""
+    console.print(
+        f"a trial takes about {duration(each)}; {_counted(left, 'trial')} left, {_counted(task.workers, 'worker')}: "
+        f"about {duration(total)}{pruned}, and then the best again"
+    )
+
+
+def _shared(task: Task) -> set[str]:
+    """Stages that a trial shares with the next one, whatever its values."""
+    default = task.default()
+    others = []
+    for name, dimension in task.dimensions().items():
+        other = next(v for v in (*getattr(dimension, "choices", ()), *_ends(dimension)) if v != default[name])
+        others.append({stage.fingerprint for stage in task.plan([task.run({**default, name: other})]).stages})
+    return set.intersection(*others)
+
+
+def _ends(dimension: Any) -> tuple[Any, ...]:
+    return (dimension.low, dimension.high) if hasattr(dimension, "low") else ()
+
+
+def print_findings(search: Search, folder: Path) -> None:
+    """Print the best of a search, and whether the winner beats the default."""
+    console.print(f"[bold]{search.space}[/bold]: {search.question}")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    table.add_column("default", justify="right")
+    for candidate in search.candidates:
+        table.add_column(
+            ("winner " if candidate.trial == search.winner else "") + str(candidate.trial), justify="right"
+        )
+    values = {trial.trial: trial.values for trial in search.trials}
+    first = next((trial.values for trial in search.trials if trial.params == search.default.params), {})
+    for name in search.objectives:
+        found = [first.get(name), *(values[candidate.trial][name] for candidate in search.candidates)]
+        table.add_row(name, *("" if value is None else f"{value:.4g}" for value in found))
+    for name, parameter in search.parameters.items():
+        tried = [search.default.params.get(name), *(candidate.params.get(name) for candidate in search.candidates)]
+        table.add_row(parameter.label, *(f"{v:g}" if isinstance(v, float) else str(v) for v in tried))
+    console.print(table)
+    if search.reason:
+        verdict = {True: "the winner beats the default", False: "the default beats the winner", None: "undecided"}
+        console.print(f"{verdict[search.beats_default]}: {search.reason}", markup=False)
+    console.print(f"written  {_relative(folder / 'search')}/ ({search.space}.csv and .json)", markup=False)
 
 
 def print_guidance(path: Path) -> None:

@@ -130,12 +130,14 @@ def _planned_again(row: pd.Series) -> Stage:
     Raises:
         ValueError: the plan of no ablation has it, as when settings of the scale were changed.
     """
+    from results.runs import SEARCH
     from study.data import packed
     from study.plan import make_plan
     from study.scales import SCALES
     from study.sweep import ablation
 
-    for name in row["ablations"].split() if row["scale"] in SCALES else ():
+    names = [name for name in row["ablations"].split() if not name.startswith(SEARCH)]
+    for name in names if row["scale"] in SCALES else ():
         for data in packed(row["data"], int(row["resolution"])):
             plan = make_plan(name, ablation(name), SCALES[row["scale"]](), data, compute.resolve(), row["study"])
             for planned in plan.runs:

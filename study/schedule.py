@@ -96,34 +96,18 @@ class LocalJobs:
         return {} if submission is not None and process_alive(submission) else None
 
     def _submit(self, job: Job) -> None:
-        import submitit
-
-        folder = job_folder(job.name)
-        folder.mkdir(parents=True, exist_ok=True)
         for stage in job.stages:  # of an earlier attempt: a job that ends before it starts must not go on for ever
             (stage.folder / INTERRUPTED).unlink(missing_ok=True)
-        executor = submitit.LocalExecutor(folder=folder)
         processes = job.stages[0].spec.compute.processes
-        gpu: dict[str, Any] = {}
+        mine: list[int] = []
         if self.gpus:
             busy = {number for name in self.board.running for number in self._gpus_of.get(name, ())}
             free = [number for number in self.gpus if number not in busy]
             mine = self._gpus_of[job.name] = (free or list(self.gpus))[:processes]
-            gpu = {"gpus_per_node": len(mine), "visible_gpus": tuple(mine)}
-        executor.update_parameters(
-            timeout_min=TIMEOUT_MINUTES,
-            stderr_to_stdout=True,
-            name=job.name[:40],
-            tasks_per_node=processes,
-            **gpu,
-        )
-        code = snapshot()
-        with _undisturbed(), mock.patch.dict(os.environ, environment(code)):
-            submitted = executor.submit(run_job, job)
-            self._submitted[job.name] = submitted
+        with undisturbed():
+            handle = start_process(job_folder(job.name), job.name[:40], (run_job, job), processes, mine)
+            self._submitted[job.name] = handle
             self.board.running[job.name] = {}
-            with contextlib.suppress(OSError):  # a full disk: only other sweeps know less of it
-                write_json(folder / "submission.json", this_process(int(submitted.job_id)))
 
     def watch(self, show: Show, on_change: Callable[[], None]) -> None:
         """Submit what is ready and wait until nothing is left to do; `on_change` after jobs have ended."""
@@ -191,8 +175,26 @@ class LocalJobs:
                 print(f"{self.board.jobs[name].title} has not ended yet; the same command will find it")
 
 
+def start_process(folder: Path, name: str, call: tuple[Any, ...], processes: int, gpus: Sequence[int]) -> Any:
+    """Start a call (function, then its arguments) as processes of this machine and note it in `folder`, where its
+    logs go too; submitit's handle of it. Within `undisturbed`."""
+    import submitit
+
+    folder.mkdir(parents=True, exist_ok=True)
+    executor = submitit.LocalExecutor(folder=folder)
+    gpu: dict[str, Any] = {"gpus_per_node": len(gpus), "visible_gpus": tuple(gpus)} if gpus else {}
+    executor.update_parameters(
+        timeout_min=TIMEOUT_MINUTES, stderr_to_stdout=True, name=name, tasks_per_node=processes, **gpu
+    )
+    with mock.patch.dict(os.environ, environment(snapshot())):
+        submitted = executor.submit(*call)
+        with contextlib.suppress(OSError):  # a full disk: only later processes know less of it
+            write_json(folder / "submission.json", this_process(int(submitted.job_id)))
+    return submitted
+
+
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Put signals off while a job is submitted and noted, so that none is forgotten.
 
     Ctrl-C reaches every process of the terminal, and submitit's controller answers it by killing its job: the

@@ -20,6 +20,7 @@ from unittest import mock
 
 from study import cluster
 from study.cluster import Profile, Refused
+from study.compute import Compute
 from study.files import read_json, write_json
 from study.jobs import note_short_end, run_job
 from study.lease import holder
@@ -100,10 +101,18 @@ def _submit(
 
 def _submit_wave(jobs: Sequence[Job], profile: Profile, after: Sequence[str], code: Path) -> dict[str, str]:
     """Submit jobs of one kind as arrays; their Slurm ids by name of the job."""
-    ids: dict[str, str] = {}
     if not jobs:
-        return ids
+        return {}
     compute = jobs[0].stages[0].spec.compute
+    calls = {job_folder(job.name): (run_job, job) for job in jobs}
+    ids = _submit_arrays(calls, f"study-{jobs[0].kind}", compute, profile, after, code)
+    return {job.name: ids[job_folder(job.name)] for job in jobs}
+
+
+def _submit_arrays(
+    calls: dict[Path, tuple[Any, ...]], name: str, compute: Compute, profile: Profile, after: Sequence[str], code: Path
+) -> dict[Path, str]:
+    """Submit calls (function, then its arguments) by the folder of each one's note; their Slurm ids."""
     per_node = -(-compute.processes // profile.nodes)
     options = {
         "ntasks_per_node": per_node,
@@ -112,15 +121,45 @@ def _submit_wave(jobs: Sequence[Job], profile: Profile, after: Sequence[str], co
         **({"gpus_per_node": per_node} if compute.device == "cuda" else {}),
         **({"mem": f"{profile.memory_gb * 1024:.0f}MB"} if profile.memory_gb else {}),
     }
+    ids: dict[Path, str] = {}
     size = min(profile.array, cluster.array_limit())
-    for start in range(0, len(jobs), size):
-        part = jobs[start : start + size]
-        executor = _executor(profile, after, code, f"study-{part[0].kind}", profile.minutes, options)
-        handles = _submitted(executor, code, [(run_job, job) for job in part])
-        for job, handle in zip(part, handles, strict=True):
-            ids[job.name] = handle.job_id
-            _note(job_folder(job.name), handle.job_id, code)
+    folders = list(calls)
+    for start in range(0, len(folders), size):
+        part = folders[start : start + size]
+        executor = _executor(profile, after, code, name, profile.minutes, options)
+        handles = _submitted(executor, code, [calls[folder] for folder in part])
+        for folder, handle in zip(part, handles, strict=True):
+            ids[folder] = handle.job_id
+            _note(folder, handle.job_id, code)
     return ids
+
+
+def submit_workers(
+    calls: dict[Path, tuple[Any, ...]], name: str, compute: Compute, profile: Profile
+) -> dict[Path, str]:
+    """Submit calls (function, then its arguments) that are not in the queue, by the folder of each one's note.
+
+    Returns:
+        Slurm ids of all that wait or run now.
+
+    Raises:
+        Refused: by Slurm; then nothing of this call stays in the queue.
+    """
+    queued = active_workers(list(calls))
+    todo = {folder: call for folder, call in calls.items() if folder not in queued}
+    try:
+        return {**queued, **(_submit_arrays(todo, name, compute, profile, [], snapshot()) if todo else {})}
+    except Refused:
+        cluster.cancel(active_workers(list(todo)).values())
+        raise
+
+
+def active_workers(folders: Sequence[Path]) -> dict[Path, str]:
+    """Slurm ids of the calls that wait or run, by the folder of their notes."""
+    notes = {folder: read_json(folder / "submission.json") for folder in folders}
+    ids = {folder: note["job_id"] for folder, note in notes.items() if note and note.get("executor") == "slurm"}
+    found = cluster.states(ids.values())
+    return {folder: id_ for folder, id_ in ids.items() if found.get(id_, "") in cluster.WAITING | cluster.RUNNING}
 
 
 def _submit_collector(

@@ -120,6 +120,8 @@ class GeneratorRecipe:
     direction_weight: float = 1.0
     objective: str = later("rectified-flow")  # or "gaussian-diffusion", without logit_normal and direction_weight
     logit_normal_end_images: int | None = later(None)  # images seen from which t is uniform after all
+    logit_normal_mean: float = later(0.0)  # of the logit of t: more is nearer data
+    logit_normal_std: float = later(1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,6 +25,7 @@ from study.paths import CHECKOUT, study_root
 from study.stopping import stop_requested
 
 if TYPE_CHECKING:
+    from study.compute import Compute
     from study.data import DataSpec
     from study.plan import Job, Plan
     from study.scales import Scale
@@ -119,6 +120,17 @@ def _study_name(options: Sweep, scale: Scale, data: DataSpec) -> str:
     return "-".join(parts)
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What the options say but for the question: at what size, on what data, on what device, under what name."""
+
+    scale: Scale
+    data: DataSpec
+    compute: Compute
+    study: str
+    missing: tuple[str, ...] = ()  # what is not here, one line each
+
+
 def prepare(options: Sweep) -> Plan:
     """Resolve everything that can be wrong before a job starts; brings the data where it is missing.
 
@@ -128,7 +140,14 @@ def prepare(options: Sweep) -> Plan:
     from study.needs import missing
     from study.plan import make_plan
 
-    module, scale = ablation(options.ablation), _scale(options)
+    module, setting = ablation(options.ablation), setting_of(options)
+    plan = make_plan(options.ablation, module, setting.scale, setting.data, setting.compute, setting.study)
+    return dataclasses.replace(plan, missing=(*setting.missing, *missing(plan.stages)))
+
+
+def setting_of(options: Sweep) -> Setting:
+    """Everything that `prepare` resolves, but for the ablation."""
+    scale = _scale(options)
     if (together := started()[1]) > 1 and (options.executor, scale.execution.processes) != ("inline", together):
         raise ValueError(
             f"{together} processes were started together: give them --executor inline --set "
@@ -150,8 +169,7 @@ def prepare(options: Sweep) -> Plan:
     if resolved.device == "cuda" and options.executor != "slurm" and not compute.has_gpu():
         lacking.append("a GPU: this machine has none (--executor slurm for a cluster that does; --set device=cpu)")
     study = _study_name(options, scale, data)
-    plan = make_plan(options.ablation, module, scale, data, resolved, study)
-    return dataclasses.replace(plan, missing=(*lacking, *missing(plan.stages)))
+    return Setting(scale=scale, data=data, compute=resolved, study=study, missing=tuple(lacking))
 
 
 def _data(options: Sweep, scale: Scale) -> tuple[DataSpec, list[str]]:
@@ -219,7 +237,7 @@ def _slots(options: Sweep, plan: Plan) -> int:
         return min(profile.parallel for profile in read_profile(options.cluster).values())
     if options.jobs is not None:
         return options.jobs
-    resources = len(_gpus(plan)) or compute.cores() // plan.compute.threads
+    resources = len(gpus(plan.compute)) or compute.cores() // plan.compute.threads
     return max(1, resources // plan.compute.processes)
 
 
@@ -285,10 +303,10 @@ def carry_out(options: Sweep, plan: Plan, todo: list[Any], slots: int, collector
         submit(plan, todo, read_profile(options.cluster), options.out)
         scheduler: Any = SlurmJobs(todo)
     else:
-        scheduler = schedule.LocalJobs(todo, slots, gpus=_gpus(plan))
+        scheduler = schedule.LocalJobs(todo, slots, gpus=gpus(plan.compute))
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-            signal.signal(number, _raise_stop)
+            signal.signal(number, raise_stop)
     try:
         with report.Progress(todo) as show:
             scheduler.watch(show, collector.progress)
@@ -302,9 +320,9 @@ def carry_out(options: Sweep, plan: Plan, todo: list[Any], slots: int, collector
     return True
 
 
-def _gpus(plan: Plan) -> list[int]:
+def gpus(resolved: Compute) -> list[int]:
     """Numbers of the GPUs this process may use; none where jobs run on the CPU."""
-    if plan.compute.device != "cuda" or not compute.has_gpu():
+    if resolved.device != "cuda" or not compute.has_gpu():
         return []
     import torch
 
@@ -314,7 +332,7 @@ def _gpus(plan: Plan) -> list[int]:
     return [int(n) for n in visible.split(",")] if visible else list(range(torch.cuda.device_count()))
 
 
-def _raise_stop(number: int, _frame: object) -> None:
+def raise_stop(number: int, _frame: object) -> None:
     raise KeyboardInterrupt
 
 

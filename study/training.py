@@ -59,7 +59,7 @@ def train(
 
     Raises:
         Diverged: the loss stayed not finite.
-        Interrupted: asked to stop; the checkpoint is written.
+        Interrupted: asked to stop, or at `out.pause_at`; the checkpoint is written.
     """
     position = checkpoint.restore(out.folder, parts)
     images_seen, seconds_before, skipped_before = position.images_seen, position.seconds, position.skipped
@@ -83,7 +83,8 @@ def train(
         images_seen += batch_images
         steps = images_seen // batch_images
         stopping = False
-        looks = device == "cpu" or steps % CHECK_STEPS_CUDA == 0 or images_seen >= budget_images
+        pausing = images_seen == out.pause_at
+        looks = device == "cpu" or steps % CHECK_STEPS_CUDA == 0 or images_seen >= budget_images or pausing
         if looks or (out.stopping and processes() == 1):
             (loss,) = average(loss)
             value = loss.item()
@@ -107,7 +108,7 @@ def train(
             continue
         if images_seen in snapshots and rank() == 0:
             snapshots[images_seen]()
-        if stopping and images_seen < budget_images:
+        if (stopping or pausing) and images_seen < budget_images:
             save()
             raise Interrupted(f"{out.title} was asked to stop")
         if looks and not bad_looks and time.monotonic() - saved > SAVE_SECONDS:

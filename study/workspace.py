@@ -33,11 +33,13 @@ class Workspace:
         lease: held while the stage runs; carries the progress that others see. Of several processes the first holds
             it, and speaks for all.
         title: names the stage in progress lines.
+        pause_at: images seen at which a training saves and stops; it goes on with the same bits.
     """
 
     folder: Path
     lease: Lease | None
     title: str
+    pause_at: int | None = None
     _started: float = field(default_factory=time.monotonic)
     _first: int | None = None
     _logged: float = 0.0

@@ -62,7 +62,8 @@ def training_times(recipe: GeneratorRecipe, images_seen: int, count: int, rng: t
         return torch.randint(TIMESTEPS, (count,), generator=rng)
     end = recipe.logit_normal_end_images
     if recipe.logit_normal and (end is None or images_seen < end):
-        return logit_normal_times(torch.randn(count, generator=rng))
+        normal = torch.randn(count, generator=rng)
+        return logit_normal_times(normal, recipe.logit_normal_mean, recipe.logit_normal_std)
     return torch.rand(count, generator=rng)
 
 

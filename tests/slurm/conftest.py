@@ -6,7 +6,9 @@ import subprocess
 import time
 
 import cluster
+import numpy as np
 import pytest
+from PIL import Image
 
 
 @pytest.fixture(scope="session")
@@ -58,3 +60,17 @@ def wait_for():
         return answer
 
     return wait
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory):
+    """Stripes, wider in one class than in the other, with noise."""
+    folder = tmp_path_factory.mktemp("pictures") / "stripes"
+    rng = np.random.default_rng(0)
+    for label in range(2):
+        (folder / f"class{label}").mkdir(parents=True)
+        for number in range(36):
+            stripes = np.arange(32)[:, None, None] // (label + 2) % 2 * 160
+            pixels = (stripes + rng.integers(0, 90, (32, 32, 3))).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / f"class{label}" / f"{number:02}.png")
+    return folder

@@ -1,0 +1,231 @@
+"""What a search found: its best, the winner among them, and the files that say so."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Iterator, Sequence
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+from optuna.trial import FrozenTrial, TrialState
+
+from results import searches
+from study.collect import protocols, update_table
+from study.files import fingerprint, read_json, write_json
+from study.lease import locked
+from study.plan import Run
+from study.task import Task, scores
+from study.trials import Trials, outcome_of
+from study.verdicts import Comparison
+
+if TYPE_CHECKING:
+    from study.spaces import Values
+
+BEST = 5  # that are run again
+CHOOSING, SCORING = (1, 2), (3, 4, 5)  # repeats of the best: those that choose the winner, and those that score it
+FEWEST = 8  # complete trials that importances can be told from
+
+Again = tuple["Values", int, bool]  # what is run again: values, repeat, scored
+
+
+def best(task: Task, trials: Trials) -> list[FrozenTrial]:
+    """The best complete trials of different values, the first of each, the default left out: of one objective by its
+    value, of two the Pareto front, evenly along it."""
+    seen: list[Values] = [task.default()]
+    different = []
+    for trial in trials.all():
+        if trial.state == TrialState.COMPLETE and trials.values(trial) not in seen:
+            seen.append(trials.values(trial))
+            different.append(trial)
+    different.sort(key=lambda trial: trial.values)
+    if len(task.objectives) == 1:
+        return different[:BEST]
+    front = [trial for trial in different if not any(_dominates(other, trial) for other in different)]
+    if len(front) <= BEST:
+        return front
+    return [front[round(i * (len(front) - 1) / (BEST - 1))] for i in range(BEST)]
+
+
+def _dominates(one: FrozenTrial, other: FrozenTrial) -> bool:
+    pairs = list(zip(one.values, other.values, strict=True))
+    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+
+
+def choosing_runs(task: Task, trials: Trials) -> list[Again]:
+    """The best, with the seeds that choose the winner; nothing where there is none to choose."""
+    if len(task.objectives) > 1:
+        return []
+    return [(trials.values(trial), repeat, False) for trial in best(task, trials) for repeat in CHOOSING]
+
+
+def scoring_runs(task: Task, trials: Trials) -> list[Again]:
+    """What is compared, with the seeds that score it: winner and default, or the front and the default."""
+    compared = [trials.values(trial) for trial in best(task, trials)]
+    if len(task.objectives) == 1:
+        won = winner(task, trials)
+        compared = [trials.values(won)] if won is not None else []
+    return [(values, repeat, True) for values in (*compared, task.default()) for repeat in SCORING] if compared else []
+
+
+def winner(task: Task, trials: Trials) -> FrozenTrial | None:
+    """Of the best the one with the lowest mean on the seeds that choose; None while one of these has no result."""
+    means = {}
+    for trial in best(task, trials):
+        found = _again(task, trials.values(trial), CHOOSING, False)[task.judge].get(task.objectives[0], ())
+        if len(found) == len(CHOOSING):
+            means[trial.number] = fmean(found)
+    if not means:
+        return None
+    lowest = min(means, key=lambda number: (means[number], number))
+    return next(trial for trial in trials.all() if trial.number == lowest)
+
+
+def _again(task: Task, values: Values, repeats: Sequence[int], scored: bool) -> dict[str, dict[str, tuple[float, ...]]]:
+    """By judge and objective, what the repeats that are done came to."""
+    found = [scores(task, task.run(values, repeat, scored)) for repeat in repeats]
+    return {
+        judge: {name: tuple(one[judge][name] for one in found if one) for name in task.objectives if any(found)}
+        for judge, _ in task.setting.scale.judges
+    }
+
+
+def _verdict(task: Task, trials: Trials, won: FrozenTrial | None) -> tuple[bool | None, str]:
+    """Whether the winner beats the default on the seeds that score, by all judges, and the numbers."""
+    if won is None:
+        tried = "not all of the best have been run again" if best(task, trials) else "none but the default is complete"
+        return None, tried
+    (objective,) = task.objectives
+    ours = _again(task, trials.values(won), SCORING, True)
+    default = _again(task, task.default(), SCORING, True)
+    compared = [
+        Comparison(place="", judge=judge, low=ours[judge].get(objective, ()), high=default[judge].get(objective, ()))
+        for judge, _ in task.setting.scale.judges
+    ]
+    if not all(one.repeats == len(SCORING) for one in compared):
+        return None, "not all of winner and default has a score"
+    verdicts = {one.verdict() for one in compared}
+    beats = True if verdicts == {"holds"} else False if verdicts == {"fails"} else None
+    numbers = "; ".join(f"{one} by {one.judge}" for one in compared)
+    return beats, f"{objective} of winner against default on {len(SCORING)} held-out seeds: {numbers}"
+
+
+def search_of(task: Task, trials: Trials) -> searches.Search:
+    """The search as it stands, for results/searches.py."""
+    all_, dimensions = trials.all(), task.dimensions()
+    single = len(task.objectives) == 1
+    won = winner(task, trials) if single else None
+    beats, reason = _verdict(task, trials, won) if single else (None, "two objectives have no winner: see the front")
+    candidates = tuple(
+        searches.Candidate(
+            trial=trial.number,
+            params=trials.values(trial),
+            chosen_on=dict(zip(task.objectives, trial.values, strict=True)),
+            again=_again(task, trials.values(trial), CHOOSING, False)[task.judge] if single else {},
+            scores=_again(task, trials.values(trial), SCORING, True)[task.judge],
+        )
+        for trial in best(task, trials)
+    )
+    return searches.Search(
+        space=task.space,
+        question=task.module.QUESTION,
+        study=task.setting.study,
+        scale=task.setting.scale.name,
+        objectives=task.objectives,
+        budget=task.budget,
+        parameters={name: dimension.declared() for name, dimension in dimensions.items()},
+        trials=tuple(_trial(task, trials, trial) for trial in all_ if trial.params),
+        importances=_importances(task, trials),
+        default=searches.Default(params=task.default(), scores=_again(task, task.default(), SCORING, True)[task.judge]),
+        candidates=candidates,
+        winner=None if won is None else won.number,
+        beats_default=beats,
+        reason=reason,
+        protocol=_protocol(task, trials),
+    )
+
+
+def _trial(task: Task, trials: Trials, trial: FrozenTrial) -> searches.Trial:
+    about = outcome_of(trial)
+    states: dict[TrialState, searches.State] = {
+        TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed",
+    }  # fmt: skip
+    return searches.Trial(
+        trial=trial.number,
+        state=states.get(trial.state, "running"),
+        run=about.get("run", ""),
+        seconds=about.get("seconds"),
+        images_seen=about.get("images_seen"),
+        values=dict(zip(task.objectives, trial.values or (), strict=False)),
+        params=trials.values(trial),
+    )
+
+
+def _importances(task: Task, trials: Trials) -> dict[str, dict[str, float]]:
+    """Share of each parameter in what the complete trials differ by, per objective; empty where that cannot be told."""
+    import optuna
+    from optuna.importance import FanovaImportanceEvaluator, get_param_importances
+
+    distributions = {name: dimension.distribution() for name, dimension in task.dimensions().items()}
+    complete = [trial for trial in trials.all() if trial.state == TrialState.COMPLETE]
+    if len(complete) < FEWEST:
+        return {}
+    tried = optuna.create_study(directions=["minimize"] * len(task.objectives))  # of values as they were tried
+    for trial in complete:
+        params = trials.values(trial)
+        tried.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, values=trial.values))
+    found = {}
+    for index, objective in enumerate(task.objectives):
+        if len({trial.values[index] for trial in complete}) > 1:
+            shares = get_param_importances(
+                tried,
+                evaluator=FanovaImportanceEvaluator(seed=0),
+                target=functools.partial(_value, index=index),
+            )
+            found[objective] = {name: round(float(share), 6) for name, share in shares.items()}
+    return found
+
+
+def _value(trial: FrozenTrial, index: int) -> float:
+    return trial.values[index]
+
+
+def _protocol(task: Task, trials: Trials) -> dict[str, dict[str, Any]]:
+    """How each objective was measured, as far as that was the same in all trials."""
+    results: dict[str, list[dict[str, Any]]] = {objective: [] for objective in task.objectives}
+    values = [task.default(), *(trials.values(t) for t in trials.all() if t.state == TrialState.COMPLETE)]
+    for one in values:
+        tokenizer, generator = task.plan([task.run(one)]).runs
+        for objective in task.objectives:
+            planned = generator if objective == "gfid" else tokenizer
+            row = protocols(planned.results[-1])[task.judge]
+            if objective == "gfid":
+                row |= {"generator": generator.run.generator, "images_seen": generator.results[-1].spec.images_seen}  # type: ignore[union-attr]
+            results[objective].append(row)
+    return {
+        objective: {name: value for name, value in first.items() if all(row[name] == value for row in rows)}
+        for objective, (first, *rows) in results.items()
+    }
+
+
+def runs(task: Task, trials: Trials) -> Iterator[Run]:
+    """Every run of the search, the repeats included."""
+    for trial in trials.all():
+        if trial.params:
+            yield task.run(trials.values(trial))
+    for values, repeat, scored in (*choosing_runs(task, trials), *scoring_runs(task, trials)):
+        yield task.run(values, repeat, scored)
+
+
+def conclude(task: Task, trials: Trials) -> searches.Search:
+    """Write the search's files, and its rows into the study's table; nothing where that is as it was."""
+    with locked(task.folder / "results"):
+        search = search_of(task, trials)
+        folder = task.out / "results" / task.setting.study
+        state = fingerprint([dataclasses.asdict(search), str(folder.resolve())])
+        mark = task.folder / "results" / "concluded.json"
+        if read_json(mark) != state or searches.found(folder) == []:
+            searches.write(search, folder)
+            update_table(task.plan(list(runs(task, trials))), task.out)
+            write_json(mark, state)
+    return search
