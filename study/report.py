@@ -362,6 +362,7 @@ def print_findings(search: Search, folder: Path) -> None:
         verdict = {True: "the winner beats the default", False: "the default beats the winner", None: "undecided"}
         console.print(f"{verdict[search.beats_default]}: {search.reason}", markup=False)
     console.print(f"written  {_relative(folder / 'search')}/ ({search.space}.csv and .json)", markup=False)
+    console.print(f"figures  python -m study.figures {search.study}", markup=False)
 
 
 def print_guidance(path: Path) -> None:
