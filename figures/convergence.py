@@ -1,7 +1,7 @@
 """How fast a generator learns on each tokenizer.
 
 Claim (the paper's Figure 4 a, b): on an aligned tokenizer a generator reaches the gFID that the plain one
-ends with after fewer images (the paper reports 2.54 times for f16d32, 2.76 times for f16d64).
+ends with after fewer images: SPEED_UPS of results/published.py.
 """
 
 from pathlib import Path

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from figures import labels, page, published, rows, scales, style, wording
-from figures.drawing import Drawing
+from figures.drawing import Drawing, NothingToDraw
 
 NAME = "dilemma"
 METRICS = {"rfid": "rFID", "gfid": "gFID"}
@@ -22,9 +22,14 @@ TITLE = "What does a wider latent do to reconstruction and to generation?"
 def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     """rFID (left) and gFID of the smallest generator (right) against latent channels, a row of panels per judge.
 
-    `folder` is not read. Raises NothingToDraw without finished tokenizers and generators.
+    `folder` is not read. Raises NothingToDraw without finished tokenizers and generators, or where two tokenizers would
+    share a place on a line, as published ones of several makers do.
     """
     chosen = rows.asked(table, NAME)
+    for (width, model), same in chosen.groupby(["latent_channels", "foundation_model"]):
+        if len(names := rows.tokenizers(same)) > 1:
+            alike = f"{_name(str(model))}, {width} channels wide"
+            raise NothingToDraw(f"{' and '.join(names)} are all {alike}: see frontier")
     tokenizers, generators, mark, points = _found(chosen)
     smallest = points["generator"].iloc[0]
     chosen = chosen[(chosen["kind"] == "tokenizer") | (chosen["generator"] == smallest)]

@@ -253,9 +253,9 @@ def reconstruction_metrics(
 def uniformity(latents: np.ndarray, seed: int = 0) -> dict[str, float]:
     """How evenly latent tokens lie (the paper's Table 6): how much their density varies on `density_map`.
 
-    Returns density_cv, gini and normalized_entropy of the densities, see `unevenness`; raises as `density_map` does.
+    Returns density_cv, gini and normalized_entropy of the densities, see `unevenness`; raises as both do.
     """
-    return _checked(unevenness(density_map(latents, seed)[1]))
+    return unevenness(density_map(latents, seed)[1])
 
 
 def density_map(latents: np.ndarray, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -300,15 +300,19 @@ def unevenness(weights: np.ndarray) -> dict[str, float]:
 
     density_cv: spread over mean; 0 when equal. gini: 0 when equal, 1 - 1/N when one has everything.
     normalized_entropy: of the weights as shares, over log N; 1 when equal, 0 when one has everything.
+
+    Raises:
+        MetricError: one of them is not finite.
     """
     count, share = len(weights), np.sort(weights) / weights.sum()
     rank = np.arange(1, count + 1)
     logs = np.log(share, where=share > 0, out=np.zeros_like(share))
-    return {
+    found = {
         "density_cv": float(weights.std() / weights.mean()),
         "gini": float((2 * rank - count - 1) @ share / count),
         "normalized_entropy": float(-(share @ logs) / np.log(count)),
     }
+    return _checked(found)
 
 
 def spectrum(latents: np.ndarray) -> np.ndarray:

@@ -18,18 +18,17 @@ CODE = ("study", "models", "ablations", "results", "figures")  # our own
 SOURCE = "source.json"  # beside a copy of the code (study/snapshot.py): the commit and the changes it was made from
 
 
-@functools.cache
 def commit() -> str:
-    """Commit of the code, with `+changes` when the code differs from it; empty where there is no checkout."""
+    """Commit of the code as it is now, with `+changes` when the code differs from it; empty where there is no
+    checkout."""
     if source := read_json(CHECKOUT / SOURCE):
         return source["commit"]
     head = _git("rev-parse", "--verify", "--short=12", "HEAD")
     return head + ("+changes" if difference() else "")
 
 
-@functools.cache
 def difference() -> str:
-    """What the code has that its commit has not, new modules included, as git shows it; empty where there is no
+    """What the code has now that its commit has not, new modules included, as git shows it; empty where there is no
     checkout."""
     if source := read_json(CHECKOUT / SOURCE):
         return source["difference"]
@@ -42,9 +41,16 @@ def _git(*arguments: str) -> str:
     """What git says; nothing where it, or its repository, is not there."""
     command = ["git", "-C", str(CHECKOUT), *arguments]
     try:
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=20).stdout.strip()
+        said = subprocess.run(command, capture_output=True, check=False, timeout=20).stdout
     except (OSError, subprocess.SubprocessError):
         return ""
+    return said.decode(errors="replace").strip()
+
+
+@functools.cache
+def _code() -> dict[str, str]:
+    """Commit and difference of the code that this process runs, which began with it: the checkout may be edited."""
+    return {"commit": commit(), "difference": difference()}
 
 
 def provenance(compute: Compute) -> dict[str, str | int]:
@@ -57,8 +63,7 @@ def provenance(compute: Compute) -> dict[str, str | int]:
     else:
         device = processor()
     return {
-        "commit": commit(),
-        "difference": difference(),
+        **_code(),
         "versions": ", ".join([f"python {platform.python_version()}", *versions]),
         "device": device,
         "precision": compute.precision,

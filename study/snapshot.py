@@ -1,5 +1,7 @@
 """The code that was submitted is the code that runs: a copy of the package, named by its content.
 
+The published tables go along: the last job of a sweep draws them beside its own.
+
 Jobs import from the copy, so that a checkout may be edited, or moved to another commit, while they wait or run.
 """
 
@@ -17,8 +19,9 @@ from study.provenance import CODE, SOURCE, commit, difference
 
 
 def _sources() -> dict[str, bytes]:
-    """All modules of the package by their place in the checkout."""
+    """All modules of the package, and the published tables, by their place in the checkout."""
     paths = sorted(path for package in CODE for path in (CHECKOUT / package).rglob("*.py"))
+    paths += sorted((CHECKOUT / "results" / "paper").glob("*.csv"))
     return {str(path.relative_to(CHECKOUT)): path.read_bytes() for path in paths}
 
 

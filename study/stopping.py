@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 
 STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
+KEPT_IGNORED = ("SIGINT", "SIGHUP")  # by nohup and the like; to the others a job of study/slurm.py is born deaf
 
 stop_requested = threading.Event()
 
@@ -24,7 +25,7 @@ def stop_if_asked(what: str = "the work") -> None:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[None]:
-    """Turn the signals that ask a process to stop into the flag; those that are ignored (nohup) stay so."""
+    """Turn the signals that ask a process to stop into the flag; of KEPT_IGNORED those that are ignored stay so."""
 
     def ask(number: int, _frame: object) -> None:
         stop_requested.set()
@@ -32,8 +33,9 @@ def stop_on_signals() -> Iterator[None]:
     before = {}
     for name in STOP_SIGNALS:
         number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            before[number] = signal.signal(number, ask)
+        if number is None or (name in KEPT_IGNORED and signal.getsignal(number) is signal.SIG_IGN):
+            continue
+        before[number] = signal.signal(number, ask)
     try:
         yield
     finally:

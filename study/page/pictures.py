@@ -43,6 +43,8 @@ def strip(sheets: Path, name: str, alt: str) -> str:
         raise Unreadable("a sheet is named by its file name alone")
     with _opened(sheets / name) as sheet:
         side = sheet.width // COLUMNS
+        if not side:
+            raise Unreadable(f"{name} is no sheet")
         row = sheet.convert("L" if sheet.mode == "L" else "RGB").crop((0, 0, side * COLUMNS, side))
     if side <= SIDE:
         return _img(row, "PNG", alt)

@@ -10,7 +10,7 @@ from made_tables import JUDGES, LABELLED, RUNGS, labelled, study, with_labelled,
 from reading import measured, visible
 
 import figures
-from figures.drawing import Drawing, NotAsked
+from figures.drawing import Drawing, NotAsked, NothingToDraw
 
 FIGURE_OF = {"recipe": "ladder", "foundation_models": "foundation_models", "vf_loss": "vf_loss"}
 
@@ -126,6 +126,13 @@ def test_the_dilemma_has_rfid_and_gfid_of_the_smallest_generator_by_every_judge(
     plain = drawing.data[(drawing.data["foundation_model"] == "none") & (drawing.data["extractor"] == JUDGES[0][0])]
     plain = plain.sort_values("latent_channels")
     assert plain["rfid"].is_monotonic_decreasing and plain["gfid"].is_monotonic_increasing
+
+
+def test_the_dilemma_draws_no_line_through_two_tokenizers_of_one_width(table: pd.DataFrame) -> None:
+    own = table[table["tokenizer"] == "f4d16"]
+    other = own.assign(tokenizer="mar-vae-f16d16", fingerprint=own["fingerprint"] + "-other")
+    with pytest.raises(NothingToDraw, match="f4d16 and mar-vae-f16d16 are all plain, 16 channels wide"):
+        draw("dilemma", pd.concat([table, other], ignore_index=True))
 
 
 def test_the_dilemma_keeps_the_rfid_of_a_tokenizer_whose_generator_failed(table: pd.DataFrame) -> None:

@@ -9,6 +9,7 @@ import pytest
 from study import snapshot
 from study.cluster import Profile, answers, outside_a_job, put_back, read_profile, states
 from study.files import read_json
+from study.paths import CHECKOUT
 
 
 def profile(tmp_path, text):
@@ -96,6 +97,17 @@ def test_jobs_run_the_code_as_it_was_submitted(study_root, tmp_path, monkeypatch
     environment = {**os.environ, **snapshot.environment(first)}
     done = subprocess.run(place, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout.strip() == str(first)
+    drawn = """
+import pathlib, sys
+from figures.render import render
+print(render(pathlib.Path(sys.argv[1]), pathlib.Path.cwd(), ["dilemma"]).refused)
+"""
+    desk = CHECKOUT / "results" / "desk"
+    done = subprocess.run(
+        [sys.executable, "-c", drawn, desk],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=True, timeout=60,
+    )  # fmt: skip
+    assert done.stdout.strip() == "{}"  # with the published numbers below
     real = snapshot._sources()
     monkeypatch.setattr(snapshot, "_sources", lambda: {**real, "study/__init__.py": b"# changed"})
     assert snapshot.snapshot() != first

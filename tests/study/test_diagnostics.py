@@ -30,6 +30,11 @@ def test_equal_weights_are_even_and_one_that_has_all_is_not():
     assert alone == pytest.approx({"density_cv": 7, "gini": 1 - 1 / 50, "normalized_entropy": 0})  # sqrt(50 - 1)
 
 
+def test_an_unevenness_that_is_not_finite_is_an_error():
+    with pytest.raises(MetricError, match="density_cv is not finite"):
+        unevenness(np.array([1.0, np.nan]))
+
+
 def test_weights_by_hand():
     found = unevenness(np.array([3.0, 1.0]))
     assert found["density_cv"] == pytest.approx(0.5)  # spread 1 over mean 2

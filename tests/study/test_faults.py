@@ -254,6 +254,19 @@ def test_a_signal_that_was_ignored_stays_so(monkeypatch):
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGUSR2"])
+def test_a_job_that_was_started_deaf_hears_when_it_can_save(name):
+    number = signal.Signals[name]
+    before = signal.signal(number, signal.SIG_IGN)  # as study/slurm.py starts Python
+    try:
+        with stop_on_signals():
+            os.kill(os.getpid(), number)
+            assert stop_requested.is_set()
+    finally:
+        stop_requested.clear()
+        signal.signal(number, before)
+
+
 def test_a_poisoned_batch_is_skipped_and_spoils_neither_weights_nor_ema_nor_moments(tiny_plan, monkeypatch):
     stage = generator_of(tiny_plan())
     built, drawn = [], []

@@ -201,14 +201,16 @@ def test_without_sheets_or_with_damaged_ones_the_page_says_so(table, drawn, tmp_
     names = sorted(set(table.loc[table["kind"] == "generator", "sheet"]))
     (study / "sheets").mkdir()
     whole = CHECKOUT / "results" / "desk" / "sheets"
-    for name in names[2:]:
+    for name in names[3:]:
         shutil.copy(whole / name, study / "sheets")
     (study / "sheets" / names[0]).write_bytes((whole / names[0]).read_bytes()[:900])
+    Image.new("L", (5, 5)).save(study / "sheets" / names[2])
     (drawn / "dilemma.png").write_bytes(b"\x89PNG")
     text = page(study, drawn, {})
     assert f"{names[0]} cannot be read" in section(text, "samples")
     assert f"{names[1]} is not there" in section(text, "samples")
-    assert section(text, "samples").count("<img") == len(names) - 2
+    assert f"{names[2]} is no sheet" in section(text, "samples")
+    assert section(text, "samples").count("<img") == len(names) - 3
     assert "dilemma.png cannot be read" in section(text, "figures")
 
 
