@@ -29,7 +29,10 @@ COMPLETE: dict[str, Any] = {
 }  # fmt: skip
 WON = COMPLETE | {"marker": "*", "markersize": 9, "color": trials.CHOSEN}
 DEFAULT: dict[str, Any] = {"color": style.INK, "linewidth": 0.8, "linestyle": (0, (4, 2)), "zorder": 1.5}
-MARKS = {"pruned": ("x", style.GREY), "failed": ("|", style.INK), "running": (">", style.GREY)}
+MARKS = {
+    "pruned": ("x", style.GREY), "diverged": ("^", style.GREY), "failed": ("|", style.INK),
+    "running": (">", style.GREY),
+}  # fmt: skip
 
 
 def draw(search: Search, table: pd.DataFrame) -> Drawing:

@@ -23,11 +23,11 @@ def complete(search: Search) -> list[Trial]:
 
 
 def counted(search: Search) -> str:
-    """'36 of 40 trials: 20 complete, 14 pruned, 2 failed, 3 running': of the budget, 36 have ended."""
+    """'34 of 40 trials: 20 complete, 14 pruned, 2 failed, 3 running': of the budget, 34 have a result."""
     counts = Counter(trial.state for trial in search.trials)
-    ended = len(search.trials) - counts["running"]
+    results = sum(counts[state] for state in ("complete", "pruned", "diverged"))
     parts = [f"{counts[state]} {state}" for state in STATES if counts[state]]
-    return f"{ended} of {search.budget} trials: {', '.join(parts)}"
+    return f"{results} of {search.budget} trials: {', '.join(parts)}"
 
 
 def verdict(search: Search) -> str:

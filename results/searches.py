@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 from results.files import replacing
 from results.schema import METRICS, PROTOCOL
 
-State = Literal["complete", "pruned", "failed", "running"]
+State = Literal["complete", "pruned", "diverged", "failed", "running"]  # failed: another trial takes its place
 Value = bool | int | float | str | None  # None only as one of a parameter's choices
 
 STATES: tuple[State, ...] = get_args(State)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial, TrialState
 
 from results import searches
-from study.collect import protocols, update_table
+from study.collect import protocols, state_of, update_table
 from study.files import fingerprint, read_json, write_json
 from study.lease import locked
 from study.plan import Run
 from study.task import Task, scores
-from study.trials import Trials, outcome_of
+from study.trials import Trials, has_result, outcome_of
 from study.verdicts import Comparison
 
 if TYPE_CHECKING:
@@ -30,13 +30,13 @@ Again = tuple["Values", int, bool]  # what is run again: values, repeat, scored
 
 
 def best(task: Task, trials: Trials) -> list[FrozenTrial]:
-    """The best complete trials of different values, the first of each, the default left out: of one objective by its
-    value, of two the Pareto front, evenly along it."""
-    seen: list[Values] = [task.default()]
+    """The best complete trials, of those that are the same run the first, the default left out: of one objective by
+    its value, of two the Pareto front, evenly along it."""
+    seen = [task.run(task.default())]
     different = []
     for trial in trials.all():
-        if trial.state == TrialState.COMPLETE and trials.values(trial) not in seen:
-            seen.append(trials.values(trial))
+        if trial.state == TrialState.COMPLETE and (run := task.run(trials.values(trial))) not in seen:
+            seen.append(run)  # what a value changes may depend on another: without guidance its interval moves nothing
             different.append(trial)
     different.sort(key=lambda trial: trial.values)
     if len(task.objectives) == 1:
@@ -69,16 +69,28 @@ def scoring_runs(task: Task, trials: Trials) -> list[Again]:
 
 
 def winner(task: Task, trials: Trials) -> FrozenTrial | None:
-    """Of the best the one with the lowest mean on the seeds that choose; None while one of these has no result."""
+    """Of the best the one with the lowest mean on the seeds that choose, of those that did not fail on one; None while
+    one is still to be run."""
     means = {}
     for trial in best(task, trials):
-        found = _again(task, trials.values(trial), CHOOSING, False)[task.judge].get(task.objectives[0], ())
+        values = trials.values(trial)
+        found = _again(task, values, CHOOSING, False)[task.judge].get(task.objectives[0], ())
         if len(found) == len(CHOOSING):
             means[trial.number] = fmean(found)
+        elif not any(stage.failure() for stage in task.plan([task.run(values, r) for r in CHOOSING]).stages):
+            return None
     if not means:
         return None
     lowest = min(means, key=lambda number: (means[number], number))
     return next(trial for trial in trials.all() if trial.number == lowest)
+
+
+def decided(task: Task, trials: Trials) -> bool:
+    """Whether nothing is left to run of what decides; a repeat that has diverged is a result."""
+    again = [task.run(*one) for one in (*choosing_runs(task, trials), *scoring_runs(task, trials))]
+    planned = task.plan(again).runs if again else ()
+    states = {state_of(one, result)[0] for one in planned for result in one.results}
+    return not states & {"pending", "running", "failed"}
 
 
 def _again(task: Task, values: Values, repeats: Sequence[int], scored: bool) -> dict[str, dict[str, tuple[float, ...]]]:
@@ -112,7 +124,7 @@ def _verdict(task: Task, trials: Trials, won: FrozenTrial | None) -> tuple[bool 
 
 def search_of(task: Task, trials: Trials) -> searches.Search:
     """The search as it stands, for results/searches.py."""
-    all_, dimensions = trials.all(), task.dimensions()
+    dimensions = task.dimensions()
     single = len(task.objectives) == 1
     won = winner(task, trials) if single else None
     beats, reason = _verdict(task, trials, won) if single else (None, "two objectives have no winner: see the front")
@@ -134,7 +146,7 @@ def search_of(task: Task, trials: Trials) -> searches.Search:
         objectives=task.objectives,
         budget=task.budget,
         parameters={name: dimension.declared() for name, dimension in dimensions.items()},
-        trials=tuple(_trial(task, trials, trial) for trial in all_ if trial.params),
+        trials=tuple(_trial(task, trials, trial) for trial in trials.asked()),
         importances=_importances(task, trials),
         default=searches.Default(params=task.default(), scores=_again(task, task.default(), SCORING, True)[task.judge]),
         candidates=candidates,
@@ -148,7 +160,8 @@ def search_of(task: Task, trials: Trials) -> searches.Search:
 def _trial(task: Task, trials: Trials, trial: FrozenTrial) -> searches.Trial:
     about = outcome_of(trial)
     states: dict[TrialState, searches.State] = {
-        TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed",
+        TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned",
+        TrialState.FAIL: "diverged" if has_result(trial) else "failed",
     }  # fmt: skip
     return searches.Trial(
         trial=trial.number,
@@ -210,9 +223,8 @@ def _protocol(task: Task, trials: Trials) -> dict[str, dict[str, Any]]:
 
 def runs(task: Task, trials: Trials) -> Iterator[Run]:
     """Every run of the search, the repeats included."""
-    for trial in trials.all():
-        if trial.params:
-            yield task.run(trials.values(trial))
+    for trial in trials.asked():
+        yield task.run(trials.values(trial))
     for values, repeat, scored in (*choosing_runs(task, trials), *scoring_runs(task, trials)):
         yield task.run(values, repeat, scored)
 
@@ -224,7 +236,7 @@ def conclude(task: Task, trials: Trials) -> searches.Search:
         folder = task.out / "results" / task.setting.study
         state = fingerprint([dataclasses.asdict(search), str(folder.resolve())])
         mark = task.folder / "results" / "concluded.json"
-        if read_json(mark) != state or searches.found(folder) == []:
+        if read_json(mark) != state or task.space not in searches.found(folder):
             searches.write(search, folder)
             update_table(task.plan(list(runs(task, trials))), task.out)
             write_json(mark, state)

@@ -54,12 +54,18 @@ def run_stage(stage: Stage, title: str = "", *, pause_at: int | None = None, at_
     if missing := from_main(missing):
         raise Blocked(f"blocked by {', '.join(missing)}")
     with contextlib.ExitStack() as stack:
+        held, asked_to_stop = None, ""
         try:
             held = stack.enter_context(lease(stage.folder)) if rank() == 0 else None
         except OSError as error:  # a full or read-only disk
             note_failure(stage, "failed", _reason(error))
             raise
-        if record := from_main(stage.record()):  # whoever held the lease before finished it
+        except Interrupted as asked:
+            asked_to_stop = str(asked)
+        record, asked_to_stop = from_main([stage.record(), asked_to_stop])  # the others wait for this
+        if asked_to_stop:
+            raise Interrupted(asked_to_stop)
+        if record:  # whoever held the lease before finished it
             return record
         if held:
             for earlier in ("failure.json", INTERRUPTED):

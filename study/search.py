@@ -24,7 +24,7 @@ from study.sweep import Setting, Sweep, gpus, raise_stop, setting_of
 from study.task import Task
 from study.worker import open_trials, run_worker
 
-WATCH_SECONDS = 1.0
+WATCH_SECONDS = {"local": 1.0, "slurm": 10.0}  # between looks at the workers, of Slurm at its queue
 LINE_SECONDS = 20.0  # between progress lines
 STOP_SECONDS = 60.0
 SLURM_WORKERS = 4
@@ -64,7 +64,7 @@ class Search:
     study: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     """Name of the results, as for study.sweep."""
     seed: int = 0
-    """Of what is tried. Other trials, for the same budget."""
+    """Of the trials that are still to be drawn; those that are there stay."""
     out: Annotated[Path, arg(metavar="FOLDER", help_behavior_hint="")] = CHECKOUT
     """Folder that holds results/. Default: the checkout."""
     dry_run: Annotated[bool, arg(help_behavior_hint="")] = False
@@ -140,20 +140,24 @@ def run(options: Search, task: Task, missing: list[str]) -> int:
     return _say(task, trials, stopped) if not options.detach else 0
 
 
-def _follow(task: Task, missing: list[str]) -> int:
+def _follow(options: Search, task: Task, missing: list[str]) -> int:
     """What the other processes of a torchrun do."""
-    return 3 if missing else int(not run_worker(task, 0))
+    if missing or options.dry_run:
+        return 3 if missing else 0
+    return int(not run_worker(task, 0))
 
 
 def _say(task: Task, trials: Any, stopped: bool) -> int:
     """Write what there is, and print it; returns the exit code."""
-    from study.findings import conclude
+    from study.findings import conclude, decided
     from study.report import print_findings
     from study.trials import outcome_of
 
     search = conclude(task, trials)
     print_findings(search, task.out / "results" / task.setting.study)
-    if trials.finished() and not stopped:
+    elsewhere = "" if task.out == CHECKOUT else f" --out {task.out}"
+    print(f"to draw it: python -m study.figures {task.setting.study}{elsewhere}")
+    if trials.finished() and decided(task, trials) and not stopped:
         return 0
     print(trials.standing())
     reasons = [about["reason"] for trial in trials.all() if (about := outcome_of(trial)).get("state") == "failed"]
@@ -186,7 +190,7 @@ def _watch(options: Search, task: Task, trials: Any) -> bool:
             if time.monotonic() - said > LINE_SECONDS:
                 said = time.monotonic()
                 print(trials.standing(), flush=True)
-            time.sleep(WATCH_SECONDS)
+            time.sleep(WATCH_SECONDS[options.executor])
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
         if options.executor == "slurm":
@@ -238,7 +242,7 @@ def main() -> None:
     code = 2
     try:
         task, missing = prepare(options)
-        code = run(options, task, missing) if started()[0] == 0 else _follow(task, missing)
+        code = run(options, task, missing) if started()[0] == 0 else _follow(options, task, missing)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"study.search: {error}", file=sys.stderr)
     except KeyboardInterrupt:

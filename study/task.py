@@ -63,8 +63,9 @@ class Task:
         return {name: dimension.default for name, dimension in self.dimensions().items()}
 
     def optuna_name(self) -> str:
-        """Of Optuna's study: another one where the space is another."""
-        return f"{self.space}-{fingerprint(declaration(self.dimensions(), self.objectives), 6)}"
+        """Of Optuna's study: another one where the space is another, or the settings that its trials do not vary."""
+        default = [stage.fingerprint for stage in self.plan([self.run(self.default())]).stages]
+        return f"{self.name}-{fingerprint([declaration(self.dimensions(), self.objectives), default], 6)}"
 
     def run(self, values: Values, repeat: int = 0, scored: bool = False) -> Run:
         return self.module.run(self.setting.scale, values, repeat, scored)
@@ -73,9 +74,7 @@ class Task:
         """The plan of some of its runs."""
         s = self.setting
         asking = SimpleNamespace(QUESTION=self.module.QUESTION, runs=lambda scale: runs)
-        return make_plan(
-            f"{SEARCH}{self.space}", cast(ModuleType, asking), s.scale, s.data, s.compute, s.study
-        )  # fmt: skip
+        return make_plan(f"{SEARCH}{self.space}", cast(ModuleType, asking), s.scale, s.data, s.compute, s.study)
 
     def marks(self) -> tuple[int, ...]:
         """Images seen at which a trial's generator is judged."""

@@ -41,7 +41,8 @@ class Outcome:
     """What came out of a trial.
 
     state: "diverged" is a result like "complete" and "pruned"; "failed" is none, and another trial takes its place.
-    values: by objective, of a trial that is complete. seconds: of its own stages. images_seen: at its last value.
+    values: by objective, of a trial that is complete. seconds: of the attempt that ended it, waiting for stages that
+    others do included. images_seen: at its last value.
     """
 
     state: Literal["complete", "pruned", "diverged", "failed"]
@@ -92,6 +93,10 @@ class Trials:
 
     def all(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
+
+    def asked(self) -> list[FrozenTrial]:
+        """Those whose values are all drawn; of others a worker is just asking, or was when it was killed."""
+        return [trial for trial in self.all() if self.dimensions.keys() <= trial.params.keys()]
 
     def values(self, trial: FrozenTrial | Trial) -> dict[str, Any]:
         """What the trial tries, in the order of the space."""

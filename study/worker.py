@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 def open_trials(task: Task, worker: str = "0") -> Trials:
     """The trials of a search. A study that is new takes over what the run folders know of earlier ones: of another
-    space of this name, or of the same whose storage was lost."""
+    space or settings under this name, or of the same whose storage was lost."""
     import optuna
 
     from study.journal import JOURNAL, open_storage
@@ -43,9 +43,10 @@ def open_trials(task: Task, worker: str = "0") -> Trials:
         pruner = optuna.pruners.SuccessiveHalvingPruner(
             min_resource=first, reduction_factor=max(2, round(second / first))
         )
-    folder = task.folder / "trials"
+    name = task.optuna_name()
+    folder = task.folder / "trials" / name  # of this study alone: each begins with trial 0
     with locked(folder):
-        study = open_study(storage, task.optuna_name(), task.objectives, pruner)
+        study = open_study(storage, name, task.objectives, pruner)
         if not study.user_attrs.get("earlier"):
             for trial in earlier(task, [t.params for t in study.get_trials(deepcopy=False)]):
                 study.add_trial(trial)
@@ -86,6 +87,8 @@ def evaluate(task: Task, claimed: Claimed) -> Outcome:
     except Interrupted:
         raise
     except LeaseLost:
+        if processes() > 1:  # the others go on with the stage: the end of this one tells them
+            raise
         return evaluate(task, claimed)  # another process does that stage: this one waits for it
     except Exception as error:
         if processes() > 1 and not isinstance(error, Diverged):  # the others may wait: the end of this one tells them
@@ -100,7 +103,7 @@ def _generator(task: Task, claimed: Claimed, generator: Planned) -> tuple[int, b
     """Train and judge the generator; how many images it has seen, and whether it was pruned there.
 
     Where trials can be pruned, the training saves and stops at each mark until its snapshot is judged: so judging can
-    move none of its bits, and there is nothing to be stopped.
+    move none of its bits, and there is nothing to be stopped. The default is never pruned: all are compared with it.
     """
     from study.stages.fit_generator import snapshot_file
 
@@ -117,7 +120,7 @@ def _generator(task: Task, claimed: Claimed, generator: Planned) -> tuple[int, b
                 if any(gathered(stop_requested.is_set())):
                     raise
         record = run_stage(result, stage_title(result), at_hand=("generator",))
-        if claimed.prune(record["metrics"][task.judge]["gfid"], mark):
+        if claimed.prune(record["metrics"][task.judge]["gfid"], mark) and claimed.values != task.default():
             if rank() == 0:
                 _end(fit, mark)
             return mark, True
@@ -132,9 +135,9 @@ def _generator(task: Task, claimed: Claimed, generator: Planned) -> tuple[int, b
 
 def _end(fit: Stage, mark: int) -> None:
     """Note that a training was pruned. Its checkpoints, the largest files of all, go: it was one of the worse ones."""
-    if fit.record() is not None:
-        return  # it was trained before, by whoever asked
     with lease(fit.folder):
+        if fit.record() is not None:
+            return  # it was trained before, or meanwhile, by whoever asked
         for path in fit.folder.glob("checkpoint-*.safetensors"):
             path.unlink(missing_ok=True)
         note_failure(fit, "pruned", f"pruned at {mark:,} images")
@@ -143,8 +146,12 @@ def _end(fit: Stage, mark: int) -> None:
 # The worker
 
 
-def do_all(stages: Sequence[Stage]) -> None:
+def do_all(stages: Sequence[Stage], begin: int = 0) -> None:
     """Do what is missing of some stages, together with the other workers, until each has its record or has failed here.
+
+    Args:
+        stages: after what they read from. What has diverged is not trained again.
+        begin: number of the stage to look at first; workers with different ones do not all wait for the same lease.
 
     Raises:
         Interrupted: asked to stop.
@@ -154,12 +161,14 @@ def do_all(stages: Sequence[Stage]) -> None:
 
     def next_() -> int | None:
         """The first that is ready and that nobody does; -1 to wait, None when nothing is left."""
-        left = False
-        for number, stage in enumerate(stages):
-            if stage.fingerprint in given_up or stage.record() is not None:
-                continue
-            if any(source.fingerprint in given_up for source in stage.inputs.values()):
+        for stage in stages:
+            diverged = (stage.failure() or {}).get("state") == "diverged"
+            if diverged or any(source.fingerprint in given_up for source in stage.inputs.values()):
                 given_up.add(stage.fingerprint)
+        left = False
+        for number in (*range(begin, len(stages)), *range(begin)):
+            stage = stages[number]
+            if stage.fingerprint in given_up or stage.record() is not None:
                 continue
             left = True
             if all(source.record() for source in stage.inputs.values()) and watcher.live(stage.folder) is None:
@@ -178,16 +187,21 @@ def do_all(stages: Sequence[Stage]) -> None:
         except Interrupted:
             raise
         except LeaseLost:
-            continue
-        except Exception:
             if processes() > 1:
+                raise
+        except Exception as error:
+            if processes() > 1 and not isinstance(error, Diverged):
                 raise
             given_up.add(stage.fingerprint)
             log.error("%s failed\n%s", stage_title(stage), traceback.format_exc())
 
 
-def confirm(task: Task, trials: Trials | None) -> None:
-    """Run the best again with other seeds: first those that choose the winner, then those that score it."""
+def confirm(task: Task, trials: Trials | None, number: int) -> None:
+    """Run the best again with other seeds: first those that choose the winner, then those that score it.
+
+    Args:
+        number: of the worker.
+    """
     from study import findings
 
     for runs in (findings.choosing_runs, findings.scoring_runs):
@@ -198,7 +212,8 @@ def confirm(task: Task, trials: Trials | None) -> None:
         if rank() == 0:
             for (values, repeat, _), run in zip(asked, again, strict=True):
                 note(task, values, task.plan([run]), repeat)
-        do_all(task.plan(again).stages)
+        stages = task.plan(again).stages
+        do_all(stages, begin=number * len(stages) // task.workers % len(stages))
 
 
 def run_worker(task: Task, number: int) -> bool:
@@ -211,7 +226,7 @@ def run_worker(task: Task, number: int) -> bool:
         trials = open_trials(task, str(number)) if rank() == 0 else None
         try:
             work(trials, functools.partial(evaluate, task))
-            confirm(task, trials)
+            confirm(task, trials, number)
             done = True
         except Interrupted as stopped:
             log.info("%s; the same command goes on from here", stopped)

@@ -94,7 +94,7 @@ def test_no_search_at_all(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("complete", "finished", "trial 0 is 'finished'; valid are complete, pruned, failed, running"),
+        ("complete", "finished", "trial 0 is 'finished'; valid are complete, pruned, diverged, failed, running"),
         ("512.25", "nan", "trial 0 has nan where a finite number belongs"),
         ("512.25", "", "trial 0 is complete, but without gfid"),
         ("640", "many", "row 2: invalid literal"),

@@ -39,7 +39,7 @@ def test_three_of_ten_trials_are_preempted_and_exactly_ten_finish(slurm, picture
 
     def held():
         """Workers that have a trial, by their job."""
-        leases = [read_json(path) for path in folder.glob("trials/*/lease.json")]
+        leases = [read_json(path) for path in folder.glob("trials/*/*/lease.json")]
         return {lease["job"] for lease in leases if lease}
 
     def training():

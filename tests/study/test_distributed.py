@@ -12,9 +12,10 @@ import torch
 from test_training import aligned_with_everything
 
 from models.discriminator import BatchNorm
-from study import checkpoint, distributed, history
+from study import checkpoint, distributed, history, jobs
 from study.files import load_tensors, save_tensors
 from study.jobs import run_job, run_stage
+from study.lease import lease
 from study.plan import Job
 from study.stages import encode, fit_generator, fit_tokenizer
 
@@ -152,6 +153,24 @@ def test_two_processes_make_one_record_and_resume_together(stages, study_root, m
     assert list(stage.folder.glob("checkpoint-*"))
     assert ended(started(2, whole_job, stage)) == [0, 0]
     assert (stage.folder / fit_tokenizer.WEIGHTS).read_bytes() == whole
+
+
+def test_one_that_is_asked_to_stop_while_it_waits_for_a_lease_stops_all(stages, study_root):
+    stage = with_processes(stages["plain"], processes=2)
+    with lease(stage.folder):
+        processes = started(2, waiting_job, stage)
+        wait_for(lambda: (stage.folder / "waits").exists())
+        os.kill(processes[0].pid, signal.SIGTERM)
+        assert ended(processes) == [0, 0]
+
+
+def waiting_job(stage):
+    def noted(folder):
+        (folder / "waits").touch()
+        return lease(folder)
+
+    jobs.lease = noted
+    whole_job(stage)
 
 
 def slow_job(stage):

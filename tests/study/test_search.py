@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import optuna
 import pandas as pd
 import pytest
 from made_up import COMPUTE, data_spec, draw_pictures
@@ -14,20 +15,23 @@ from test_sweep import TINY
 
 from results import searches
 from results.table import load
-from study import jobs
+from study import jobs, worker
 from study.files import read_json
-from study.findings import CHOOSING, FEWEST, SCORING, conclude
+from study.findings import CHOOSING, FEWEST, SCORING, best, conclude
 from study.jobs import run_stage
+from study.lease import LeaseLost
 from study.noted import note
 from study.scales import SCALES, smoke
+from study.search import _say as say
 from study.spaces import Choice, Number, space, spaces
 from study.specs import FitGenerator, Generate
 from study.stages.fit_generator import snapshot_file
 from study.stopping import Interrupted, stop_requested
 from study.sweep import Setting
 from study.task import Task
-from study.trials import outcome_of
+from study.trials import Claimed, outcome_of
 from study.worker import open_trials, run_worker
+from study.workspace import Diverged
 
 JUDGES = (("efficientnet_lite2", 64), ("classifier", 0))
 
@@ -154,8 +158,8 @@ def test_the_winner_is_chosen_on_some_new_seeds_and_scored_on_others(tmp_path, s
     found = search(tmp_path, "sampling", FEWEST + 4)
     assert [trial.state for trial in found.trials] == ["complete"] * 12
     assert found.trials[0].params == found.default.params
-    best = sorted(found.trials[1:], key=lambda trial: trial.values["gfid"])
-    assert [c.trial for c in found.candidates] == [trial.trial for trial in best[:5]]
+    lowest = sorted(found.trials[1:], key=lambda trial: trial.values["gfid"])
+    assert [c.trial for c in found.candidates] == [trial.trial for trial in lowest[:5]]
     assert [len(c.again["gfid"]) for c in found.candidates] == [len(CHOOSING)] * 5
     scored = {c.trial: len(c.scores.get("gfid", ())) for c in found.candidates}
     assert scored == {c.trial: len(SCORING) if c.trial == found.winner else 0 for c in found.candidates}
@@ -253,7 +257,119 @@ def test_a_run_that_pauses_for_its_judges_has_the_bits_of_one_that_does_not(tiny
     assert bits(plan) == whole and len(whole) == 6
 
 
+def test_the_default_is_never_pruned(tmp_path, stages_run, monkeypatch):
+    monkeypatch.setattr(optuna.pruners.SuccessiveHalvingPruner, "prune", lambda *_: True)
+    found = search(tmp_path, "generator", 3)
+    assert [trial.state for trial in found.trials] == ["complete", "pruned", "pruned"]
+
+
+# What decides
+
+
+def test_there_is_no_winner_while_one_of_the_best_is_still_to_be_run(tmp_path, stages_run):
+    asked = task("sampling", 6, out=tmp_path)
+    found = search(tmp_path, "sampling", 6)
+    other = next(candidate for candidate in found.candidates if candidate.trial != found.winner)
+    again = asked.plan([asked.run(other.params, CHOOSING[0])]).runs[1].results[-1]
+    (again.folder / "record.json").unlink()
+    found = conclude(asked, open_trials(asked))
+    assert found.winner is None and found.reason == "not all of the best have been run again"
+    assert say(asked, open_trials(asked), stopped=False) == 1
+    search(tmp_path, "sampling", 6)
+    assert say(asked, open_trials(asked), stopped=False) == 0
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_a_repeat_that_diverges_is_out_and_is_not_trained_again(tmp_path, stages_run, monkeypatch, processes):
+    whole, diverged = jobs.stages.execute, []
+
+    def execute(stage, out):
+        if isinstance(stage.spec, FitGenerator) and stage.spec.seed > 0 and (not diverged or stage in diverged):
+            diverged.append(stage)
+            raise Diverged("diverged at step 3")
+        return whole(stage, out)
+
+    monkeypatch.setattr(jobs.stages, "execute", execute)
+    monkeypatch.setattr(worker, "processes", lambda: processes)
+    found = search(tmp_path, "generator", 6)
+    out = [candidate.trial for candidate in found.candidates if len(candidate.again.get("gfid", ())) < len(CHOOSING)]
+    assert len(diverged) == 1 and len(out) == 1 and found.winner not in (None, *out)
+    assert search(tmp_path, "generator", 6) == found and len(diverged) == 1
+
+
+def test_the_best_are_different_runs(tmp_path, stages_run):
+    asked = task("sampling", 5, out=tmp_path)
+    trials = open_trials(asked)
+    for start in (0.0, 0.3, 0.5):  # without guidance its interval moves nothing
+        trials.study.enqueue_trial({**asked.default(), "guidance_scale": 1.0, "guidance_start": start, "steps": 2})
+    assert run_worker(asked, 0)
+    runs = [asked.run(trials.values(trial)) for trial in best(asked, trials)]
+    assert all(run not in runs[:number] for number, run in enumerate(runs)) and len(runs) == 2
+
+
+def test_a_trial_that_diverges_counts(tmp_path, stages_run, monkeypatch):
+    whole = jobs.stages.execute
+
+    def execute(stage, out):
+        if isinstance(stage.spec, FitGenerator) and stage.spec.recipe.learning_rate > 0.0007:
+            raise Diverged("diverged at step 3")
+        return whole(stage, out)
+
+    monkeypatch.setattr(jobs.stages, "execute", execute)
+    found = search(tmp_path, "generator", 6)
+    assert {t.state for t in found.trials if t.params["learning_rate"] > 0.0007} == {"diverged"}
+    assert len(found.trials) == 6
+
+
 # Changed, lost, interrupted
+
+
+def test_other_settings_under_the_same_name_have_trials_of_their_own(tmp_path, stages_run):
+    search(tmp_path, "sampling", 4)
+    samples = smoke().sampling.samples * 2
+    other = task("sampling", 4, out=tmp_path, sampling=dataclasses.replace(smoke().sampling, samples=samples))
+    assert not open_trials(other).all()
+    with open_trials(other).claim() as one, open_trials(task("sampling", 5, out=tmp_path)).claim() as two:
+        assert (one.number, two.number) == (0, 4)
+    assert open_trials(other).folder != open_trials(task(out=tmp_path)).folder
+
+
+def test_a_trial_whose_values_are_only_being_drawn_is_not_told_of_yet(tmp_path, stages_run, monkeypatch):
+    asked = task("sampling", 3, out=tmp_path)
+    drawn = Number.suggest
+
+    def killed(self, trial, name):
+        if name == "steps":
+            raise KeyboardInterrupt
+        drawn(self, trial, name)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), open_trials(asked).claim():
+        patch.setattr(Number, "suggest", killed)
+        with open_trials(asked).claim():
+            pass
+    assert len(open_trials(asked).all()) == 2
+    assert len(conclude(asked, open_trials(asked)).trials) == 1
+
+
+def test_files_that_are_deleted_are_written_again(tmp_path, stages_run):
+    search(tmp_path, "sampling", 2)
+    folder = tmp_path / "results" / "made" / "search"
+    (folder / "sampling.csv").rename(folder / "generator.csv")
+    (folder / "sampling.json").unlink()
+    search(tmp_path, "sampling", 2)
+
+
+def test_of_several_processes_one_that_loses_its_lease_ends(stages_run, monkeypatch):
+    def lost(*_, **__):
+        raise LeaseLost("another process took over")
+
+    asked = task("sampling")
+    monkeypatch.setattr(worker, "run_stage", lost)
+    monkeypatch.setattr(worker, "processes", lambda: 2)
+    with pytest.raises(LeaseLost):
+        worker.evaluate(asked, Claimed(number=0, values=asked.default(), trial=None))
+    with pytest.raises(LeaseLost):
+        worker.do_all(asked.plan([asked.run(asked.default())]).stages)
 
 
 def test_a_changed_space_takes_over_the_trials_that_fit(tmp_path, stages_run, monkeypatch):
