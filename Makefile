@@ -22,6 +22,7 @@ test-chaos: $(VENV)/.installed
 
 lint: $(VENV)/.installed
 	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check --quiet .
 	$(VENV)/bin/mypy
 
 $(VENV)/.installed: pyproject.toml

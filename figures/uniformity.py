@@ -75,7 +75,9 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
         if theirs is not None:
             found = _found(theirs)
             found = found._replace(drawn=found.drawn.dropna(subset=["value"]))
-            for ax, name in zip(axes[-columns:], _names(found.drawn), strict=False):
+            shown = _names(found.drawn)[:columns]  # figures/paper/ has all
+            found = found._replace(drawn=found.drawn[found.drawn["diagnostic"].isin(shown)])
+            for ax, name in zip(axes[-columns:], shown, strict=False):
                 _draw_one(ax, name, found, style.grey)
             beside = published.sourced(found.drawn, found.generators)
         page.hide_empty(axes)

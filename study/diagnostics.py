@@ -95,13 +95,15 @@ def picture_latents(latents: Latents, images: ImageSet, folder: Path) -> None:
     """Write a sheet of PICTURES training images, the same for every tokenizer, and below each its latent: the first
     three principal components of these latents (posterior means) as red, green and blue, each over its own range.
 
-    With fewer images or latent channels than that there is no sheet, or a component is grey.
+    With fewer images, or latents that are not finite, there is no sheet; with fewer channels a component is grey.
     """
     if len(latents.labels) < PICTURES:
         return
     rows = np.random.default_rng(derive(0, "diagnostics", 0)).permutation(len(latents.labels))[:PICTURES]
     no_noise = torch.zeros(PICTURES, *latents.shape)
     latent = latents.sample(rows, torch.zeros(PICTURES, dtype=torch.int64), no_noise).double()  # (8, d, h, w)
+    if not latent.isfinite().all():
+        return
     shades = _principal(latent.movedim(1, -1).flatten(0, 2)).unflatten(0, (PICTURES, *latent.shape[2:]))
     pictures = torch.from_numpy(images.images[rows])
     cell = pictures.shape[-1] // latent.shape[-1]

@@ -167,7 +167,8 @@ def _points(folder: Path, rows: pd.DataFrame, sheets: Path) -> Iterator[Point]:
             if row[metric] is not None:
                 yield Point(f"{metric}/{judge}", int(row["images_seen"]), float(row[metric]))
         if row["sheet"] and (sheets / row["sheet"]).is_file():
-            yield Point(f"sheets/{row['sheet'].partition('-')[0]}{way}", int(row["images_seen"]), sheets / row["sheet"])
+            kind = f"{row['sheet'].partition('-')[0]}{way}-{row['protocol'][:6]}"
+            yield Point(f"sheets/{kind}", int(row["images_seen"]), sheets / row["sheet"])
 
 
 def mirror(options: TensorBoard) -> None:
