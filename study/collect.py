@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from models.specs import parse_tokenizer
 from results.labels import Label, cell, parse
+from results.runs import SEARCH
 from results.schema import DIAGNOSTICS, METRICS, latents_file
 from study.data import DataSpec
 from study.estimate import training_flops
@@ -164,7 +165,10 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
             sheet, seed = "", spec.sampling.seed if isinstance(spec, Generate) else None
             if record is not None:
                 sheet = f"{Path(record['sheet']).stem}-{result.fingerprint}.png"
-                _copy(result.folder / record["sheet"], sheets / sheet)
+                if not plan.ablation.startswith(SEARCH):
+                    _copy(result.folder / record["sheet"], sheets / sheet)
+                elif not (sheets / sheet).exists():  # of trials there are too many: they stay in their stages' folders
+                    sheet = ""
                 if planned.fit in latents and planned.kind == "tokenizer":
                     for name in (LATENT_MAP, LATENT_PICTURES):
                         target = latents_file(planned.fit.fingerprint, Path(name).suffix)
