@@ -10,8 +10,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from figures import page, scales, style, trials, wording
-from results.searches import Parameter, Search, Trial, Value
+from figures import page, scales, style, wording
+from results.searches import Parameter, Search, Trial, Value, printed
 
 APART = 0.13  # shares of an axis that two of its ticks keep from each other
 SPREAD = 0.07  # over which trials of one choice are spread, so that their lines can be told apart
@@ -30,7 +30,7 @@ class Scale(NamedTuple):
 def draw(ax: Axes, search: Search, done: Sequence[Trial]) -> None:
     """Complete trials, the best on top and the winner thick; pruned ones in grey, without an objective."""
     by_parameter = {key: of_parameter(parameter) for key, parameter in search.parameters.items()}
-    by_objective = {key: of_objective(trials.name(key), [t.values[key] for t in done]) for key in search.objectives}
+    by_objective = {key: of_objective(printed(key), [t.values[key] for t in done]) for key in search.objectives}
     axes = [*by_parameter.values(), *by_objective.values()]
     goal = search.objectives[-1]
     colors = matplotlib.colormaps["viridis"]

@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 
 from figures import page, parallel, scales, style, trials
 from figures.drawing import Drawing
-from results.searches import Search, Trial
+from results.searches import Search, Trial, printed
 
 WIDTH = 7.2  # inches, as all here; more where many trials were run again
 ROW, BOTTOM, TOP = 2.4, 0.52, 0.34  # of an objective's row: its height, below its panels, above them
@@ -155,7 +155,7 @@ def _importance(figure: Figure, search: Search, objective: str, box: tuple[float
         ax.annotate("too few trials to tell\nwhich settings matter", (0.5, 0.5), xycoords="axes fraction", ha="center",
                     va="center", color=style.GREY)  # fmt: skip
         return
-    ax.annotate(f"Importance for {trials.name(objective)}", (1, 1), xycoords="axes fraction", xytext=(NUMBER * 36, 8),
+    ax.annotate(f"Importance for {printed(objective)}", (1, 1), xycoords="axes fraction", xytext=(NUMBER * 36, 8),
                 textcoords="offset points", ha="right", fontsize=style.TEXT)  # fmt: skip
     places = range(len(shares))
     ax.barh(places, [share for _, share in shares], height=0.56, color=trials.TRIAL, linewidth=0)
@@ -168,7 +168,7 @@ def _importance(figure: Figure, search: Search, objective: str, box: tuple[float
 
 
 def _notes(search: Search, done: Sequence[Trial]) -> list[str]:
-    goal = trials.name(search.objectives[-1])
+    goal = printed(search.objectives[-1])
     notes = [f"Below: a line per complete trial, coloured by its {goal} (dark is better)."]
     if search.winner is not None:
         notes[0] = notes[0].replace(").", "), the winner thick.")

@@ -8,9 +8,8 @@ import pandas as pd
 
 from figures import wording
 from figures.drawing import NothingToDraw
-from results.searches import STATES, Search, Trial
+from results.searches import STATES, Search, Trial, printed
 
-NAMES = {"rfid": "rFID", "gfid": "gFID", "sfid": "sFID", "kid": "KID"}
 TRIAL, CHOSEN = "#0072b2", "#d55e00"  # apart for the colour-blind; in grey the marker tells
 
 
@@ -42,18 +41,13 @@ def verdict(search: Search) -> str:
     return f"{what}: {search.reason.rstrip('.')}." if search.reason else f"{what}."
 
 
-def name(objective: str) -> str:
-    """An objective as figures print it."""
-    return NAMES.get(objective, objective)
-
-
 def axis(search: Search, objective: str) -> str:
     """Label of an objective's axis, in two lines where its judge is known."""
     about = search.protocol.get(objective, {})
     if not about.get("extractor"):
-        return f"{name(objective)} ({wording.BETTER})"
+        return f"{printed(objective)} ({wording.BETTER})"
     columns = ("samples", "extractor", "extractor_size", "comparable")
-    return wording.axis(name(objective), pd.DataFrame([{column: about.get(column) for column in columns}]))
+    return wording.axis(printed(objective), pd.DataFrame([{column: about.get(column) for column in columns}]))
 
 
 def caption(search: Search) -> list[str]:
@@ -72,7 +66,7 @@ def caption(search: Search) -> list[str]:
         if about.get("comparable") is False:
             facts.append("not comparable: fewer samples than twice the feature width")
         if facts:
-            lines.append(f"{name(objective)}: {', '.join(facts)}.")
+            lines.append(f"{printed(objective)}: {', '.join(facts)}.")
     return lines
 
 

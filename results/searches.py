@@ -23,6 +23,12 @@ FOLDER = "search"  # inside results/<study>
 COLUMNS = ("trial", "state", "run", "seconds", "images_seen")
 PARAM = "param."  # begins the column of a parameter
 SHARED = (*PROTOCOL, "generator", "images_seen")  # columns of the table that an objective's protocol may name
+PRINTED = {"rfid": "rFID", "gfid": "gFID", "sfid": "sFID", "kid": "KID"}
+
+
+def printed(objective: str) -> str:
+    """An objective as readers know it."""
+    return PRINTED.get(objective, objective)
 
 
 class SearchError(ValueError):

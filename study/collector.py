@@ -46,14 +46,17 @@ class Collector:
             update_table(self.plan, self.out)
 
     def update(self) -> None:
-        """Rewrite the table, and figures and report unless they were made from this very table and these sheets."""
+        """Rewrite the table, and figures and report unless they were made from this very table, these sheets and
+        searches."""
         from study.collect import update_table
 
         update_table(self.plan, self.out)
         drawn = self.out / "figures" / self.plan.study
         mark = study_root() / "tables" / f"{fingerprint(str(drawn.resolve()))}.json"
         sheets = sorted(path.name for path in (self.table.parent / "sheets").glob("*.*"))
-        state = hashlib.sha256(self.table.read_bytes() + " ".join(sheets).encode()).hexdigest()
+        searches = sorted((self.table.parent / "search").glob("*.json"))
+        read = [self.table.read_bytes(), " ".join(sheets).encode(), *(path.read_bytes() for path in searches)]
+        state = hashlib.sha256(b"".join(read)).hexdigest()
         known = read_json(mark) or {}
         if known.get("table") == state and any(drawn.glob("*.png")) and self.report.exists():
             self.made, self.skipped = sorted(drawn.glob("*.*")), known["skipped"]

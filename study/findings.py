@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial, TrialState
 
 from results import searches
-from study.collect import protocols, state_of, update_table
+from study.collect import protocols, state_of
+from study.collector import Collector
 from study.files import fingerprint, read_json, write_json
 from study.lease import locked
 from study.plan import Run
@@ -119,7 +120,7 @@ def _verdict(task: Task, trials: Trials, won: FrozenTrial | None) -> tuple[bool 
     verdicts = {one.verdict() for one in compared}
     beats = True if verdicts == {"holds"} else False if verdicts == {"fails"} else None
     numbers = "; ".join(f"{one} by {one.judge}" for one in compared)
-    return beats, f"{objective} of winner against default on {len(SCORING)} held-out seeds: {numbers}"
+    return beats, f"{searches.printed(objective)} of winner against default on {len(SCORING)} held-out seeds: {numbers}"
 
 
 def search_of(task: Task, trials: Trials) -> searches.Search:
@@ -230,7 +231,7 @@ def runs(task: Task, trials: Trials) -> Iterator[Run]:
 
 
 def conclude(task: Task, trials: Trials) -> searches.Search:
-    """Write the search's files, and its rows into the study's table; nothing where that is as it was."""
+    """Write the search's files and its rows into the study's table, and draw; nothing where that is as it was."""
     with locked(task.folder / "results"):
         search = search_of(task, trials)
         folder = task.out / "results" / task.setting.study
@@ -238,6 +239,6 @@ def conclude(task: Task, trials: Trials) -> searches.Search:
         mark = task.folder / "results" / "concluded.json"
         if read_json(mark) != state or task.space not in searches.found(folder):
             searches.write(search, folder)
-            update_table(task.plan(list(runs(task, trials))), task.out)
+            Collector(task.plan(list(runs(task, trials))), task.out).update()
             write_json(mark, state)
     return search

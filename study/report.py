@@ -341,6 +341,8 @@ def _ends(dimension: Any) -> tuple[Any, ...]:
 
 def print_findings(search: Search, folder: Path) -> None:
     """Print the best of a search, and whether the winner beats the default."""
+    from results.searches import printed
+
     console.print(f"[bold]{search.space}[/bold]: {search.question}")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
@@ -353,7 +355,7 @@ def print_findings(search: Search, folder: Path) -> None:
     first = next((trial.values for trial in search.trials if trial.params == search.default.params), {})
     for name in search.objectives:
         found = [first.get(name), *(values[candidate.trial][name] for candidate in search.candidates)]
-        table.add_row(name, *("" if value is None else f"{value:.4g}" for value in found))
+        table.add_row(printed(name), *("" if value is None else f"{value:.4g}" for value in found))
     for name, parameter in search.parameters.items():
         tried = [search.default.params.get(name), *(candidate.params.get(name) for candidate in search.candidates)]
         table.add_row(parameter.label, *(f"{v:g}" if isinstance(v, float) else str(v) for v in tried))
@@ -362,7 +364,7 @@ def print_findings(search: Search, folder: Path) -> None:
         verdict = {True: "the winner beats the default", False: "the default beats the winner", None: "undecided"}
         console.print(f"{verdict[search.beats_default]}: {search.reason}", markup=False)
     console.print(f"written  {_relative(folder / 'search')}/ ({search.space}.csv and .json)", markup=False)
-    console.print(f"figures  python -m study.figures {search.study}", markup=False)
+    console.print(f"figures  figures/{search.study}/ (search-{search.space}; in {_relative(folder)}/report.html too)")
 
 
 def print_guidance(path: Path) -> None:

@@ -155,8 +155,6 @@ def _say(task: Task, trials: Any, stopped: bool) -> int:
 
     search = conclude(task, trials)
     print_findings(search, task.out / "results" / task.setting.study)
-    elsewhere = "" if task.out == CHECKOUT else f" --out {task.out}"
-    print(f"to draw it: python -m study.figures {task.setting.study}{elsewhere}")
     if trials.finished() and decided(task, trials) and not stopped:
         return 0
     print(trials.standing())
