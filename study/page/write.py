@@ -14,7 +14,7 @@ import pandas as pd
 import figures
 from figures import rows, wording
 from results.files import replacing
-from results.runs import scored
+from results.runs import of_searches, scored
 from results.schema import KINDS
 from results.table import load
 from study.claims import RULE, Judged, judge_claims
@@ -47,6 +47,8 @@ def write_page(study: Path, drawn: Path, not_drawn: Mapping[str, str] | None = N
 def page(study: Path, drawn: Path, not_drawn: Mapping[str, str]) -> str:
     """The page as text; see `write_page`."""
     table = load(study / "table.csv")
+    trials = of_searches(table).astype(bool)  # so many, and so alike, that their figures say more
+    n_trials, table = int(trials.sum()), table[~trials]
     found = _figures(drawn)
     headline = next((name for name in HEADLINES if name in found), next(iter(found), ""))
     others = [name for name in found if name != headline]
@@ -57,7 +59,7 @@ def page(study: Path, drawn: Path, not_drawn: Mapping[str, str]) -> str:
     parts = {  # anchor: heading, content
         "headline": ("Headline", shown.get(headline, "<p>No figure has been drawn.</p>")),
         "claims": ("The paper's claims", _claims(table)),
-        "runs": ("Runs", _missing(table) + tables.runs(table)),
+        "runs": ("Runs", _missing(table) + tables.runs(table) + _trials(n_trials, study.name)),
         "figures": ("Figures", (f'<div class="figures">{rest}</div>' if rest else "") + _list("Not drawn", absent)),
         "samples": ("Samples over training", _samples(table, study / "sheets")),
         "protocol": ("Protocol", tables.protocol(table)),
@@ -137,6 +139,14 @@ def _list(title: str, lines: Sequence[str]) -> str:
     if not lines:
         return ""
     return f"<h3>{title}</h3>\n<ul class='small'>{''.join(f'<li>{line}</li>' for line in lines)}</ul>\n"
+
+
+def _trials(count: int, study: str) -> str:
+    """Where the rows are that searches alone asked for."""
+    if not count:
+        return ""
+    place = f"<code>results/{escape(study)}/search/</code>"
+    return f"<p class='small quiet'>{count} rows of searches are in the table alone; of trials see {place}.</p>\n"
 
 
 def _missing(table: pd.DataFrame) -> str:

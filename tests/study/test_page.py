@@ -19,6 +19,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from results.runs import of_searches
 from results.table import load, write
 from study.claims import judge_claims
 from study.page.write import page, write_page
@@ -32,7 +33,8 @@ EMPTY_CELL = '<td class="n"></td>'
 
 @pytest.fixture(scope="module")
 def table():
-    return load(CHECKOUT / "results" / "desk" / "table.csv")
+    found = load(CHECKOUT / "results" / "desk" / "table.csv")
+    return found[~of_searches(found)].reset_index(drop=True)
 
 
 @pytest.fixture
@@ -136,6 +138,17 @@ def test_a_missing_number_is_an_empty_cell_and_too_few_samples_are_marked(table,
     assert text.count(EMPTY_CELL) == 1
     assert "nan" not in text.lower()
     assert "† not comparable" in text
+
+
+def test_trials_of_searches_are_counted_and_not_listed(table, drawn, tmp_path):
+    trials = table[table["kind"] == "generator"].assign(guidance_scale=1.5, ablations="search-sampling")
+    trials["protocol"] = trials["protocol"] + "s"
+    with_trials = page(save(pd.concat([table, trials]), tmp_path / "made"), drawn, {})
+    without = page(save(table, tmp_path / "other"), drawn, {})
+    assert f"{len(trials)} rows of searches" in section(with_trials, "runs")
+    assert "rows of searches" not in without
+    for name in ("claims", "samples", "protocol", "cost"):
+        assert section(with_trials, name) == section(without, name)
 
 
 def test_what_is_varied_has_a_column(table, drawn, tmp_path):
