@@ -178,7 +178,7 @@ def test_a_cancelled_job_stays_so_until_it_is_retried(slurm_accounting, sweep, u
     loose = it.root / "stages" / "encode" / "0123456789abcdef" / "latents-00000.safetensors"
     loose.parent.mkdir()
     loose.touch()
-    assert "1 stage folders" in it.run("clean", "--yes")
+    assert "1 stage folder, " in it.run("clean", "--yes")
     assert not loose.exists() and it.weights() == undisturbed.weights()
 
 
