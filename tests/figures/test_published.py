@@ -91,6 +91,7 @@ def test_the_papers_figures_hold_its_numbers() -> None:
     assert draw("vf_loss", PAPER).data["label"].tolist()[:2] == ["none", "full"]
 
 
+@pytest.mark.slow  # seconds, but among the longest
 def test_the_command_draws_the_paper_by_its_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     from study.figures import main
 

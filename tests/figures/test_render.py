@@ -289,6 +289,7 @@ def test_an_unknown_figure_is_answered_with_the_nearest() -> None:
         figures.module("frontiers")
 
 
+@pytest.mark.slow  # seconds, but among the longest
 def test_the_command(tmp_path: Path, table: pd.DataFrame, capsys: pytest.CaptureFixture[str]) -> None:
     from study.figures import main
 

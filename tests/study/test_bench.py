@@ -190,6 +190,7 @@ def test_the_whole_bench(monkeypatch, tmp_path, capsys, tiny_scale):
     assert sum(content["generator_step_shares"].values()) == pytest.approx(1)
 
 
+@pytest.mark.slow  # seconds, but among the longest
 def test_a_judge_without_weights_is_missing_and_the_rest_is_measured(tiny, monkeypatch, tmp_path):
     monkeypatch.setenv("STUDY_WEIGHTS", str(tmp_path))
     monkeypatch.setattr(bench, "measure", lambda *_, **__: [])

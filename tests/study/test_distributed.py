@@ -100,6 +100,7 @@ def stages(tiny_plan, tiny_scale):
     }
 
 
+@pytest.mark.slow  # seconds, but among the longest
 def test_a_step_of_the_tokenizer_is_the_same_on_two_processes(stages, tmp_path):
     stage = stages["tokenizer"]
     one_step(stage, tmp_path / "one")

@@ -98,7 +98,7 @@ record.pop("cost")
 """
 
 
-@pytest.mark.parametrize("stored", ["posterior", "sample"])
+@pytest.mark.parametrize("stored", [pytest.param("posterior", marks=pytest.mark.slow), "sample"])
 def test_two_processes_write_the_same_files_as_one(stored, tiny_plan, tiny_scale, tmp_path):
     plan = tiny_plan(dataclasses.replace(tiny_scale, stored_latents=stored))
     fit, _, latents = plan.jobs[0].stages

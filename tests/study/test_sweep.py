@@ -135,8 +135,12 @@ def test_a_sweep_over_guidance_ends_with_none_and_best_and_its_figure(pictures, 
 ELSEWHERE = ("guidance", "released", "baselines")
 RUNS = """
 import sys, tyro
+import figures.render
 from study.sweep import Sweep, prepare, run
-for name in sys.argv[1].split():
+draw = figures.render.render
+for name in sys.argv[1].split():  # drawn once, at the end: after each it would take most of the time
+    last = name == sys.argv[1].split()[-1]
+    figures.render.render = draw if last else lambda study, out: figures.render.Rendered([], {}, {})
     options = tyro.cli(Sweep, args=[name, *sys.argv[2:]])
     assert run(options, prepare(options)) == 0, name
 """
