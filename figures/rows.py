@@ -36,7 +36,7 @@ def asked(table: pd.DataFrame, figure: str) -> pd.DataFrame:
     ones, and rows that only ablations with labels ask for: these have figures of their own, see `labelled`. Raises
     NothingToDraw when no ablation asks for anything, NotAsked when only such do.
     """
-    rows = table[(table["ablations"].str.strip() != "") & ~choosing(table) & ~of_searches(table).astype(bool)]
+    rows = table[(table["ablations"].str.strip() != "") & ~choosing(table) & ~of_searches(table)]
     if rows.empty:
         raise NothingToDraw("no row of the table is asked for by an ablation")
     for ablation in (figure, "frontier"):

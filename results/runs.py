@@ -28,11 +28,12 @@ def changes_of(run: str) -> dict[str, Any]:
 
 def of_searches(table: pd.DataFrame) -> pd.Series:
     """Which rows are asked for by searches alone: they answer no ablation's question."""
-    return table["ablations"].map(lambda names: bool(names) and all(n.startswith(SEARCH) for n in names.split()))
+    found = table["ablations"].map(lambda names: bool(names) and all(n.startswith(SEARCH) for n in names.split()))
+    return found.astype(bool)  # of an empty table too
 
 
 def scored(table: pd.DataFrame) -> pd.DataFrame:
     """Finished rows that an ablation asks for, but for samples that only choose a setting or try a guidance scale."""
-    table = table[~of_searches(table).astype(bool)]
+    table = table[~of_searches(table)]
     tried = (table["ablations"] == ABLATION) & (table["guidance_scale"] != 1).fillna(True)
     return table[(table["state"] == "done") & (table["ablations"] != "") & ~choosing(table) & ~tried]

@@ -47,7 +47,7 @@ def write_page(study: Path, drawn: Path, not_drawn: Mapping[str, str] | None = N
 def page(study: Path, drawn: Path, not_drawn: Mapping[str, str]) -> str:
     """The page as text; see `write_page`."""
     table = load(study / "table.csv")
-    trials = of_searches(table).astype(bool)  # so many, and so alike, that their figures say more
+    trials = of_searches(table)  # so many, and so alike, that their figures say more
     n_trials, table = int(trials.sum()), table[~trials]
     found = _figures(drawn)
     headline = next((name for name in HEADLINES if name in found), next(iter(found), ""))
