@@ -14,7 +14,7 @@ from results.schema import DIAGNOSTICS, METRICS, latents_file
 from study.data import DataSpec
 from study.estimate import training_flops
 from study.factors import labels
-from study.files import fingerprint
+from study.files import atomic, fingerprint
 from study.judges import JudgeSpec, reference_name
 from study.lease import holder, locked
 from study.plan import Plan, Planned
@@ -236,10 +236,8 @@ def _keys(table: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
 
 def _copy(source: Path, target: Path) -> None:
     if source.exists() and not (target.exists() and target.read_bytes() == source.read_bytes()):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial = target.with_suffix(".partial")
-        shutil.copyfile(source, partial)
-        partial.replace(target)
+        with atomic(target) as temporary:
+            shutil.copyfile(source, temporary)
 
 
 def update_table(plan: Plan, out: Path) -> Path:
