@@ -36,12 +36,14 @@ def diagnose(options: Diagnose) -> None:
         ValueError: no such study was started here, or too few points.
     """
     from study.collector import Collector
-    from study.manage import plans_of
     from study.metrics import FEWEST_POINTS
+    from study.started import plans_of
 
     if options.points is not None and options.points < FEWEST_POINTS:
         raise ValueError(f"--points {options.points}: t-SNE needs at least {FEWEST_POINTS}")
     plans = plans_of(options.study)
+    if not plans:
+        raise ValueError(f"study {options.study!r} has searches alone: no sweep of it was started")
     titles = {stage: job.title for _, plan in plans for job in plan.jobs for stage in job.stages}
     for stage, title in titles.items():
         if stage.kind in ("encode", "reconstruct") and stage.record() is not None:

@@ -17,7 +17,7 @@ from study.files import fingerprint, read_json, write_json
 from study.lease import locked
 from study.plan import Run
 from study.task import Task, scores
-from study.trials import Trials, has_result, outcome_of
+from study.trials import Trials, outcome_of
 from study.verdicts import Comparison
 
 if TYPE_CHECKING:
@@ -69,6 +69,11 @@ def scoring_runs(task: Task, trials: Trials) -> list[Again]:
     return [(values, repeat, True) for values in (*compared, task.default()) for repeat in SCORING] if compared else []
 
 
+def again(task: Task, trials: Trials) -> list[Again]:
+    """All that decides, as far as it is known what that is."""
+    return [*choosing_runs(task, trials), *scoring_runs(task, trials)]
+
+
 def winner(task: Task, trials: Trials) -> FrozenTrial | None:
     """Of the best the one with the lowest mean on the seeds that choose, of those that did not fail on one; None while
     one is still to be run."""
@@ -88,10 +93,21 @@ def winner(task: Task, trials: Trials) -> FrozenTrial | None:
 
 def decided(task: Task, trials: Trials) -> bool:
     """Whether nothing is left to run of what decides; a repeat that has diverged is a result."""
-    again = [task.run(*one) for one in (*choosing_runs(task, trials), *scoring_runs(task, trials))]
-    planned = task.plan(again).runs if again else ()
+    asked = [task.run(*one) for one in again(task, trials)]
+    planned = task.plan(asked).runs if asked else ()
     states = {state_of(one, result)[0] for one in planned for result in one.results}
     return not states & {"pending", "running", "failed"}
+
+
+def standing(task: Task, trials: Trials) -> str:
+    """How far the search is, in words."""
+    told = [trials.standing()]
+    if trials.finished():
+        for purpose, runs_of in (("choose", choosing_runs), ("score", scoring_runs)):
+            asked = [task.run(*one) for one in runs_of(task, trials)]
+            done = sum(bool(scores(task, run)) for run in asked)
+            told += [f"run again to {purpose}: {done} of {len(asked)}"] if asked else []
+    return "; ".join(told)
 
 
 def _again(task: Task, values: Values, repeats: Sequence[int], scored: bool) -> dict[str, dict[str, tuple[float, ...]]]:
@@ -161,8 +177,7 @@ def search_of(task: Task, trials: Trials) -> searches.Search:
 def _trial(task: Task, trials: Trials, trial: FrozenTrial) -> searches.Trial:
     about = outcome_of(trial)
     states: dict[TrialState, searches.State] = {
-        TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned",
-        TrialState.FAIL: "diverged" if has_result(trial) else "failed",
+        TrialState.COMPLETE: "complete", TrialState.PRUNED: about.get("state", "pruned"), TrialState.FAIL: "failed",
     }  # fmt: skip
     return searches.Trial(
         trial=trial.number,
@@ -226,8 +241,8 @@ def runs(task: Task, trials: Trials) -> Iterator[Run]:
     """Every run of the search, the repeats included."""
     for trial in trials.asked():
         yield task.run(trials.values(trial))
-    for values, repeat, scored in (*choosing_runs(task, trials), *scoring_runs(task, trials)):
-        yield task.run(values, repeat, scored)
+    for one in again(task, trials):
+        yield task.run(*one)
 
 
 def conclude(task: Task, trials: Trials) -> searches.Search:

@@ -1,4 +1,4 @@
-"""python -m study.sweep status|watch|retry|cancel|clean: what was started, from any later process.
+"""python -m study.sweep status|watch|retry|cancel|clean: sweeps and searches that were started, from any later process.
 
 The state of a run is read from its record, its failure and its lease; then, for what runs on Slurm, from the queue and
 the accounts.
@@ -6,7 +6,6 @@ the accounts.
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import sys
@@ -23,16 +22,18 @@ from rich.markup import escape
 from rich.table import Table
 from tyro.conf import arg
 
-from study import cluster, slurm
+from study import cluster, slurm, workers
 from study.cluster import read_profile
-from study.files import read_json, write_json
+from study.files import read_json
 from study.lease import holder, process_alive
 from study.paths import job_folder, study_root
 from study.plan import Job, Plan
 from study.report import amounts, console, size
 from study.schedule import log_of
-from study.settings import change, nearest, rebuild
+from study.settings import change
 from study.snapshot import code_name
+from study.started import plans_of, searches_of, swept
+from study.task import Task
 
 WATCH_SECONDS = 5.0
 
@@ -41,7 +42,8 @@ Study = Annotated[tyro.conf.Positional[str], arg(metavar="[STUDY]")]
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """Show every run of a study that was started: state, progress, time left, host, job, attempts, reason and log."""
+    """Show every run of a study that was started: state, progress, time left, host, job, attempts, reason and log; and
+    how far its searches are."""
 
     study: Study = ""
     """Name of the study; default: the one that was started last."""
@@ -81,50 +83,6 @@ class Clean:
 
 
 COMMANDS: dict[str, type] = {"status": Status, "watch": Watch, "retry": Retry, "cancel": Cancel, "clean": Clean}
-
-
-# What was started
-
-
-def note_plan(options: Any, plan: Plan, starts: bool) -> None:
-    """Note how a study was asked for, so that a later process can plan it again.
-
-    Args:
-        starts: whether there is something to do; a plan that starts nothing is noted only if it never was.
-    """
-    asked = {**dataclasses.asdict(options), "out": str(options.out), "cluster": str(options.cluster or "")}
-    path = _notes() / plan.study / f"{plan.ablation}.json"
-    if starts or not path.exists():
-        write_json(path, {"options": asked, "started": time.time()})
-
-
-def _notes() -> Path:
-    return study_root() / "sweeps"
-
-
-def plans_of(study: str) -> list[tuple[Any, Plan]]:
-    """Options and plan of every ablation that was started for a study; '' is the study that was started last.
-
-    Raises:
-        ValueError: nothing of that name was started here.
-    """
-    from study.sweep import Sweep, prepare
-
-    notes = {path: content for path in _notes().glob("*/*.json") if (content := read_json(path))}
-    if not notes:
-        raise ValueError(f"no sweep was started under {study_root()}; set STUDY_ROOT if they are elsewhere")
-    study = study or max(notes, key=lambda path: notes[path]["started"]).parent.name
-    chosen = [content["options"] for path, content in sorted(notes.items()) if path.parent.name == study]
-    if not chosen:
-        raise ValueError(f"no sweep called {study!r} was started; {nearest(study, {p.parent.name for p in notes})}")
-    found = []
-    for asked in chosen:
-        options = rebuild(Sweep, {**asked, "out": None, "cluster": None, "data": asked["data"]})
-        options = dataclasses.replace(
-            options, out=Path(asked["out"]), cluster=Path(asked["cluster"]) if asked["cluster"] else None
-        )
-        found.append((options, prepare(options)))
-    return found
 
 
 # Status
@@ -178,9 +136,7 @@ def _state(job: Job, queued: dict[str, str]) -> State:
 
 def status_table(study: str, states: list[State]) -> Group:
     """The table of `status`, and below it why runs have failed and where their logs are."""
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("run", "state", "stage", "", "left", "host", "job", "attempts"):
-        table.add_column(column, no_wrap=column != "run", justify="right" if column == "attempts" else "left")
+    table = _table("run", "state", "stage", "", "left", "host", "job", "attempts")
     for s in states:
         title = f"tokenizer {s.job.title}" if s.job.kind == "tokenizer" else s.job.title
         attempts = str(s.attempts) if s.attempts else ""
@@ -195,10 +151,42 @@ def status_table(study: str, states: list[State]) -> Group:
     return Group(table, *lines)
 
 
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, no_wrap=column != "run", justify="right" if column == "attempts" else "left")
+    return table
+
+
+def search_table(task: Task) -> Group:
+    """How far a search is, how many workers it has, and the runs that are under way."""
+    from study.findings import again, standing
+    from study.trials import under_way
+    from study.worker import open_trials
+
+    trials = open_trials(task)
+    runs = {str(trial.number): task.run(trials.values(trial)) for trial in trials.asked() if under_way(trial)}
+    runs |= {f"again {number}": task.run(*one) for number, one in enumerate(again(task, trials))}
+    table = _table("trial", "run", "stage", "", "left", "host", "job")
+    for name, run in runs.items():
+        for stage in task.plan([run]).stages:
+            if lease := holder(stage.folder):
+                share, _, left = amounts(lease["progress"])
+                table.add_row(name, escape(run.title), stage.kind, share, left, lease["host"], lease["job"])
+    count = len(workers.local(task)) + len(workers.queued(task))
+    lines = [escape(f"{task.setting.study}, search {task.space}: {standing(task, trials)}")]
+    if count:
+        workers_ = "1 worker runs or waits" if count == 1 else f"{count} workers run or wait"
+        lines.append(f"  {workers_}; logs: {escape(str(task.folder / 'workers'))}")
+    return Group(*([table] if table.row_count else []), *lines)
+
+
 def _status(options: Status) -> int:
     for _, plan in plans_of(options.study):
         console.print(status_table(plan.study, states_of(plan)))
         _say_if_changed(plan)
+    for _, task in searches_of(options.study):
+        console.print(search_table(task))
     return 0
 
 
@@ -209,12 +197,14 @@ def _say_if_changed(plan: Plan) -> None:
 
 
 def _watch(options: Watch) -> int:
-    plans = plans_of(options.study)
+    plans, searches = plans_of(options.study), [task for _, task in searches_of(options.study)]
     with Live(console=console, refresh_per_second=1) as live:
         while True:
             states = {plan.study + "/" + plan.ablation: states_of(plan) for _, plan in plans}
-            live.update(Group(*(status_table(name.rpartition("/")[0], found) for name, found in states.items())))
-            if not any(s.state in ("running", "queued") for found in states.values() for s in found):
+            tables = [status_table(name.rpartition("/")[0], found) for name, found in states.items()]
+            live.update(Group(*tables, *map(search_table, searches)))
+            busy = any(s.state in ("running", "queued") for found in states.values() for s in found)
+            if not busy and not any(workers.local(task) or workers.queued(task) for task in searches):
                 break
             time.sleep(WATCH_SECONDS)
     _collect(plans)
@@ -235,6 +225,8 @@ def _retry(options: Retry) -> int:
     from study.sweep import execute
 
     code = 0
+    for _, task in searches_of(options.study):
+        console.print(f"{escape(task.setting.study)}, search {task.space}: its own command goes on with it")
     for asked, plan in plans_of(options.study):
         failed = [s.job for s in states_of(plan) if s.state in ("failed", "diverged", "timed out", "interrupted")]
         names = {job.name for job in failed}
@@ -260,17 +252,23 @@ def _retry(options: Retry) -> int:
 
 
 def _cancel(options: Cancel) -> int:
+    found: list[tuple[str, list[str], list[int]]] = []  # what it is, jobs of Slurm, processes of this machine
     for _, plan in plans_of(options.study):
-        queued = slurm.active(plan.jobs)
         own = {job.name: read_json(job_folder(job.name) / "submission.json") or {} for job in plan.jobs}
         here = [note["pid"] for note in own.values() if "pid" in note and process_alive(note)]
-        if not queued and not here:
-            console.print(f"{escape(plan.study)}: nothing waits or runs")
-            continue
-        if not options.yes and not _agreed(f"end {len(queued) + len(here)} jobs of {plan.study}?"):
-            return 1
         collector = read_json(job_folder(f"{slurm.COLLECTOR}-{plan.study}-{plan.ablation}") / "submission.json")
-        cluster.cancel([*queued.values(), *([collector["job_id"]] if collector else [])])
+        queued = list(slurm.active(plan.jobs).values())
+        found.append((plan.study, [*queued, *([collector["job_id"]] if collector and queued else [])], here))
+    for _, task in searches_of(options.study):
+        name = f"{task.setting.study}, search {task.space}"
+        found.append((name, list(workers.queued(task).values()), list(workers.local(task).values())))
+    for name, queued, here in found:
+        if not queued and not here:
+            console.print(f"{escape(name)}: nothing waits or runs")
+            continue
+        if not options.yes and not _agreed(f"end {len(queued) + len(here)} jobs of {name}?"):
+            return 1
+        cluster.cancel(queued)
         for pid in here:
             os.kill(pid, signal.SIGTERM)
     return 0
@@ -316,7 +314,7 @@ def unreferenced(out: Path | None) -> list[Path]:
 
     kept = {fingerprint for about in notes() for fingerprint in about["stages"]}
     tables = set((out or CHECKOUT).glob("results/*/table.csv"))
-    for study in {path.parent.name for path in _notes().glob("*/*.json")}:
+    for study in swept():
         for options, plan in plans_of(study):
             kept |= {stage.fingerprint for stage in plan.stages}
             tables |= set(options.out.glob("results/*/table.csv"))

@@ -37,12 +37,10 @@ def notes() -> list[dict[str, Any]]:
 def earlier(task: Task, there: Sequence[Values]) -> list[Any]:
     """Optuna's trials of what the run folders know, where it lies in the space and is not in the study."""
     import optuna
-    from optuna.trial import TrialState
 
-    from study.trials import OUTCOME
+    from study.trials import OUTCOME, STATES
 
     dimensions, default = task.dimensions(), task.default()
-    states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "diverged": TrialState.FAIL}
     seen = [{name: d.value(values[name]) for name, d in dimensions.items()} for values in there]
     found = []
     for about in notes():
@@ -58,7 +56,7 @@ def earlier(task: Task, there: Sequence[Values]) -> list[Any]:
         outcome, judged = known
         found.append(
             optuna.trial.create_trial(
-                state=states[outcome["state"]],
+                state=STATES[outcome["state"]],
                 values=outcome.pop("values") or None,
                 params=values,
                 distributions={name: dimension.distribution() for name, dimension in dimensions.items()},
@@ -84,8 +82,8 @@ def _known(task: Task, values: Values) -> tuple[dict[str, Any], dict[int, float]
         outcome["values"] = [found[task.judge][objective] for objective in task.objectives]
         return {**outcome, "state": "complete"}, judged
     failures = [failure for stage in (tokenizer.fit, generator.fit) if (failure := stage.failure())]
-    if failures and failures[0]["state"] in ("pruned", "diverged"):
-        if failures[0]["state"] == "pruned" and judged:
+    if failures and (failures[0]["state"] == "diverged" or (failures[0]["state"] == "pruned" and task.prunes())):
+        if judged and len(task.objectives) == 1:
             outcome["values"] = [judged[max(judged)]]
         return {**outcome, **failures[0]}, judged
     return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import signal
 import sys
 import time
@@ -13,12 +12,11 @@ from typing import Annotated, Any, Literal
 import tyro
 from tyro.conf import arg
 
-from study import cluster, compute
+from study import compute, workers
 from study.cluster import read_profile
 from study.distributed import started
-from study.files import read_json
-from study.lease import process_alive
 from study.paths import CHECKOUT
+from study.started import note_search
 from study.stopping import stop_requested
 from study.sweep import Setting, Sweep, gpus, raise_stop, setting_of
 from study.task import Task
@@ -26,7 +24,6 @@ from study.worker import open_trials, run_worker
 
 WATCH_SECONDS = {"local": 1.0, "slurm": 10.0}  # between looks at the workers, of Slurm at its queue
 LINE_SECONDS = 20.0  # between progress lines
-STOP_SECONDS = 60.0
 SLURM_WORKERS = 4
 
 
@@ -132,6 +129,7 @@ def run(options: Search, task: Task, missing: list[str]) -> int:
         return 3
     if options.dry_run:
         return 0
+    note_search(options, task)
     if options.executor == "inline":
         run_worker(task, 0)
         stopped = stop_requested.is_set()
@@ -149,7 +147,7 @@ def _follow(options: Search, task: Task, missing: list[str]) -> int:
 
 def _say(task: Task, trials: Any, stopped: bool) -> int:
     """Write what there is, and print it; returns the exit code."""
-    from study.findings import conclude, decided
+    from study.findings import conclude, decided, standing
     from study.report import print_findings
     from study.trials import outcome_of
 
@@ -157,7 +155,7 @@ def _say(task: Task, trials: Any, stopped: bool) -> int:
     print_findings(search, task.out / "results" / task.setting.study)
     if trials.finished() and decided(task, trials) and not stopped:
         return 0
-    print(trials.standing())
+    print(standing(task, trials))
     reasons = [about["reason"] for trial in trials.all() if (about := outcome_of(trial)).get("state") == "failed"]
     for reason in dict.fromkeys(reasons):
         print(f"  failed: {reason}")
@@ -167,27 +165,24 @@ def _say(task: Task, trials: Any, stopped: bool) -> int:
 
 def _watch(options: Search, task: Task, trials: Any) -> bool:
     """Start the workers that do not run yet and watch them; False when stopped by a signal."""
-    from study.slurm import submit_workers
+    from study.findings import standing
 
-    folders = {task.folder / "workers" / str(number): number for number in range(task.workers)}
     if options.executor == "slurm":
-        profile = read_profile(options.cluster)["generator"]
-        calls = {folder: (run_worker, task, number) for folder, number in folders.items()}
-        submit_workers(calls, f"search-{task.space}", task.compute, profile)
+        workers.submit(task, read_profile(options.cluster)["generator"])
         if options.detach:
-            print("submitted; the same command without --detach shows how far it is")
+            print(f"submitted; python -m study.sweep status {task.setting.study} shows how far it is")
             return True
     else:
-        _start(task, folders)
+        workers.start(task)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             signal.signal(number, raise_stop)
     try:
         said = 0.0
-        while _alive(options, list(folders)):
+        while workers.alive(task, options.executor):
             if time.monotonic() - said > LINE_SECONDS:
                 said = time.monotonic()
-                print(trials.standing(), flush=True)
+                print(standing(task, trials), flush=True)
             time.sleep(WATCH_SECONDS[options.executor])
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # once is enough
@@ -195,43 +190,9 @@ def _watch(options: Search, task: Task, trials: Any) -> bool:
             print("the workers go on in the queue; the same command watches them again")
         else:
             print("stopping: workers save what they have ...", flush=True)
-            _stop(list(folders))
+            workers.stop_local(task)
         return False
     return True
-
-
-def _start(task: Task, folders: dict[Path, int]) -> None:
-    from study.schedule import start_process, undisturbed
-
-    processes, cards = task.compute.processes, gpus(task.compute)
-    for folder, number in folders.items():
-        if not _local(folder):
-            mine = [cards[(number * processes + i) % len(cards)] for i in range(processes)] if cards else []
-            with undisturbed():
-                start_process(folder, f"search-{task.space}-{number}", (run_worker, task, number), processes, mine)
-
-
-def _local(folder: Path) -> int | None:
-    """Process of a worker of this machine that runs, whoever started it."""
-    note = read_json(folder / "submission.json")
-    return note["pid"] if note is not None and "pid" in note and process_alive(note) else None
-
-
-def _alive(options: Search, folders: list[Path]) -> bool:
-    from study.slurm import active_workers
-
-    if options.executor == "slurm":
-        return not cluster.answers() or bool(active_workers(folders))
-    return any(_local(folder) for folder in folders)
-
-
-def _stop(folders: list[Path]) -> None:
-    """Ask the workers of this machine to save and end."""
-    deadline = time.monotonic() + STOP_SECONDS
-    while (pids := [pid for folder in folders if (pid := _local(folder))]) and time.monotonic() < deadline:
-        for pid in pids:
-            os.kill(pid, signal.SIGTERM)  # again and again: a worker that starts up is deaf
-        time.sleep(1.0)
 
 
 def main() -> None:

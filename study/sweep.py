@@ -245,8 +245,8 @@ def run(options: Sweep, plan: Plan) -> int:
     """Carry out a plan; returns the exit code: 0 done, 1 some runs have no result, 3 something that it needs is not
     here, 130 stopped."""
     from study import report
-    from study.manage import note_plan
     from study.slurm import submit
+    from study.started import note_plan
 
     profiles = read_profile(options.cluster) if options.executor == "slurm" else None
     report.print_plan(plan, _slots(options, plan), profiles)

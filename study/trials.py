@@ -28,10 +28,13 @@ from study.randomness import derive
 from study.spaces import Dimension, Values
 from study.stopping import Interrupted, stop_requested
 
-ATTEMPTS = 3  # of one trial, before it is taken to be what kills its workers
+ATTEMPTS = 3  # of one trial that got no further, before it is taken to be what kills its workers
 FAILURES = 3  # in a row, before a worker takes the fault to be its own
 POLL_SECONDS = 1.0
 OUTCOME = "outcome"  # attribute of a trial: what is known of it beside Optuna's own
+STATES = {  # Optuna's: it learns nothing from trials that it calls failed
+    "complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "diverged": TrialState.PRUNED,
+}  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +84,7 @@ class Trials:
         budget: trials in all.
         seed: of what is drawn.
         worker: names this worker for good, so that it finds a trial again that it was torn from.
+        reached: names how far a trial of such values is; another name each time that it got further.
     """
 
     folder: Path
@@ -89,6 +93,7 @@ class Trials:
     budget: int
     seed: int = 0
     worker: str = "0"
+    reached: Callable[[Values], str] = lambda values: ""
     _watcher: Watcher = field(default_factory=Watcher)
 
     def all(self) -> list[FrozenTrial]:
@@ -140,33 +145,39 @@ class Trials:
                 trial = self._left_behind() or self._new()
                 if trial is not None:
                     held.enter_context(lease(self._folder(trial.number)))
-                    note = self._note(trial.number)
-                    attempts = (read_json(note) or {}).get("attempts", 0)
-                    write_json(note, {"worker": self.worker, "attempts": attempts + 1})
                     for name, dimension in self.dimensions.items():  # of a trial that is taken over, what is not there
                         dimension.suggest(trial, name)
+                    note, values = self._note(trial.number), self.values(trial)
+                    attempts = self._attempts(trial)
+                    about = {"worker": self.worker, "reached": self.reached(values), "attempts": attempts + 1}
+                    write_json(note, about)
             if trial is None:
                 yield None
                 return
             try:
-                yield Claimed(number=trial.number, values=self.values(trial), trial=trial)
+                yield Claimed(number=trial.number, values=values, trial=trial)
             except Interrupted:
-                write_json(note, {"worker": self.worker, "attempts": attempts})
+                write_json(note, {**about, "attempts": attempts})
                 raise
+
+    def _attempts(self, trial: FrozenTrial | Trial) -> int:
+        """How often a trial was begun since it last got further."""
+        note = read_json(self._note(trial.number))  # is there once all values are drawn
+        return note["attempts"] if note and note.get("reached") == self.reached(self.values(trial)) else 0
 
     def _left_behind(self) -> Trial | None:
         """A trial that is under way and whose worker is gone."""
         running = [trial for trial in self.all() if trial.state == TrialState.RUNNING]
-        notes = {trial.number: read_json(self._note(trial.number)) or {} for trial in running}
-        running.sort(key=lambda trial: notes[trial.number].get("worker") != self.worker)
+        workers = {trial.number: (read_json(self._note(trial.number)) or {}).get("worker") for trial in running}
+        running.sort(key=lambda trial: workers[trial.number] != self.worker)
         for trial in running:
             if self._watcher.live(self._folder(trial.number)) is not None:
                 continue
             (self._folder(trial.number) / "lease.json").unlink(missing_ok=True)
-            if notes[trial.number].get("attempts", 0) >= ATTEMPTS:
-                self.tell(trial.number, Outcome(state="failed", reason=f"its worker was killed {ATTEMPTS} times"))
+            if self._attempts(trial) >= ATTEMPTS:
+                self.tell(trial.number, Outcome(state="failed", reason=f"killed {ATTEMPTS} times at the same place"))
                 continue
-            if notes[trial.number]:
+            if workers[trial.number] is not None:
                 log.info("trial %d goes on: its worker is gone", trial.number)
             self._prepare_sampler(trial.number)
             return Trial(self.study, trial._trial_id)
@@ -200,8 +211,7 @@ class Trials:
             return
         about = {name: value for name, value in dataclasses.asdict(outcome).items() if name != "values"}
         Trial(self.study, trial._trial_id).set_user_attr(OUTCOME, about)
-        states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}
-        state = states.get(outcome.state, TrialState.FAIL)
+        state = STATES.get(outcome.state, TrialState.FAIL)
         values = list(outcome.values) if state == TrialState.COMPLETE else None
         self.study.tell(number, values, state, skip_if_finished=True)
 
@@ -213,7 +223,7 @@ def outcome_of(trial: FrozenTrial) -> dict[str, Any]:
 
 def has_result(trial: FrozenTrial) -> bool:
     """Whether a trial counts: it is complete, was pruned, or has diverged."""
-    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED) or outcome_of(trial).get("state") == "diverged"
+    return trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def under_way(trial: FrozenTrial) -> bool:

@@ -11,10 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 from study.cluster import put_back
 from study.distributed import from_main, gathered, processes, rank, started, together
+from study.files import fingerprint
 from study.jobs import log_to_stdout, note_failure, run_stage, stage_title
 from study.lease import LeaseLost, Watcher, lease, locked
 from study.noted import earlier, note
+from study.paths import study_root
 from study.plan import Planned
+from study.spaces import Values
 from study.specs import Generate, Stage
 from study.stopping import Interrupted, stop_on_signals, stop_requested
 from study.task import Task, parts, scores
@@ -53,7 +56,15 @@ def open_trials(task: Task, worker: str = "0") -> Trials:
             study.set_user_attr("earlier", "taken over")
             about = f"study.search {task.space}, study {task.setting.study}: {task.module.QUESTION}"
             study.set_user_attr("about", about)
-    return Trials(folder, study, task.dimensions(), task.budget, task.seed, worker)
+    reached = functools.partial(_reached, task)
+    return Trials(folder, study, task.dimensions(), task.budget, task.seed, worker, reached)
+
+
+def _reached(task: Task, values: Values) -> str:
+    """Names how far a trial's run is: by its records, checkpoints and snapshots."""
+    folders = [stage.folder for stage in task.plan([task.run(values)]).stages]
+    kept = [path for folder in folders for name in ("record.json", "*.safetensors") for path in folder.glob(name)]
+    return fingerprint(sorted(str(path.relative_to(study_root())) for path in kept), 12)
 
 
 # A trial is a run

@@ -135,7 +135,7 @@ def test_diagnostics_go_from_the_stage_into_the_table_and_missing_ones_are_broug
         (stages["encode"].folder / name).unlink()
     row = load(update_table(plan, tmp_path))
     assert row[[*DIAGNOSTICS]].isna().all() and row["rfid"] > 0
-    monkeypatch.setattr("study.manage.plans_of", lambda study: [(SimpleNamespace(out=tmp_path), plan)])
+    monkeypatch.setattr("study.started.plans_of", lambda study: [(SimpleNamespace(out=tmp_path), plan)])
     assert diagnose.main(["test"]) == 0
     assert stages["encode"].diagnostics() == found
     assert {name: (stages["encode"].folder / name).read_bytes() for name in kept} == kept  # the same bytes

@@ -11,6 +11,7 @@ from study.jobs import note_failure, run_stage
 from study.lease import this_process
 from study.paths import job_folder, study_root
 from study.specs import INTERRUPTED
+from study.started import note_plan, plans_of
 from study.sweep import Sweep
 
 
@@ -19,7 +20,7 @@ def started(tiny_plan, tmp_path, monkeypatch):
     """A sweep of a study called 'birds' whose tokenizer is done and whose generator is not; it is not planned again."""
     plan = dataclasses.replace(tiny_plan(), study="birds")
     options = Sweep(study="birds", out=tmp_path)
-    manage.note_plan(options, plan, starts=True)
+    note_plan(options, plan, starts=True)
     monkeypatch.setattr("study.sweep.prepare", lambda asked: plan)
     for stage in plan.jobs[0].stages:
         run_stage(stage)
@@ -37,10 +38,10 @@ def states(plan):
 
 
 def test_the_options_of_a_sweep_come_back_from_its_note(started, tmp_path):
-    ((options, plan),) = manage.plans_of("birds")
+    ((options, plan),) = plans_of("birds")
     assert options == Sweep(study="birds", out=tmp_path)
     assert plan is started
-    assert manage.plans_of("")[0][1] is started  # the last one
+    assert plans_of("")[0][1] is started  # the last one
 
 
 def test_status_tells_records_from_failures_marks_and_processes(started, capsys):
@@ -65,7 +66,7 @@ def test_status_tells_records_from_failures_marks_and_processes(started, capsys)
 def test_a_study_that_was_not_started_is_named_with_the_nearest(started, capsys):
     assert shown(capsys, "status", "bird") == (
         2,
-        "study.sweep status: no sweep called 'bird' was started; nearest: birds\n",
+        "study.sweep status: no study called 'bird' was started; nearest: birds\n",
     )
 
 

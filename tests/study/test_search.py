@@ -4,8 +4,10 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import optuna
 import pandas as pd
@@ -16,10 +18,10 @@ from test_sweep import TINY
 from results import searches
 from results.table import load
 from study import jobs, worker
-from study.files import read_json
-from study.findings import CHOOSING, FEWEST, SCORING, best, conclude
+from study.files import read_json, write_json
+from study.findings import CHOOSING, FEWEST, SCORING, best, conclude, standing
 from study.jobs import run_stage
-from study.lease import LeaseLost
+from study.lease import LeaseLost, lease, this_process
 from study.noted import note
 from study.scales import SCALES, smoke
 from study.search import _say as say
@@ -394,9 +396,20 @@ def test_a_changed_space_takes_over_the_trials_that_fit(tmp_path, stages_run, mo
 
 
 @pytest.mark.parametrize("name", ["sampling", "generator"])
-def test_a_search_whose_journal_is_lost_is_rebuilt_from_the_run_folders(tmp_path, stages_run, study_root, name):
+def test_a_search_whose_journal_is_lost_is_rebuilt_from_the_run_folders(
+    tmp_path, stages_run, study_root, monkeypatch, name
+):
+    whole = jobs.stages.execute
+
+    def execute(stage, out):
+        if isinstance(stage.spec, FitGenerator) and stage.spec.recipe.learning_rate > 0.0015:
+            raise Diverged("diverged at step 3")
+        return whole(stage, out)
+
+    monkeypatch.setattr(jobs.stages, "execute", execute)
     asked = task(name, 8, out=tmp_path)
     before = search(tmp_path, name, 8)
+    assert {trial.state for trial in before.trials} >= {"complete", *({"diverged"} if name == "generator" else ())}
     told = [(t.values, t.state, t.intermediate_values) for t in open_trials(asked).all()]
     shutil.rmtree(study_root / "searches")
     stages_run.clear()
@@ -463,6 +476,64 @@ def test_nothing_of_a_search_is_cleaned_away(tmp_path, stages_run):
     assert unreferenced(tmp_path) == []
 
 
+# Seen from outside
+
+
+@pytest.fixture
+def started(tmp_path, stages_run, monkeypatch):
+    """A search that was started and has a trial under way, whose training is half done by a process of this machine."""
+    from study.search import Search
+    from study.started import note_search
+
+    asked = task("generator", 4, out=tmp_path)
+    note_search(Search(space="generator", study="made", out=tmp_path), asked)
+    monkeypatch.setattr("study.search.prepare", lambda options: (asked, []))
+    with open_trials(asked).claim() as claimed:
+        fit = asked.plan([asked.run(claimed.values)]).runs[1].fit
+        with lease(fit.folder) as held:
+            held.progress = {"done": 3, "total": 4, "rate": 0.1, "unit": "images"}
+            held._write()
+            yield asked
+
+
+def manage(capsys, *arguments):
+    from study.manage import main
+
+    code = main(list(arguments))
+    said = capsys.readouterr()
+    return code, said.out + said.err
+
+
+def test_status_tells_how_far_a_search_is(started, capsys):
+    code, said = manage(capsys, "status", "made")
+    assert code == 0 and "made, search generator: 0 of 4 trials: 1 running" in said
+    row = next(line.split() for line in said.splitlines() if "fit_generator" in line)
+    assert row[0] == "0" and "75%" in row and "10" in row
+    assert "its own command goes on with it" in manage(capsys, "retry", "made")[1]
+    code, said = manage(capsys, "status", "mad")
+    assert (code, said) == (2, "study.sweep status: no study called 'mad' was started; nearest: made\n")
+
+
+def test_cancel_ends_the_workers_of_a_search(started, capsys):
+    assert manage(capsys, "cancel") == (0, "made, search generator: nothing waits or runs\n")
+    with subprocess.Popen(["sleep", "600"]) as worker:
+        folder = started.folder / "workers" / "1"
+        folder.mkdir(parents=True)
+        write_json(folder / "submission.json", this_process(worker.pid))
+        assert "1 worker runs or waits" in manage(capsys, "status", "made")[1]
+        assert manage(capsys, "cancel", "made")[0] == 2  # nobody to ask
+        assert worker.poll() is None
+        assert manage(capsys, "cancel", "made", "--yes")[0] == 0
+        assert worker.wait(20) == -signal.SIGTERM
+
+
+def test_what_decides_is_counted_once_all_trials_are_there(tmp_path, stages_run):
+    asked = task("sampling", 3, out=tmp_path)
+    search(tmp_path, "sampling", 3)
+    assert standing(asked, open_trials(asked)).endswith("; run again to choose: 4 of 4; run again to score: 6 of 6")
+    assert "again" not in standing(asked, open_trials(task("sampling", 4, out=tmp_path)))
+
+
 # The command
 
 
@@ -506,3 +577,26 @@ def test_a_search_of_two_workers_with_real_stages(tmp_path):
     again = command(*arguments, "--trials", 6, "--workers", 2)
     assert again.returncode == 0 and "6 of 6 trials" in again.stdout
     assert json.loads((tmp_path / "results" / "it" / "search" / "generator.json").read_text())["budget"] == 6
+
+
+@pytest.mark.slow  # a minute
+def test_a_worker_of_two_processes_is_stopped_in_the_middle_and_goes_on(tmp_path, study_root):
+    pictures = draw_pictures(tmp_path / "pictures", side=32)
+    arguments = ["generator", *TINY, "--data", pictures, "--study", "it", "--out", tmp_path, "--trials", "3"]
+    arguments = list(map(str, [*arguments, "--workers", "1", "--set", "execution.processes=2"]))
+    first = subprocess.Popen([sys.executable, "-m", "study.search", *arguments], stdout=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 200
+    while len(list(study_root.glob("stages/fit_generator/*/ema-*"))) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    first.terminate()
+    said, _ = first.communicate(timeout=100)
+    assert first.returncode == 130 and "run the same command again to go on" in said
+    done = command(*arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = searches.load(tmp_path / "results" / "it", "generator")
+    assert [trial.trial for trial in found.trials] == [0, 1, 2]
+    assert {trial.state for trial in found.trials} <= {"complete", "pruned"}
+    logs = {path.name.split("_")[-2] for path in study_root.glob("searches/it-generator/workers/0/*_log.out")}
+    assert logs == {"0", "1"}
+    for fit in study_root.glob("stages/fit_generator/*"):
+        assert (read_json(fit / "record.json") or read_json(fit / "failure.json")) is not None

@@ -137,7 +137,27 @@ def test_a_trial_that_kills_its_workers_fails_at_last(tmp_path):
     trials = open_trials(tmp_path, budget=1)
     with trials.claim() as claimed:
         assert claimed.number == 1
-    assert trials.all()[0].user_attrs["outcome"]["reason"] == f"its worker was killed {ATTEMPTS} times"
+    assert trials.all()[0].user_attrs["outcome"]["reason"] == f"killed {ATTEMPTS} times at the same place"
+
+
+def test_a_trial_that_gets_further_each_time_may_be_killed_for_ever(tmp_path):
+    for step in range(3 * ATTEMPTS):
+        trials = open_trials(tmp_path, budget=1)
+        trials.reached = lambda values, step=step: f"checkpoint {step // 2}"
+        with trials.claim() as claimed:
+            assert claimed.number == 0
+
+
+def test_where_trials_diverge_fewer_are_drawn(tmp_path):
+    def evaluate(claimed):
+        if claimed.values["rate"] > 0.03:  # more than half of the range, as its logarithm is drawn
+            return Outcome(state="diverged")
+        return Outcome(state="complete", values=(float(claimed.values["steps"]),))
+
+    trials = open_trials(tmp_path, budget=40)
+    work(trials, evaluate)
+    diverged = [outcome_of(trial)["state"] == "diverged" for trial in trials.all()]
+    assert sum(diverged[:10]) > 3 and sum(diverged[10:]) < 10  # of 30; 19 to 26 where nothing is learned from them
 
 
 def test_being_asked_to_stop_is_no_attempt(tmp_path):
@@ -292,4 +312,4 @@ def test_a_lease_names_the_worker_that_has_a_trial(tmp_path):
     with trials.claim() as claimed:
         folder = tmp_path / "trials" / f"{claimed.number:05d}"
         assert read_json(folder / "lease.json")["pid"] == os.getpid()
-        assert read_json(folder / "worker.json") == {"worker": "7", "attempts": 1}
+        assert read_json(folder / "worker.json") == {"worker": "7", "reached": "", "attempts": 1}

@@ -1,0 +1,88 @@
+"""What was started here, sweeps and searches, noted so that any later process can plan it again."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from results.runs import SEARCH
+from study.files import read_json, write_json
+from study.paths import study_root
+from study.plan import Plan
+from study.settings import nearest, rebuild
+
+if TYPE_CHECKING:
+    from study.search import Search
+    from study.sweep import Sweep
+    from study.task import Task
+
+
+def note_plan(options: Sweep, plan: Plan, starts: bool) -> None:
+    """Note how a study was asked for.
+
+    Args:
+        starts: whether there is something to do; a plan that starts nothing is noted only if it never was.
+    """
+    path = _notes() / plan.study / f"{plan.ablation}.json"
+    if starts or not path.exists():
+        _write(path, options)
+
+
+def note_search(options: Search, task: Task) -> None:
+    """Note how a search was asked for."""
+    _write(_notes() / task.setting.study / f"{SEARCH}{task.space}.json", options)
+
+
+def plans_of(study: str) -> list[tuple[Sweep, Plan]]:
+    """Options and plan of every ablation that was started for a study; '' is the study that was started last.
+
+    Raises:
+        ValueError: nothing of that name was started here.
+    """
+    from study.sweep import Sweep, prepare
+
+    asked = [_options(Sweep, about) for name, about in _chosen(study).items() if not name.startswith(SEARCH)]
+    return [(options, prepare(options)) for options in asked]
+
+
+def searches_of(study: str) -> list[tuple[Search, Task]]:
+    """The same of every search."""
+    from study.search import Search, prepare
+
+    asked = [_options(Search, about) for name, about in _chosen(study).items() if name.startswith(SEARCH)]
+    return [(options, prepare(options)[0]) for options in asked]
+
+
+def swept() -> set[str]:
+    """Studies that were started here."""
+    return {path.parent.name for path in _notes().glob("*/*.json")}
+
+
+def _notes() -> Path:
+    return study_root() / "sweeps"
+
+
+def _write(path: Path, options: Any) -> None:
+    asked = {**dataclasses.asdict(options), "out": str(options.out), "cluster": str(options.cluster or "")}
+    write_json(path, {"options": asked, "started": time.time()})
+
+
+def _chosen(study: str) -> dict[str, dict[str, Any]]:
+    """Notes of a study, by ablation or search."""
+    notes = {path: about for path in sorted(_notes().glob("*/*.json")) if (about := read_json(path))}
+    if not notes:
+        raise ValueError(f"nothing was started under {study_root()}; set STUDY_ROOT if it was elsewhere")
+    study = study or max(notes, key=lambda path: notes[path]["started"]).parent.name
+    chosen = {path.stem: about for path, about in notes.items() if path.parent.name == study}
+    if not chosen:
+        raise ValueError(f"no study called {study!r} was started; {nearest(study, {p.parent.name for p in notes})}")
+    return chosen
+
+
+def _options(kind: type, about: dict[str, Any]) -> Any:
+    asked = about["options"]
+    options = rebuild(kind, {**asked, "out": None, "cluster": None})
+    cluster = Path(asked["cluster"]) if asked["cluster"] else None
+    return dataclasses.replace(options, out=Path(asked["out"]), cluster=cluster)
