@@ -6,6 +6,7 @@ the accounts.
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sys
@@ -166,13 +167,14 @@ def search_table(task: Task) -> Group:
 
     trials = open_trials(task)
     runs = {str(trial.number): task.run(trials.values(trial)) for trial in trials.asked() if under_way(trial)}
-    runs |= {f"again {number}": task.run(*one) for number, one in enumerate(again(task, trials))}
+    runs |= {f"again {number}": task.run(*one) for number, one in enumerate(again(task, trials), start=1)}
     table = _table("trial", "run", "stage", "", "left", "host", "job")
     for name, run in runs.items():
+        title = dataclasses.replace(run, changes={}, options={}).name
         for stage in task.plan([run]).stages:
             if lease := holder(stage.folder):
                 share, _, left = amounts(lease["progress"])
-                table.add_row(name, escape(run.title), stage.kind, share, left, lease["host"], lease["job"])
+                table.add_row(name, escape(title), stage.kind, share, left, lease["host"], lease["job"])
     count = len(workers.local(task)) + len(workers.queued(task))
     lines = [escape(f"{task.setting.study}, search {task.space}: {standing(task, trials)}")]
     if count:

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from study.distributed import from_main, gathered, rank
 from study.files import read_json, write_json
-from study.lease import Watcher, lease, locked
+from study.lease import Watcher, holder, lease, locked
 from study.randomness import derive
 from study.spaces import Dimension, Values
 from study.stopping import Interrupted, stop_requested
@@ -116,12 +116,17 @@ class Trials:
     def standing(self) -> str:
         """How far the search is, in words."""
         trials = self.all()
-        counts = Counter(outcome_of(trial).get("state", trial.state.name.lower()) for trial in trials)
+        counts = Counter(self._state(trial) for trial in trials)
         counted = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
         complete = [trial.values for trial in trials if trial.state == TrialState.COMPLETE]
         names = self.study.metric_names or []
         lowest = [f"lowest {name} {min(v[i] for v in complete):.4g}" for i, name in enumerate(names) if complete]
         return f"{sum(map(has_result, trials))} of {self.budget} trials: " + "; ".join([counted or "none yet", *lowest])
+
+    def _state(self, trial: FrozenTrial) -> str:
+        if trial.state == TrialState.RUNNING:
+            return "running" if holder(self._folder(trial.number)) else "interrupted"
+        return outcome_of(trial).get("state", trial.state.name.lower())
 
     def earlier(self, claimed: Claimed) -> FrozenTrial | None:
         """A trial of the same values that has its result."""

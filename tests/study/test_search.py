@@ -439,6 +439,7 @@ def test_a_worker_that_is_stopped_goes_on_where_it_was(tmp_path, stages_run, mon
     monkeypatch.setattr(jobs.stages, "execute", whole)
     left = [trial.state.name for trial in open_trials(asked).all()]
     assert left[-1] == "RUNNING" and left[:-1] == ["COMPLETE"] * (len(left) - 1)
+    assert "1 interrupted" in open_trials(asked).standing()
     conclude(asked, open_trials(asked))  # what a command that is stopped writes
     assert searches.load(tmp_path / "results" / "made", "sampling").trials[-1].state == "running"
     assert run_worker(asked, 0)
