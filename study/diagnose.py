@@ -22,7 +22,7 @@ class Diagnose:
     trained.
     """
 
-    study: Annotated[tyro.conf.Positional[str], arg(metavar="[STUDY]")] = ""
+    study: Annotated[tyro.conf.Positional[str], arg(metavar="[STUDY]", help_behavior_hint="")] = ""
     """Name of the study; default: the one that was started last."""
     points: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """Latent tokens, one of each image, on the t-SNE map, for every tokenizer anew. Default: 10,000, and on data sets

@@ -12,7 +12,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def main(
-    study: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[STUDY]")] = None,
+    study: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[STUDY]", help_behavior_hint="")] = None,
     out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = CHECKOUT,
 ) -> int:
     """Draw every figure of a study again, and write its report, from its results table alone.

@@ -80,11 +80,10 @@ class Journal(BaseJournalBackend):
         with open(self.path, "rb+") as file:
             place = 0
             for line in file.read().splitlines(keepends=True):
-                if _operation(line) is None:
+                if _operation(line) is None and len(line) > len(NOTHING):  # a shorter one stays, and does nothing
                     self._keep(line.rstrip(b"\n"))
-                    if len(line) > len(NOTHING):
-                        file.seek(place)
-                        file.write(NOTHING.ljust(len(line) - 1))
+                    file.seek(place)
+                    file.write(NOTHING.ljust(len(line) - 1))
                 place += len(line)
 
     def _keep(self, torn: bytes) -> None:

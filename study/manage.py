@@ -38,7 +38,7 @@ from study.task import Task
 
 WATCH_SECONDS = 5.0
 
-Study = Annotated[tyro.conf.Positional[str], arg(metavar="[STUDY]")]
+Study = Annotated[tyro.conf.Positional[str], arg(metavar="[STUDY]", help_behavior_hint="")]
 
 
 @dataclass(frozen=True, kw_only=True)

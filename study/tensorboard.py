@@ -35,7 +35,7 @@ class TensorBoard:
     judge and protocol; the sheets of pictures. Steps are images seen. Run again, it adds what is new.
     """
 
-    study: Annotated[tyro.conf.Positional[str], arg(metavar="[STUDY]")] = ""
+    study: Annotated[tyro.conf.Positional[str], arg(metavar="[STUDY]", help_behavior_hint="")] = ""
     """A folder of results/ that holds a table.csv. Default: all of them."""
     logdir: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Where event files go. Default: tensorboard/ under $STUDY_ROOT."""
