@@ -43,7 +43,7 @@ def diagnose(options: Diagnose) -> None:
         raise ValueError(f"--points {options.points}: t-SNE needs at least {FEWEST_POINTS}")
     plans = plans_of(options.study)
     if not plans:
-        raise ValueError(f"study {options.study!r} has searches alone: no sweep of it was started")
+        raise ValueError("only searches of this study were started, no sweep")
     titles = {stage: job.title for _, plan in plans for job in plan.jobs for stage in job.stages}
     for stage, title in titles.items():
         if stage.kind in ("encode", "reconstruct") and stage.record() is not None:

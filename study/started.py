@@ -65,7 +65,13 @@ def _notes() -> Path:
 
 
 def _write(path: Path, options: Any) -> None:
-    asked = {**dataclasses.asdict(options), "out": str(options.out), "cluster": str(options.cluster or "")}
+    from study.data import GIVEN_AS_FOLDER, KNOWN
+
+    asked = dataclasses.asdict(options)
+    for name in ("out", "cluster", "data", "storage"):  # the later process may stand in another folder
+        given = asked.get(name)
+        if given and given not in {*KNOWN, *GIVEN_AS_FOLDER} and "://" not in str(given):
+            asked[name] = str(Path(given).expanduser().absolute())
     write_json(path, {"options": asked, "started": time.time()})
 
 

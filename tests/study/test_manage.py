@@ -1,6 +1,7 @@
 """What was started, seen and changed from a later process; on a real Slurm: tests/slurm."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +36,18 @@ def shown(capsys, *arguments):
 
 def states(plan):
     return [state.state for state in manage.states_of(plan)]
+
+
+def test_places_are_the_same_from_another_folder(started, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    places = {"out": Path("here"), "cluster": Path("it.toml"), "data": "pictures"}
+    note_plan(Sweep(study="birds", **places), started, starts=True)
+    ((options, _),) = plans_of("birds")
+    assert (options.out, options.cluster, options.data) == (
+        tmp_path / "here", tmp_path / "it.toml", str(tmp_path / "pictures"),
+    )  # fmt: skip
+    note_plan(Sweep(study="birds", data="cifar10"), started, starts=True)
+    assert plans_of("birds")[0][0].data == "cifar10"
 
 
 def test_the_options_of_a_sweep_come_back_from_its_note(started, tmp_path):
