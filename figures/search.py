@@ -28,6 +28,7 @@ COMPLETE: dict[str, Any] = {
     "marker": "o", "markersize": 4, "color": trials.TRIAL, "markeredgewidth": 0, "linestyle": "none"
 }  # fmt: skip
 WON = COMPLETE | {"marker": "*", "markersize": 9, "color": trials.CHOSEN}
+OWN = COMPLETE | {"marker": "D", "color": style.INK, "markerfacecolor": "white", "markeredgewidth": 1}
 DEFAULT: dict[str, Any] = {"color": style.INK, "linewidth": 0.8, "linestyle": (0, (4, 2)), "zorder": 1.5}
 MARKS = {
     "pruned": ("x", style.GREY), "diverged": ("^", style.GREY), "failed": ("|", style.INK),
@@ -89,7 +90,7 @@ def _history(
         color=style.GREY, linewidth=1, zorder=2,
     )  # fmt: skip
     for trial in done:
-        look = WON if trial.trial == search.winner else COMPLETE
+        look = WON if trial.trial == search.winner else OWN if _is_default(search, trial) else COMPLETE
         ax.plot(trial.trial, trial.values[objective], zorder=3, **look)
     for trial in search.trials:
         if trial.state in MARKS:
@@ -103,8 +104,11 @@ def _history(
         strip = figure.add_axes(_box(figure, x + width - strip_width, y, strip_width, height), sharey=ax)
         _strip(strip, search, held_out)
         if None in held_out:
-            for panel in (ax, strip):
-                panel.axhline(trials.mean(held_out[None]), **DEFAULT)
+            strip.axhline(trials.mean(held_out[None]), **DEFAULT)
+
+
+def _is_default(search: Search, trial: Trial) -> bool:
+    return bool(search.default.params) and trial.params == search.default.params
 
 
 def _strip(ax: Axes, search: Search, held_out: Mapping[int | None, Sequence[float]]) -> None:
@@ -130,8 +134,8 @@ def _key(ax: Axes, search: Search) -> None:
     if search.winner is not None:
         handles.append(Line2D([], [], label="winner", **WON))
     handles.append(Line2D([], [], color=style.GREY, linewidth=1, label="best so far"))
-    if any(search.default.scores.values()):
-        handles.append(Line2D([], [], label="default", **DEFAULT))
+    if any(_is_default(search, trial) for trial in search.trials):
+        handles.append(Line2D([], [], label="default", **OWN))
     for state, (marker, color) in MARKS.items():
         if state in states:
             handles.append(Line2D([], [], marker=marker, color=color, linestyle="none", markersize=3.6, label=state))
@@ -182,7 +186,7 @@ def _notes(search: Search, done: Sequence[Trial]) -> list[str]:
         seeds = str(repeats[0]) if repeats[0] == repeats[-1] else f"{repeats[0]}–{repeats[-1]}"
         notes.append(
             f"Right of the trials: {seeds} held-out seed{'s' * (repeats[-1] > 1)}, on which nothing was chosen, and "
-            "their mean (bar). The line of the default is its mean there."
+            "their mean (bar; dashed: the default's)."
         )
     return notes + trials.caption(search)
 

@@ -58,8 +58,9 @@ class Collector:
         read = [self.table.read_bytes(), " ".join(sheets).encode(), *(path.read_bytes() for path in searches)]
         state = hashlib.sha256(b"".join(read)).hexdigest()
         known = read_json(mark) or {}
-        if known.get("table") == state and any(drawn.glob("*.png")) and self.report.exists():
-            self.made, self.skipped = sorted(drawn.glob("*.*")), known["skipped"]
+        made = [drawn / name for name in known.get("made", ())]
+        if known.get("table") == state and all(path.exists() for path in (*made, self.report)) and made:
+            self.made, self.skipped = made, known["skipped"]
             return
         measured = any(stage.record() for planned in self.plan.runs for stage in planned.results)
         if measured:
@@ -70,7 +71,8 @@ class Collector:
         self._write_report(drawn)
         if measured:
             with contextlib.suppress(OSError):  # a full disk under $STUDY_ROOT: they are drawn again
-                write_json(mark, {"table": state, "skipped": self.skipped})  # last: a drawing cut off is done again
+                about = {"table": state, "skipped": self.skipped, "made": [path.name for path in self.made]}
+                write_json(mark, about)  # last: a drawing that was cut off is done again
 
     def _write_report(self, drawn: Path) -> None:
         from study.page.write import write_page

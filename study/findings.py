@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import functools
+import logging
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
@@ -13,11 +15,10 @@ from optuna.trial import FrozenTrial, TrialState
 from results import searches
 from study.collect import protocols, state_of
 from study.collector import Collector
-from study.files import fingerprint, read_json, write_json
 from study.lease import locked
 from study.plan import Run
 from study.task import Task, scores
-from study.trials import Trials, outcome_of
+from study.trials import STATES, Trials, has_result, outcome_of
 from study.verdicts import Comparison
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 BEST = 5  # that are run again
 CHOOSING, SCORING = (1, 2), (3, 4, 5)  # repeats of the best: those that choose the winner, and those that score it
 FEWEST = 8  # complete trials that importances can be told from
+
+log = logging.getLogger(__name__)
 
 Again = tuple["Values", int, bool]  # what is run again: values, repeat, scored
 
@@ -99,6 +102,17 @@ def decided(task: Task, trials: Trials) -> bool:
     return not states & {"pending", "running", "failed"}
 
 
+def failures(task: Task, trials: Trials) -> list[str]:
+    """Why what is missing is missing: of trials that nothing has replaced, or of what decides."""
+    if not trials.finished():
+        told = [about["reason"] for trial in trials.all() if (about := outcome_of(trial)).get("state") == "failed"]
+    else:
+        asked = [task.run(*one) for one in again(task, trials)]
+        stages = task.plan(asked).stages if asked else ()
+        told = [failure["reason"] for stage in stages if stage.record() is None and (failure := stage.failure())]
+    return list(dict.fromkeys(told))
+
+
 def standing(task: Task, trials: Trials) -> str:
     """How far the search is, in words."""
     told = [trials.standing()]
@@ -161,7 +175,7 @@ def search_of(task: Task, trials: Trials) -> searches.Search:
         study=task.setting.study,
         scale=task.setting.scale.name,
         objectives=task.objectives,
-        budget=task.budget,
+        budget=trials.total,
         parameters={name: dimension.declared() for name, dimension in dimensions.items()},
         trials=tuple(_trial(task, trials, trial) for trial in trials.asked()),
         importances=_importances(task, trials),
@@ -246,14 +260,23 @@ def runs(task: Task, trials: Trials) -> Iterator[Run]:
 
 
 def conclude(task: Task, trials: Trials) -> searches.Search:
-    """Write the search's files and its rows into the study's table, and draw; nothing where that is as it was."""
+    """Write the search's files and its rows into the study's table, and draw.
+
+    The files of a search that has got further, say under another $STUDY_ROOT, are left until this one is finished.
+    """
     with locked(task.folder / "results"):
         search = search_of(task, trials)
         folder = task.out / "results" / task.setting.study
-        state = fingerprint([dataclasses.asdict(search), str(folder.resolve())])
-        mark = task.folder / "results" / "concluded.json"
-        if read_json(mark) != state or task.space not in searches.found(folder):
+        if trials.finished() or _results(folder, task.space) <= sum(map(has_result, trials.all())):
             searches.write(search, folder)
-            Collector(task.plan(list(runs(task, trials))), task.out).update()
-            write_json(mark, state)
+        else:
+            log.warning("%s has a search that got further: it stays", folder / "search" / f"{task.space}.csv")
+        Collector(task.plan(list(runs(task, trials))), task.out).update()
     return search
+
+
+def _results(folder: Path, space: str) -> int:
+    """How many trials of a search that is written have a result."""
+    with contextlib.suppress(searches.SearchError):
+        return sum(trial.state in STATES for trial in searches.load(folder, space).trials)
+    return 0

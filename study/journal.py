@@ -10,8 +10,10 @@ The journal is Optuna's own format, which optuna-dashboard opens as it is. Two t
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,23 +27,45 @@ if TYPE_CHECKING:
     from optuna.storages import BaseStorage
 
 JOURNAL = "journal.log"
+FIRST = b'{"op_code":'  # how every line begins
 NOTHING = b'{"op_code":1,"study_id":-1,"worker_id":""}'  # deletes a study that there is not: stands for a damaged line
 
 
 class Journal(BaseJournalBackend):
-    """Operations of many processes on one file, one JSON object a line."""
+    """Operations of many processes on one file, one JSON object a line.
+
+    Raises:
+        ValueError: the file is something else; it is left as it is.
+        OSError: later, when the file was deleted or replaced, so that numbers of trials mean others.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.touch()
         self.path = path
         self._offsets = {0: 0}  # in bytes, of the operation with a number
         with locked(path.parent):
+            path.touch()
+            self._refuse_what_is_none()
             self._mend()
+            self._file = _identity(path)
+
+    def _refuse_what_is_none(self) -> None:
+        with open(self.path, "rb") as file:
+            lines = list(itertools.islice(file, 100))
+        torn = lines and not lines[0].endswith(b"\n") and FIRST.startswith(lines[0].strip(b"\0")[: len(FIRST)])
+        if lines and not torn and not any(map(_operation, lines)):
+            raise ValueError(
+                f"{self.path} is no journal of Optuna; a URL names another storage, as sqlite:///{self.path}"
+            )
+
+    def _refuse_another(self) -> None:
+        if not self.path.exists() or _identity(self.path) != self._file:
+            raise OSError(f"{self.path} was deleted or replaced; the same command goes on, once all workers have ended")
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
         """Whole lines from a number on; one that is damaged counts, and does nothing."""
         start = log_number_from if log_number_from in self._offsets else 0
+        self._refuse_another()
         with open(self.path, "rb") as file:
             file.seek(self._offsets[start])
             for number, line in enumerate(file, start):
@@ -55,6 +79,7 @@ class Journal(BaseJournalBackend):
         """Write operations, whole and in a row, onto the disk."""
         text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         with locked(self.path.parent):
+            self._refuse_another()
             self._set_tail_aside()
             with open(self.path, "ab") as file:
                 file.write(text.encode())
@@ -92,6 +117,12 @@ class Journal(BaseJournalBackend):
             file.write(torn + b"\n")
 
 
+def _identity(path: Path) -> tuple[int, int]:
+    """Names a file, whatever its path."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
+
+
 def _operation(line: bytes) -> dict[str, Any] | None:
     """The operation of a line, or None when it holds none."""
     with contextlib.suppress(ValueError):
@@ -122,4 +153,4 @@ def open_storage(where: str, workers: int = 1) -> BaseStorage:
         return optuna.storages.get_storage(where)
     except Exception as error:  # whatever the database's driver raises
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(f"--storage {where}: {first}") from None
+        raise ValueError(re.sub(r"(//[^/@:]*):[^/@]*@", r"\1:***@", f"--storage {where}: {first}")) from None

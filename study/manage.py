@@ -7,8 +7,6 @@ the accounts.
 from __future__ import annotations
 
 import dataclasses
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable
@@ -34,6 +32,7 @@ from study.schedule import log_of
 from study.settings import change
 from study.snapshot import code_name
 from study.started import plans_of, searches_of, swept
+from study.stopping import ask_to_end
 from study.task import Task
 
 WATCH_SECONDS = 5.0
@@ -137,7 +136,7 @@ def _state(job: Job, queued: dict[str, str]) -> State:
 
 def status_table(study: str, states: list[State]) -> Group:
     """The table of `status`, and below it why runs have failed and where their logs are."""
-    table = _table("run", "state", "stage", "", "left", "host", "job", "attempts")
+    table = _table("run", "state", "stage", "done", "left", "host", "job", "attempts")
     for s in states:
         title = f"tokenizer {s.job.title}" if s.job.kind == "tokenizer" else s.job.title
         attempts = str(s.attempts) if s.attempts else ""
@@ -168,7 +167,7 @@ def search_table(task: Task) -> Group:
     trials = open_trials(task)
     runs = {str(trial.number): task.run(trials.values(trial)) for trial in trials.asked() if under_way(trial)}
     runs |= {f"again {number}": task.run(*one) for number, one in enumerate(again(task, trials), start=1)}
-    table = _table("trial", "run", "stage", "", "left", "host", "job")
+    table = _table("trial", "run", "stage", "done", "left", "host", "job")
     for name, run in runs.items():
         title = dataclasses.replace(run, changes={}, options={}).name
         for stage in task.plan([run]).stages:
@@ -272,7 +271,7 @@ def _cancel(options: Cancel) -> int:
             return 1
         cluster.cancel(queued)
         for pid in here:
-            os.kill(pid, signal.SIGTERM)
+            ask_to_end(pid)
     return 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from study.files import fingerprint, read_json, write_json
@@ -41,7 +41,8 @@ def earlier(task: Task, there: Sequence[Values]) -> list[Any]:
     from study.trials import OUTCOME, STATES
 
     dimensions, default = task.dimensions(), task.default()
-    seen = [{name: d.value(values[name]) for name, d in dimensions.items()} for values in there]
+    drawn = (values for values in there if dimensions.keys() <= values.keys())  # of others a worker was just asking
+    seen = [{name: d.value(values[name]) for name, d in dimensions.items()} for values in drawn]
     found = []
     for about in notes():
         values = {**default, **about["values"]}
@@ -62,8 +63,20 @@ def earlier(task: Task, there: Sequence[Values]) -> list[Any]:
                 distributions={name: dimension.distribution() for name, dimension in dimensions.items()},
                 intermediate_values=judged if len(task.objectives) == 1 else {},
                 user_attrs={OUTCOME: outcome},
+                system_attrs=_rungs(task, judged),
             )
         )
+    return found
+
+
+def _rungs(task: Task, judged: Mapping[int, float]) -> dict[str, float]:
+    """What Optuna's successive halving notes of a trial at each rung: against this it holds later trials."""
+    found: dict[str, float] = {}
+    if task.prunes():
+        first, factor = task.rungs()
+        for mark in sorted(set(judged) & set(task.marks()[:-1])):
+            while mark >= first * factor ** len(found):
+                found[f"completed_rung_{len(found)}"] = judged[mark]
     return found
 
 

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import fmean
 from types import ModuleType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -294,6 +295,8 @@ def print_summary(plan: Plan, collector: Collector, seconds: float, stopped: boo
 
 def print_space(task: Task, trials: Trials) -> None:
     """Print what a search varies, how far it is, and about what is left of it."""
+    from study.findings import BEST, CHOOSING, SCORING
+    from study.journal import JOURNAL
     from study.spaces import Number
     from study.trials import has_result
 
@@ -319,10 +322,13 @@ def print_space(task: Task, trials: Trials) -> None:
     left = max(0, task.budget - sum(map(has_result, trials.all())))
     total = sum(estimated_seconds(stage, processor()) for stage in shared) + each * left / task.workers
     pruned = ", less what is pruned" if task.prunes() else ""
+    repeats = BEST * len(CHOOSING) + 2 * len(SCORING) if len(task.objectives) == 1 else (BEST + 1) * len(SCORING)
     console.print(
         f"a trial takes about {duration(each)}; {_counted(left, 'trial')} left, {_counted(task.workers, 'worker')}: "
-        f"about {duration(total)}{pruned}, and then the best again"
+        f"about {duration(total)}{pruned}, and at most {duration(each * repeats / task.workers)} for the best again"
     )
+    if not task.storage:
+        console.print(f"trials are kept in {_relative(task.folder / JOURNAL)}", markup=False)
 
 
 def _shared(task: Task) -> set[str]:
@@ -355,16 +361,28 @@ def print_findings(search: Search, folder: Path) -> None:
     first = next((trial.values for trial in search.trials if trial.params == search.default.params), {})
     for name in search.objectives:
         found = [first.get(name), *(values[candidate.trial][name] for candidate in search.candidates)]
-        table.add_row(printed(name), *("" if value is None else f"{value:.4g}" for value in found))
+        table.add_row(printed(name), *map(_score, found))
+        again = [fmean(candidate.again[name]) if candidate.again.get(name) else None for candidate in search.candidates]
+        if any(again):
+            table.add_row(f"{printed(name)}, mean of new seeds", "", *map(_score, again))
     for name, parameter in search.parameters.items():
         tried = [search.default.params.get(name), *(candidate.params.get(name) for candidate in search.candidates)]
         table.add_row(parameter.label, *(f"{v:g}" if isinstance(v, float) else str(v) for v in tried))
     console.print(table)
     if search.reason:
         verdict = {True: "the winner beats the default", False: "the default beats the winner", None: "undecided"}
+        if search.default.scores and search.winner is not None:
+            verdict[None] = "undecided, where ranges overlap or judges disagree"
         console.print(f"{verdict[search.beats_default]}: {search.reason}", markup=False)
     console.print(f"written  {_relative(folder / 'search')}/ ({search.space}.csv and .json)", markup=False)
-    console.print(f"figures  figures/{search.study}/ (search-{search.space}; in {_relative(folder)}/report.html too)")
+    drawn = folder.parents[1] / "figures" / search.study
+    if (drawn / f"search-{search.space}.png").exists():
+        report = _relative(folder / "report.html")
+        console.print(f"figures  {_relative(drawn)}/ (search-{search.space}; in {report} too)", markup=False)
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.5g}"
 
 
 def print_guidance(path: Path) -> None:

@@ -25,7 +25,7 @@ from study.paths import job_folder
 from study.plan import Job
 from study.snapshot import environment, snapshot
 from study.specs import INTERRUPTED, Stage
-from study.stopping import stop_requested
+from study.stopping import ask_to_end, stop_requested
 
 TIMEOUT_MINUTES = 7 * 24 * 60  # of a local job: submitit wants a limit, and a study may take days
 POLL_SECONDS = 0.25  # between looks at the running jobs
@@ -168,7 +168,7 @@ class LocalJobs:
 
         while (pids := controllers()) and time.monotonic() < deadline:
             for pid in pids:
-                os.kill(pid, signal.SIGTERM)  # again and again: a job that starts up is deaf
+                ask_to_end(pid)  # again and again: a job that starts up is deaf
             time.sleep(1.0)
         for name in self.board.running:
             if self._alive(self.board.jobs[name]) is not None:

@@ -57,7 +57,8 @@ class Search:
     detach: Annotated[bool, arg(help_behavior_hint="")] = False
     """Submit the workers to Slurm and return."""
     storage: Annotated[str, arg(metavar="URL", help_behavior_hint="")] = ""
-    """Where Optuna keeps the trials: a URL, or the path of a journal. Default: $STUDY_ROOT/searches/STUDY-SPACE."""
+    """Where Optuna keeps the trials: a URL, or the path of a journal. Default: journal.log in
+    $STUDY_ROOT/searches/STUDY-SPACE. Workers need the same $STUDY_ROOT in any case."""
     study: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     """Name of the results, as for study.sweep."""
     seed: int = 0
@@ -65,8 +66,7 @@ class Search:
     out: Annotated[Path, arg(metavar="FOLDER", help_behavior_hint="")] = CHECKOUT
     """Folder that holds results/. Default: the checkout."""
     dry_run: Annotated[bool, arg(help_behavior_hint="")] = False
-    """Print the space, how far the search is and what a trial costs, and stop (exit code 3 when something is missing
-    here)."""
+    """Print the space, how far the search is and what a trial costs, and stop (exit code 3: something is missing)."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, arg(metavar="FIELD=VALUE", help_behavior_hint="")] = ()
     """Change a field of the scale, as for study.sweep."""
 
@@ -94,7 +94,7 @@ def prepare(options: Search) -> tuple[Task, list[str]]:
         setting=setting,
         budget=options.trials,
         seed=options.seed,
-        storage=options.storage if "://" in options.storage or not options.storage else _absolute(options.storage),
+        storage=_from_anywhere(options.storage),
         workers=_workers(options, setting),
         out=options.out.absolute(),
     )
@@ -104,12 +104,16 @@ def prepare(options: Search) -> tuple[Task, list[str]]:
     return task, [*setting.missing, *missing(every.stages)]
 
 
-def _absolute(path: str) -> str:
-    return str(Path(path).expanduser().absolute())
+def _from_anywhere(storage: str) -> str:
+    """The storage as other processes find it too, wherever they stand."""
+    scheme = "sqlite:///" if storage.startswith("sqlite:///") else ""
+    if not storage or ("://" in storage and not scheme):
+        return storage
+    return scheme + str(Path(storage.removeprefix(scheme)).expanduser().absolute())
 
 
 def _workers(options: Search, setting: Setting) -> int:
-    if options.workers is not None or options.executor == "inline":
+    if options.workers is not None or options.executor == "inline" or options.storage.startswith("sqlite"):
         return options.workers or 1
     if options.executor == "slurm":
         return SLURM_WORKERS
@@ -129,8 +133,9 @@ def run(options: Search, task: Task, missing: list[str]) -> int:
         return 3
     if options.dry_run:
         return 0
-    note_search(options, task)
+    trials.ask_for(task.budget)
     if options.executor == "inline":
+        note_search(options, task)
         run_worker(task, 0)
         stopped = stop_requested.is_set()
     else:
@@ -147,17 +152,15 @@ def _follow(options: Search, task: Task, missing: list[str]) -> int:
 
 def _say(task: Task, trials: Any, stopped: bool) -> int:
     """Write what there is, and print it; returns the exit code."""
-    from study.findings import conclude, decided, standing
+    from study.findings import conclude, decided, failures, standing
     from study.report import print_findings
-    from study.trials import outcome_of
 
     search = conclude(task, trials)
     print_findings(search, task.out / "results" / task.setting.study)
-    if trials.finished() and decided(task, trials) and not stopped:
+    if trials.finished() and decided(task, trials):
         return 0
     print(standing(task, trials))
-    reasons = [about["reason"] for trial in trials.all() if (about := outcome_of(trial)).get("state") == "failed"]
-    for reason in dict.fromkeys(reasons):
+    for reason in failures(task, trials):
         print(f"  failed: {reason}")
     print(f"run the same command again to go on; logs of workers: {task.folder / 'workers'}")
     return 130 if stopped else 1
@@ -167,17 +170,18 @@ def _watch(options: Search, task: Task, trials: Any) -> bool:
     """Start the workers that do not run yet and watch them; False when stopped by a signal."""
     from study.findings import standing
 
-    if options.executor == "slurm":
-        workers.submit(task, read_profile(options.cluster)["generator"])
-        if options.detach:
-            print(f"submitted; python -m study.sweep status {task.setting.study} shows how far it is")
-            return True
-    else:
-        workers.start(task)
     for number in (signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
             signal.signal(number, raise_stop)
     try:
+        if options.executor == "slurm":
+            workers.submit(task, read_profile(options.cluster)["generator"])
+        else:
+            workers.start(task)
+        note_search(options, task)
+        if options.detach:
+            print(f"submitted; python -m study.sweep status {task.setting.study} shows how far it is")
+            return True
         said = 0.0
         while workers.alive(task, options.executor):
             if time.monotonic() - said > LINE_SECONDS:

@@ -134,13 +134,8 @@ def _submit_arrays(
     return ids
 
 
-def submit_workers(
-    calls: dict[Path, tuple[Any, ...]], name: str, compute: Compute, profile: Profile
-) -> dict[Path, str]:
+def submit_workers(calls: dict[Path, tuple[Any, ...]], name: str, compute: Compute, profile: Profile) -> None:
     """Submit calls (function, then its arguments) that are not in the queue, by the folder of each one's note.
-
-    Returns:
-        Slurm ids of all that wait or run now.
 
     Raises:
         Refused: by Slurm; then nothing of this call stays in the queue.
@@ -148,7 +143,8 @@ def submit_workers(
     queued = active_workers(list(calls))
     todo = {folder: call for folder, call in calls.items() if folder not in queued}
     try:
-        return {**queued, **(_submit_arrays(todo, name, compute, profile, [], snapshot()) if todo else {})}
+        if todo:
+            _submit_arrays(todo, name, compute, profile, [], snapshot())
     except Refused:
         cluster.cancel(active_workers(list(todo)).values())
         raise

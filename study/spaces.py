@@ -36,6 +36,8 @@ class Number:
     log: bool = False
 
     def __post_init__(self) -> None:
+        if not (0 if self.log else -math.inf) < self.low < self.high:
+            raise ValueError(f"{self.label}: no range from {self.low} to {self.high}{' for a logarithm' * self.log}")
         if not self.low <= self.default <= self.high:
             raise ValueError(f"{self.label}: the scale's {self.default} is not within {self.low} to {self.high}")
 

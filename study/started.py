@@ -32,6 +32,7 @@ def note_plan(options: Sweep, plan: Plan, starts: bool) -> None:
 
 def note_search(options: Search, task: Task) -> None:
     """Note how a search was asked for."""
+    options = dataclasses.replace(options, storage=task.storage)
     _write(_notes() / task.setting.study / f"{SEARCH}{task.space}.json", options)
 
 
@@ -68,9 +69,9 @@ def _write(path: Path, options: Any) -> None:
     from study.data import GIVEN_AS_FOLDER, KNOWN
 
     asked = dataclasses.asdict(options)
-    for name in ("out", "cluster", "data", "storage"):  # the later process may stand in another folder
-        given = asked.get(name)
-        if given and given not in {*KNOWN, *GIVEN_AS_FOLDER} and "://" not in str(given):
+    for name in ("out", "cluster", "data"):  # the later process may stand in another folder
+        given = asked[name]
+        if given and given not in {*KNOWN, *GIVEN_AS_FOLDER}:
             asked[name] = str(Path(given).expanduser().absolute())
     write_json(path, {"options": asked, "started": time.time()})
 
@@ -89,6 +90,9 @@ def _chosen(study: str) -> dict[str, dict[str, Any]]:
 
 def _options(kind: type, about: dict[str, Any]) -> Any:
     asked = about["options"]
-    options = rebuild(kind, {**asked, "out": None, "cluster": None})
+    try:
+        options = rebuild(kind, {**asked, "out": None, "cluster": None})
+    except TypeError as error:
+        raise ValueError(f"another version of this code started it; use that one ({error})") from None
     cluster = Path(asked["cluster"]) if asked["cluster"] else None
     return dataclasses.replace(options, out=Path(asked["out"]), cluster=cluster)

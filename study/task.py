@@ -57,7 +57,10 @@ class Task:
         return self.setting.scale.judges[0][0]
 
     def dimensions(self) -> dict[str, Dimension]:
-        return self.module.dimensions(self.setting.scale)
+        try:
+            return self.module.dimensions(self.setting.scale)
+        except ValueError as error:
+            raise ValueError(f"{error}; ranges are in ablations/spaces/{self.space}.py") from None
 
     def default(self) -> dict[str, Any]:
         return {name: dimension.default for name, dimension in self.dimensions().items()}
@@ -79,6 +82,11 @@ class Task:
     def marks(self) -> tuple[int, ...]:
         """Images seen at which a trial's generator is judged."""
         return tuple(stage.spec.images_seen for stage in parts(self.plan([self.run(self.default())]))[1].results)  # type: ignore[union-attr]
+
+    def rungs(self) -> tuple[int, int]:
+        """Of successive halving: images seen at the first rung, and how many times more at each further one."""
+        first, second, *_ = self.marks()
+        return first, max(2, round(second / first))
 
     def prunes(self) -> bool:
         """Whether trials can end early: Optuna cannot prune by two objectives, and one mark is the end."""

@@ -31,6 +31,7 @@ from study.stopping import Interrupted, stop_requested
 ATTEMPTS = 3  # of one trial that got no further, before it is taken to be what kills its workers
 FAILURES = 3  # in a row, before a worker takes the fault to be its own
 POLL_SECONDS = 1.0
+BUDGET = "budget"  # attribute of the study: trials in all
 OUTCOME = "outcome"  # attribute of a trial: what is known of it beside Optuna's own
 STATES = {  # Optuna's: it learns nothing from trials that it calls failed
     "complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "diverged": TrialState.PRUNED,
@@ -81,7 +82,7 @@ class Trials:
         folder: shared by all workers: the lock, and a lease for each trial. Not the journal's, which has a lock too.
         study: Optuna's, see `open_study`.
         dimensions: of the space.
-        budget: trials in all.
+        budget: trials in all, unless another was noted by `ask_for`.
         seed: of what is drawn.
         worker: names this worker for good, so that it finds a trial again that it was torn from.
         reached: names how far a trial of such values is; another name each time that it got further.
@@ -99,6 +100,16 @@ class Trials:
     def all(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 
+    @property
+    def total(self) -> int:
+        """Trials in all, as they were asked for last: it may have changed since this worker began."""
+        return self.study.user_attrs.get(BUDGET, self.budget)
+
+    def ask_for(self, budget: int) -> None:
+        """Note how many trials there are to be in all, for every worker."""
+        if self.study.user_attrs.get(BUDGET) != budget:
+            self.study.set_user_attr(BUDGET, budget)
+
     def asked(self) -> list[FrozenTrial]:
         """Those whose values are all drawn; of others a worker is just asking, or was when it was killed."""
         return [trial for trial in self.all() if self.dimensions.keys() <= trial.params.keys()]
@@ -111,7 +122,7 @@ class Trials:
     def finished(self) -> bool:
         """Whether as many trials as the budget says have a result, and none is under way."""
         trials = self.all()
-        return sum(map(has_result, trials)) >= self.budget and not any(map(under_way, trials))
+        return sum(map(has_result, trials)) >= self.total and not any(map(under_way, trials))
 
     def standing(self) -> str:
         """How far the search is, in words."""
@@ -121,7 +132,7 @@ class Trials:
         complete = [trial.values for trial in trials if trial.state == TrialState.COMPLETE]
         names = self.study.metric_names or []
         lowest = [f"lowest {name} {min(v[i] for v in complete):.4g}" for i, name in enumerate(names) if complete]
-        return f"{sum(map(has_result, trials))} of {self.budget} trials: " + "; ".join([counted or "none yet", *lowest])
+        return f"{sum(map(has_result, trials))} of {self.total} trials: " + "; ".join([counted or "none yet", *lowest])
 
     def _state(self, trial: FrozenTrial) -> str:
         if trial.state == TrialState.RUNNING:
@@ -192,7 +203,7 @@ class Trials:
         trials = self.all()
         if not any(trial.state == TrialState.WAITING for trial in trials):
             there = [self.values(trial) for trial in trials if has_result(trial) or under_way(trial)]
-            if len(there) >= self.budget:
+            if len(there) >= self.total:
                 return None
             default = {name: dimension.default for name, dimension in self.dimensions.items()}
             if default not in there:  # what the others are compared with
@@ -205,7 +216,7 @@ class Trials:
         self.study.sampler = optuna.samplers.TPESampler(
             multivariate=True,
             constant_liar=True,
-            n_startup_trials=max(5, min(10, self.budget // 4)),
+            n_startup_trials=max(5, min(10, self.total // 4)),
             seed=derive(self.seed, "trial", number) % 2**32,
         )
 
@@ -215,10 +226,13 @@ class Trials:
         if trial.state.is_finished():
             return
         about = {name: value for name, value in dataclasses.asdict(outcome).items() if name != "values"}
-        Trial(self.study, trial._trial_id).set_user_attr(OUTCOME, about)
         state = STATES.get(outcome.state, TrialState.FAIL)
         values = list(outcome.values) if state == TrialState.COMPLETE else None
-        self.study.tell(number, values, state, skip_if_finished=True)
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # whoever took it over was first
+            self.study._storage.set_trial_user_attr(trial._trial_id, OUTCOME, about)
+            self.study.tell(number, values, state, skip_if_finished=True)
+        told = ", ".join(f"{value:.4g}" for value in outcome.values) or outcome.reason
+        log.info("trial %d: %s", number, " ".join([outcome.state, told]).strip())
 
 
 def outcome_of(trial: FrozenTrial) -> dict[str, Any]:

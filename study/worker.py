@@ -6,12 +6,14 @@ import functools
 import logging
 import time
 import traceback
+import uuid
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from study.cluster import put_back
 from study.distributed import from_main, gathered, processes, rank, started, together
-from study.files import fingerprint
+from study.files import fingerprint, read_json, write_json
 from study.jobs import log_to_stdout, note_failure, run_stage, stage_title
 from study.lease import LeaseLost, Watcher, lease, locked
 from study.noted import earlier, note
@@ -24,6 +26,8 @@ from study.task import Task, parts, scores
 from study.workspace import Diverged
 
 if TYPE_CHECKING:
+    import optuna
+
     from study.trials import Claimed, Outcome, Trials
 
 POLL_SECONDS = 1.0
@@ -42,14 +46,14 @@ def open_trials(task: Task, worker: str = "0") -> Trials:
     storage = open_storage(task.storage or str(task.folder / JOURNAL), task.workers)
     pruner: optuna.pruners.BasePruner | None = None
     if task.prunes():
-        first, second, *_ = task.marks()
-        pruner = optuna.pruners.SuccessiveHalvingPruner(
-            min_resource=first, reduction_factor=max(2, round(second / first))
-        )
+        first, factor = task.rungs()
+        pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=factor)
     name = task.optuna_name()
-    folder = task.folder / "trials" / name  # of this study alone: each begins with trial 0
+    kept = f"{name}-{fingerprint(task.storage, 6)}" if task.storage else name
+    folder = task.folder / "trials" / kept  # of this study in this storage alone: each begins with trial 0
     with locked(folder):
         study = open_study(storage, name, task.objectives, pruner)
+        _refuse_another_root(study, folder)
         if not study.user_attrs.get("earlier"):
             for trial in earlier(task, [t.params for t in study.get_trials(deepcopy=False)]):
                 study.add_trial(trial)
@@ -60,11 +64,31 @@ def open_trials(task: Task, worker: str = "0") -> Trials:
     return Trials(folder, study, task.dimensions(), task.budget, task.seed, worker, reached)
 
 
+def _refuse_another_root(study: optuna.Study, folder: Path) -> None:
+    """Workers see by the leases in their common root which trials are being done: the storage alone does not tell.
+
+    Raises:
+        ValueError: the study belongs to another root.
+    """
+    mark = folder / "study.json"
+    mine = read_json(mark)
+    if mine is None:
+        mine = uuid.uuid4().hex
+        write_json(mark, mine)
+    if study.user_attrs.get("root", mine) != mine:
+        raise ValueError(
+            "this storage holds the search of another $STUDY_ROOT; its workers need the same one, and another search "
+            "another --study or --storage"
+        )
+    if "root" not in study.user_attrs:
+        study.set_user_attr("root", mine)
+
+
 def _reached(task: Task, values: Values) -> str:
     """Names how far a trial's run is: by its records, checkpoints and snapshots."""
     folders = [stage.folder for stage in task.plan([task.run(values)]).stages]
     kept = [path for folder in folders for name in ("record.json", "*.safetensors") for path in folder.glob(name)]
-    return fingerprint(sorted(str(path.relative_to(study_root())) for path in kept), 12)
+    return fingerprint([dict(values), sorted(str(path.relative_to(study_root())) for path in kept)], 12)
 
 
 # A trial is a run
@@ -92,7 +116,7 @@ def evaluate(task: Task, claimed: Claimed) -> Outcome:
         known["images_seen"], pruned = _generator(task, claimed, generator)
         known["seconds"] = round(time.monotonic() - began, 3)
         if pruned:
-            return Outcome(state="pruned", reason=f"pruned at {known['images_seen']:,} images", **known)
+            return Outcome(state="pruned", reason=_pruned_at(known["images_seen"]), **known)
         found = scores(task, generator.run)[task.judge]
         return Outcome(state="complete", values=tuple(found[objective] for objective in task.objectives), **known)
     except Interrupted:
@@ -131,7 +155,9 @@ def _generator(task: Task, claimed: Claimed, generator: Planned) -> tuple[int, b
                 if any(gathered(stop_requested.is_set())):
                     raise
         record = run_stage(result, stage_title(result), at_hand=("generator",))
-        if claimed.prune(record["metrics"][task.judge]["gfid"], mark) and claimed.values != task.default():
+        worse = claimed.prune(record["metrics"][task.judge]["gfid"], mark)
+        noted = from_main((fit.failure() or {}).get("reason") == _pruned_at(mark))  # by one that was killed after that
+        if (worse or noted) and claimed.values != task.default():
             if rank() == 0:
                 _end(fit, mark)
             return mark, True
@@ -151,7 +177,11 @@ def _end(fit: Stage, mark: int) -> None:
             return  # it was trained before, or meanwhile, by whoever asked
         for path in fit.folder.glob("checkpoint-*.safetensors"):
             path.unlink(missing_ok=True)
-        note_failure(fit, "pruned", f"pruned at {mark:,} images")
+        note_failure(fit, "pruned", _pruned_at(mark))
+
+
+def _pruned_at(mark: int) -> str:
+    return f"pruned at {mark:,} images"
 
 
 # The worker

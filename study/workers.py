@@ -5,8 +5,6 @@ Each has a folder with its logs and the note of how it was submitted; what one d
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from study.cluster import Profile
 from study.files import read_json
 from study.lease import process_alive
 from study.slurm import active_workers, submit_workers
+from study.stopping import ask_to_end
 from study.sweep import gpus
 from study.task import Task
 from study.worker import run_worker
@@ -75,5 +74,5 @@ def stop_local(task: Task) -> None:
     deadline = time.monotonic() + STOP_SECONDS
     while (pids := local(task).values()) and time.monotonic() < deadline:
         for pid in pids:
-            os.kill(pid, signal.SIGTERM)  # again and again: a worker that starts up is deaf
+            ask_to_end(pid)  # again and again: a worker that starts up is deaf
         time.sleep(1.0)

@@ -31,7 +31,7 @@ from study.stages.fit_generator import snapshot_file
 from study.stopping import Interrupted, stop_requested
 from study.sweep import Setting
 from study.task import Task
-from study.trials import Claimed, outcome_of
+from study.trials import Claimed, Trials, outcome_of
 from study.worker import open_trials, run_worker
 from study.workspace import Diverged
 
@@ -146,6 +146,18 @@ def test_a_number_has_two_digits_and_the_default_is_as_it_is(drawn, value):
 def test_a_default_outside_its_range_is_refused():
     with pytest.raises(ValueError, match="x: the scale's 2 is not within 0 to 1"):
         Number(label="x", low=0, high=1, default=2)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (1.0, 1.0), (2.0, 1.0)])
+def test_a_range_that_is_none_is_refused(low, high):
+    with pytest.raises(ValueError, match="x: no range from"):
+        Number(label="x", low=low, high=high, default=1.0, log=True)
+
+
+def test_a_default_outside_of_a_space_names_its_file():
+    guided = dataclasses.replace(smoke().sampling, guidance_scale=9.5)
+    with pytest.raises(ValueError, match=r"not within 1.0 to .*; ranges are in ablations/spaces/sampling.py"):
+        task("sampling", sampling=guided).dimensions()
 
 
 def test_an_unknown_space_names_the_nearest():
@@ -356,9 +368,53 @@ def test_a_trial_whose_values_are_only_being_drawn_is_not_told_of_yet(tmp_path, 
 def test_files_that_are_deleted_are_written_again(tmp_path, stages_run):
     search(tmp_path, "sampling", 2)
     folder = tmp_path / "results" / "made" / "search"
+    gone = [folder.parent / "table.csv", tmp_path / "figures" / "made" / "search-sampling.png"]
+    before = [path.read_bytes() for path in gone]
+    for path in gone:
+        path.unlink()
     (folder / "sampling.csv").rename(folder / "generator.csv")
     (folder / "sampling.json").unlink()
     search(tmp_path, "sampling", 2)
+    assert [path.read_bytes() for path in gone] == before
+
+
+def test_a_search_that_has_just_begun_does_not_replace_one_that_got_further(tmp_path, stages_run, monkeypatch):
+    finished = search(tmp_path, "sampling", 4)
+    monkeypatch.setenv("STUDY_ROOT", str(tmp_path / "other"))
+    asked = task("sampling", 6, out=tmp_path)
+    trials = open_trials(asked)
+    with trials.claim() as claimed:
+        trials.tell(claimed.number, worker.evaluate(asked, claimed))
+    conclude(asked, trials)
+    assert searches.load(tmp_path / "results" / "made", "sampling") == finished
+    assert len(search(tmp_path, "sampling", 6).trials) == 6
+
+
+def test_the_storage_of_another_root_is_refused(tmp_path, stages_run, monkeypatch):
+    asked = dataclasses.replace(task("sampling", 4, out=tmp_path), storage=f"sqlite:///{tmp_path}/it.db")
+    open_trials(asked)
+    open_trials(asked)
+    monkeypatch.setenv("STUDY_ROOT", str(tmp_path / "other"))
+    with pytest.raises(ValueError, match=r"holds the search of another \$STUDY_ROOT"):
+        open_trials(asked)
+
+
+def test_a_worker_that_is_killed_before_it_says_that_a_trial_is_pruned(tmp_path, stages_run, study_root, monkeypatch):
+    asked = task("generator", 12, out=tmp_path)
+    told = Trials.tell
+
+    def tell(self, number, outcome):
+        if outcome.state == "pruned":
+            raise KeyboardInterrupt
+        told(self, number, outcome)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Trials, "tell", tell)
+        run_worker(asked, 0)
+    stages_run.clear()
+    with open_trials(asked).claim() as claimed:
+        assert worker.evaluate(asked, claimed).state == "pruned"
+    assert not stages_run
 
 
 def test_of_several_processes_one_that_loses_its_lease_ends(stages_run, monkeypatch):
@@ -410,11 +466,17 @@ def test_a_search_whose_journal_is_lost_is_rebuilt_from_the_run_folders(
     asked = task(name, 8, out=tmp_path)
     before = search(tmp_path, name, 8)
     assert {trial.state for trial in before.trials} >= {"complete", *({"diverged"} if name == "generator" else ())}
-    told = [(t.values, t.state, t.intermediate_values) for t in open_trials(asked).all()]
+
+    def known(trials):
+        rungs = [{k: v for k, v in t.system_attrs.items() if k.startswith("completed_rung")} for t in trials.all()]
+        assert any(rungs) == (name == "generator")
+        return [(t.values, t.state, t.intermediate_values, r) for t, r in zip(trials.all(), rungs, strict=True)]
+
+    told = known(open_trials(asked))
     shutil.rmtree(study_root / "searches")
     stages_run.clear()
     trials = open_trials(asked)
-    assert [(t.values, t.state, t.intermediate_values) for t in trials.all()] == told
+    assert known(trials) == told
     after = conclude(asked, trials)
     assert not stages_run and trials.finished()
     without_seconds = [dataclasses.replace(trial, seconds=None) for trial in before.trials]
@@ -505,12 +567,17 @@ def manage(capsys, *arguments):
     return code, said.out + said.err
 
 
-def test_status_tells_how_far_a_search_is(started, capsys):
+def test_status_tells_how_far_a_search_is(started, capsys, study_root):
     code, said = manage(capsys, "status", "made")
     assert code == 0 and "made, search generator: 0 of 4 trials: 1 running" in said
     row = next(line.split() for line in said.splitlines() if "fit_generator" in line)
     assert row[0] == "0" and "75%" in row and "10" in row
     assert "its own command goes on with it" in manage(capsys, "retry", "made")[1]
+    note = next(study_root.glob("sweeps/made/search-generator.json"))
+    about = read_json(note)
+    write_json(note, {**about, "options": {**about["options"], "patience": 3}})
+    code, said = manage(capsys, "status", "made")
+    assert code == 2 and "another version of this code started it" in said and len(said.splitlines()) == 1
     code, said = manage(capsys, "status", "mad")
     assert (code, said) == (2, "study.sweep status: no study called 'mad' was started; nearest: made\n")
 

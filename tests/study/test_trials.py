@@ -85,6 +85,28 @@ def test_the_budget_is_a_total_of_the_study(tmp_path):
     assert numbers(open_trials(tmp_path, budget=5)) == [0, 1, 2, 3, 4]
 
 
+def test_a_worker_learns_that_more_trials_are_asked_for(tmp_path):
+    trials, other = open_trials(tmp_path, budget=3), open_trials(tmp_path, budget=6, worker="1")
+
+    def evaluate(claimed):
+        if claimed.number == 2:
+            other.ask_for(6)
+        return square(claimed)
+
+    work(trials, evaluate)
+    assert numbers(trials) == [0, 1, 2, 3, 4, 5] and trials.standing().startswith("6 of 6")
+
+
+def test_of_two_workers_that_tell_of_one_trial_the_first_counts(tmp_path):
+    slow, quick = open_trials(tmp_path, budget=1), open_trials(tmp_path, budget=1, worker="1")
+    with slow.claim() as claimed:
+        seen = slow.all()  # before the other one takes it over
+        quick.tell(claimed.number, Outcome(state="complete", values=(1.0,)))
+        slow.all = lambda: seen
+        slow.tell(claimed.number, Outcome(state="complete", values=(2.0,)))
+    assert quick.all()[0].value == 1.0
+
+
 def test_the_same_values_give_the_same_result_without_being_run(tmp_path):
     two = {"kind": Choice(label="kind", choices=("a", "b"), default="a")}
     ran = []
@@ -275,6 +297,32 @@ def test_a_damaged_line_in_the_middle_is_set_aside_and_optunas_own_reader_goes_o
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(str(tmp_path / JOURNAL)))
     theirs = optuna.load_study(study_name="toy", storage=storage)
     assert [trial.value for trial in theirs.trials] == [trial.value for trial in trials.all()]
+
+
+@pytest.mark.parametrize("content", [b"run,gfid\n1,2\n", b"SQLite format 3\0\x10\n\0\1", b"{}", b"no line"])
+def test_a_file_that_is_no_journal_is_left_as_it_is(tmp_path, content):
+    (tmp_path / "mine").write_bytes(content)
+    with pytest.raises(ValueError, match="mine is no journal of Optuna; a URL names another storage, as sqlite:///"):
+        open_storage(str(tmp_path / "mine"))
+    assert (tmp_path / "mine").read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b'{"op_c', b"\0\0\0", b""])
+def test_a_journal_whose_first_line_is_torn_begins_anew(tmp_path, content):
+    (tmp_path / JOURNAL).write_bytes(content)
+    work(open_trials(tmp_path, budget=1), square)
+    assert numbers(open_trials(tmp_path, budget=1)) == [0]
+
+
+def test_a_worker_whose_journal_is_replaced_writes_nothing_more(tmp_path):
+    old = open_trials(tmp_path, budget=4)
+    with old.claim() as claimed:
+        (tmp_path / JOURNAL).rename(tmp_path / "aside")
+        for _ in range(2):  # gone, then another one
+            with pytest.raises(OSError, match="was deleted or replaced"):
+                old.tell(claimed.number, Outcome(state="complete", values=(1.0,)))
+            new = open_trials(tmp_path, budget=4)
+    assert new.all() == []
 
 
 def test_lines_that_are_being_written_are_read_when_they_are_whole(tmp_path):
