@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from study.scales import Scale
 
 DEFAULT_ABLATION = "frontier"
-MANAGEMENT = ("status", "watch", "retry", "cancel", "clean")  # study/manage.py: of sweeps that were started
+MANAGEMENT = ("status", "watch", "retry", "cancel", "clean")  # study/manage.py: of what was started
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def ablation(name: str) -> ModuleType:
     from study.settings import nearest
 
     if name not in _ablations():
-        raise ValueError(f"unknown ablation {name!r}; {nearest(name, _ablations())}")
+        raise ValueError(f"unknown ablation {name!r}; {nearest(name, (*_ablations(), *MANAGEMENT))}")
     return importlib.import_module(f"ablations.{name}")
 
 
