@@ -156,6 +156,7 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
     encoded = [stage for stage in plan.stages if isinstance(stage.spec, Encode) and stage.spec.given is None]
     latents = {stage.inputs["tokenizer"]: stage for stage in encoded}
     rows, named = [], labels(plan)
+    searched = plan.ablation.startswith(SEARCH)  # of trials there are too many sheets: they stay in the stages' folders
     for planned in plan.runs:
         identity, fit = _identity(plan, planned, named.get(planned.run.label)), planned.fit.record()
         for result in planned.results:
@@ -165,11 +166,11 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
             sheet, seed = "", spec.sampling.seed if isinstance(spec, Generate) else None
             if record is not None:
                 sheet = f"{Path(record['sheet']).stem}-{result.fingerprint}.png"
-                if not plan.ablation.startswith(SEARCH):
+                if not searched:
                     _copy(result.folder / record["sheet"], sheets / sheet)
-                elif not (sheets / sheet).exists():  # of trials there are too many: they stay in their stages' folders
+                elif not (sheets / sheet).exists():
                     sheet = ""
-                if planned.fit in latents and planned.kind == "tokenizer":
+                if planned.fit in latents and planned.kind == "tokenizer" and not searched:
                     for name in (LATENT_MAP, LATENT_PICTURES):
                         target = latents_file(planned.fit.fingerprint, Path(name).suffix)
                         _copy(latents[planned.fit].folder / name, sheets / target)

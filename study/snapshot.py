@@ -39,18 +39,21 @@ def _name(sources: dict[str, bytes]) -> str:
 
 def snapshot() -> Path:
     """The folder with a copy of the code as it is now, made if there is none yet."""
-    sources = _sources()
+    sources, source = _sources(), {"commit": commit(), "difference": difference()}
     folder = study_root() / "code" / _name(sources)
-    if read_json(folder / SOURCE) is None:
+    known = read_json(folder / SOURCE)
+    if known is None:
         partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
         for name, content in sources.items():
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
             (partial / name).write_bytes(content)
-        write_json(partial / SOURCE, {"commit": commit(), "difference": difference()})
+        write_json(partial / SOURCE, source)
         try:
             os.replace(partial, folder)
         except OSError:  # another process was faster
             shutil.rmtree(partial)
+    elif known != source:
+        write_json(folder / SOURCE, source)  # the same code in another commit: the earlier one may have been amended
     return folder
 
 

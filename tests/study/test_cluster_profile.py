@@ -82,6 +82,10 @@ def test_jobs_run_the_code_as_it_was_submitted(study_root, tmp_path, monkeypatch
     first = snapshot.snapshot()
     assert snapshot.snapshot() == first  # made once
     assert set(read_json(first / "source.json")) == {"commit", "difference"}
+    with monkeypatch.context() as amended:
+        amended.setattr(snapshot, "commit", lambda: "another")
+        assert read_json(snapshot.snapshot() / "source.json")["commit"] == "another"
+    assert snapshot.snapshot() == first
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "__init__.py").write_text("raise RuntimeError('the working directory was imported')")
     told = subprocess.run(
