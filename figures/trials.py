@@ -31,7 +31,7 @@ def counted(search: Search) -> str:
 
 def verdict(search: Search) -> str:
     """Whether the winner beats the default, and why, in a sentence; nothing where that was not asked."""
-    if not search.reason and search.winner is None:
+    if len(search.objectives) > 1 or (not search.reason and search.winner is None):
         return ""
     what = {
         True: f"Trial {search.winner} beats the default",

@@ -98,6 +98,17 @@ def protocols(stage: Stage) -> dict[str, Row]:
     return rows
 
 
+def measured_protocol(stage: Stage, judge: str) -> Row:
+    """Protocol columns of a judge's row of a finished stage."""
+    record = stage.record()
+    assert record is not None
+    return protocols(stage)[judge] | _measured_reference(record["metrics"][judge])
+
+
+def _measured_reference(metrics: dict[str, Any]) -> Row:
+    return {"reference_hash": metrics["reference"][:12]}  # the judge's own weights included, where it was trained here
+
+
 def _compared_with(judge: JudgeSpec, spec: Generate) -> tuple[str, str]:
     """What samples are compared with, and what names it."""
     if spec.reference is None:
@@ -201,8 +212,7 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
                         "threads": origin["threads"],
                         "evaluate_seconds": record["seconds"],
                         "sheet": sheet,
-                        # the judge's own weights included, where it was trained here
-                        "reference_hash": measured["reference"][:12],
+                        **_measured_reference(measured),
                     }
                     if planned.kind == "tokenizer":
                         row |= _diagnostics(latents.get(planned.fit), result, judge)

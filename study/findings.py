@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from optuna.trial import FrozenTrial, TrialState
 
 from results import searches
-from study.collect import protocols, state_of
+from study.collect import measured_protocol, state_of
 from study.collector import Collector
 from study.lease import locked
 from study.plan import Run
@@ -234,20 +234,24 @@ def _value(trial: FrozenTrial, index: int) -> float:
 
 
 def _protocol(task: Task, trials: Trials) -> dict[str, dict[str, Any]]:
-    """How each objective was measured, as far as that was the same in all trials."""
+    """How each objective was measured, as far as that was the same in all complete trials."""
     results: dict[str, list[dict[str, Any]]] = {objective: [] for objective in task.objectives}
-    values = [task.default(), *(trials.values(t) for t in trials.all() if t.state == TrialState.COMPLETE)]
-    for one in values:
-        tokenizer, generator = task.plan([task.run(one)]).runs
+    for trial in trials.all():
+        if trial.state != TrialState.COMPLETE:
+            continue
+        tokenizer, generator = task.plan([task.run(trials.values(trial))]).runs
         for objective in task.objectives:
             planned = generator if objective == "gfid" else tokenizer
-            row = protocols(planned.results[-1])[task.judge]
+            if planned.results[-1].record() is None:
+                continue  # deleted since
+            row = measured_protocol(planned.results[-1], task.judge)
             if objective == "gfid":
                 row |= {"generator": generator.run.generator, "images_seen": generator.results[-1].spec.images_seen}  # type: ignore[union-attr]
             results[objective].append(row)
     return {
-        objective: {name: value for name, value in first.items() if all(row[name] == value for row in rows)}
-        for objective, (first, *rows) in results.items()
+        objective: {name: value for name, value in rows[0].items() if all(row[name] == value for row in rows)}
+        for objective, rows in results.items()
+        if rows
     }
 
 

@@ -373,7 +373,8 @@ def print_findings(search: Search, folder: Path) -> None:
         verdict = {True: "the winner beats the default", False: "the default beats the winner", None: "undecided"}
         if search.default.scores and search.winner is not None:
             verdict[None] = "undecided, where ranges overlap or judges disagree"
-        console.print(f"{verdict[search.beats_default]}: {search.reason}", markup=False)
+        told = f"{verdict[search.beats_default]}: " if len(search.objectives) == 1 else ""
+        console.print(told + search.reason, markup=False)
     console.print(f"written  {_relative(folder / 'search')}/ ({search.space}.csv and .json)", markup=False)
     drawn = folder.parents[1] / "figures" / search.study
     if (drawn / f"search-{search.space}.png").exists():

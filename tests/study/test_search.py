@@ -180,6 +180,7 @@ def test_the_winner_is_chosen_on_some_new_seeds_and_scored_on_others(tmp_path, s
     assert len(found.default.scores["gfid"]) == len(SCORING)
     assert found.beats_default is True and "3 held-out seeds" in found.reason and "by classifier" in found.reason
     assert max(found.importances["gfid"], key=found.importances["gfid"].get) == "timestep_shift"
+    assert found.protocol["gfid"]["reference_hash"] == "r" * 12  # as it is in the table
     assert found.protocol["gfid"]["samples"] == 128 and "timestep_shift" not in found.protocol["gfid"]
     trainings = [kind for kind, _ in stages_run if kind in ("train", "fit_tokenizer")]
     assert trainings == ["fit_tokenizer", "train", "train"]  # once, to both marks
