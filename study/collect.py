@@ -102,11 +102,12 @@ def measured_protocol(stage: Stage, judge: str) -> Row:
     """Protocol columns of a judge's row of a finished stage."""
     record = stage.record()
     assert record is not None
-    return protocols(stage)[judge] | _measured_reference(record["metrics"][judge])
+    return protocols(stage)[judge] | _measured(record["metrics"][judge])
 
 
-def _measured_reference(metrics: dict[str, Any]) -> Row:
-    return {"reference_hash": metrics["reference"][:12]}  # the judge's own weights included, where it was trained here
+def _measured(metrics: dict[str, Any]) -> Row:
+    """Of the protocol what only the measurement knows: the hash has the weights of a judge that was trained here."""
+    return {"comparable": metrics["comparable"], "reference_hash": metrics["reference"][:12]}
 
 
 def _compared_with(judge: JudgeSpec, spec: Generate) -> tuple[str, str]:
@@ -204,7 +205,6 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
                     origin = record["provenance"]
                     row |= {key: value for key, value in measured.items() if key in METRICS}
                     row |= {
-                        "comparable": measured["comparable"],
                         "commit": origin["commit"],
                         "versions": origin["versions"],
                         "device": origin["device"],
@@ -212,7 +212,7 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
                         "threads": origin["threads"],
                         "evaluate_seconds": record["seconds"],
                         "sheet": sheet,
-                        **_measured_reference(measured),
+                        **_measured(measured),
                     }
                     if planned.kind == "tokenizer":
                         row |= _diagnostics(latents.get(planned.fit), result, judge)

@@ -275,7 +275,11 @@ def conclude(task: Task, trials: Trials) -> searches.Search:
             searches.write(search, folder)
         else:
             log.warning("%s has a search that got further: it stays", folder / "search" / f"{task.space}.csv")
-        Collector(task.plan(list(runs(task, trials))), task.out).update()
+        collector = Collector(task.plan(list(runs(task, trials))), task.out)
+        collector.update()
+        for name, reason in collector.skipped.items():
+            if name.endswith(f"-{task.space}"):
+                log.warning("no figure %s: %s", name, reason)
     return search
 
 

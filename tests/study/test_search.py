@@ -18,6 +18,7 @@ from test_sweep import TINY
 from results import searches
 from results.table import load
 from study import jobs, worker
+from study.collector import Collector
 from study.files import read_json, write_json
 from study.findings import CHOOSING, FEWEST, SCORING, best, conclude, standing
 from study.jobs import run_stage
@@ -238,6 +239,21 @@ def test_two_objectives_are_not_pruned_and_have_a_front(tmp_path, stages_run):
     front = {(c.params["channels"], len(c.scores["rfid"]), len(c.scores["gfid"])) for c in found.candidates}
     assert front <= {(4, 3, 3), (8, 3, 3), (12, 3, 3), (16, 3, 3)} and len(front) > 1
     assert set(found.importances) <= {"rfid", "gfid"}
+
+
+def test_the_front_is_drawn_over_the_studys_frontier(tmp_path, stages_run):
+    import ablations.frontier
+    from study.plan import make_plan
+
+    asked = task("tokenizer", 4, out=tmp_path, latent_channels=(4, 16))
+    s = asked.setting
+    frontier = make_plan("frontier", ablations.frontier, s.scale, s.data, s.compute, s.study)
+    for stage in frontier.stages:
+        run_stage(stage)
+    Collector(frontier, tmp_path).update()
+    assert run_worker(asked, 0)
+    drawn = pd.read_csv(tmp_path / "figures" / "made" / "pareto-tokenizer.csv")
+    assert {"study", "front"} <= set(drawn["part"])
 
 
 def test_a_run_that_pauses_for_its_judges_has_the_bits_of_one_that_does_not(tiny_plan, monkeypatch, tmp_path):
