@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections import Counter
@@ -347,7 +348,7 @@ def _ends(dimension: Any) -> tuple[Any, ...]:
 
 def print_findings(search: Search, folder: Path) -> None:
     """Print the best of a search, and whether the winner beats the default."""
-    from results.searches import printed
+    from results.searches import SearchError, load, printed
 
     console.print(f"[bold]{search.space}[/bold]: {search.question}")
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -375,7 +376,9 @@ def print_findings(search: Search, folder: Path) -> None:
             verdict[None] = "undecided, where ranges overlap or judges disagree"
         told = f"{verdict[search.beats_default]}: " if len(search.objectives) == 1 else ""
         console.print(told + search.reason, markup=False)
-    console.print(f"written  {_relative(folder / 'search')}/ ({search.space}.csv and .json)", markup=False)
+    with contextlib.suppress(SearchError):
+        if load(folder, search.space) == search:  # one that got further stays
+            console.print(f"written  {_relative(folder / 'search')}/ ({search.space}.csv and .json)", markup=False)
     drawn = folder.parents[1] / "figures" / search.study
     if (drawn / f"search-{search.space}.png").exists():
         report = _relative(folder / "report.html")

@@ -25,6 +25,7 @@ from study.worker import open_trials, run_worker
 WATCH_SECONDS = {"local": 1.0, "slurm": 10.0}  # between looks at the workers, of Slurm at its queue
 LINE_SECONDS = 20.0  # between progress lines
 SLURM_WORKERS = 4
+TRIALS = 20
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,8 +41,8 @@ class Search:
 
     space: Annotated[tyro.conf.Positional[str], arg(metavar="SPACE")]
     """What is searched: sampling, generator or tokenizer."""
-    trials: Annotated[int, arg(metavar="N")] = 20
-    """How many trials there are to be in all, earlier ones included."""
+    trials: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
+    """How many trials there are to be in all, earlier ones included. Default: as many as were asked for last, or 20."""
     scale: Annotated[str, arg(metavar="NAME")] = "desk"
     """How big, as for study.sweep."""
     data: Annotated[str | None, arg(metavar="NAME|FOLDER", help_behavior_hint="")] = None
@@ -81,7 +82,7 @@ def prepare(options: Search) -> tuple[Task, list[str]]:
     from study.spaces import Choice, space
 
     space(options.space)
-    if options.trials < 1:
+    if options.trials is not None and options.trials < 1:
         raise ValueError(f"--trials must be at least 1, got {options.trials}")
     if options.workers is not None and options.workers < 1:
         raise ValueError(f"--workers must be at least 1, got {options.workers}")
@@ -92,7 +93,7 @@ def prepare(options: Search) -> tuple[Task, list[str]]:
     task = Task(
         space=options.space,
         setting=setting,
-        budget=options.trials,
+        budget=options.trials or TRIALS,
         seed=options.seed,
         storage=_from_anywhere(options.storage),
         workers=_workers(options, setting),
@@ -126,6 +127,8 @@ def run(options: Search, task: Task, missing: list[str]) -> int:
     from study.report import print_space
 
     trials = open_trials(task)
+    if options.trials is None:
+        task = dataclasses.replace(task, budget=trials.total)
     print_space(task, trials)
     for line in missing:
         print(f"  missing here: {line}")

@@ -556,6 +556,17 @@ def test_nothing_of_a_search_is_cleaned_away(tmp_path, stages_run):
     assert unreferenced(tmp_path) == []
 
 
+def test_a_command_that_names_no_number_of_trials_asks_for_as_many_as_before(tmp_path, stages_run, capsys):
+    from study.search import TRIALS, Search, run
+
+    options = Search(space="sampling", executor="inline", out=tmp_path, trials=4)
+    assert run(options, task("sampling", 4, out=tmp_path), []) == 0
+    assert run(dataclasses.replace(options, trials=None), task("sampling", TRIALS, out=tmp_path), []) == 0
+    said = capsys.readouterr().out
+    assert said.count("4 of 4 trials") == 1 and f"of {TRIALS} trials" not in said
+    assert "written " in said.splitlines()[-2]
+
+
 # Seen from outside
 
 
