@@ -18,6 +18,7 @@ from test_sweep import TINY
 from results import searches
 from results.table import load
 from study import jobs, worker
+from study.collect import update_table
 from study.collector import Collector
 from study.files import read_json, write_json
 from study.findings import CHOOSING, FEWEST, SCORING, best, conclude, standing
@@ -241,8 +242,9 @@ def test_two_objectives_are_not_pruned_and_have_a_front(tmp_path, stages_run):
     assert set(found.importances) <= {"rfid", "gfid"}
 
 
-def test_the_front_is_drawn_over_the_studys_frontier(tmp_path, stages_run):
+def test_the_front_is_drawn_over_the_studys_frontier(tmp_path, stages_run, monkeypatch):
     import ablations.frontier
+    from figures import pareto
     from study.plan import make_plan
 
     asked = task("tokenizer", 4, out=tmp_path, latent_channels=(4, 16))
@@ -250,10 +252,12 @@ def test_the_front_is_drawn_over_the_studys_frontier(tmp_path, stages_run):
     frontier = make_plan("frontier", ablations.frontier, s.scale, s.data, s.compute, s.study)
     for stage in frontier.stages:
         run_stage(stage)
+    monkeypatch.setattr(Collector, "update", lambda self: update_table(self.plan, self.out))  # one figure is enough
     Collector(frontier, tmp_path).update()
     assert run_worker(asked, 0)
-    drawn = pd.read_csv(tmp_path / "figures" / "made" / "pareto-tokenizer.csv")
-    assert {"study", "front"} <= set(drawn["part"])
+    folder = tmp_path / "results" / "made"
+    drawn = pareto.draw(searches.load(folder, "tokenizer"), load(folder / "table.csv"))
+    assert {"study", "front"} <= set(drawn.data["part"])
 
 
 def test_a_run_that_pauses_for_its_judges_has_the_bits_of_one_that_does_not(tiny_plan, monkeypatch, tmp_path):
