@@ -155,7 +155,7 @@ def _panel(ax: Axes, points: pd.DataFrame, gains: dict[str, SpeedUp]) -> None:
     plain_of = {aligned: plain for plain, aligned in rows.pairs(points)}
     curves = {name: points[points["tokenizer"] == name] for name in rows.tokenizers(points)}
     for tokenizer, curve in curves.items():
-        curve = curve.sort_values("images_seen")
+        curve = curve.sort_values("images_seen", kind="stable")
         first, last = curve.iloc[0], curve.iloc[-1]
         look = style.look(first["latent_channels"], first["foundation_model"])
         x = curve["images_seen"].astype(float)
@@ -173,7 +173,7 @@ def _bracket(ax: Axes, plain: pd.DataFrame, gain: SpeedUp, color: str) -> None:
     """A dotted line from where the aligned curve meets the plain one's last gFID to that last mark."""
     if gain.images is None:
         return
-    last = plain.sort_values("images_seen").iloc[-1]
+    last = plain.sort_values("images_seen", kind="stable").iloc[-1]
     ends = [gain.images, float(last["images_seen"])]
     ax.plot(ends, [last["gfid"]] * 2, color=color, linewidth=0.8, linestyle=(0, (1, 1.2)), zorder=2)
     ax.plot(ends[:1], [last["gfid"]], color=color, marker="|", markersize=7, markeredgewidth=1, zorder=2)

@@ -72,7 +72,7 @@ def _found(chosen: pd.DataFrame) -> Found:
     smallest = rows.generators(generators)[0]
     generators, mark = rows.at_common_mark(generators[generators["generator"] == smallest])
     by = ["extractor", "extractor_size", "foundation_model", "latent_channels", "tokenizer"]
-    last = tokenizers.sort_values("images_seen").drop_duplicates(["fingerprint", *by[:2]], keep="last")
+    last = tokenizers.sort_values("images_seen", kind="stable").drop_duplicates(["fingerprint", *by[:2]], keep="last")
     points = rows.averaged(last, by, "rfid").merge(rows.averaged(generators, by, "gfid"), on=by, how="outer")
     return Found(tokenizers, generators, mark, points.assign(generator=smallest, images_seen=mark))
 
@@ -95,7 +95,7 @@ def _panel(ax: Axes, points: pd.DataFrame, metric: str, look_of: style.LookOf) -
     scales.fit(ax, "y", [*points[f"{metric}_min"], *points[f"{metric}_max"]], pad=0.08)
     names = []
     for model in sorted(set(points["foundation_model"]), key=lambda name: (name != "none", name)):
-        line = points[points["foundation_model"] == model].sort_values("latent_channels")
+        line = points[points["foundation_model"] == model].sort_values("latent_channels", kind="stable")
         x = line["latent_channels"].astype(float)
         dash = look_of(int(line["latent_channels"].iloc[0]), model).dash
         ax.plot(x, line[metric], color=style.GREY, linestyle=dash, linewidth=1, zorder=2)

@@ -33,7 +33,7 @@ class Compared(NamedTuple):
     def lines(self) -> list[dict[Hashable, Any]]:
         """One row per label that was asked for, in order."""
         generators = self.asked[self.asked["kind"] == "generator"]
-        return generators.sort_values("place").drop_duplicates("label").to_dict("records")
+        return generators.sort_values("place", kind="stable").drop_duplicates("label").to_dict("records")
 
     @property
     def data(self) -> pd.DataFrame:

@@ -93,7 +93,7 @@ def _found(chosen: pd.DataFrame) -> Found:
 def rfid_and_gfid(tokenizers: pd.DataFrame, generators: pd.DataFrame) -> pd.DataFrame:
     """One row per tokenizer, generator and judge: rFID and gFID over seeds."""
     judge = ["extractor", "extractor_size"]
-    last = tokenizers.sort_values("images_seen").drop_duplicates(["fingerprint", *judge], keep="last")
+    last = tokenizers.sort_values("images_seen", kind="stable").drop_duplicates(["fingerprint", *judge], keep="last")
     rfid = last[["fingerprint", *judge, "rfid"]].set_axis(["tokenizer_fingerprint", *judge, "tokenizer_rfid"], axis=1)
     joined = generators.merge(rfid, on=["tokenizer_fingerprint", *judge]).dropna(subset=["tokenizer_rfid"])
     by = [*judge, "generator", "tokenizer", "foundation_model", "latent_channels", "images_seen"]

@@ -92,7 +92,7 @@ def _frame(ax: Axes, points: pd.DataFrame, scored: pd.DataFrame) -> None:
 def _panel(ax: Axes, points: pd.DataFrame, best: pd.DataFrame) -> None:
     names = []
     for tokenizer in rows.tokenizers(points):
-        mine = points[points["tokenizer"] == tokenizer].sort_values("guidance_scale")
+        mine = points[points["tokenizer"] == tokenizer].sort_values("guidance_scale", kind="stable")
         look = style.look(mine["latent_channels"].iloc[0], mine["foundation_model"].iloc[0])
         choosing_, scoring = (mine[mine["seed_is_for"] == name] for name in ("choosing", "scoring"))
         ax.plot(

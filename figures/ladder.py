@@ -35,7 +35,7 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
 
 def _sampled_otherwise(scored: pd.DataFrame) -> list[str]:
     """Names the rungs that are sampled in another way than the last: gaussian diffusion has no ODE to solve."""
-    rungs = scored.sort_values("place")
+    rungs = scored.sort_values("place", kind="stable")
     own = rungs["solver"].iloc[-1]
     others = rungs[rungs["solver"] != own].drop_duplicates("label")
     return [f"Sampled by {solver}: {', '.join(of['label'])}." for solver, of in others.groupby("solver")]

@@ -97,7 +97,7 @@ def _map(figure: Figure, found: pd.DataFrame, bottom: float, colors: ScalarMappa
     """A square map on which one unit is as long in both directions; dense points last, so that none is hidden."""
     width, height = figure.get_size_inches()
     ax = figure.add_axes((LEFT / width, bottom / height, MAP / width, MAP / height))
-    found = found.sort_values("density")
+    found = found.sort_values("density", kind="stable")
     size = min(5.0, 3000 / len(found))
     shades = colors.to_rgba(found["density"].to_numpy())
     ax.scatter(found["x"], found["y"], s=size, c=shades, linewidths=0, rasterized=True)

@@ -168,7 +168,7 @@ def _panel(ax: Axes, search: Search, points: pd.DataFrame) -> None:
                 ax.plot([origin[first], x], [origin[second], y], color=color, linewidth=0.6, alpha=0.6, zorder=2.5)
             if part in ("front", "study"):
                 names.append(labels.Label(p["name"], x, y, style.GREY if part == "study" else color))
-    line = points[points["part"] == "front"].sort_values(first)
+    line = points[points["part"] == "front"].sort_values(first, kind="stable")
     ax.step(line[first], line[second], where="post", color=trials.TRIAL, linewidth=0.9, zorder=2)
     ends = list(zip(line[first], line[second], strict=True))
     for (x0, y0), (x1, y1) in pairwise(ends):

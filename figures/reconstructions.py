@@ -24,7 +24,7 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     """
     chosen = rows.asked(table, NAME)
     tokenizers = rows.done(chosen, "tokenizer")
-    last = tokenizers.sort_values("images_seen").drop_duplicates(
+    last = tokenizers.sort_values("images_seen", kind="stable").drop_duplicates(
         ["fingerprint", "extractor", "extractor_size"], keep="last"
     )
     shown = {

@@ -187,7 +187,7 @@ def missing_note(rows: pd.DataFrame, kinds: Iterable[str]) -> list[str]:
     for _, run in waiting.sort_values(["kind", "latent_channels", "run"], ascending=[False, True, True]).groupby(
         ["kind", "fingerprint"], sort=False
     ):
-        row = run.sort_values("images_seen").iloc[0]
+        row = run.sort_values("images_seen", kind="stable").iloc[0]
         if row["kind"] == "generator" and row["state"] == "blocked" and row["tokenizer_fingerprint"] in lost_tokenizers:
             continue  # the tokenizer named before it is the cause
         name = row["tokenizer"] + (" tokenizer" if row["kind"] == "tokenizer" else "")

@@ -79,7 +79,7 @@ def _panel(ax: Axes, points: pd.DataFrame, generators: pd.DataFrame, look_of: st
     ax.set_ylabel(wording.axis("gFID", generators))
     names = []
     for tokenizer in rows.tokenizers(points):
-        line = points[points["tokenizer"] == tokenizer].sort_values("parameters")
+        line = points[points["tokenizer"] == tokenizer].sort_values("parameters", kind="stable")
         last = line.iloc[-1]
         look = look_of(last["latent_channels"], last["foundation_model"])
         x = line["parameters"].astype(float)

@@ -118,7 +118,7 @@ def caption(rows: pd.DataFrame) -> list[str]:
 def _sampling(rows: pd.DataFrame) -> list[str]:
     first = rows.iloc[0]
     facts = [f"{int(n):,} samples" for n in sorted(set(rows["samples"].dropna()))]
-    solvers = rows[["solver", "steps"]].drop_duplicates().sort_values("solver").to_dict("records")
+    solvers = rows[["solver", "steps"]].drop_duplicates().sort_values("solver", kind="stable").to_dict("records")
     named = [s["solver"] + ("" if pd.isna(s["steps"]) else f" {s['steps']} steps") for s in solvers if s["solver"]]
     facts.append(" or ".join(named))
     if first["timestep_shift"] not in (0, 1) and not pd.isna(first["timestep_shift"]):

@@ -30,7 +30,7 @@ def foretelling(tokenizers: pd.DataFrame, generators: pd.DataFrame) -> pd.DataFr
         ProtocolError: tokenizers were described with different numbers of points.
     """
     judge = ["extractor", "extractor_size"]
-    last = tokenizers.sort_values("images_seen").drop_duplicates(["fingerprint", *judge], keep="last")
+    last = tokenizers.sort_values("images_seen", kind="stable").drop_duplicates(["fingerprint", *judge], keep="last")
     points = sorted(set(last["diagnostic_points"].dropna()))
     if len(points) > 1:
         raise ProtocolError(
