@@ -8,8 +8,8 @@ We would change our mind about a tokenizer if its gFID here were out of line wit
 """
 
 from models.specs import parse_tokenizer
-from study.plan import Released, Run
-from study.scales import Scale
+from study.plan.runs import Pretrained, Run
+from study.plan.scales import Scale
 
 QUESTION = "How do published tokenizers do under one generator: SD-VAE, MAR's VAE and VA-VAE?"
 SOURCE = "Tables 2 and 3"
@@ -23,11 +23,11 @@ FACTORS = {  # a published tokenizer comes whole
 EPOCH = 1_281_167  # images of ImageNet
 PATCHED = 16  # pixels of a token's side
 TOKENIZERS = {
-    "sd-vae-f8d4": Released(name="sd-vae-ft-ema", images_seen=313_198 * 192),  # its card, of the finetuning alone
-    "mar-vae-f16d16": Released(name="mar-vae-kl16", images_seen=50 * EPOCH),  # its author, LTH14/mar issue 90
-    "va-vae": Released(name="vavae-imagenet256-f16d32-dinov2", images_seen=130 * EPOCH),  # as in released.py
+    "sd-vae-f8d4": Pretrained(name="sd-vae-ft-ema", images_seen=313_198 * 192),  # its card, of the finetuning alone
+    "mar-vae-f16d16": Pretrained(name="mar-vae-kl16", images_seen=50 * EPOCH),  # its author, LTH14/mar issue 90
+    "va-vae": Pretrained(name="vavae-imagenet256-f16d32-dinov2", images_seen=130 * EPOCH),  # as in released.py
     **{
-        name: Released(name=f"{maker}-imagenet256-{name}-50ep", images_seen=50 * EPOCH)
+        name: Pretrained(name=f"{maker}-imagenet256-{name}-50ep", images_seen=50 * EPOCH)
         for maker, names in {
             "ldm": ("f16d16", "f16d32", "f16d64"),
             "vavae": ("f16d32-mae", "f16d32-dinov2", "f16d64-mae", "f16d64-dinov2"),
@@ -49,7 +49,7 @@ def runs(scale: Scale) -> list[Run]:
         Run(
             tokenizer=name,
             generator=f"{size}/{PATCHED // parse_tokenizer(name).downsampling}",
-            given_tokenizer=given,
+            pretrained_tokenizer=given,
             seed=seed,
         )
         for seed in scale.seeds

@@ -7,8 +7,8 @@ We would change our mind if the aligned tokenizer's curve did not cross where th
 """
 
 from ablations.frontier import runs as frontier_runs
-from study.plan import Run
-from study.scales import Scale
+from study.plan.runs import Run
+from study.plan.scales import Scale
 
 QUESTION = "How many times fewer images does a generator need on an aligned tokenizer?"
 SOURCE = "Figure 4 (a, b)"

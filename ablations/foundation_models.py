@@ -6,8 +6,8 @@ generator. A scale with one foundation model (the desk's `lite0`) compares that 
 We would change our mind about a model if its gFID did not fall below the plain tokenizer's.
 """
 
-from study.plan import Run
-from study.scales import Scale
+from study.plan.runs import Run
+from study.plan.scales import Scale
 
 QUESTION = "Which foundation model should a tokenizer be aligned with?"
 SOURCE = "Table 4"

@@ -7,8 +7,8 @@ We would change our mind if gFID did not rise with the width of a plain latent, 
 one is aligned.
 """
 
-from study.plan import Run
-from study.scales import Scale
+from study.plan.runs import Run
+from study.plan.scales import Scale
 
 QUESTION = "Do wider latents reconstruct better but generate worse, and does VF alignment mend it?"
 SOURCE = "Table 2, Figures 1, 2 and 4"

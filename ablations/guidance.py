@@ -11,8 +11,8 @@ from typing import Any
 
 from ablations.frontier import runs as frontier_runs
 from results.schema import SELECTION_SEED
-from study.plan import Run
-from study.scales import Scale
+from study.plan.runs import Run
+from study.plan.scales import Scale
 
 QUESTION = "How much does guidance give, when its scale is chosen on other samples than it is scored on?"
 SOURCE = "ours"

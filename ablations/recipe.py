@@ -21,8 +21,8 @@ from dataclasses import replace
 from typing import Any
 
 from models.specs import parse_generator
-from study.plan import Run
-from study.scales import Scale
+from study.plan.runs import Run
+from study.plan.scales import Scale
 
 QUESTION = "What does each step from DiT to LightningDiT bring?"
 SOURCE = "Table 1"

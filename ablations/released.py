@@ -8,8 +8,8 @@ latent channels and off before t = 0.10 or 0.125.
 We would doubt our sampling or our judge if a number came out elsewhere.
 """
 
-from study.plan import Released, Run
-from study.scales import Scale
+from study.plan.runs import Pretrained, Run
+from study.plan.scales import Scale
 
 QUESTION = "Do the published checkpoints give the published numbers under the published protocol?"
 SOURCE = "Table 3"
@@ -21,10 +21,10 @@ FACTORS = {
 DOWNSAMPLING = 16
 EPOCH = 1_281_167  # images of ImageNet
 VAVAE = "vavae-imagenet256-f16d32-dinov2"
-TOKENIZER = Released(name=VAVAE, images_seen=130 * EPOCH)  # 100, 15 and 15 epochs by its config; 125 by its author
+TOKENIZER = Pretrained(name=VAVAE, images_seen=130 * EPOCH)  # 100, 15 and 15 epochs by its config; 125 by its author
 GENERATORS = {  # scale and start of guidance
-    Released(name="lightningdit-xl-imagenet256-64ep", images_seen=64 * EPOCH): (10.0, 0.10),
-    Released(name="lightningdit-xl-imagenet256-800ep", images_seen=800 * EPOCH): (6.7, 0.125),
+    Pretrained(name="lightningdit-xl-imagenet256-64ep", images_seen=64 * EPOCH): (10.0, 0.10),
+    Pretrained(name="lightningdit-xl-imagenet256-800ep", images_seen=800 * EPOCH): (6.7, 0.125),
 }
 PROTOCOL = {
     "sampling.solver": "euler",
@@ -46,9 +46,9 @@ def runs(scale: Scale) -> list[Run]:
         Run(
             tokenizer="f16d32-dinov2",
             generator="LightningDiT-XL/1",
-            given_tokenizer=TOKENIZER,
-            given_generator=generator,
-            given_statistics=f"{VAVAE}-statistics",
+            pretrained_tokenizer=TOKENIZER,
+            pretrained_generator=generator,
+            pretrained_statistics=f"{VAVAE}-statistics",
             changes={**PROTOCOL, **changes},
         )
         for generator, (guidance, start) in GENERATORS.items()

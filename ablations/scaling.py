@@ -7,8 +7,8 @@ We would change our mind if the gap between plain and aligned did not close as t
 """
 
 from ablations.frontier import runs as frontier_runs
-from study.plan import Run
-from study.scales import Scale
+from study.plan.runs import Run
+from study.plan.scales import Scale
 
 QUESTION = "How large a generator does each kind of tokenizer need?"
 SOURCE = "Figure 4 (c)"

@@ -6,8 +6,8 @@ paper's other columns have, is a change of `sampling`.
 We would change our mind if gFID stopped falling long before the budget ends.
 """
 
-from study.plan import Run
-from study.scales import Scale
+from study.plan.runs import Run
+from study.plan.scales import Scale
 
 QUESTION = "How far does one aligned tokenizer under one large generator get?"
 SOURCE = "Table 3"

@@ -8,8 +8,8 @@ We would change our mind if gFID did not order the tokenizers of a width as thei
 """
 
 from ablations.frontier import runs as frontier_runs
-from study.plan import Run
-from study.scales import Scale
+from study.plan.runs import Run
+from study.plan.scales import Scale
 
 QUESTION = "Does a generator do better where the latents are spread more evenly?"
 SOURCE = "Table 6"

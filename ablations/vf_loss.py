@@ -8,8 +8,8 @@ We would change our mind about a part if gFID did not rise without it.
 
 from dataclasses import replace
 
-from study.plan import Run
-from study.scales import Scale
+from study.plan.runs import Run
+from study.plan.scales import Scale
 
 QUESTION = "Which parts of the VF loss help: the cosine part, the distance part, the margins?"
 SOURCE = "Table 5"

@@ -7,7 +7,7 @@ import pandas as pd
 
 from results.guidance import ABLATION, choosing
 
-SEARCH = "search-"  # begins what a row of study/search.py has in the column `ablations`; then comes the space
+SEARCH = "search-"  # begins what a row of study/search/__main__.py has in the column `ablations`; then comes the space
 
 
 def changes_of(run: str) -> dict[str, Any]:

@@ -13,15 +13,19 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import tyro
 from tyro.conf import arg
 
-from study.claims import Judged, judge_claims, markdown
-from study.evidence import SAME_IMAGES
-from study.paths import CHECKOUT
-from study.verdicts import share, spread
+from results.files import replacing
+from results.published import load_study
+from results.ranks import RankAgreement, rank_agreement
+from results.runs import changes_of, scored
+from results.schema import PROTOCOL
+from study.claims.evidence import SAME_IMAGES
+from study.claims.paper_claims import Judged, judge_claims, markdown
+from study.claims.verdicts import mean_and_range, relative_change
+from study.core.paths import CHECKOUT
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from results.ranks import RankAgreement
 
 NAMED = 8  # rows without a counterpart that the terminal names
 METRIC = {"tokenizer": "rfid", "generator": "gfid"}
@@ -100,10 +104,8 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, names: tuple[str, str]) -> Compari
     otherwise every judge is set beside every other.
 
     Raises:
-        ValueError: a table cannot be judged, see study/claims.py.
+        ValueError: a table cannot be judged, see study/claims/paper_claims.py.
     """
-    from results.ranks import rank_agreement
-
     points = (_points(a), _points(b))
     lines = list(_matched(*points))
     both = {(line.some.kind, line.some.run) for line in lines}
@@ -141,9 +143,6 @@ def _agree(a: float | None, b: float | None, tolerance: float = 0.0) -> bool:
 
 def _points(table: pd.DataFrame) -> list[Point]:
     """Every place of a table, narrow latents and few images first; repeats are together."""
-    from results.runs import scored
-    from results.schema import PROTOCOL
-
     order = ["kind", "latent_channels", "tokenizer", "generator", "images_seen"]
     rows = scored(table).sort_values(order, kind="stable")
     found: dict[Any, list[dict[str, Any]]] = {}
@@ -168,8 +167,6 @@ def _points(table: pd.DataFrame) -> list[Point]:
 
 def _run(row: dict[str, Any]) -> str:
     """What names a run in any study: no seed, no fingerprint, no weights that were given."""
-    from results.runs import changes_of
-
     parts = [row["tokenizer"], row["generator"], *(f"{name}={value}" for name, value in changes_of(row["run"]).items())]
     guided = row["kind"] == "generator" and row["guidance_scale"] != 1
     return " + ".join(filter(None, parts)) + (", guided" if guided else "")
@@ -200,7 +197,6 @@ def _last(points: Sequence[Point]) -> list[Point]:
 
 
 def _differs(a: Sequence[Point], b: Sequence[Point]) -> Iterator[tuple[str, str, list[str], list[str]]]:
-    from results.schema import PROTOCOL
 
     for kind in METRIC:
         rows = [[row for point in side if point.kind == kind for row in point.rows] for side in (a, b)]
@@ -234,9 +230,11 @@ def tables(found: Comparison) -> Iterator[tuple[str, Sequence[str], Sequence[Seq
     for line in found.lines:
         assert line.a and line.b
         left, right = mean(line.a.values), mean(line.b.values)
-        change = "" if line.difference is None else f"{line.difference:+.3g}{share(left, right)}".replace("-", "−")
+        change = (
+            "" if line.difference is None else f"{line.difference:+.3g}{relative_change(left, right)}".replace("-", "−")
+        )
         metric = METRIC[line.some.kind].replace("fid", "FID")
-        numbers = (_images(line), spread(line.a.values), spread(line.b.values), change)
+        numbers = (_images(line), mean_and_range(line.a.values), mean_and_range(line.b.values), change)
         lines.append((line.some.run, metric, _judges(line), *numbers))
     if lines:
         yield "Rows of both", ("run", "metric", "judge", "images", a, b, f"{a} less {b}"), lines
@@ -270,7 +268,7 @@ def _first_judge(found: Comparison, line: Line) -> Judge:
 
 def _named(point: Point) -> str:
     after = f" after {point.images:,} images" if point.images and point.kind == "generator" else ""
-    return f"{point.run} {spread(point.values)}{after}"
+    return f"{point.run} {mean_and_range(point.values)}{after}"
 
 
 def _more(count: int) -> str:
@@ -283,8 +281,6 @@ def _verdict(judged: Judged) -> str:
 
 def write_csv(found: Comparison, path: Path) -> None:
     """Every line, those of one study alone included, with unrounded numbers."""
-    from results.files import replacing
-
     header = ["kind", "run", "metric"]
     header += [f"{name}_{side}" for side in "ab" for name in ("study", "judge", "images", "mean", "min", "max", "runs")]
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
@@ -303,11 +299,11 @@ def write_csv(found: Comparison, path: Path) -> None:
 
 
 def main(
-    a: Annotated[str, tyro.conf.Positional],
-    b: Annotated[str, tyro.conf.Positional],
+    a: Annotated[str, tyro.conf.Positional, arg(metavar="A")],
+    b: Annotated[str, tyro.conf.Positional, arg(metavar="B")],
     markdown_: Annotated[bool, arg(name="markdown")] = False,
     csv_: Annotated[Path | None, arg(name="csv", metavar="FILE", help_behavior_hint="")] = None,
-    results: Annotated[Path, arg(metavar="FOLDER", help_behavior_hint="")] = CHECKOUT / "results",
+    out: Annotated[Path, arg(metavar="FOLDER", help_behavior_hint="")] = CHECKOUT,
 ) -> int:
     """Set two studies side by side: numbers, order, claims, and what was not done alike.
 
@@ -316,10 +312,9 @@ def main(
         b: Another of these.
         markdown_: Print Markdown.
         csv_: Also write every row, with unrounded numbers, to this file.
-        results: Folder of the results tables. Default: that of the checkout.
+        out: Folder that holds results/. Default: the checkout.
     """
-    from results.published import load_study
-
+    results = out / "results"
     try:
         found = compare(load_study(a, results), load_study(b, results), (a, b))
         if csv_ is not None:

@@ -19,15 +19,29 @@ import tyro
 from safetensors import SafetensorError
 from tyro.conf import arg
 
-from study import compute
-from study.paths import CHECKOUT, study_root
+from results.schema import FOREIGN, METRICS
+from results.table import from_records, load, merge, write
+from study.core import compute
+from study.core.files import fingerprint
+from study.core.lease import locked
+from study.core.paths import CHECKOUT, require_writable, study_root
+from study.core.provenance import provenance
+from study.core.settings import nearest
+from study.data.datasets import NAMED_RESOLUTION, resolve_data
+from study.data.external_images import SUFFIXES, Pictures, read_pictures, read_statistics
+from study.data.left_out import left_out_of_data, left_out_of_pictures
+from study.data.named_datasets import NAMED_DATASETS
+from study.plan.checks import FEWEST_SAMPLES, check_study
+from study.plan.data_spec import DataSpec
+from study.plan.judge_spec import WIDTHS, JudgeSpec, judge_spec, reference_name
+from study.plan.scales import desk
+from study.plan.weight_files import require_weights
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from study.data import DataSpec
-    from study.foreign import Pictures
-    from study.judges import JudgeSpec, Reference
+    from study.judge.references import Reference
+
 
 Row = dict[str, Any]
 
@@ -85,11 +99,6 @@ class Target:
 
 def _judges(asked: Sequence[str]) -> list[tuple[str, int]]:
     """Names and input sizes; ValueError for a name that is unknown or given twice, or a size that is no number."""
-    from study.judges import WIDTHS
-    from study.scales import desk
-    from study.settings import nearest
-    from study.weights import require
-
     sizes = dict(desk().judges)
     found: dict[str, int] = {}
     for text in asked:
@@ -102,33 +111,28 @@ def _judges(asked: Sequence[str]) -> list[tuple[str, int]]:
             raise ValueError(f"--judge names {name} twice")
         found[name] = int(size) if at else sizes.get(name, 0)
     if "inception" in found:
-        require("inception")
+        require_weights("inception")
     return list(found.items())
 
 
 def _target(options: Evaluate, size: tuple[int, int]) -> Target:
     """The reference, resolved for pictures of this height and width."""
-    from study.data import KNOWN, KNOWN_RESOLUTION, resolve
-    from study.foreign import SUFFIXES, read_pictures, read_statistics
-    from study.judges import reference_name
-    from study.scales import desk
-
     path, asked = Path(options.reference).expanduser(), options.reference_images
-    known = options.reference in KNOWN
+    known = options.reference in NAMED_DATASETS
     loose = path.is_dir() and any(entry.name.lower().endswith(SUFFIXES) for entry in os.scandir(path))
     if known or (path.is_dir() and not loose):
-        side = KNOWN_RESOLUTION if known else size[0]
+        side = NAMED_RESOLUTION if known else size[0]
         if size != (side, side):
             raise ValueError(_sizes(size, (side, side) if known else None, options.reference))
-        data = resolve(options.reference if known else str(path), side)
+        data = resolve_data(options.reference if known else str(path), side)
         count = min(desk().evaluation.reference_images, data.train_images) if asked is None else asked
         if count > data.train_images:
             raise ValueError(f"asked for {count} of the {data.train_images} training images of {data.name}")
         return Target(text=reference_name(data, "train", count), count=count, size=size, data=data)
     if not path.exists():
-        from study.settings import nearest
-
-        raise ValueError(f"no data set, folder or .npz {options.reference!r}; {nearest(options.reference, KNOWN)}")
+        raise ValueError(
+            f"no data set, folder or .npz {options.reference!r}; {nearest(options.reference, NAMED_DATASETS)}"
+        )
     statistics = read_statistics(path) if path.suffix == ".npz" else None
     if statistics is not None and asked is not None:
         raise ValueError(f"--reference-images does not go with {path.name}: its statistics are of a whole data set")
@@ -151,14 +155,15 @@ def _sizes(size: tuple[int, int], other: tuple[int, int] | None, reference: str)
 
 def _reference(judge: JudgeSpec, target: Target, device: str) -> tuple[Reference, str]:
     """The reference as a judge sees it, and what the table calls it."""
-    from study.judges import reference, reference_of
+    # here, because they load torch, which takes seconds that --help does not need
+    from study.judge.references import dataset_reference, pictures_reference
 
     if target.data is not None:
-        return reference(judge, target.data, "train", target.count, device), target.text
+        return dataset_reference(judge, target.data, "train", target.count, device), target.text
     assert target.pictures is not None
     given = target.statistics if judge.name == "inception" else None
     text = f"{target.pictures.name}, its statistics and {target.count} images" if given else target.text
-    return reference_of(judge, target.pictures.pixels, target.pictures.digest, device, given), text
+    return pictures_reference(judge, target.pictures.pixels, target.pictures.digest, device, given), text
 
 
 def prepare(options: Evaluate) -> tuple[str, Pictures, Target, list[JudgeSpec]]:
@@ -167,12 +172,6 @@ def prepare(options: Evaluate) -> tuple[str, Pictures, Target, list[JudgeSpec]]:
     Raises:
         ValueError: one clear line.
     """
-    from study.checks import FEWEST_SAMPLES, check_study
-    from study.foreign import read_pictures
-    from study.judges import judge_spec
-    from study.scales import desk
-    from study.sweep import require_writable
-
     check_study(options.study)
     asked = _judges(options.judge)
     for folder in (study_root(), options.out / "results"):
@@ -192,6 +191,15 @@ def prepare(options: Evaluate) -> tuple[str, Pictures, Target, list[JudgeSpec]]:
     return name, pictures, target, [judge_spec(judge, size, target.data) for judge, size in asked]
 
 
+def _left_out(options: Evaluate, target: Target) -> list[str]:
+    """What the folders of the pictures and of the reference hold beside them, a line each."""
+    ours, theirs = options.path.expanduser(), Path(options.reference).expanduser()
+    found = [f"{ours}: {line}" for line in (left_out_of_pictures(ours) if ours.is_dir() else [])]
+    if target.data is not None:
+        return found + [f"{theirs}: {line}" for line in left_out_of_data(options.reference)]
+    return found + [f"{theirs}: {line}" for line in (left_out_of_pictures(theirs) if theirs.is_dir() else [])]
+
+
 def score(options: Evaluate) -> list[Row]:
     """Judge the pictures; returns the rows that went into the table, in the order of the judges.
 
@@ -200,12 +208,11 @@ def score(options: Evaluate) -> list[Row]:
         MetricError: a number that cannot be trusted.
     """
     name, pictures, target, judges = prepare(options)
-
-    from results.schema import FOREIGN
-    from study.files import fingerprint
-    from study.judges import all_features, build
-    from study.metrics import comparable, generation_metrics
-    from study.provenance import provenance
+    for line in _left_out(options, target):
+        print(line, flush=True)
+    # here, because they load torch, which takes seconds that --help does not need
+    from study.judge.judges import all_features, build_judge
+    from study.judge.metrics import comparable, generation_metrics
 
     machine = compute.resolve()
     compute.apply(machine)  # threads move the last bits of a classifier that is trained here
@@ -215,7 +222,7 @@ def score(options: Evaluate) -> list[Row]:
         started = time.monotonic()
         print(f"{judge.name} looks at {samples:,} pictures and {target.count:,} of the reference ...", flush=True)
         against, text = _reference(judge, target, machine.device)
-        found, spatial = all_features(build(judge, target.data, machine.device), pictures.pixels)
+        found, spatial = all_features(build_judge(judge, target.data, machine.device), pictures.pixels)
         protocol: Row = {
             "samples": samples,
             "extractor": judge.name,
@@ -248,9 +255,6 @@ def score(options: Evaluate) -> list[Row]:
 
 def _add(rows: list[Row], path: Path) -> None:
     """Merge the rows into the table; the same pictures judged in the same way replace what they had."""
-    from results.table import from_records, load, merge, write
-    from study.lease import locked
-
     with locked(path.parent):
         new = from_records(rows)
         write(merge(load(path), new) if path.exists() else new, path)
@@ -260,8 +264,6 @@ def _print(rows: list[Row], table: Path) -> None:
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
-
-    from results.schema import METRICS
 
     console = Console(highlight=False, soft_wrap=True)
     metrics = [metric for metric in METRICS if any(metric in row for row in rows)]

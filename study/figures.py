@@ -6,14 +6,18 @@ from pathlib import Path
 from typing import Annotated
 
 import tyro
+from tyro.conf import arg
+
+from study.core.paths import CHECKOUT
+from study.core.study_name import StudyInPlace, StudyOption, one_study
 
 PAPER = "paper"  # the published tables, which are no study
-CHECKOUT = Path(__file__).resolve().parents[1]
 
 
 def main(
-    study: Annotated[str | None, tyro.conf.Positional, tyro.conf.arg(metavar="[STUDY]", help_behavior_hint="")] = None,
-    out: Annotated[Path, tyro.conf.arg(metavar="FOLDER")] = CHECKOUT,
+    study: StudyInPlace = "",
+    out: Annotated[Path, arg(metavar="FOLDER", help_behavior_hint="")] = CHECKOUT,
+    named: StudyOption = "",
 ) -> int:
     """Draw every figure of a study again, and write its report, from its results table alone.
 
@@ -22,23 +26,30 @@ def main(
     the page results/STUDY/report.html. Nothing is trained or measured, and the same table gives the same files.
 
     Args:
-        study: A folder of results/ that holds a table.csv, or 'paper': the published tables. Without it, all folders.
-        out: The folder that holds results/ and figures/.
+        study: A folder of results/ that holds a table.csv, or 'paper': the published tables. Default: all folders.
+        out: Folder that holds results/ and figures/. Default: the checkout.
+        named: The same as STUDY.
     """
+    try:
+        study = one_study(study, named)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
     found = sorted(path.parent.name for path in (out / "results").glob("*/table.csv"))
-    if study is not None and study not in (PAPER, *found):
+    if study and study not in (PAPER, *found):
         near = ", ".join(difflib.get_close_matches(study, found, 3, 0)) or "none, run python -m study.sweep first"
         print(f"no study {study!r} in {out / 'results'}; nearest: {near}", file=sys.stderr)
         return 2
-    if study is None and not found:
+    if not study and not found:
         print(f"no study in {out / 'results'}: run python -m study.sweep first", file=sys.stderr)
         return 2
 
-    from figures.render import render  # after the arguments: matplotlib takes seconds to import
-    from study.page.write import write_page
+    # here, because they load pandas and matplotlib, a second that --help does not need
+    from figures.render import render
+    from study.report.html.page import write_page
 
     failed = False
-    for name in found if study is None else [study]:
+    for name in [study] if study else found:
         try:
             result = render(out / "results" / name, out / "figures" / name)
             written = result.written

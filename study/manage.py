@@ -21,23 +21,32 @@ from rich.markup import escape
 from rich.table import Table
 from tyro.conf import arg
 
-from study import cluster, slurm, workers
-from study.cluster import read_profile
-from study.files import read_json
-from study.lease import holder, process_alive
-from study.paths import job_folder, study_root
-from study.plan import Job, Plan
-from study.report import amounts, console, size
-from study.schedule import log_of
-from study.settings import change
-from study.snapshot import code_name
-from study.started import plans_of, searches_of, swept
-from study.stopping import ask_to_end
-from study.task import Task
+from results.table import load
+from study.core.code_snapshot import code_name
+from study.core.files import read_json
+from study.core.lease import holder, process_alive
+from study.core.paths import CHECKOUT, job_folder, study_root
+from study.core.settings import change
+from study.core.stopping import ask_to_end
+from study.core.study_name import StudyInPlace, StudyOption, one_study
+from study.plan.runs import Job, Plan
+from study.report.amounts import disk_size, progress_texts
+from study.report.carry_out import carry_out
+from study.report.console import console
+from study.report.refresh import StudyFiles, collect
+from study.search import worker_pool
+from study.search.launches import launched_searches
+from study.search.outcome import progress_line, repeat_runs
+from study.search.problem import Problem
+from study.search.trial_notes import trial_notes
+from study.search.trials import under_way
+from study.search.worker import open_trials
+from study.submit import cluster, slurm
+from study.submit.cluster import read_profile
+from study.submit.jobs import log_of
+from study.submit.launches import launched_plans, launched_studies
 
 WATCH_SECONDS = 5.0
-
-Study = Annotated[tyro.conf.Positional[str], arg(metavar="[STUDY]", help_behavior_hint="")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +54,10 @@ class Status:
     """Show every run of a study that was started: state, progress, time left, host, job, attempts, reason and log; and
     how far its searches are."""
 
-    study: Study = ""
-    """Name of the study; default: the one that was started last."""
+    study: StudyInPlace = ""
+    """Name of the study. Default: the one that was started last."""
+    named: StudyOption = ""
+    """The same as STUDY."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +85,7 @@ class Cancel(Status):
 
 @dataclass(frozen=True, kw_only=True)
 class Clean:
-    """Delete what no results table and no started sweep refers to any more; records are kept."""
+    """Delete what no results table and no started sweep refers to any more, of whatever study; records are kept."""
 
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Folder whose results/ count beside those of started sweeps. Default: the checkout."""
@@ -107,7 +118,7 @@ class State:
 def states_of(plan: Plan) -> list[State]:
     """The state of every job of a plan."""
     slurm.settle(plan.jobs)
-    queued = slurm.active(plan.jobs)
+    queued = slurm.active_jobs(plan.jobs)
     return [_state(job, queued) for job in plan.jobs]
 
 
@@ -120,7 +131,7 @@ def _state(job: Job, queued: dict[str, str]) -> State:
     for stage in left:
         if lease := holder(stage.folder):
             progress = lease["progress"]
-            share, _, time_left = amounts(progress)
+            share, _, time_left = progress_texts(progress)
             return State(job, "running", progress.get("stage", ""), share, time_left, lease["host"], **common)
     for stage in left:
         if failure := stage.failure():
@@ -158,36 +169,32 @@ def _table(*columns: str) -> Table:
     return table
 
 
-def search_table(task: Task) -> Group:
+def search_table(problem: Problem) -> Group:
     """How far a search is, how many workers it has, and the runs that are under way."""
-    from study.findings import again, standing
-    from study.trials import under_way
-    from study.worker import open_trials
-
-    trials = open_trials(task)
-    runs = {str(trial.number): task.run(trials.values(trial)) for trial in trials.asked() if under_way(trial)}
-    runs |= {f"again {number}": task.run(*one) for number, one in enumerate(again(task, trials), start=1)}
+    trials = open_trials(problem)
+    runs = {str(trial.number): problem.run(trials.values(trial)) for trial in trials.asked() if under_way(trial)}
+    runs |= {f"again {number}": problem.run(*one) for number, one in enumerate(repeat_runs(problem, trials), start=1)}
     table = _table("trial", "run", "stage", "done", "left", "host", "job")
     for name, run in runs.items():
         title = dataclasses.replace(run, changes={}, options={}).name
-        for stage in task.plan([run]).stages:
+        for stage in problem.plan([run]).stages:
             if lease := holder(stage.folder):
-                share, _, left = amounts(lease["progress"])
+                share, _, left = progress_texts(lease["progress"])
                 table.add_row(name, escape(title), stage.kind, share, left, lease["host"], lease["job"])
-    count = len(workers.local(task)) + len(workers.queued(task))
-    lines = [escape(f"{task.setting.study}, search {task.space}: {standing(task, trials)}")]
+    count = len(worker_pool.local(problem)) + len(worker_pool.queued(problem))
+    lines = [escape(f"{problem.setting.study}, search {problem.space}: {progress_line(problem, trials)}")]
     if count:
         workers_ = "1 worker runs or waits" if count == 1 else f"{count} workers run or wait"
-        lines.append(f"  {workers_}; logs: {escape(str(task.folder / 'workers'))}")
+        lines.append(f"  {workers_}; logs: {escape(str(problem.folder / 'workers'))}")
     return Group(*([table] if table.row_count else []), *lines)
 
 
 def _status(options: Status) -> int:
-    for _, plan in plans_of(options.study):
+    for _, plan in launched_plans(options.study):
         console.print(status_table(plan.study, states_of(plan)))
         _say_if_changed(plan)
-    for _, task in searches_of(options.study):
-        console.print(search_table(task))
+    for _, problem in launched_searches(options.study):
+        console.print(search_table(problem))
     return 0
 
 
@@ -198,14 +205,14 @@ def _say_if_changed(plan: Plan) -> None:
 
 
 def _watch(options: Watch) -> int:
-    plans, searches = plans_of(options.study), [task for _, task in searches_of(options.study)]
+    plans, searches = launched_plans(options.study), [problem for _, problem in launched_searches(options.study)]
     with Live(console=console, refresh_per_second=1) as live:
         while True:
             states = {plan.study + "/" + plan.ablation: states_of(plan) for _, plan in plans}
             tables = [status_table(name.rpartition("/")[0], found) for name, found in states.items()]
             live.update(Group(*tables, *map(search_table, searches)))
             busy = any(s.state in ("running", "queued") for found in states.values() for s in found)
-            if not busy and not any(workers.local(task) or workers.queued(task) for task in searches):
+            if not busy and not any(worker_pool.local(problem) or worker_pool.queued(problem) for problem in searches):
                 break
             time.sleep(WATCH_SECONDS)
     _collect(plans)
@@ -213,22 +220,20 @@ def _watch(options: Watch) -> int:
 
 
 def _collect(plans: list[tuple[Any, Plan]]) -> None:
-    from study.collector import Collector
 
     for options, plan in plans:
-        Collector(plan, options.out).update()
+        StudyFiles(plan, options.out).update()
 
 
 # Changing what was started
 
 
 def _retry(options: Retry) -> int:
-    from study.sweep import execute
 
     code = 0
-    for _, task in searches_of(options.study):
-        console.print(f"{escape(task.setting.study)}, search {task.space}: its own command goes on with it")
-    for asked, plan in plans_of(options.study):
+    for _, problem in launched_searches(options.study):
+        console.print(f"{escape(problem.setting.study)}, search {problem.space}: its own command goes on with it")
+    for asked, plan in launched_plans(options.study):
         failed = [s.job for s in states_of(plan) if s.state in ("failed", "diverged", "timed out", "interrupted")]
         names = {job.name for job in failed}
         waiting = [job for job in plan.jobs if job.after in names and job.missing() and job.name not in names]
@@ -246,30 +251,30 @@ def _retry(options: Retry) -> int:
             for field, wish in wishes.items():
                 if wish is not None:
                     profiles = {kind: change(profile, field, wish) for kind, profile in profiles.items()}
-            slurm.submit(plan, todo, profiles, asked.out)
+            slurm.submit(plan, todo, profiles, asked.out, collect)
         else:
-            code = max(code, execute(asked, plan, todo))
+            code = max(code, carry_out(asked, plan, todo))
     return code
 
 
 def _cancel(options: Cancel) -> int:
     found: list[tuple[str, list[str], list[int]]] = []  # what it is, jobs of Slurm, processes of this machine
-    for _, plan in plans_of(options.study):
+    for _, plan in launched_plans(options.study):
         own = {job.name: read_json(job_folder(job.name) / "submission.json") or {} for job in plan.jobs}
         here = [note["pid"] for note in own.values() if "pid" in note and process_alive(note)]
         collector = read_json(job_folder(f"{slurm.COLLECTOR}-{plan.study}-{plan.ablation}") / "submission.json")
-        queued = list(slurm.active(plan.jobs).values())
+        queued = list(slurm.active_jobs(plan.jobs).values())
         found.append((plan.study, [*queued, *([collector["job_id"]] if collector and queued else [])], here))
-    for _, task in searches_of(options.study):
-        name = f"{task.setting.study}, search {task.space}"
-        found.append((name, list(workers.queued(task).values()), list(workers.local(task).values())))
+    for _, problem in launched_searches(options.study):
+        name = f"{problem.setting.study}, search {problem.space}"
+        found.append((name, list(worker_pool.queued(problem).values()), list(worker_pool.local(problem).values())))
     for name, queued, here in found:
         if not queued and not here:
             console.print(f"{escape(name)}: nothing waits or runs")
             continue
         if not options.yes and not _agreed(f"end {len(queued) + len(here)} jobs of {name}?"):
             return 1
-        cluster.cancel(queued)
+        cluster.cancel_jobs(queued)
         for pid in here:
             ask_to_end(pid)
     return 0
@@ -288,7 +293,7 @@ def _clean(options: Clean) -> int:
         console.print("everything is referred to")
         return 0
     counted = "1 stage folder" if len(folders) == 1 else f"{len(folders)} stage folders"
-    console.print(f"of no table and no started sweep: {counted}, {size(bytes_)}")
+    console.print(f"of no table and no started sweep: {counted}, {disk_size(bytes_)}")
     if not options.yes and not _agreed("delete what they hold, but for the records?"):
         return 1
     for folder in folders:
@@ -309,14 +314,10 @@ def unreferenced(out: Path | None) -> list[Path]:
     Args:
         out: folder whose results/ count beside those of started sweeps; None is the checkout.
     """
-    from results.table import load
-    from study.noted import notes
-    from study.paths import CHECKOUT
-
-    kept = {fingerprint for about in notes() for fingerprint in about["stages"]}
+    kept = {fingerprint for about in trial_notes() for fingerprint in about["stages"]}
     tables = set((out or CHECKOUT).glob("results/*/table.csv"))
-    for study in swept():
-        for options, plan in plans_of(study):
+    for study in launched_studies():
+        for options, plan in launched_plans(study):
             kept |= {stage.fingerprint for stage in plan.stages}
             tables |= set(options.out.glob("results/*/table.csv"))
     for table in tables:
@@ -347,6 +348,8 @@ def main(arguments: list[str]) -> int:
         COMMANDS[name], prog=f"python -m study.sweep {name}", args=arguments[1:], config=(tyro.conf.FlagCreatePairsOff,)
     )
     try:
+        if isinstance(options, Status):
+            options = dataclasses.replace(options, study=one_study(options.study, options.named))
         return RUN[name](options)
     except (ValueError, OSError) as error:
         print(f"study.sweep {name}: {error}", file=sys.stderr)

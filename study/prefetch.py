@@ -9,10 +9,12 @@ from typing import Annotated
 import tyro
 from tyro.conf import arg
 
-from study.needs import needed
-from study.report import size
-from study.sweep import DEFAULT_ABLATION, Sweep, prepare
-from study.weights import entry, fetch, find, weights_folder
+from study.data.download import fetch_weights
+from study.plan.needs import needed_files
+from study.plan.weight_files import find_weights, weight_file, weights_folder
+from study.report.amounts import disk_size
+from study.submit.options import DEFAULT_ABLATION, Sweep
+from study.submit.prepare import prepare
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -43,16 +45,17 @@ def run(options: Prefetch) -> int:
     plan = prepare(asked)  # brings and packs the data set where it can
     print(f"{'there' if plan.data.content else 'missing':<8} data {plan.data.name} at {plan.data.resolution} px")
     code = 0
-    for name in needed(plan.stages):
-        weight, before = entry(name), find(name)
+    for name in needed_files(plan.stages):
+        weight, before = weight_file(name), find_weights(name)
         try:
-            path = fetch(name)
+            path = fetch_weights(name)
         except (OSError, ValueError) as error:
             code = 1
             by_hand = f"\n         by hand: {weight.url} into {weights_folder()}" if weight.url else ""
             print(f"failed   {weight.file}: {error}{by_hand}")
         else:
-            print(f"{'there' if before else 'fetched':<8} {path.name} ({size(path.stat().st_size)}, {weight.purpose})")
+            size = disk_size(path.stat().st_size)
+            print(f"{'there' if before else 'fetched':<8} {path.name} ({size}, {weight.purpose})")
     return code
 
 

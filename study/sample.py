@@ -14,14 +14,24 @@ import tyro
 from safetensors import SafetensorError
 from tyro.conf import arg
 
-from study import compute
-from study.paths import CHECKOUT, study_root
+from models.specs import parse_generator
+from results.runs import SEARCH
+from results.schema import FOREIGN
+from results.table import load
+from study.core import compute
+from study.core.paths import CHECKOUT, study_root
+from study.core.settings import nearest
+from study.data.datasets import packed_data
+from study.plan.ablation_files import ablation
+from study.plan.resolve import make_plan
+from study.plan.scales import SCALES, imagenet256_system
+from study.plan.specs import Encode, FitGenerator, Generate, Sampling
+from study.plan.stage import Stage, stage_from_record
 
 if TYPE_CHECKING:
     import pandas as pd
     from torch import Tensor
 
-    from study.specs import Generate, Sampling, Stage
 
 DEFAULT_CLASSES = 10  # at most, in a sheet that names none
 COLUMNS = 8  # of a sheet of one class
@@ -67,10 +77,6 @@ class Sample:
 
 def _rows(options: Sample) -> pd.DataFrame:
     """The table's rows of the run asked for; ValueError, with the nearest names, unless it is one generator's."""
-    from results.schema import FOREIGN
-    from results.table import load
-    from study.settings import nearest
-
     studies = sorted(path.parent.name for path in options.results.glob("*/table.csv"))
     if options.study not in studies:
         near = nearest(options.study, studies) if studies else "there is none, run python -m study.sweep first"
@@ -106,10 +112,8 @@ def _training(row: pd.Series) -> Stage:
     Raises:
         ValueError: a folder of theirs is not under `$STUDY_ROOT`, or cannot be told to be theirs.
     """
-    from study.specs import recorded
-
     try:
-        found = recorded("fit_generator", row["fingerprint"]) or _planned_again(row)
+        found = stage_from_record("fit_generator", row["fingerprint"]) or _planned_again(row)
         waiting = [found]
         while waiting:  # a record that was read above may be gone, and one that was planned may never have been
             stage = waiting.pop()
@@ -130,15 +134,9 @@ def _planned_again(row: pd.Series) -> Stage:
     Raises:
         ValueError: the plan of no ablation has it, as when settings of the scale were changed.
     """
-    from results.runs import SEARCH
-    from study.data import packed
-    from study.plan import make_plan
-    from study.scales import SCALES
-    from study.sweep import ablation
-
     names = [name for name in row["ablations"].split() if not name.startswith(SEARCH)]
     for name in names if row["scale"] in SCALES else ():
-        for data in packed(row["data"], int(row["resolution"])):
+        for data in packed_data(row["data"], int(row["resolution"])):
             plan = make_plan(name, ablation(name), SCALES[row["scale"]](), data, compute.resolve(), row["study"])
             for planned in plan.runs:
                 if planned.fit.fingerprint == row["fingerprint"]:
@@ -151,8 +149,6 @@ def _planned_again(row: pd.Series) -> Stage:
 
 def _sampling(row: pd.Series, options: Sample, pictures: int) -> Sampling:
     """The run's own protocol with what the options change."""
-    from study.specs import Sampling
-
     if options.steps is not None and row["solver"] == "dopri5":
         raise ValueError(f"--steps {options.steps}: dopri5 chooses its own")
     low, high = map(float, row["guidance_interval"].split())
@@ -203,8 +199,6 @@ def prepare(options: Sample) -> tuple[Generate, dict[str, Stage], list[int]]:
     Raises:
         ValueError: one clear line.
     """
-    from study.specs import Encode, FitGenerator, Generate
-
     rows = _rows(options)
     training = _training(rows.iloc[0])
     latents = training.inputs["latents"]
@@ -228,8 +222,6 @@ def prepare(options: Sample) -> tuple[Generate, dict[str, Stage], list[int]]:
 
 
 def _is_checkpoint(run: str) -> bool:
-    from models.specs import parse_generator
-
     name, equals, _ = run.partition("=")
     try:
         parse_generator(name)
@@ -244,9 +236,9 @@ def _of_checkpoint(options: Sample) -> tuple[Callable[[int], Tensor], Sampling, 
     Raises:
         ValueError: what is missing, cannot be read or does not belong together; in one line.
     """
+    # here, because they load torch, which takes seconds that --help does not need
     from models import load_generator, load_latent_statistics, load_tokenizer
-    from study.scales import imagenet256_system
-    from study.stages.generate import drawer
+    from study.stages.generate import make_sampler
 
     if options.tokenizer is None or options.statistics is None or "=" not in options.tokenizer:
         raise ValueError("a checkpoint is drawn from with --tokenizer TOKENIZER=FILE and --statistics FILE")
@@ -280,7 +272,7 @@ def _of_checkpoint(options: Sample) -> tuple[Callable[[int], Tensor], Sampling, 
     machine = compute.resolve()
     compute.apply(machine)
     mean, std = latents.mean.to(machine.device), latents.std.to(machine.device)
-    chunk = drawer(
+    chunk = make_sampler(
         network.to(machine.device).requires_grad_(False),
         tokenizer.to(machine.device).requires_grad_(False),
         lambda latent: latent * std + mean,
@@ -298,6 +290,12 @@ def draw(options: Sample) -> tuple[Sampling, str]:
         ValueError: see `prepare`.
     """
     _check(options)
+    # here, because they load torch, which takes seconds that --help does not need
+    import torch
+
+    from study.judge.sheets import save_sheet
+    from study.stages.generate import chunks_of, sampler
+
     if _is_checkpoint(options.run):
         chunk, sampling, classes = _of_checkpoint(options)
         source = options.run
@@ -306,16 +304,9 @@ def draw(options: Sample) -> tuple[Sampling, str]:
             raise ValueError("--tokenizer and --statistics are a checkpoint's; a run has its own")
         spec, inputs, classes = prepare(options)
 
-        from study.stages.generate import sampler
-
         compute.apply(spec.compute)
         chunk, sampling = sampler(spec, inputs, classes), spec.sampling
         source = f"{options.run} after {spec.images_seen:,} images"
-
-    import torch
-
-    from study.sheets import save_sheet
-    from study.stages.generate import chunks_of
 
     images = torch.cat([chunk(number) for number in chunks_of(sampling)])[: sampling.samples]
     save_sheet(options.out, images, columns=len(classes) if len(classes) > 1 else min(COLUMNS, len(images)))

@@ -17,8 +17,13 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import tyro
 from tyro.conf import arg
 
-from study import history
-from study.paths import CHECKOUT, stage_folder, study_root
+from results.guidance import choosing
+from results.schema import METRICS
+from results.table import load
+from study.core.paths import CHECKOUT, stage_folder, study_root
+from study.core.settings import nearest
+from study.core.study_name import StudyInPlace, StudyOption, one_study
+from study.train import history
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,8 +40,10 @@ class TensorBoard:
     judge and protocol; the sheets of pictures. Steps are images seen. Run again, it adds what is new.
     """
 
-    study: Annotated[tyro.conf.Positional[str], arg(metavar="[STUDY]", help_behavior_hint="")] = ""
+    study: StudyInPlace = ""
     """A folder of results/ that holds a table.csv. Default: all of them."""
+    named: StudyOption = ""
+    """The same as STUDY."""
     logdir: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Where event files go. Default: tensorboard/ under $STUDY_ROOT."""
     out: Annotated[Path, arg(metavar="FOLDER", help_behavior_hint="")] = CHECKOUT
@@ -150,10 +157,8 @@ def runs_of(table: pd.DataFrame, sheets: Path) -> Iterator[tuple[str, str, Itera
 
 
 def _points(folder: Path, rows: pd.DataFrame, sheets: Path) -> Iterator[Point]:
-    from results.guidance import choosing
-    from results.schema import METRICS
 
-    for point in history.read(folder):
+    for point in history.read_history(folder):
         for name, value in point.items():
             if name not in NO_CURVE and value is not None:
                 yield Point(f"train/{name}", point["images_seen"], value, point["time"])
@@ -175,20 +180,18 @@ def mirror(options: TensorBoard) -> None:
     """Mirror the studies asked for, a line for each that had something new.
 
     Raises:
-        ValueError: no such study, or TensorBoard is not installed.
+        ValueError: no such study, two of them, or TensorBoard is not installed.
     """
-    from results.table import load
-    from study.settings import nearest
-
-    results = options.out / "results"
+    asked, results = one_study(options.study, options.named), options.out / "results"
     found = sorted(path.parent.name for path in results.glob("*/table.csv"))
-    if options.study and options.study not in found:
-        raise ValueError(f"no study {options.study!r} in {results}; {nearest(options.study, found)}")
+    if asked and asked not in found:
+        near = nearest(asked, found) if found else "there is none, run python -m study.sweep first"
+        raise ValueError(f"no study {asked!r} in {results}; {near}")
     logdir = (options.logdir or study_root() / "tensorboard").expanduser()
     into = Mirror(logdir)
     try:
         while True:
-            for study in [options.study] if options.study else found:
+            for study in [asked] if asked else found:
                 table = load(results / study / "table.csv")
                 runs = runs_of(table, results / study / "sheets")
                 new = sum(into.add(study, *run) for run in runs)

@@ -15,18 +15,21 @@ from types import ModuleType, SimpleNamespace
 import pytest
 import tyro
 
-from study.compute import Compute
-from study.data import DataSpec
-from study.factors import labels
-from study.plan import make_plan
-from study.scales import SCALES
-from study.sweep import MANAGEMENT, Sweep, _ablations, _scale
+from study.core.compute import Compute
+from study.plan.ablation_files import ablation_names
+from study.plan.data_spec import DataSpec
+from study.plan.factors import run_labels
+from study.plan.resolve import make_plan
+from study.plan.scales import SCALES
+from study.submit.options import MANAGEMENT, Sweep
+from study.submit.prepare import resolve_scale
 
 CHECKOUT = Path(__file__).resolve().parents[1]
 README = (CHECKOUT / "README.md").read_text()
 CONTRIBUTING = (CHECKOUT / "CONTRIBUTING.md").read_text()
 DOCUMENTS = {"README.md": README, "CONTRIBUTING.md": CONTRIBUTING}
 EXAMPLES = {"parts", "width", "dinov2_small"}  # CONTRIBUTING makes them up
+OF_STUDIES = ("results/desk", "figures/desk")  # in the working tree, what a user has run
 
 COMMANDS = sorted(set(re.findall(r"python -m (study\.\w+)", README + CONTRIBUTING)))
 
@@ -58,8 +61,16 @@ def test_links_lead_somewhere(name):
         if target.startswith(("http:", "https:")):
             continue
         path, _, anchor = target.partition("#")
-        assert not path or (CHECKOUT / path).exists(), target
+        assert not path or path.startswith(OF_STUDIES) or (CHECKOUT / path).exists(), target
         assert not anchor or anchor in anchors(DOCUMENTS.get(path, DOCUMENTS[name])), target
+
+
+def test_results_that_are_linked_are_committed(committed):
+    targets = [target for text in DOCUMENTS.values() for target in re.findall(r"\]\(([^)\s#]+)", text)]
+    linked = [target for target in targets if target.startswith(OF_STUDIES)]
+    assert linked
+    for target in linked:
+        assert (committed / target).exists(), target
 
 
 def test_every_file_of_the_tree_exists():
@@ -75,14 +86,15 @@ def test_every_file_of_the_tree_exists():
             top.append(place.rstrip("/"))
         for other in re.findall(r"\b\w+\.py\b", about):
             assert (folder / other).exists(), f"{folder.name}/{other}"
-    packages = {path.parent.name for path in CHECKOUT.glob("*/__init__.py")}
+    packages = {str(path.parent.relative_to(CHECKOUT)) for path in CHECKOUT.glob("*/__init__.py")}
+    packages |= {str(path.parent.relative_to(CHECKOUT)) for path in CHECKOUT.glob("study/*/__init__.py")}
     assert set(top) == packages | {"tests"}
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
 def test_every_file_that_is_named_exists(name):
     for path in re.findall(r"`((?:study|models|results|figures|ablations|tests)/[\w/.]*)`", DOCUMENTS[name]):
-        made = path.startswith(("results/desk", "figures/desk")) or Path(path).stem in EXAMPLES
+        made = path.startswith(OF_STUDIES) or Path(path).stem in EXAMPLES
         assert made or (CHECKOUT / path).exists(), path
 
 
@@ -134,11 +146,11 @@ def test_sweeps_that_are_shown_can_be_asked_for(name):
         if arguments[:1] and arguments[0] in MANAGEMENT:
             continue
         options = tyro.cli(Sweep, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
-        _scale(options)  # reads every --set
+        resolve_scale(options)  # reads every --set
         if options.ablation not in EXAMPLES:
             importlib.import_module(f"ablations.{options.ablation}")
     for setting in re.findall(r'`--set "([^"]+)"`', DOCUMENTS[name]):
-        _scale(Sweep(set=(setting,)))
+        resolve_scale(Sweep(set=(setting,)))
 
 
 def test_the_table_of_ablations_says_what_they_ask():
@@ -146,7 +158,7 @@ def test_the_table_of_ablations_says_what_they_ask():
         line.strip("| ").split(" | ") for line in README.splitlines() if re.match(r"\| `\w+`( \(default\))? \|", line)
     ]
     described = {cells[0].split("`")[1]: cells[1:] for cells in rows}
-    modules = {name: importlib.import_module(f"ablations.{name}") for name in _ablations()}
+    modules = {name: importlib.import_module(f"ablations.{name}") for name in ablation_names()}
     assert described == {name: [module.QUESTION, module.SOURCE] for name, module in modules.items()}
 
 
@@ -206,7 +218,7 @@ def test_the_example_of_an_ablation_is_planned_and_changes_one_thing_at_a_time()
     compute = Compute(device="cpu", precision="float32", threads=1)
     plan = make_plan("parts", example("ablations/parts.py"), SCALES["smoke"](), data, compute, "test")
     assert f"plans {len(plan.runs)} runs and {len(plan.stages)} stages" in CONTRIBUTING
-    changed = [label.changed for label in labels(plan).values()]
+    changed = [label.changed for label in run_labels(plan).values()]
     assert changed == [(), ("generator.direction_weight",), ("generator.logit_normal",), ("rope",), ("swiglu",)]
 
 

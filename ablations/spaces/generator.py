@@ -6,9 +6,9 @@ own. The scale's own recipe is the first trial, and a run of `frontier`.
 We would change our mind about a recipe if it did not beat the scale's own on seeds that it was not chosen on.
 """
 
-from study.plan import Run
-from study.scales import Scale
-from study.spaces import Dimension, Number, Values, changed
+from study.plan.runs import Run
+from study.plan.scales import Scale
+from study.search.spaces import Dimension, Number, Values, changed
 
 QUESTION = "Which recipe trains a generator best, at a given number of images?"
 OBJECTIVES = ("gfid",)

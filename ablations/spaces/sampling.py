@@ -10,9 +10,9 @@ We would change our mind about a setting if it did not beat the scale's own on s
 from typing import Any
 
 from results.schema import SELECTION_SEED
-from study.plan import Run
-from study.scales import Scale
-from study.spaces import Dimension, Number, Values, changed
+from study.plan.runs import Run
+from study.plan.scales import Scale
+from study.search.spaces import Dimension, Number, Values, changed
 
 QUESTION = "Which guidance, timestep shift and number of steps suit a trained generator?"
 OBJECTIVES = ("gfid",)

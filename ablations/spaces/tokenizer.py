@@ -7,9 +7,9 @@ for both trainings.
 We would change our mind about a tokenizer of the front if other seeds put it behind another one.
 """
 
-from study.plan import Run
-from study.scales import Scale
-from study.spaces import Choice, Dimension, Number, Values, changed
+from study.plan.runs import Run
+from study.plan.scales import Scale
+from study.search.spaces import Choice, Dimension, Number, Values, changed
 
 QUESTION = "Which tokenizers are on the frontier of reconstruction and generation?"
 OBJECTIVES = ("rfid", "gfid")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 
-from study.specs import Stage
-from study.workspace import Record, Workspace
+from study.core.workspace import Record, Workspace
+from study.plan.stage import Stage
 
 
 def function(kind: str) -> Callable[..., Record]:

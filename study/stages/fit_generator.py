@@ -7,7 +7,6 @@ import copy
 import functools
 import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,26 +16,22 @@ from torch.nn.parallel import DistributedDataParallel
 from models.diffusion import TIMESTEPS, gaussian_diffusion_loss
 from models.flow import logit_normal_times, rectified_flow_loss
 from models.lightningdit import LightningDiT, drop_labels
-from study import given
-from study.ahead import batches
-from study.compute import apply, autocast
-from study.distributed import on_main, processes, slice_of_batch
-from study.files import load_metadata, load_tensors, save_tensors
-from study.randomness import batch_indices, generator
-from study.specs import FitGenerator, GeneratorRecipe, Stage
-from study.stages.encode import SAME_ENCODING, Latents, read, same_statistics, statistics
-from study.training import learning_rate, train, update
-from study.workspace import Record, Workspace
-
-
-def snapshot_file(folder: Path, weights: str, images_seen: int) -> Path:
-    """File of a snapshot; `weights` is "ema" or "raw"."""
-    return folder / f"{weights}-{images_seen:012d}.safetensors"
+from study.core.compute import apply, autocast
+from study.core.distributed import on_main, processes, slice_of_batch
+from study.core.files import load_metadata, load_tensors, save_tensors
+from study.core.randomness import batch_indices, make_rng
+from study.core.workspace import Record, Workspace
+from study.data.latents import SAME_ENCODING, Latents, latent_statistics, read_latents, same_statistics
+from study.plan.specs import FitGenerator, GeneratorRecipe
+from study.plan.stage import Stage, snapshot_file
+from study.train import pretrained
+from study.train.batch_prefetch import prefetched_batches
+from study.train.loop import learning_rate, train, update
 
 
 def build(spec: FitGenerator) -> dict[str, Any]:
     """Generator, EMA copy and optimizer at the start of a training: a function of the seed."""
-    rng = generator(spec.seed, "generator weights", 0)
+    rng = make_rng(spec.seed, "generator weights", 0)
     network = LightningDiT(spec.architecture, rng, checkpointing=spec.compute.checkpointing).to(spec.compute.device)
     recipe = spec.recipe
     optimizer = torch.optim.AdamW(
@@ -68,15 +63,15 @@ def training_times(recipe: GeneratorRecipe, images_seen: int, count: int, rng: t
 
 
 def step_function(
-    spec: FitGenerator, parts: dict[str, Any], latents: Latents, said: dict[str, Tensor | float] | None = None
+    spec: FitGenerator, state: dict[str, Any], latents: Latents, scalars: dict[str, Tensor | float] | None = None
 ) -> Callable[[int], Tensor]:
     """One update of the generator and of its EMA.
 
     Args:
-        said: takes what each step says of itself beside its loss: learning rate, norm of the gradient unclipped.
+        scalars: takes what each step says of itself beside its loss: learning rate, norm of the gradient unclipped.
     """
     recipe, architecture, device = spec.recipe, spec.architecture, spec.compute.device
-    network, ema, optimizer = parts["generator"], parts["ema"], parts["optimizer"]
+    network, ema, optimizer = state["generator"], state["ema"], state["optimizer"]
     moved = [p for p in network.parameters() if p.requires_grad]
     moved_ema = [e for e, p in zip(ema.parameters(), network.parameters(), strict=True) if p.requires_grad]
     if spec.compute.compile:
@@ -87,9 +82,9 @@ def step_function(
         spread = DistributedDataParallel(network, gradient_as_bucket_view=True, broadcast_buffers=False)
     losses_of = loss_function(recipe)
 
-    def predict(state: Tensor, times: Tensor, labels: Tensor) -> Tensor:
+    def predict(x_t: Tensor, times: Tensor, labels: Tensor) -> Tensor:
         with autocast(spec.compute):
-            return (spread or network)(state, times, labels)
+            return (spread or network)(x_t, times, labels)
 
     latents = latents.on(device)
 
@@ -101,7 +96,7 @@ def step_function(
     def prepare(images_seen: int) -> tuple[Tensor, ...]:
         # every process draws for the whole batch, so that their number moves no number
         indices = batch_indices(spec.seed, len(latents.labels), images_seen, recipe.batch_images)
-        rng = generator(spec.seed, "generator step", images_seen)
+        rng = make_rng(spec.seed, "generator step", images_seen)
         view = torch.randint(latents.views, (len(indices),), generator=rng)
         drawn = noises(rng) if device == "cpu" else []  # a GPU draws them faster than they could be brought there
         times = training_times(recipe, images_seen, len(indices), rng)
@@ -110,12 +105,12 @@ def step_function(
         stored = latents.stored(slice_of_batch(indices), slice_of_batch(view))
         return *map(slice_of_batch, (times, labels, *drawn)), *stored
 
-    batch = batches(prepare, recipe.batch_images, device)
+    batch = prefetched_batches(prepare, recipe.batch_images, device)
 
     def step(images_seen: int) -> Tensor:
         times, labels, *rest = batch(images_seen)
         if device != "cpu":
-            drawn = noises(generator(spec.seed, "generator step", images_seen, device))
+            drawn = noises(make_rng(spec.seed, "generator step", images_seen, device))
             rest = [*map(slice_of_batch, drawn), *rest]
         posterior_noise, noise, *stored = rest
         data = latents.normalised(stored, posterior_noise)
@@ -135,8 +130,8 @@ def step_function(
         norm = torch.nn.utils.clip_grad_norm_(moved, recipe.gradient_clip, foreach=True)
         update(optimizer, norm)
         torch._foreach_lerp_(moved_ema, moved, 1 - recipe.ema_decay)
-        if said is not None:
-            said.update(learning_rate=optimizer.param_groups[0]["lr"], gradient_norm=norm.detach())
+        if scalars is not None:
+            scalars.update(learning_rate=optimizer.param_groups[0]["lr"], gradient_norm=norm.detach())
         return torch.stack(losses).mean() + 0 * norm  # not finite where the gradient is not
 
     return step
@@ -146,33 +141,33 @@ def run(spec: FitGenerator, inputs: dict[str, Stage], out: Workspace) -> Record:
     """Train a generator, or take the given one; leaves `ema-*.safetensors` and, if trained, `raw-*.safetensors` at
     every mark."""
     apply(spec.compute)
-    about = {"latents": json.dumps(statistics(inputs["latents"]))}
+    about = {"latents": json.dumps(latent_statistics(inputs["latents"]))}
     if spec.given is not None:
-        return on_main(lambda: given.generator(spec, about, out))
-    parts, latents = build(spec), read(inputs["latents"])
+        return on_main(lambda: pretrained.generator(spec, about, out))
+    state, latents = build(spec), read_latents(inputs["latents"])
 
     def keep(images_seen: int) -> Callable[[], None]:
         def write() -> None:
             for weights, part in (("ema", "ema"), ("raw", "generator")):
-                save_tensors(snapshot_file(out.folder, weights, images_seen), dict(parts[part].state_dict()), about)
+                save_tensors(snapshot_file(out.folder, weights, images_seen), dict(state[part].state_dict()), about)
 
         return write
 
-    said: dict[str, Tensor | float] = {}
+    scalars: dict[str, Tensor | float] = {}
     cost = train(
         out,
-        parts,
-        step_function(spec, parts, latents, said),
+        state,
+        step_function(spec, state, latents, scalars),
         budget_images=spec.recipe.budget_images,
         batch_images=spec.recipe.batch_images,
         device=spec.compute.device,
         snapshots={mark: keep(mark) for mark in spec.recipe.snapshot_images},
-        terms=said,
+        scalars=scalars,
     )
-    return {"cost": {**cost, "parameters": sum(p.numel() for p in parts["generator"].parameters())}}
+    return {"cost": {**cost, "parameters": sum(p.numel() for p in state["generator"].parameters())}}
 
 
-def trained(stage: Stage, images_seen: int, weights: str) -> LightningDiT:
+def trained_generator(stage: Stage, images_seen: int, weights: str) -> LightningDiT:
     """The generator that a fit_generator stage had after so many images, frozen, on the stage's device.
 
     Raises:
@@ -186,7 +181,7 @@ def trained(stage: Stage, images_seen: int, weights: str) -> LightningDiT:
     network.load_state_dict(load_tensors(path), strict=True)
     about = load_metadata(path).get("latents")  # the first snapshots said nothing of their latents
     if about is not None:
-        then, now = json.loads(about), statistics(latents)
+        then, now = json.loads(about), latent_statistics(latents)
         if then["tokenizer"] != now["tokenizer"] or not same_statistics(then, now, SAME_ENCODING):
             raise ValueError(
                 f"{path} was trained on latents of tokenizer {then['tokenizer']} with another mean and spread than "

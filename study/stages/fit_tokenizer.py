@@ -17,20 +17,19 @@ from models.lpips import LPIPS
 from models.perceptual import PerceptualDistance
 from models.sd_vae import SDVAE
 from models.vf_loss import GAN_WEIGHT_LIMIT, VF_WEIGHT_LIMIT, gradient_norm_ratio, projection, vf_loss
-from study import given
-from study.ahead import batches
-from study.compute import apply, autocast
-from study.data import load
-from study.distributed import average, average_gradients, on_main, rank, slice_of_batch
-from study.features import FoundationFeatures
-from study.files import load_tensors, save_tensors
-from study.perceptual import perceptual_net
-from study.randomness import batch_indices, generator
-from study.specs import FitTokenizer, Stage, TokenizerRecipe
-from study.training import gradient_norm, learning_rate, train, update
-from study.workspace import Record, Workspace
-
-WEIGHTS = "tokenizer.safetensors"
+from study.core.compute import apply, autocast
+from study.core.distributed import average, average_gradients, on_main, rank, slice_of_batch
+from study.core.files import load_tensors, save_tensors
+from study.core.randomness import batch_indices, make_rng
+from study.core.workspace import Record, Workspace
+from study.data.datasets import load_images
+from study.plan.specs import FitTokenizer, TokenizerRecipe
+from study.plan.stage import TOKENIZER_WEIGHTS, Stage
+from study.train import pretrained
+from study.train.batch_prefetch import prefetched_batches
+from study.train.foundation_features import FoundationFeatures
+from study.train.loop import gradient_norm, learning_rate, train, update
+from study.train.perceptual_net import perceptual_net
 
 
 @dataclasses.dataclass
@@ -147,7 +146,7 @@ def build(spec: FitTokenizer, report: Callable[[int, int], None] = lambda done, 
         report: see `FoundationFeatures`.
     """
     recipe = spec.recipe
-    rng = generator(spec.seed, "tokenizer weights", 0)
+    rng = make_rng(spec.seed, "tokenizer weights", 0)
     networks = Networks(Autoencoder(spec.architecture))
     autoencoder.initialize(networks.tokenizer, rng)
     networks.tokenizer.to(memory_format=torch.channels_last)
@@ -168,22 +167,22 @@ def build(spec: FitTokenizer, report: Callable[[int, int], None] = lambda done, 
 
 
 def step_function(
-    spec: FitTokenizer, networks: Networks, parts: dict[str, Any], said: dict[str, Tensor | float] | None = None
+    spec: FitTokenizer, networks: Networks, state: dict[str, Any], scalars: dict[str, Tensor | float] | None = None
 ) -> Callable[[int], Tensor]:
     """One update of the tokenizer, and of the discriminator once it has started.
 
     Args:
-        said: takes what each step says of itself beside its loss: the terms, learning rate, norm of the gradient.
+        scalars: takes what each step says of itself beside its loss: the terms, learning rate, norm of the gradient.
     """
     recipe, device = spec.recipe, spec.compute.device
-    images = load(spec.data, "train")
+    images = load_images(spec.data, "train")
     grid, channels = spec.architecture.grid, spec.architecture.z_channels
-    optimizer, critic = parts["optimizer"], parts.get("discriminator_optimizer")
+    optimizer, critic = state["optimizer"], state.get("discriminator_optimizer")
     restarts = {phase.from_images for phase in recipe.phases}
 
     def prepare(images_seen: int) -> tuple[Tensor, ...]:
         indices = batch_indices(spec.seed, spec.train_images, images_seen, recipe.batch_images)
-        rng = generator(spec.seed, "tokenizer step", images_seen)
+        rng = make_rng(spec.seed, "tokenizer step", images_seen)
         # every process draws for the whole batch, so that their number moves no number
         noise = torch.randn(len(indices), channels, grid, grid, generator=rng)
         flipped = torch.rand(len(indices), generator=rng) < (0.5 if spec.data.flip else 0.0)
@@ -194,7 +193,7 @@ def step_function(
         kept = () if networks.foundation is None else networks.foundation.kept(indices, flipped)
         return pixels.to(memory_format=torch.channels_last), noise, *kept
 
-    batch = batches(prepare, recipe.batch_images, device)
+    batch = prefetched_batches(prepare, recipe.batch_images, device)
 
     def step(images_seen: int) -> Tensor:
         pixels, noise, *kept = batch(images_seen)
@@ -227,50 +226,50 @@ def step_function(
             hinge_discriminator_loss(real.float(), fake.float()).backward()
             average_gradients(networks.discriminator.parameters())
             update(critic, gradient_norm(critic))
-        if said is not None:
-            said.update(terms, learning_rate=optimizer.param_groups[0]["lr"], gradient_norm=norm.detach())
+        if scalars is not None:
+            scalars.update(terms, learning_rate=optimizer.param_groups[0]["lr"], gradient_norm=norm.detach())
         return terms["rec"] + 0 * norm  # not finite where the gradient is not
 
     return step
 
 
-def parts_of(spec: FitTokenizer, networks: Networks) -> dict[str, Any]:
+def training_state(spec: FitTokenizer, networks: Networks) -> dict[str, Any]:
     """Everything that a checkpoint of this training holds."""
     recipe = spec.recipe
-    parts: dict[str, Any] = {"tokenizer": networks.tokenizer}
+    state: dict[str, Any] = {"tokenizer": networks.tokenizer}
     moved = list(networks.tokenizer.parameters())
     if networks.linear_proj is not None:
-        parts["linear_proj"] = networks.linear_proj
+        state["linear_proj"] = networks.linear_proj
         moved += networks.linear_proj.parameters()
-    parts["optimizer"] = torch.optim.Adam(moved, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
+    state["optimizer"] = torch.optim.Adam(moved, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
     if networks.discriminator is not None:
-        parts["discriminator"] = networks.discriminator
-        parts["discriminator_optimizer"] = torch.optim.Adam(
+        state["discriminator"] = networks.discriminator
+        state["discriminator_optimizer"] = torch.optim.Adam(
             networks.discriminator.parameters(), lr=recipe.learning_rate, betas=recipe.betas, fused=True
         )
-    return parts
+    return state
 
 
 def run(spec: FitTokenizer, inputs: dict[str, Stage], out: Workspace) -> Record:
     """Train a tokenizer, or take the given one; leaves `tokenizer.safetensors` with parameter names as released."""
     apply(spec.compute)
     if spec.given is not None:
-        return on_main(lambda: given.tokenizer(spec, out))
+        return on_main(lambda: pretrained.tokenizer(spec, out))
     out.preparing("networks")
     networks = build(spec, lambda done, total: out.preparing("foundation model's features", done, total))
-    parts = parts_of(spec, networks)
-    said: dict[str, Tensor | float] = {}
+    state = training_state(spec, networks)
+    scalars: dict[str, Tensor | float] = {}
     cost = train(
         out,
-        parts,
-        step_function(spec, networks, parts, said),
+        state,
+        step_function(spec, networks, state, scalars),
         budget_images=spec.recipe.budget_images,
         batch_images=spec.recipe.batch_images,
         device=spec.compute.device,
-        terms=said,
+        scalars=scalars,
     )
     if rank() == 0:
-        _save(networks, out.folder / WEIGHTS)
+        _save(networks, out.folder / TOKENIZER_WEIGHTS)
     return {"cost": {**cost, "parameters": sum(p.numel() for p in networks.tokenizer.parameters())}}
 
 
@@ -281,12 +280,12 @@ def _save(networks: Networks, path: Path) -> None:
     save_tensors(path, weights)
 
 
-def trained(stage: Stage) -> Autoencoder:
+def trained_tokenizer(stage: Stage) -> Autoencoder:
     """The tokenizer that a fit_tokenizer stage left, frozen, on the stage's device."""
     spec = stage.spec
     assert isinstance(spec, FitTokenizer)
     tokenizer = (SDVAE if spec.architecture.library else Autoencoder)(spec.architecture)
-    weights = load_tensors(stage.folder / WEIGHTS)
+    weights = load_tensors(stage.folder / TOKENIZER_WEIGHTS)
     weights.pop("linear_proj.weight", None)
     tokenizer.load_state_dict(weights, strict=True)
     tokenizer.to(memory_format=torch.channels_last).to(spec.compute.device)

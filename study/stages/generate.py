@@ -18,15 +18,20 @@ from models.autoencoder import Autoencoder
 from models.diffusion import ancestral, noise_function
 from models.lightningdit import LightningDiT
 from models.sampler import Guidance, integrate, velocity_function
-from study.compute import Compute, apply, autocast
-from study.distributed import gathered, on_main, share
-from study.files import load_tensors, read_tensors, save_tensors
-from study.randomness import derive, generator
-from study.specs import Generate, Sampling, Stage
+from study.core.compute import Compute, apply, autocast
+from study.core.distributed import gathered, on_main, own_share
+from study.core.files import load_tensors, read_tensors, save_tensors
+from study.core.randomness import derive_seed, make_rng
+from study.core.stopping import Interrupted
+from study.core.workspace import Record, Workspace, peak_memory_gib
+from study.data.latents import denormalise
+from study.judge.judges import all_features, build_judge
+from study.judge.metrics import comparable, generation_metrics
+from study.judge.references import dataset_reference, published_reference
+from study.judge.sheets import save_sheet
+from study.plan.specs import Generate, Sampling
+from study.plan.stage import Stage
 from study.stages import fit_generator, fit_tokenizer
-from study.stages.encode import denormalise
-from study.stopping import Interrupted
-from study.workspace import Record, Workspace, peak_memory_gib
 
 SHEET = "samples.png"
 SHEET_COLUMNS, SHEET_ROWS = 8, 6
@@ -36,7 +41,7 @@ def label_of(index: int, sampling: Sampling, classes: int) -> int:
     """Class of sample `index`: in turn ("equal"), or drawn at random by its index ("random")."""
     if sampling.label_scheme == "equal":
         return index % classes
-    return int(np.random.default_rng(derive(sampling.seed, "label", index)).integers(classes))
+    return int(np.random.default_rng(derive_seed(sampling.seed, "label", index)).integers(classes))
 
 
 def chunks_of(sampling: Sampling) -> range:
@@ -51,14 +56,14 @@ def sampler(spec: Generate, inputs: dict[str, Stage], classes: Sequence[int] | N
         spec, inputs: of a generate stage; its reference and its judges are not looked at.
         classes: of the samples, in turn; None leaves them to the protocol's label scheme.
     """
-    network = fit_generator.trained(inputs["generator"], spec.images_seen, spec.sampling.weights)
-    tokenizer = fit_tokenizer.trained(inputs["tokenizer"])
-    return drawer(
+    network = fit_generator.trained_generator(inputs["generator"], spec.images_seen, spec.sampling.weights)
+    tokenizer = fit_tokenizer.trained_tokenizer(inputs["tokenizer"])
+    return make_sampler(
         network, tokenizer, lambda latent: denormalise(latent, inputs["latents"]), spec.sampling, spec.compute, classes
     )
 
 
-def drawer(
+def make_sampler(
     network: LightningDiT,
     tokenizer: Autoencoder,
     raw: Callable[[Tensor], Tensor],
@@ -86,7 +91,7 @@ def drawer(
 
     def draw(chunk: int) -> Tensor:
         indices = range(chunk * sampling.chunk, (chunk + 1) * sampling.chunk)
-        rngs = [generator(sampling.seed, "noise", i) for i in indices]
+        rngs = [make_rng(sampling.seed, "noise", i) for i in indices]
         labels = torch.tensor([label(i) for i in indices]).to(device)
 
         def fresh_noise() -> Tensor:
@@ -134,7 +139,7 @@ def run(spec: Generate, inputs: dict[str, Stage], out: Workspace) -> Record:
     sampling = spec.sampling
     stopped = False
     try:
-        for chunk in draw_chunks(spec, inputs, out.folder, share(chunks_of(sampling))):
+        for chunk in draw_chunks(spec, inputs, out.folder, own_share(chunks_of(sampling))):
             out.progress(min((chunk + 1) * sampling.chunk, sampling.samples), sampling.samples, "samples")
             out.stop_if_asked()
     except Interrupted:
@@ -145,10 +150,6 @@ def run(spec: Generate, inputs: dict[str, Stage], out: Workspace) -> Record:
 
 
 def _judged(spec: Generate, out: Workspace) -> Record:
-    from study import given
-    from study.judges import all_features, build, reference
-    from study.metrics import comparable, generation_metrics
-    from study.sheets import save_sheet
 
     sampling = spec.sampling
     drawn = [load_tensors(_file(out.folder, chunk))["images"] for chunk in chunks_of(sampling)]
@@ -157,10 +158,10 @@ def _judged(spec: Generate, out: Workspace) -> Record:
     for judge in spec.judges:
         out.preparing(f"judged by {judge.name}")
         if spec.reference is not None:
-            target = given.reference(judge, spec.reference, spec.compute.device)
+            target = published_reference(judge, spec.reference, spec.compute.device)
         else:
-            target = reference(judge, spec.data, "train", spec.reference_images, spec.compute.device)
-        found, spatial = all_features(build(judge, spec.data, spec.compute.device), images)
+            target = dataset_reference(judge, spec.data, "train", spec.reference_images, spec.compute.device)
+        found, spatial = all_features(build_judge(judge, spec.data, spec.compute.device), images)
         values = generation_metrics(found, target, spatial)
         metrics[judge.name] = {
             **values,

@@ -7,12 +7,18 @@ import torch
 from torch import Tensor
 
 from models.autoencoder import Autoencoder
-from study.compute import apply
-from study.data import load
-from study.distributed import on_main
-from study.specs import Reconstruct, Stage
-from study.stages.fit_tokenizer import trained
-from study.workspace import Record, Workspace, peak_memory_gib
+from study.core.compute import apply
+from study.core.distributed import on_main
+from study.core.workspace import Record, Workspace, peak_memory_gib
+from study.data.datasets import load_images
+from study.judge.judges import build_judge, features
+from study.judge.metrics import comparable, reconstruction_distance, reconstruction_metrics
+from study.judge.references import balanced_choice, dataset_reference
+from study.judge.sheets import save_sheet
+from study.plan.specs import Reconstruct
+from study.plan.stage import Stage
+from study.stages.fit_tokenizer import trained_tokenizer
+from study.train.perceptual_net import perceptual_net
 
 SHEET = "reconstructions.png"
 SHEET_COLUMNS = 8
@@ -26,15 +32,11 @@ def run(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -> Record:
 
 
 def _judged(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -> Record:
-    from study.judges import build, chosen, features, reference
-    from study.metrics import comparable, reconstruction_distance, reconstruction_metrics
-    from study.perceptual import perceptual_net
-    from study.sheets import save_sheet
 
     apply(spec.compute)
-    tokenizer, test = trained(sources["tokenizer"]), load(spec.data, "test")
+    tokenizer, test = trained_tokenizer(sources["tokenizer"]), load_images(spec.data, "test")
     device = spec.compute.device
-    rows = chosen(test.labels, spec.images)
+    rows = balanced_choice(test.labels, spec.images)
     images = torch.from_numpy(np.ascontiguousarray(test.images[rows]))
     parts = []
     for start in range(0, len(rows), BATCH):
@@ -51,8 +53,10 @@ def _judged(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -> Rec
     metrics = {}
     for judge in spec.judges:
         out.preparing(f"judged by {judge.name}")
-        inputs = reference(judge, spec.data, "test", spec.images, device)  # the same rows, once for all tokenizers
-        found = features(build(judge, spec.data, device), reconstructions)
+        inputs = dataset_reference(
+            judge, spec.data, "test", spec.images, device
+        )  # the same rows, once for all tokenizers
+        found = features(build_judge(judge, spec.data, device), reconstructions)
         rfid = reconstruction_distance(found, inputs)
         metrics[judge.name] = {
             "rfid": rfid,
@@ -81,14 +85,11 @@ def interpolated_distances(stage: Stage) -> dict[str, float]:
     Raises:
         MetricError: see `frechet_distance`.
     """
-    from study.judges import build, chosen, features, reference
-    from study.metrics import reconstruction_distance
-
     spec = stage.spec
     assert isinstance(spec, Reconstruct)
     apply(spec.compute)
-    tokenizer, test = trained(stage.inputs["tokenizer"]), load(spec.data, "test")
-    rows, device = chosen(test.labels, spec.images), spec.compute.device
+    tokenizer, test = trained_tokenizer(stage.inputs["tokenizer"]), load_images(spec.data, "test")
+    rows, device = balanced_choice(test.labels, spec.images), spec.compute.device
     with torch.inference_mode():
         batches = np.split(rows, range(BATCH, len(rows), BATCH))
         latents = torch.cat([tokenizer.encode(test.pixels(batch).to(device)).mean for batch in batches])
@@ -96,8 +97,8 @@ def interpolated_distances(stage: Stage) -> dict[str, float]:
         pictures = torch.cat([_decoded(tokenizer, batch) for batch in halfway.split(BATCH)]).contiguous()
     found = {}
     for judge in spec.judges:
-        inputs = reference(judge, spec.data, "test", spec.images, device)
-        found[judge.name] = reconstruction_distance(features(build(judge, spec.data, device), pictures), inputs)
+        inputs = dataset_reference(judge, spec.data, "test", spec.images, device)
+        found[judge.name] = reconstruction_distance(features(build_judge(judge, spec.data, device), pictures), inputs)
     return found
 
 

@@ -99,6 +99,8 @@ def test_the_command_draws_the_paper_by_its_name(tmp_path: Path, capsys: pytest.
     assert main("paper", tmp_path) == 0
     assert {path.name for path in (tmp_path / "figures").iterdir()} == {"paper"}
     assert str(tmp_path / "figures" / "paper" / "frontier.pdf") in capsys.readouterr().out
+    assert main("paper", tmp_path, named="desk") == 2
+    assert "'paper' and --study 'desk'" in capsys.readouterr().err
 
 
 def test_a_figure_without_published_numbers_has_none(tmp_path: Path, table: pd.DataFrame) -> None:

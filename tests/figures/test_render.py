@@ -8,7 +8,7 @@ from pathlib import Path
 import matplotlib.text
 import pandas as pd
 import pytest
-from made_tables import JUDGES, LABELLED, guided, labelled, study, without, write_study
+from made_tables import JUDGES, LABELLED, guided, labelled, study, without, write_sheets, write_study
 from reading import measured, visible
 
 import figures
@@ -120,6 +120,19 @@ def test_seeds_are_averaged_and_their_range_is_kept(name: str) -> None:
     found = texts(drawing)
     assert "Mean of 2 seeds" in found
     assert "Seeds: tokenizers 0; generators 0, 1." in found and "Mixed" not in found
+
+
+def test_labels_of_ranges_end_before_the_pictures_begin(tmp_path: Path, table: pd.DataFrame) -> None:
+    again = table[table["kind"] == "tokenizer"].assign(tokenizer_seed=1, seed=1)
+    again["fingerprint"] += "-again"
+    again[["rfid", "psnr"]] *= 1.04
+    write_sheets(table, tmp_path)
+    figure = draw("reconstructions", pd.concat([table, again], ignore_index=True), tmp_path).figure
+    figure.draw_without_rendering()
+    left = min(ax.get_window_extent().x0 for ax in figure.axes)
+    labels = [text for text in figure.texts if "rFID" in text.get_text() and "\n" in text.get_text()]
+    assert len(labels) == 4 and all(text.get_text().count("–") == 3 for text in labels)
+    assert max(label.get_window_extent().x1 for label in labels) < left
 
 
 def test_alignment_counts_only_where_no_seed_says_otherwise() -> None:

@@ -8,16 +8,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.autoencoder import Autoencoder
+from models.costs import autoencoder_flops, autoencoder_parameters, flops_per_image, generator_parameters
 from models.lightningdit import LightningDiT
 from models.specs import (
     AutoencoderConfig,
     GeneratorConfig,
     TokenizerName,
-    autoencoder_flops,
-    autoencoder_parameters,
-    flops_per_image,
     generator_config,
-    generator_parameters,
     parse_generator,
     parse_tokenizer,
 )

@@ -11,11 +11,12 @@ from waves import fill, wave
 import models
 from models import released
 from models.autoencoder import Autoencoder
+from models.costs import autoencoder_parameters
 from models.diffusion import noise_function
 from models.lightningdit import LightningDiT
 from models.released import load_generator, load_latent_statistics, load_tokenizer, mlp_ratio
 from models.sampler import Guidance, integrate, velocity_function
-from models.specs import AutoencoderConfig, autoencoder_parameters, generator_config
+from models.specs import AutoencoderConfig, generator_config
 
 SMALL = AutoencoderConfig(resolution=32, ch=32, ch_mult=(1, 2, 2), num_res_blocks=1, z_channels=4)
 LIGHTNING = {"swiglu": True, "rope": True, "rms_norm": True}

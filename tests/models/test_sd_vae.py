@@ -7,9 +7,10 @@ from waves import fill, wave
 
 from models import specs
 from models.autoencoder import Autoencoder
+from models.costs import autoencoder_parameters
 from models.released import load_tokenizer
 from models.sd_vae import OLD_NAMES, SDVAE
-from models.specs import EXTERNAL_TOKENIZERS, AutoencoderConfig, ExternalTokenizer, autoencoder_parameters
+from models.specs import EXTERNAL_TOKENIZERS, AutoencoderConfig, ExternalTokenizer
 
 diffusers = pytest.importorskip("diffusers")
 SMALL = AutoencoderConfig(

@@ -6,14 +6,15 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from models.specs import generator_config, generator_parameters
+from models.costs import generator_parameters
+from models.specs import generator_config
 from results import table as results
 from results.labels import parse
 from results.published import FOLDER, load_published, load_study
 from results.runs import changes_of
 from results.schema import PUBLISHED_STUDIES
 from study import figures
-from study.checks import check_study
+from study.plan.checks import check_study
 
 PAPER = load_published("paper")
 GENERATORS = PAPER[PAPER["kind"] == "generator"]

@@ -15,8 +15,8 @@ from optuna.trial import TrialState
 from test_sweeps import TINY, ask, shown
 
 from results import searches
-from study.files import read_json
-from study.journal import JOURNAL, open_storage
+from study.core.files import read_json
+from study.search.journal import JOURNAL, open_storage
 
 pytestmark = pytest.mark.slurm
 

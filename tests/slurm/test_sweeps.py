@@ -15,7 +15,7 @@ import cluster
 import pandas as pd
 import pytest
 
-from study.files import read_json
+from study.core.files import read_json
 
 pytestmark = pytest.mark.slurm
 

@@ -7,9 +7,16 @@ import dataclasses
 import pytest
 from made_up import COMPUTE, draw_pictures
 
-from study.data import resolve
-from study.plan import make_plan
-from study.scales import smoke
+from study.core.stopping import stop_requested
+from study.data.datasets import resolve_data
+from study.plan.resolve import make_plan
+from study.plan.scales import smoke
+
+
+@pytest.fixture(autouse=True)
+def asked_to_stop_by_no_earlier_test():
+    yield
+    stop_requested.clear()
 
 
 @pytest.fixture
@@ -39,7 +46,7 @@ def tiny_plan(tiny_scale, pictures):
     import ablations.frontier
 
     def plan(scale=tiny_scale, resolution=16):
-        data = resolve(str(pictures), resolution)
+        data = resolve_data(str(pictures), resolution)
         return make_plan("frontier", ablations.frontier, scale, data, COMPUTE, "test")
 
     return plan

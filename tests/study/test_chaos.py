@@ -12,12 +12,18 @@ import time
 
 import pytest
 
-from study import training
-from study.jobs import LEFTOVERS, run_job
+from study.submit.jobs import LEFTOVERS, run_job
+from study.train import loop
 
 KINDS = ("fit_tokenizer", "reconstruct", "encode", "fit_generator", "generate")
 LATE = ("torch._dynamo", "timm", "torchmetrics.functional.image", "torch_fidelity", "PIL.Image")  # which those import
-PRELOADED = ["study.jobs", "study.judges", "study.metrics", *(f"study.stages.{kind}" for kind in KINDS), *LATE]
+PRELOADED = [
+    "study.submit.jobs",
+    "study.judge.judges",
+    "study.judge.metrics",
+    *(f"study.stages.{kind}" for kind in KINDS),
+    *LATE,
+]
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 
 
@@ -25,7 +31,7 @@ def attempt(root, job):
     """What a job's process does."""
     os.environ["STUDY_ROOT"] = root
     sys.stdout = open(os.path.join(root, "log"), "a")  # noqa: SIM115
-    training.SAVE_SECONDS = 0.0
+    loop.SAVE_SECONDS = 0.0
     run_job(job)
 
 

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
 
 import pytest
+from made_tables import study
 
 from ablations import released
 from results import table as results
-from results.published import load_published, load_study
+from results.published import load_published
 from results.ranks import EXACT, rank_agreement
-from study.claims import judge_claims
+from study.claims.paper_claims import judge_claims
 from study.compare import compare, main
-from study.scales import SCALES
+from study.plan.scales import SCALES
 
-CHECKOUT = Path(__file__).resolve().parents[2]
 PAPER = load_published("paper")
 ROW = {
     "ablations": "frontier", "kind": "generator", "tokenizer": "f16d32", "foundation_model": "none",
@@ -34,6 +33,14 @@ def made(*rows, **everywhere):
         }
         for number, (spec, gfid, changed) in enumerate(rows)
     )  # fmt: skip
+
+
+@pytest.fixture
+def studies(tmp_path):
+    """A folder with results/: `many` has a width more than `few`, and two generators where that has one."""
+    results.write(study(), tmp_path / "results" / "few" / "table.csv")
+    results.write(study(widths=(4, 8, 16), seeds=(0, 1), floor=200.0), tmp_path / "results" / "many" / "table.csv")
+    return tmp_path
 
 
 def lines(a, b):
@@ -82,7 +89,7 @@ def test_the_released_checkpoints_meet_their_published_numbers():
     runs = released.runs(SCALES["imagenet256"]())
     for number, (run, gfid) in enumerate(zip(runs, [5.1, 2.1, 2.2, 1.4], strict=True)):
         changed = {
-            "run": run.name, "images_seen": run.given_generator.images_seen, "generator": run.generator,
+            "run": run.name, "images_seen": run.pretrained_generator.images_seen, "generator": run.generator,
             "foundation_model": "dinov2", "guidance_scale": run.changes.get("sampling.guidance_scale", 1.0),
             "samples": 50_000, "solver": "euler", "steps": 249, "timestep_shift": 0.3, "protocol": f"p{number}",
             "given_weights": "a file", "tokenizer_seed": None, "seed": None,
@@ -119,26 +126,26 @@ def test_rank_agreement_by_hand():
     assert str(many) == str(rank_agreement(range(EXACT + 4), range(EXACT + 4)))
 
 
-def test_the_committed_studies_side_by_side(tmp_path, capsys):
-    assert main("desk", "desk-full", csv_=tmp_path / "both.csv") == 0
+def test_two_studies_side_by_side(studies, tmp_path, capsys):
+    assert main("few", "many", csv_=tmp_path / "both.csv", out=studies) == 0
     assert "rank correlation" in " ".join(capsys.readouterr().out.split())
     with open(tmp_path / "both.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    study = load_study("desk", CHECKOUT / "results").set_index(["run", "extractor"])
+    few = study().set_index(["run", "extractor"])
     for row in rows:
         if row["kind"] == "tokenizer" and row["mean_a"]:
-            assert float(row["mean_a"]) == study.loc[(row["run"], row["judge_a"].split(" @ ")[0]), "rfid"]
+            assert float(row["mean_a"]) == few.loc[(row["run"], row["judge_a"].split(" @ ")[0]), "rfid"]
         assert bool(row["difference"]) == bool(row["mean_a"] and row["mean_b"])
-    assert {row["mean_a"] for row in rows if row["run"] == "f4d8"} == {""}  # only in desk-full
+    assert {row["mean_a"] for row in rows if row["run"] == "f4d8"} == {""}  # only in the other
 
 
-def test_nothing_in_common_is_said(capsys):
-    assert main("desk-full", "paper", markdown_=True) == 0
+def test_nothing_in_common_is_said(studies, capsys):
+    assert main("many", "paper", markdown_=True, out=studies) == 0
     printed = capsys.readouterr().out
-    assert "No run of desk-full is one of paper: nothing to subtract." in printed
+    assert "No run of many is one of paper: nothing to subtract." in printed
     assert "| generator | data | fashion-mnist | imagenet |" in printed
     assert "narrowest width | Table 2 | holds (2 repeats) | holds (single run) |" in printed
-    assert main("paper", "since", markdown_=True) == 0
+    assert main("paper", "since", markdown_=True, out=studies) == 0
     assert "SFD-XXL, guided 1.04 after 1,024,933,600 images" in capsys.readouterr().out
-    assert main("desk-full", "papers") == 2
+    assert main("many", "papers", out=studies) == 2
     assert "nearest: paper" in capsys.readouterr().err

@@ -24,25 +24,20 @@ from safetensors import SafetensorError
 
 from models import foundation, load_generator, load_latent_statistics, load_tokenizer
 from models.weights import TORCH_SUFFIXES, load_foreign
-from study import (
-    checkpoint,
-    data,
-    evaluate,
-    extractors,
-    features,
-    figures,
-    foreign,
-    given,
-    judges,
-    published,
-    weights,
-)
-from study.checkpoint import Position
-from study.data import DataSpec, load, native_resolution, resolve
-from study.files import read_json, read_tensors, save_tensors, write_json
-from study.lease import holder
-from study.specs import Given, recorded
-from study.stages import encode, fit_generator, fit_tokenizer, generate
+from study import evaluate, figures
+from study.core.files import read_json, read_tensors, save_tensors, write_json
+from study.core.lease import holder
+from study.data import datasets, download, external_images, named_datasets
+from study.data import latents as stored_latents
+from study.data.datasets import load_images, native_resolution, resolve_data
+from study.judge import extractors, judges, references
+from study.plan import judge_spec, weight_files
+from study.plan.data_spec import DataSpec
+from study.plan.specs import ForeignFile
+from study.plan.stage import TOKENIZER_WEIGHTS, snapshot_file, stage_from_record
+from study.stages import fit_generator, fit_tokenizer, generate
+from study.train import checkpoint, foundation_features, pretrained
+from study.train.checkpoint import Position
 
 PROTOCOLS = (0, 2, 5)  # text, binary, framed
 # how libraries refuse a file
@@ -178,32 +173,32 @@ def test_weights_of_inception(kind, trap, tmp_path, monkeypatch):
         name="made", resolution=32, channels=1, classes=2, train_images=8, test_images=2, content="0" * 16,
         flip=False, class_names=("a", "b"),
     )  # fmt: skip
-    spec = judges.judge_spec("inception", 0, made)
-    path = tmp_path / weights.FILES["inception"].file
+    spec = judge_spec.judge_spec("inception", 0, made)
+    path = tmp_path / weight_files.FILES["inception"].file
     path.write_bytes(WEIGHT_FILES[kind](trap))
     monkeypatch.setenv("STUDY_WEIGHTS", str(tmp_path))
     with pytest.raises(ValueError, match="damaged"):
-        judges.build(spec, made)
+        judges.build_judge(spec, made)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    stated = dataclasses.replace(weights.FILES["inception"], sha256=digest[:8])
-    monkeypatch.setitem(weights.FILES, "inception", stated)  # even a file of the right hash is not unpickled
-    assert weights.require("inception") == path
+    stated = dataclasses.replace(weight_files.FILES["inception"], sha256=digest[:8])
+    monkeypatch.setitem(weight_files.FILES, "inception", stated)  # even a file of the right hash is not unpickled
+    assert weight_files.require_weights("inception") == path
     with pytest.raises(ValueError, match="refused"):
-        judges.build(spec, made)
+        judges.build_judge(spec, made)
 
 
 @pytest.mark.parametrize("kind", ["pickle 2", "torch, zip", "torch, legacy"])
 def test_weights_that_are_given(kind, trap, tmp_path, monkeypatch, tiny_plan):
     monkeypatch.setenv("STUDY_WEIGHTS", str(tmp_path))
     (tmp_path / "hostile.pt").write_bytes(WEIGHT_FILES[kind](trap))
-    file = Given(name="hostile.pt", sha256=weights.content_hash("hostile.pt"))
+    file = ForeignFile(name="hostile.pt", sha256=weight_files.content_hash("hostile.pt"))
     plan = tiny_plan()
     stages = (plan.jobs[0].stages[0], plan.jobs[0].stages[2], plan.jobs[1].stages[0])
     fit, latents, generator = (dataclasses.replace(stage.spec, given=file) for stage in stages)
     for read in (
-        lambda: given.tokenizer(fit, None),
-        lambda: given.statistics(latents, stages[1].inputs),
-        lambda: given.generator(generator, {}, None),
+        lambda: pretrained.tokenizer(fit, None),
+        lambda: pretrained.statistics(latents, stages[1].inputs),
+        lambda: pretrained.generator(generator, {}, None),
     ):
         with pytest.raises(ValueError, match="refused"):
             read()
@@ -237,9 +232,9 @@ def offline(tmp_path, monkeypatch):
     def away(*_):
         raise OSError("no network")
 
-    monkeypatch.setattr(published, "download", away)
-    monkeypatch.setattr(published, "run_command", away)
-    monkeypatch.setattr(published, "FASHION_MNIST_INSTALLED", tmp_path / "not installed")
+    monkeypatch.setattr(download, "download", away)
+    monkeypatch.setattr(download, "run_command", away)
+    monkeypatch.setattr(named_datasets, "FASHION_MNIST_INSTALLED", tmp_path / "not installed")
 
 
 @pytest.mark.parametrize("hidden_as", [".gz", ""])
@@ -248,14 +243,16 @@ def test_fashion_mnist(protocol, hidden_as, trap, study_root, offline, monkeypat
     raw = study_root / "data" / "fashion-mnist" / "raw"
     raw.mkdir(parents=True)
     content = pickle.dumps(trap, protocol)
-    for name in published.FASHION_MNIST_FILES:
+    for name in named_datasets.FASHION_MNIST_FILES:
         (raw / f"{name}{hidden_as}").write_bytes(gzip.compress(content) if hidden_as else content)
     with pytest.raises(ValueError, match=r"could not be had(.|\n)*is not the published file"):
-        resolve("fashion-mnist", 32)
+        resolve_data("fashion-mnist", 32)
     digest = hashlib.sha256(content).hexdigest()  # even with the right hash it is parsed as bytes
-    monkeypatch.setattr(published, "FASHION_MNIST_FILES", dict.fromkeys(published.FASHION_MNIST_FILES, digest))
+    monkeypatch.setattr(
+        named_datasets, "FASHION_MNIST_FILES", dict.fromkeys(named_datasets.FASHION_MNIST_FILES, digest)
+    )
     with pytest.raises(ValueError, match=r"could not be had(.|\n)*not an idx file"):
-        resolve("fashion-mnist", 32)
+        resolve_data("fashion-mnist", 32)
 
 
 CIFAR_FILES = {
@@ -265,7 +262,7 @@ CIFAR_FILES = {
         "not CIFAR-10's binary archive",
     ),
     "pickles under the right names": (
-        lambda content: tar_of({n: content for ns in published.CIFAR10_BATCHES.values() for n in ns}, "w:gz"),
+        lambda content: tar_of({n: content for ns in named_datasets.CIFAR10_BATCHES.values() for n in ns}, "w:gz"),
         "records of 3,073 bytes",
     ),
 }
@@ -274,14 +271,14 @@ CIFAR_FILES = {
 @pytest.mark.parametrize("kind", CIFAR_FILES)
 def test_cifar(kind, trap, study_root, offline, monkeypatch):
     pack, message = CIFAR_FILES[kind]
-    path = study_root / "data" / "cifar10" / "raw" / published.CIFAR10_ARCHIVE
+    path = study_root / "data" / "cifar10" / "raw" / named_datasets.CIFAR10_ARCHIVE
     path.parent.mkdir(parents=True)
     path.write_bytes(pack(pickle.dumps(trap)))
     with pytest.raises(ValueError, match="not the published archive"):
-        resolve("cifar10", 32)
-    monkeypatch.setattr(published, "CIFAR10_MD5", hashlib.md5(path.read_bytes()).hexdigest())
+        resolve_data("cifar10", 32)
+    monkeypatch.setattr(named_datasets, "CIFAR10_MD5", hashlib.md5(path.read_bytes()).hexdigest())
     with pytest.raises(ValueError, match=message):
-        resolve("cifar10", 32)
+        resolve_data("cifar10", 32)
 
 
 # Folders of pictures
@@ -294,13 +291,13 @@ def test_pictures(kind, suffix, trap, tmp_path):
     files = {"pickle": pickle.dumps(trap), "object array": object_array(trap), "torch": torch_file(trap, True)}
     for name in ("extra.pkl", "extra.npy", "extra.pt"):
         (folder / "class0" / name).write_bytes(files[kind])
-    assert resolve(str(folder), 16).train_images == 4  # not pictures: left out
+    assert resolve_data(str(folder), 16).train_images == 4  # not pictures: left out
     (folder / "class0" / f"hostile{suffix}").write_bytes(files[kind])
     message = rf"hostile\{suffix} cannot be read as a picture"
     with pytest.raises(ValueError, match=message):
         native_resolution(folder)
     with pytest.raises(ValueError, match=message):
-        resolve(str(folder), 16)
+        resolve_data(str(folder), 16)
 
 
 @pytest.mark.parametrize("part", ["file", "picture"])
@@ -314,7 +311,7 @@ def test_parquet(part, trap, tmp_path):
     if part == "file":
         path.write_bytes(pickle.dumps(trap))
     message = "as parquet" if part == "file" else r"\(0.png\) cannot be read as a picture"
-    for read in (native_resolution, lambda folder: resolve(str(folder), 16)):
+    for read in (native_resolution, lambda folder: resolve_data(str(folder), 16)):
         with pytest.raises(ValueError, match=message):
             read(tmp_path)
 
@@ -335,7 +332,7 @@ def test_a_picture_that_is_a_program_is_not_run(tmp_path, monkeypatch):
     Image.new("RGB", (16, 16)).save(program, "EPS")
     (folder / "class0" / "hostile.png").write_bytes(program.getvalue())
     with pytest.raises(ValueError, match=r"hostile\.png cannot be read as a picture"):
-        resolve(str(folder), 16)
+        resolve_data(str(folder), 16)
     assert not run
 
 
@@ -372,7 +369,7 @@ def test_an_npz(kind, trap, tmp_path, capsys):
     hostile.write_bytes(pack(trap))
     np.savez(fine, np.zeros((4, 8, 8, 3), np.uint8))
     with pytest.raises(ValueError, match=message):
-        foreign.read_pictures(hostile)
+        external_images.read_pictures(hostile)
     for path, reference in ((hostile, fine), (fine, hostile)):
         assert evaluate.main([str(path), "--reference", str(reference), "--out", str(tmp_path / "out")]) == 2
         (line,) = capsys.readouterr().err.strip().splitlines()
@@ -380,15 +377,15 @@ def test_an_npz(kind, trap, tmp_path, capsys):
     assert not list(tmp_path.rglob("table.csv"))
 
 
-@pytest.mark.parametrize("name", foreign.STATISTICS)
+@pytest.mark.parametrize("name", external_images.STATISTICS)
 @pytest.mark.parametrize("kind", ["pickle", "object array"])
 def test_statistics_of_a_reference(kind, name, trap, tmp_path):
     content = object_array(trap) if kind == "object array" else pickle.dumps(trap)
-    members = {other: plain_array(np.zeros(shape, np.float32)) for other, shape in foreign.STATISTICS.items()}
+    members = {other: plain_array(np.zeros(shape, np.float32)) for other, shape in external_images.STATISTICS.items()}
     path = tmp_path / "VIRTUAL_hostile.npz"
     path.write_bytes(archive_of(**{**members, name: content, "arr_0": plain_array(np.zeros((4, 8, 8, 3), np.uint8))}))
     with pytest.raises(ValueError, match=f"{name} (holds Python objects|of .* cannot be read)"):
-        foreign.read_statistics(path)
+        external_images.read_statistics(path)
 
 
 @pytest.mark.parametrize("suffix", [".png", ".webp", ".tif"])
@@ -396,7 +393,7 @@ def test_a_picture_to_be_scored(suffix, trap, tmp_path):
     for content in (pickle.dumps(trap), object_array(trap), torch_file(trap, True)):
         (tmp_path / f"hostile{suffix}").write_bytes(content)
         with pytest.raises(ValueError, match="cannot be read as a picture"):
-            foreign.read_pictures(tmp_path)
+            external_images.read_pictures(tmp_path)
 
 
 def test_a_record_that_is_read_back_builds_nothing_but_specs(trap, tiny_plan):
@@ -405,10 +402,10 @@ def test_a_record_that_is_read_back_builds_nothing_but_specs(trap, tiny_plan):
     path.parent.mkdir(parents=True)
     path.write_bytes(pickle.dumps(trap))
     with pytest.raises(ValueError, match="no finished fit_tokenizer"):
-        recorded("fit_tokenizer", stage.fingerprint)
+        stage_from_record("fit_tokenizer", stage.fingerprint)
     write_json(path, {"fingerprint": stage.fingerprint, "inputs": {}, "spec": {"py/object": "os.system"}})
     with pytest.raises(ValueError, match="written by other code"):
-        recorded("fit_tokenizer", stage.fingerprint)
+        stage_from_record("fit_tokenizer", stage.fingerprint)
 
 
 # What a study keeps, where somebody else can write in its folder
@@ -418,19 +415,19 @@ def test_a_record_that_is_read_back_builds_nothing_but_specs(trap, tiny_plan):
 @pytest.mark.parametrize("part", ["images", "labels"])
 @pytest.mark.parametrize("kind", ["pickle", "object array"])
 def test_packed_data(kind, part, split, trap, pictures):
-    spec = resolve(str(pictures), 16)
-    path = data._folder(spec) / f"{split}.{part}.npy"
+    spec = resolve_data(str(pictures), 16)
+    path = datasets._folder(spec) / f"{split}.{part}.npy"
     path.write_bytes(object_array(trap) if kind == "object array" else pickle.dumps(trap))
     with pytest.raises(ValueError, match=NOT_AN_ARRAY):
-        load(spec, split)
+        load_images(spec, split)
 
 
 def test_the_manifest_of_packed_data(trap, pictures):
-    spec = resolve(str(pictures), 16)
-    (data._folder(spec) / "manifest.json").write_bytes(pickle.dumps(trap))
+    spec = resolve_data(str(pictures), 16)
+    (datasets._folder(spec) / "manifest.json").write_bytes(pickle.dumps(trap))
     with pytest.raises(ValueError, match="is not packed"):
-        load(spec, "train")
-    assert resolve(str(pictures), 16) == spec  # packed anew
+        load_images(spec, "train")
+    assert resolve_data(str(pictures), 16) == spec  # packed anew
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -462,9 +459,9 @@ def test_tensors_of_a_stage(trap, tiny_plan):
     plan = tiny_plan()
     fit, _, latents = plan.jobs[0].stages
     fitted, generated = plan.jobs[1].stages[:2]
-    shard, chunk = encode._shard(latents.folder, 0), generate._file(generated.folder, 0)
-    snapshot = fit_generator.snapshot_file(fitted.folder, "ema", 32)
-    for path in (shard, chunk, snapshot, fit.folder / fit_tokenizer.WEIGHTS):
+    shard, chunk = stored_latents._shard(latents.folder, 0), generate._file(generated.folder, 0)
+    snapshot = snapshot_file(fitted.folder, "ema", 32)
+    for path in (shard, chunk, snapshot, fit.folder / TOKENIZER_WEIGHTS):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(pickle.dumps(trap))
     statistics = {"mean": [0.0] * 4, "std": [1.0] * 4}
@@ -472,9 +469,9 @@ def test_tensors_of_a_stage(trap, tiny_plan):
     assert read_tensors(shard) is None  # while it is made: made again
     assert generate._read(generated.folder, 0) is None
     for reader in (
-        lambda: encode.read(latents),
-        lambda: fit_tokenizer.trained(fit),
-        lambda: fit_generator.trained(fitted, 32, "ema"),
+        lambda: stored_latents.read_latents(latents),
+        lambda: fit_tokenizer.trained_tokenizer(fit),
+        lambda: fit_generator.trained_generator(fitted, 32, "ema"),
         lambda: extractors.Classifier("name", ["penultimate"], weights=chunk),
     ):
         with pytest.raises(SafetensorError, match=NOT_SAFETENSORS):
@@ -482,11 +479,11 @@ def test_tensors_of_a_stage(trap, tiny_plan):
 
 
 def test_a_reference(trap, pictures, tmp_path, monkeypatch):
-    spec = resolve(str(pictures), 16)
+    spec = resolve_data(str(pictures), 16)
     (tmp_path / "reference.safetensors").write_bytes(pickle.dumps(trap))
-    monkeypatch.setattr(judges, "asset", lambda *_: tmp_path)
+    monkeypatch.setattr(references, "asset", lambda *_: tmp_path)
     with pytest.raises(SafetensorError, match=NOT_SAFETENSORS):
-        judges.reference(judges.judge_spec("efficientnet_lite2", 64, spec), spec, "train", 8)
+        references.dataset_reference(judge_spec.judge_spec("efficientnet_lite2", 64, spec), spec, "train", 8)
 
 
 @pytest.mark.parametrize("kind", ["pickle", "object array"])
@@ -496,9 +493,9 @@ def test_features_of_a_foundation_model(kind, trap, tiny_plan, tiny_scale, tmp_p
     shape = torch.tensor([4, 2, 2])
     save_tensors(tmp_path / "statistics.safetensors", {"mean": torch.zeros(4), "std": torch.ones(4), "shape": shape})
     (tmp_path / "features.npy").write_bytes(object_array(trap) if kind == "object array" else pickle.dumps(trap))
-    monkeypatch.setattr(features, "asset", lambda *_: tmp_path)
+    monkeypatch.setattr(foundation_features, "asset", lambda *_: tmp_path)
     with pytest.raises(ValueError, match=NOT_AN_ARRAY):
-        features.FoundationFeatures(fit.spec)
+        foundation_features.FoundationFeatures(fit.spec)
 
 
 # Results that others hand on

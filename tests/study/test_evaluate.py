@@ -11,12 +11,15 @@ from PIL import Image
 
 from results import table as results
 from results.schema import PROTOCOL
-from study import compute, evaluate, judges, weights
-from study.collect import update_table
-from study.foreign import STATISTICS
-from study.jobs import run_stage
-from study.judges import SPATIAL_WIDTH
+from study import evaluate
+from study.core import compute
+from study.data.external_images import STATISTICS
+from study.judge import judges, references
+from study.plan import weight_files
+from study.plan.judge_spec import SPATIAL_WIDTH
+from study.report.rows import update_table
 from study.stages import generate
+from study.submit.jobs import run_stage
 
 
 @pytest.fixture(autouse=True)
@@ -114,14 +117,19 @@ def test_a_folder_against_a_folder_by_an_imagenet_judge(theirs, tmp_path, capsys
     loose.mkdir()
     for number, path in enumerate(sorted(draw_pictures(tmp_path / "pictures").rglob("*.png"))[::4]):
         path.rename(loose / f"{number}.png")
+    (theirs / "moves.gif").write_bytes(b"GIF89a")
+    (loose / "notes.txt").write_text("of theirs")
     table = scored(tmp_path, theirs, "--reference", loose, "--judge", "efficientnet_lite2@32")
+    told = capsys.readouterr().out
+    assert f"{theirs}: left out 1 .gif: pictures are .png, .bmp, .webp, .tif, .tiff\n" in told
+    assert f"{loose}: left out 1 .txt: " in told
     row = table.iloc[0]
     assert (row["run"], row["samples"], row["reference"]) == ("theirs", 12, "reference, 18 images")
     assert (row["extractor"], row["extractor_size"], bool(row["comparable"])) == ("efficientnet_lite2", 32, False)
     assert row["gfid"] > 0
     assert pd.isna(row["sfid"])
     # the same pictures again, as an array and under another name: the same row
-    pixels = np.stack([np.asarray(Image.open(path)) for path in sorted(theirs.iterdir())])
+    pixels = np.stack([np.asarray(Image.open(path)) for path in sorted(theirs.glob("*.png"))])
     np.savez(tmp_path / "array.npz", pixels)
     again = scored(tmp_path, tmp_path / "array.npz", "--reference", loose, "--judge", "efficientnet_lite2@32")
     assert again["run"].tolist() == ["array"]
@@ -164,16 +172,16 @@ def test_statistics_are_given_to_inception_alone(theirs, virtual, tmp_path, monk
         unit = {"mu": torch.zeros(8, dtype=torch.float64), "sigma": torch.eye(8, dtype=torch.float64)}
         unit["root"] = unit["sigma"]
         spatial = unit if judge.name == "inception" else None
-        return judges.Reference(features=found, **unit, head=None, hash="f" * 16, count=len(found), spatial=spatial)
+        return references.Reference(features=found, **unit, head=None, hash="f" * 16, count=len(found), spatial=spatial)
 
     def all_features(extractor, images):
         rng = torch.Generator().manual_seed(1)
         found = torch.randn(len(images), 8, generator=rng)
         return found, found + 1 if extractor == "inception" else None
 
-    monkeypatch.setattr(weights, "require", lambda name: None)
-    monkeypatch.setattr(judges, "reference_of", reference_of)
-    monkeypatch.setattr(judges, "build", lambda judge, data, device: judge.name)
+    monkeypatch.setattr(evaluate, "require_weights", lambda name: None)
+    monkeypatch.setattr(references, "pictures_reference", reference_of)
+    monkeypatch.setattr(judges, "build_judge", lambda judge, data, device: judge.name)
     monkeypatch.setattr(judges, "all_features", all_features)
     both = ["--judge", "inception", "--judge", "efficientnet_lite2"]
     table = scored(tmp_path, theirs, "--reference", virtual, *both).set_index("extractor")
@@ -235,7 +243,7 @@ def test_bad_input_is_one_line(theirs, virtual, tmp_path, capsys, monkeypatch):
 
 def test_weights_that_are_not_inceptions_give_no_row(theirs, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("STUDY_WEIGHTS", str(tmp_path))
-    torch.save({"fc.weight": torch.randn(1008, 2048)}, tmp_path / weights.FILES["inception"].file)
+    torch.save({"fc.weight": torch.randn(1008, 2048)}, tmp_path / weight_files.FILES["inception"].file)
     line = refused(capsys, tmp_path / "out", theirs, "--reference", theirs, "--judge", "inception")
     assert "is damaged: its SHA-256 starts with" in line
 

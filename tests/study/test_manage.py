@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from study import manage
-from study.collect import update_table
-from study.files import read_json, write_json
-from study.jobs import note_failure, run_stage
-from study.lease import this_process
-from study.paths import job_folder, study_root
-from study.specs import INTERRUPTED
-from study.started import note_plan, plans_of
-from study.sweep import Sweep
+from study.core.files import read_json, write_json
+from study.core.lease import this_process
+from study.core.paths import job_folder, study_root
+from study.plan.stage import INTERRUPTED
+from study.report.rows import update_table
+from study.submit.jobs import note_failure, run_stage
+from study.submit.launches import launched_plans, note_sweep
+from study.submit.options import Sweep
 
 
 @pytest.fixture
@@ -21,8 +21,8 @@ def started(tiny_plan, tmp_path, monkeypatch):
     """A sweep of a study called 'birds' whose tokenizer is done and whose generator is not; it is not planned again."""
     plan = dataclasses.replace(tiny_plan(), study="birds")
     options = Sweep(study="birds", out=tmp_path)
-    note_plan(options, plan, starts=True)
-    monkeypatch.setattr("study.sweep.prepare", lambda asked: plan)
+    note_sweep(options, plan, starts=True)
+    monkeypatch.setattr("study.submit.launches.prepare", lambda asked: plan)
     for stage in plan.jobs[0].stages:
         run_stage(stage)
     return plan
@@ -41,20 +41,20 @@ def states(plan):
 def test_places_are_the_same_from_another_folder(started, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     places = {"out": Path("here"), "cluster": Path("it.toml"), "data": "pictures"}
-    note_plan(Sweep(study="birds", **places), started, starts=True)
-    ((options, _),) = plans_of("birds")
+    note_sweep(Sweep(study="birds", **places), started, starts=True)
+    ((options, _),) = launched_plans("birds")
     assert (options.out, options.cluster, options.data) == (
         tmp_path / "here", tmp_path / "it.toml", str(tmp_path / "pictures"),
     )  # fmt: skip
-    note_plan(Sweep(study="birds", data="cifar10"), started, starts=True)
-    assert plans_of("birds")[0][0].data == "cifar10"
+    note_sweep(Sweep(study="birds", data="cifar10"), started, starts=True)
+    assert launched_plans("birds")[0][0].data == "cifar10"
 
 
 def test_the_options_of_a_sweep_come_back_from_its_note(started, tmp_path):
-    ((options, plan),) = plans_of("birds")
+    ((options, plan),) = launched_plans("birds")
     assert options == Sweep(study="birds", out=tmp_path)
     assert plan is started
-    assert plans_of("")[0][1] is started  # the last one
+    assert launched_plans("")[0][1] is started  # the last one
 
 
 def test_status_tells_records_from_failures_marks_and_processes(started, capsys):
@@ -83,10 +83,26 @@ def test_a_study_that_was_not_started_is_named_with_the_nearest(started, capsys)
     )
 
 
+def test_a_study_is_named_in_its_place_or_by_the_option(started, capsys):
+    expected = shown(capsys, "status", "birds")
+    assert expected[0] == 0 and "birds: 1 done, 1 pending" in expected[1]
+    assert shown(capsys, "status", "--study", "birds") == expected
+    assert shown(capsys, "status", "birds", "--study", "birds") == expected
+    assert shown(capsys, "retry", "--study", "birds", "--minutes", "5") == (0, "birds: nothing has failed\n")
+    assert shown(capsys, "cancel", "--study", "birds", "--yes") == (0, "birds: nothing waits or runs\n")
+    for command in ("status", "watch", "retry", "cancel"):
+        line = f"study.sweep {command}: two studies were named, 'birds' and --study 'cats': give one of them\n"
+        assert shown(capsys, command, "birds", "--study", "cats") == (2, line)
+    for named in (["birds"], ["--study", "birds"]):  # it would be taken for what is cleaned
+        with pytest.raises(SystemExit) as refused:
+            shown(capsys, "clean", *named, "--yes")
+        assert refused.value.code == 2
+
+
 def test_retry_does_what_failed_and_nothing_else(started, capsys, monkeypatch):
     fit = started.jobs[1].stages[0]
     done = []
-    monkeypatch.setattr("study.sweep.execute", lambda options, plan, todo: done.extend(todo) or 0)
+    monkeypatch.setattr("study.manage.carry_out", lambda options, plan, todo: done.extend(todo) or 0)
     assert shown(capsys, "retry", "birds") == (0, "birds: nothing has failed\n")
     note_failure(fit, "failed", "OSError: no space")
     code, text = shown(capsys, "retry", "birds")

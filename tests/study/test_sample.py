@@ -11,12 +11,14 @@ from PIL import Image
 
 from results import table as results
 from results.schema import FOREIGN, SELECTION_SEED
-from study import compute, sample, scales
-from study.collect import update_table
-from study.files import read_json, write_json
-from study.jobs import run_stage
-from study.specs import recorded
+from study import sample
+from study.core import compute
+from study.core.files import read_json, write_json
+from study.plan import scales
+from study.plan.stage import stage_from_record
+from study.report.rows import update_table
 from study.stages import generate
+from study.submit.jobs import run_stage
 
 
 @pytest.fixture
@@ -151,7 +153,7 @@ def test_a_run_whose_folders_are_elsewhere_says_so(fitted, tmp_path, capsys, mon
 def test_a_stage_is_read_back_from_its_record(fitted):
     for stage in (*fitted.jobs[0].stages, fitted.jobs[1].stages[0]):
         if stage.kind != "reconstruct":
-            again = recorded(stage.kind, stage.fingerprint)
+            again = stage_from_record(stage.kind, stage.fingerprint)
             assert again == stage
             assert again.spec == stage.spec
     folder = fitted.jobs[1].stages[0].folder
@@ -159,7 +161,7 @@ def test_a_stage_is_read_back_from_its_record(fitted):
     for change in ({"seed": 5}, {"learning_rate": 1.0}):
         write_json(folder / "record.json", {**record, "spec": {**record["spec"], **change}})
         with pytest.raises(ValueError, match="was written by other code"):
-            recorded("fit_generator", folder.name)
+            stage_from_record("fit_generator", folder.name)
 
 
 def forget_specs(plan):
@@ -175,7 +177,7 @@ def forget_specs(plan):
 def test_a_run_from_before_records_held_specs_is_planned_again(fitted, tmp_path, capsys, monkeypatch):
     expected = draw(tmp_path, "--each", 2)
     forget_specs(fitted)
-    assert recorded("fit_generator", fitted.jobs[1].stages[0].fingerprint) is None
+    assert stage_from_record("fit_generator", fitted.jobs[1].stages[0].fingerprint) is None
     line = refused(capsys, tmp_path)  # its settings are not those of any scale
     assert "does not hold its settings, and frontier at scale smoke does not ask for it" in line
     monkeypatch.setitem(scales.SCALES, "smoke", lambda: fitted.scale)

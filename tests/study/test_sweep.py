@@ -9,20 +9,10 @@ import time
 
 import pandas as pd
 import pytest
-from made_up import draw_pictures
+from made_up import TINY, draw_pictures
 
 import ablations
-from study.files import read_json
-
-TINY = [
-    "--scale", "smoke",
-    "--set", "train_images=48", "--set", "autoencoder.ch=8", "--set", "autoencoder.norm_groups=4",
-    "--set", "tokenizer.budget_images=64", "--set", "tokenizer.batch_images=8",
-    "--set", "generator.budget_images=64", "--set", "generator.snapshot_images=32,64",
-    "--set", "generator.batch_images=8", "--set", "sampling.samples=12", "--set", "sampling.chunk=6",
-    "--set", "sampling.steps=2", "--set", "evaluation.reference_images=24",
-    "--set", "evaluation.reconstruct_images=8", "--set", "judges=('classifier', 0),",
-]  # fmt: skip
+from study.core.files import read_json
 
 
 def sweep(*arguments, **options):

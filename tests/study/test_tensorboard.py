@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from results import table as results
-from study import history, tensorboard
-from study.collect import update_table
-from study.jobs import run_stage
+from study import tensorboard
+from study.report.rows import update_table
+from study.submit.jobs import run_stage
+from study.train import history
 
 WRITTEN_ONCE = {"rfid", "psnr", "ssim", "perceptual"}
 
@@ -55,7 +56,7 @@ def test_curves_scores_and_sheets_are_the_records(study, capsys):
     for kind in ("fit_tokenizer", "fit_generator"):
         stage = next(s for s in plan.stages if s.kind == kind)
         scalars, images = read(folder_of(out, stage))
-        points = history.read(stage.folder)
+        points = history.read_history(stage.folder)
         for name in points[0].keys() - {"images_seen", "time"}:
             expected = [(point["images_seen"], float(np.float32(point[name]))) for point in points]
             assert scalars[f"train/{name}"] == expected, name
@@ -80,8 +81,10 @@ def test_a_second_time_adds_what_is_new_and_nothing_twice(study, capsys):
     assert mirrored(out) == 0
     before = read(folder_of(out, stage))
     assert [step for step, _ in before[0]["train/loss"]] == [8, 16, 24]
-    assert mirrored(out) == 0
+    assert mirrored(out, "--study", "test") == 0
     assert "test: 0 new points" in capsys.readouterr().out
+    assert mirrored(out, "--study", "tests") == 2
+    assert "'test' and --study 'tests'" in capsys.readouterr().err
     assert read(folder_of(out, stage)) == before
     path.write_text("".join(lines))
     assert mirrored(out) == 0

@@ -11,11 +11,13 @@ from safetensors.torch import save_file
 
 from models.lpips import vgg16_blocks
 from models.specs import TRANSFORMERS
-from study import weights
-from study.jobs import run_stage
-from study.judges import build, judge_spec, reference_of
-from study.perceptual import perceptual_net
+from study.judge.judges import build_judge
+from study.judge.references import pictures_reference
+from study.plan import weight_files
+from study.plan.judge_spec import judge_spec
 from study.stages import fit_tokenizer
+from study.submit.jobs import run_stage
+from study.train.perceptual_net import perceptual_net
 
 
 @pytest.fixture
@@ -47,7 +49,7 @@ def no_step(monkeypatch):
 def vgg_in(folder):
     layers = [layer for block in vgg16_blocks() for layer in block]
     state = torch.nn.Sequential(*layers).state_dict()
-    torch.save({f"features.{name}": value for name, value in state.items()}, folder / weights.FILES["vgg"].file)
+    torch.save({f"features.{name}": value for name, value in state.items()}, folder / weight_files.FILES["vgg"].file)
 
 
 @pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter:UserWarning")
@@ -64,7 +66,7 @@ def test_a_tokenizer_is_not_aligned_without_the_foundation_model(
     monkeypatch.setattr(timm, "create_model", unfilled)
     stage = first(tiny_plan(dataclasses.replace(tiny_scale, foundation_models=(name,))), "fit_tokenizer")
     assert stage.spec.foundation
-    file = weights.FILES[name].file
+    file = weight_files.FILES[name].file
     refused(stage, f"'{name}' needs {file} .*python -m study.prefetch brings it")
     save_file({"blocks.0.norm1.weight": torch.ones(1024)}, folder / file)  # its hash is known to nobody, its shapes are
     refused(stage, f"{file} does not fit timm's {TRANSFORMERS[name].timm_name}")
@@ -77,10 +79,10 @@ def test_a_tokenizer_is_not_aligned_when_the_features_are_not_kept_and_the_model
     from models import foundation
 
     made = foundation.foundation_model
-    monkeypatch.setattr("study.features.CACHE_GIB", 0.0)
+    monkeypatch.setattr("study.train.foundation_features.CACHE_GIB", 0.0)
     with monkeypatch.context() as patch:  # a model that is here: lite0 under another name
-        patch.setattr("study.features.foundation_model", lambda name, **_: made("lite0"))
-        patch.setattr("study.features.require", lambda name: None)
+        patch.setattr("study.train.foundation_features.foundation_model", lambda name, **_: made("lite0"))
+        patch.setattr("study.train.foundation_features.require", lambda name: None)
         stage = first(tiny_plan(dataclasses.replace(tiny_scale, foundation_models=("mae",))), "fit_tokenizer")
         fit_tokenizer.build(stage.spec)
     refused(stage, "'mae' needs .*study.prefetch")
@@ -103,7 +105,7 @@ def test_reconstructions_and_samples_are_not_judged_without_the_judge(missing, f
         scale, judged = dataclasses.replace(tiny_scale, evaluation=evaluation), ["reconstruct"]
     else:
         scale, judged = dataclasses.replace(tiny_scale, judges=(("inception", 0),)), ["reconstruct", "generate"]
-    file = weights.FILES[missing].file
+    file = weight_files.FILES[missing].file
     for stage in tiny_plan(scale).stages:
         if stage.kind not in judged:
             run_stage(stage)
@@ -117,7 +119,11 @@ def test_reconstructions_and_samples_are_not_judged_without_the_judge(missing, f
 def test_judges_and_references_ask_for_their_weights(folder):
     spec = judge_spec("inception", 0, None)
     pixels = torch.zeros(4, 3, 32, 32, dtype=torch.uint8).numpy()
-    for door in (lambda: build(spec, None), lambda: reference_of(spec, pixels, "a"), lambda: perceptual_net("vgg", 64)):
+    for door in (
+        lambda: build_judge(spec, None),
+        lambda: pictures_reference(spec, pixels, "a"),
+        lambda: perceptual_net("vgg", 64),
+    ):
         with pytest.raises(ValueError, match=r"needs .*study\.prefetch"):
             door()
     with pytest.raises(ValueError, match="lite0, lite2"):
@@ -131,20 +137,20 @@ def test_a_wrong_place_for_weights_is_named(kind, tmp_path, monkeypatch):
     if kind == "a file":
         place.write_bytes(b"")
     elif kind == "a folder in its place":
-        (place / weights.FILES["vgg"].file).mkdir(parents=True)
+        (place / weight_files.FILES["vgg"].file).mkdir(parents=True)
     with pytest.raises(ValueError, match=rf"STUDY_WEIGHTS \({place}\): python -m study\.prefetch brings it"):
-        weights.require("vgg")
+        weight_files.require_weights("vgg")
 
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_file_cut_in_half_is_named(zipped, folder, monkeypatch):
     """By its hash where somebody states one, else when it is read."""
-    path = folder / weights.FILES["vgg"].file
+    path = folder / weight_files.FILES["vgg"].file
     torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, path, _use_new_zipfile_serialization=zipped)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(ValueError, match=r"vgg16-397923af\.pth is damaged"):
         perceptual_net("vgg", 64)
-    monkeypatch.setitem(weights.FILES, "vgg", dataclasses.replace(weights.FILES["vgg"], sha256=""))
+    monkeypatch.setitem(weight_files.FILES, "vgg", dataclasses.replace(weight_files.FILES["vgg"], sha256=""))
     with pytest.raises(ValueError, match=r"vgg16-397923af\.pth(: it is not a plain file| is cut off)") as error:
         perceptual_net("vgg", 64)
     assert "\n" not in str(error.value)

@@ -1,0 +1,121 @@
+"""What networks cost: parameters and FLOPs of tokenizers and generators, by counting. Torch-free.
+
+A multiply-add counts 2; matrix products, convolutions and attention only."""
+
+from __future__ import annotations
+
+from models.specs import TIME_FREQUENCIES, AutoencoderConfig, GeneratorConfig
+
+# Costs. Of FLOPs a multiply-add counts 2; matrix products, convolutions and attention only
+
+
+def flops_per_image(config: GeneratorConfig) -> int:
+    """FLOPs of one forward pass for one image. A training step costs about three times as much."""
+    n, d = config.tokens, config.width
+    patch_values, out_values = config.patch**2 * config.in_channels, config.patch**2 * config.out_channels
+    mlp_matrices = 3 if config.swiglu else 2
+    per_token = 4 * d * d + mlp_matrices * d * config.mlp_width  # qkv and proj; the MLP
+    attention = 2 * n * n * d  # scores and weighted values
+    adaln = (6 if config.adaln_shift else 4) * d * d
+    embed = n * patch_values * d + TIME_FREQUENCIES * d + d * d
+    head = 2 * d * d + n * d * out_values
+    return 2 * (embed + config.depth * (n * per_token + attention + adaln) + head)
+
+
+def generator_parameters(config: GeneratorConfig) -> int:
+    """Parameters of a generator, its fixed positions included."""
+    n, d, hidden = config.tokens, config.width, config.mlp_width
+    patch_values, out_values = config.patch**2 * config.in_channels, config.patch**2 * config.out_channels
+
+    def linear(width_in: int, width_out: int) -> int:
+        return width_in * width_out + width_out
+
+    norm = d if config.rms_norm else 0
+    qk_norm = 2 * (d // config.heads) * (1 if config.rms_norm else 2) if config.qk_norm else 0
+    mlp = linear(d, (2 if config.swiglu else 1) * hidden) + linear(hidden, d)
+    adaln = linear(d, (6 if config.adaln_shift else 4) * d)
+    block = 2 * norm + linear(d, 3 * d) + qk_norm + linear(d, d) + mlp + adaln
+    conditions = linear(TIME_FREQUENCIES, d) + linear(d, d) + (config.num_classes + (config.label_dropout > 0)) * d
+    head = norm + linear(d, out_values) + linear(d, 2 * d)
+    return linear(patch_values, d) + n * d + conditions + config.depth * block + head
+
+
+def autoencoder_parameters(config: AutoencoderConfig) -> int:
+    """Parameters of a tokenizer: encoder, decoder and the two 1x1 convolutions between them."""
+
+    def conv(c_in: int, c_out: int, kernel: int = 3) -> int:
+        return c_in * c_out * kernel**2 + c_out
+
+    def block(c_in: int, c_out: int) -> int:
+        shortcut = conv(c_in, c_out, 1) if c_in != c_out else 0
+        return 2 * c_in + conv(c_in, c_out) + 2 * c_out + conv(c_out, c_out) + shortcut
+
+    def attention(c: int) -> int:
+        return 2 * c + 4 * conv(c, c, 1)
+
+    def level(c_in: int, c_out: int, blocks: int, attended: bool) -> int:
+        widths = [c_in] + [c_out] * blocks
+        total = sum(block(widths[i], c_out) for i in range(blocks))
+        return total + (blocks * attention(c_out) if attended else 0)
+
+    sides = config.level_sides()
+    channels = [config.ch * mult for mult in config.ch_mult]
+    pixel_values, z, top = config.in_channels * config.unshuffle**2, config.z_channels, channels[-1]
+    middle = 2 * block(top, top) + attention(top)
+
+    encoder = conv(pixel_values, config.ch) + middle + 2 * top + conv(top, 2 * z)
+    decoder = conv(z, top) + middle + 2 * channels[0] + conv(channels[0], pixel_values)
+    for i, (side, c) in enumerate(zip(sides, channels, strict=True)):
+        attended = side in config.attn_resolutions
+        encoder += level(channels[i - 1] if i else config.ch, c, config.num_res_blocks, attended)
+        above = channels[i + 1] if i + 1 < len(channels) else top
+        decoder += level(above, c, config.num_res_blocks + 1, attended and config.decoder_attention)
+        encoder += conv(c, c) if i + 1 < len(channels) else 0  # downsampling
+        decoder += conv(c, c) if i else 0  # upsampling
+    return encoder + decoder + conv(2 * z, 2 * z, 1) + conv(z, z, 1)
+
+
+def autoencoder_flops(config: AutoencoderConfig) -> tuple[int, int]:
+    """FLOPs of encoding and of decoding one training image."""
+
+    def conv(cells: int, c_in: int, c_out: int, kernel: int = 3) -> int:
+        return 2 * cells * c_in * c_out * kernel**2
+
+    def block(cells: int, c_in: int, c_out: int) -> int:
+        shortcut = conv(cells, c_in, c_out, 1) if c_in != c_out else 0
+        return conv(cells, c_in, c_out) + conv(cells, c_out, c_out) + shortcut
+
+    def attention(cells: int, c: int) -> int:
+        return 4 * conv(cells, c, c, 1) + 4 * cells * cells * c
+
+    def middle(cells: int, c: int) -> int:
+        return 2 * block(cells, c, c) + attention(cells, c)
+
+    sides = config.level_sides()
+    channels = [config.ch * mult for mult in config.ch_mult]
+    pixel_values = config.in_channels * config.unshuffle**2
+    z, top = config.z_channels, channels[-1]
+    last = len(sides) - 1
+
+    current = config.ch
+    encode = conv(sides[0] ** 2, pixel_values, current)
+    for level, (side, c) in enumerate(zip(sides, channels, strict=True)):
+        for _ in range(config.num_res_blocks):
+            encode += block(side**2, current, c)
+            encode += attention(side**2, c) if side in config.attn_resolutions else 0
+            current = c
+        encode += conv(sides[level + 1] ** 2, c, c) if level < last else 0
+    cells = sides[-1] ** 2
+    encode += middle(cells, top) + conv(cells, top, 2 * z) + conv(cells, 2 * z, 2 * z, 1)
+
+    decode = conv(cells, z, z, 1) + conv(cells, z, top) + middle(cells, top)
+    current = top
+    for level in range(last, -1, -1):
+        side, c = sides[level], channels[level]
+        for _ in range(config.num_res_blocks + 1):
+            decode += block(side**2, current, c)
+            decode += attention(side**2, c) if side in config.attn_resolutions and config.decoder_attention else 0
+            current = c
+        decode += conv(sides[level - 1] ** 2, c, c) if level else 0
+    decode += conv(sides[0] ** 2, current, pixel_values)
+    return encode, decode

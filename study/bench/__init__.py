@@ -1,0 +1,1 @@
+"""How fast the parts of a study run here."""

@@ -1,0 +1,386 @@
+"""What study/bench/__main__.py times: every part of a study at a scale's shapes, as functions that run it once.
+
+Pictures, latents and most weights are random, because speed does not depend on them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from models import autoencoder, discriminator
+from models.autoencoder import Autoencoder
+from models.costs import autoencoder_flops, flops_per_image
+from models.discriminator import Discriminator, hinge_discriminator_loss, hinge_generator_loss
+from models.foundation import foundation_model
+from models.lpips import LPIPS
+from models.sampler import Guidance, integrate, time_grid, velocity_function
+from models.specs import TRANSFORMERS, AutoencoderConfig, GeneratorConfig, generator_config
+from models.vf_loss import GAN_WEIGHT_LIMIT, VF_WEIGHT_LIMIT, adaptive_weight, projection, vf_loss
+from study.bench.timing import Case, Measured, ProductRecorder, flops_of, measure
+from study.core.compute import Compute, autocast
+from study.core.files import load_tensors, save_tensors
+from study.core.randomness import batch_indices, make_rng
+from study.data.latents import SHARD_IMAGES, Latents
+from study.judge.frechet import frechet_distance, self_test, square_root, statistics
+from study.judge.judges import BATCH, features
+from study.judge.judges import build_judge as build_judge
+from study.plan.data_spec import GIVEN_AS_FOLDER
+from study.plan.estimate import FORWARD_AND_BACKWARD
+from study.plan.judge_spec import judge_spec
+from study.plan.networks import network_config
+from study.plan.scales import Scale
+from study.plan.specs import FitGenerator, TokenizerRecipe
+from study.stages import encode
+from study.stages.fit_generator import build, step_function
+from study.stages.fit_tokenizer import Networks, gradients
+from study.train.perceptual_net import perceptual_net
+
+# What goes through one GPU at once at the sizes of imagenet256: a share of the recipe's batch
+GPU_IMAGES = {"generator": 64, "tokenizer": 16, "sampling": 64}
+LOADER_IMAGES = 2 * SHARD_IMAGES  # stored at most; so that the shards are several
+LOADER_BATCHES = 64  # of one run
+# Guidance as released (configs/lightningdit_xl_vavae_f16d32.yaml), on fewer steps: 6 of 20 are without, there 73 of 249
+GUIDANCE = Guidance(scale=10.0, interval=(0.11, 1.0), channels=3)
+SHIFT, STEPS = 0.3, 20
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is timed: a scale's shapes on a device."""
+
+    scale: Scale
+    compute: Compute
+    repeats: int
+    batch: int | None = None
+
+    @property
+    def channels(self) -> int:
+        """Of the pictures."""
+        return self._given("channels", 1)
+
+    @property
+    def flip(self) -> bool:
+        return bool(self._given("flip", 0))
+
+    def _given(self, field: str, fashion_mnist: int) -> int:
+        data = GIVEN_AS_FOLDER.get(self.scale.data)
+        return getattr(data, field) if data else fashion_mnist
+
+    @property
+    def tokenizer(self) -> AutoencoderConfig:
+        scale = self.scale
+        width = scale.latent_channels[len(scale.latent_channels) // 2]
+        return network_config(
+            scale.autoencoder, channels=self.channels, resolution=scale.resolution, latent_channels=width
+        )
+
+    @property
+    def architecture(self) -> GeneratorConfig:
+        tokenizer = self.tokenizer
+        return generator_config(
+            self.scale.generators[-1],
+            grid=tokenizer.grid,
+            in_channels=tokenizer.z_channels,
+            num_classes=self._given("classes", 10),
+        )
+
+    def images(self, part: str, recipe: int) -> int:
+        """Images that this part takes at once: the recipe's, or what one GPU holds."""
+        return min(recipe, GPU_IMAGES[part]) if self.compute.device == "cuda" else recipe
+
+    @property
+    def generator_images(self) -> int:
+        return self.batch or self.images("generator", self.scale.generator.batch_images)
+
+    @property
+    def rng(self) -> torch.Generator:
+        return torch.Generator().manual_seed(0)
+
+
+# Tokenizer
+
+
+def tokenizer_cases(setting: Workload) -> list[Case]:
+    """A training step of a tokenizer: plain, aligned, and with all terms of the released objective; the last also as
+    the released code walks it back."""
+    recipe = setting.scale.tokenizer
+    plain = dataclasses.replace(recipe, perceptual_weight=0.0)
+    full = dataclasses.replace(recipe, perceptual_weight=recipe.perceptual_weight or 1.0, gan_weight=0.5)
+    everything = "aligned, perceptual, discriminator"
+    steps = {
+        "plain": tokenizer_step(setting, plain, aligned=False),
+        "aligned": tokenizer_step(setting, plain, aligned=True),
+        everything: tokenizer_step(setting, full, aligned=True),
+        "the same, a backward per adaptive weight": tokenizer_step(
+            setting, full, aligned=True, backward=plain_gradients
+        ),
+    }
+    images, dtype = setting.images("tokenizer", recipe.batch_images), setting.compute.precision
+    return [Case(name=name, run=step, images=images, flops=flops_of(step), dtype=dtype) for name, step in steps.items()]
+
+
+def plain_gradients(
+    networks: Networks, recipe: TokenizerRecipe, pixels: Tensor, noise: Tensor, features: Tensor | None, gan_on: bool
+) -> tuple[dict[str, Tensor], Tensor]:
+    """What fit_tokenizer's `gradients` does, written down plainly as released: one graph through everything, walked
+    back for both losses of each adaptive weight and then for their sum. The same result up to rounding."""
+    tokenizer = networks.tokenizer
+    posterior = tokenizer.encode(pixels)
+    latent = posterior.sample(noise)
+    reconstruction = tokenizer.decode(latent)
+    error = reconstruction.float() - pixels
+    rec = (recipe.l1_weight * error.abs() + recipe.l2_weight * error.square()).sum() / len(pixels)
+    terms = {"rec": rec.detach()}
+    if networks.perceptual is not None:
+        distance = networks.perceptual(pixels, reconstruction).float().mean()
+        rec = rec + recipe.perceptual_weight * distance * pixels[0].numel()
+    loss = rec + recipe.kl_weight * posterior.kl().mean()
+    if gan_on and networks.discriminator is not None:
+        adversarial = hinge_generator_loss(networks.discriminator(reconstruction))
+        weight = adaptive_weight(rec, adversarial, tokenizer.decoder.conv_out.weight, GAN_WEIGHT_LIMIT)
+        loss = loss + recipe.gan_weight * weight * adversarial
+    if features is not None and networks.linear_proj is not None:
+        vf = vf_loss(
+            networks.linear_proj(latent).float(),
+            features,
+            cosine_margin=recipe.vf_cosine_margin,
+            distance_margin=recipe.vf_distance_margin,
+            cosine_weight=recipe.vf_cosine_weight,
+            distance_weight=recipe.vf_distance_weight,
+        ).total
+        weight = adaptive_weight(rec, vf, tokenizer.encoder.conv_out.weight, VF_WEIGHT_LIMIT)
+        loss = loss + recipe.vf_weight * weight * vf
+    loss.backward()
+    return terms, reconstruction.detach()
+
+
+def tokenizer_step(
+    setting: Workload,
+    recipe: TokenizerRecipe,
+    *,
+    aligned: bool,
+    backward: Callable[..., tuple[Any, Tensor]] = gradients,
+) -> Callable[[], None]:
+    """One update as fit_tokenizer does it, on random pictures and, where features are kept, random features."""
+    config, device, rng = setting.tokenizer, setting.compute.device, setting.rng
+    count, scale = setting.images("tokenizer", recipe.batch_images), setting.scale
+    networks = Networks(Autoencoder(config))
+    autoencoder.initialize(networks.tokenizer, rng)
+    networks.tokenizer.to(memory_format=torch.channels_last)
+    model = None
+    if aligned:
+        name = scale.foundation_models[-1]
+        model = foundation_model(
+            name, pretrained=False, input_size=scale.foundation.input_size, stride=scale.foundation.stride
+        ).to(device)
+        networks.linear_proj = projection(config.z_channels, model.width)
+    if recipe.perceptual_weight:
+        networks.perceptual = (
+            LPIPS(None) if recipe.perceptual_net == "vgg" else perceptual_net("lite0", recipe.perceptual_size)
+        )
+    if recipe.gan_weight:
+        networks.discriminator = Discriminator(setting.channels, width=recipe.gan_width)
+        discriminator.initialize(networks.discriminator, rng)
+    for network in vars(networks).values():
+        if isinstance(network, nn.Module):
+            network.to(device)
+    moved = [*networks.tokenizer.parameters(), *(networks.linear_proj.parameters() if networks.linear_proj else ())]
+    optimizer = torch.optim.Adam(moved, betas=recipe.betas, fused=True)
+    adversary, critic = networks.discriminator, None
+    if adversary is not None:
+        critic = torch.optim.Adam(adversary.parameters(), betas=recipe.betas, fused=True)
+    pixels = torch.rand(count, setting.channels, config.resolution, config.resolution, generator=rng) * 2 - 1
+    pixels = pixels.to(device, memory_format=torch.channels_last)
+    noise = torch.randn(count, config.z_channels, config.grid, config.grid, generator=rng).to(device)
+    kept = None  # large models' features do not fit on the disk: they are computed in every step
+    if model is not None and scale.foundation_models[-1] not in TRANSFORMERS:
+        kept = torch.randn(count, model.width, config.grid, config.grid, generator=rng).to(device)
+
+    def step() -> None:
+        features = kept if kept is not None or model is None else model(pixels)
+        optimizer.zero_grad(set_to_none=True)
+        with autocast(setting.compute):
+            _, reconstruction = backward(networks, recipe, pixels, noise, features, adversary is not None)
+        optimizer.step()
+        if adversary is not None and critic is not None:
+            critic.zero_grad(set_to_none=True)
+            with autocast(setting.compute):
+                real, fake = adversary(pixels), adversary(reconstruction)
+            hinge_discriminator_loss(real.float(), fake.float()).backward()
+            critic.step()
+
+    return step
+
+
+def coding_cases(setting: Workload) -> list[Case]:
+    """Encoding as the stage does it, and decoding as samples are."""
+    config, device = setting.tokenizer, setting.compute.device
+    images = setting.images("sampling", encode.BATCH)
+    network = Autoencoder(config)
+    autoencoder.initialize(network, setting.rng)
+    network = network.to(memory_format=torch.channels_last).to(device).eval()
+    pixels = torch.rand(images, setting.channels, config.resolution, config.resolution)
+    pixels = pixels.to(device, memory_format=torch.channels_last)
+    latent = torch.randn(images, config.z_channels, config.grid, config.grid).to(device)
+
+    def encoding() -> None:
+        with torch.inference_mode(), autocast(setting.compute):
+            network.encode(pixels)
+
+    def decoding() -> None:
+        with torch.inference_mode():
+            network.decode(latent)
+
+    forward, back = (images * flops for flops in autoencoder_flops(config))
+    return [
+        Case(name="encoding", run=encoding, images=images, flops=forward, dtype=setting.compute.precision),
+        Case(name="decoding", run=decoding, images=images, flops=back),
+    ]
+
+
+# Generator
+
+
+def made_latents(setting: Workload, folder: Path, count: int) -> Latents:
+    """Latents of random numbers in shards on the disk, mapped from there as a stage's are."""
+    config, rng = setting.architecture, setting.rng
+    shape = (2 if setting.flip else 1, config.in_channels, config.grid, config.grid)
+    shards = []
+    for start in range(0, count, SHARD_IMAGES):
+        rows = min(SHARD_IMAGES, count - start)
+        mean = torch.randn(rows, *shape, generator=rng).half()
+        save_tensors(folder / f"latents-{start}.safetensors", {"mean": mean, "std": torch.full_like(mean, 0.1)})
+        shards.append(load_tensors(folder / f"latents-{start}.safetensors"))
+    return Latents(
+        shards=tuple(shards),
+        labels=torch.arange(count) % config.num_classes,
+        channel_mean=torch.zeros(config.in_channels, 1, 1),
+        channel_std=torch.ones(config.in_channels, 1, 1),
+    )
+
+
+def generator_spec(setting: Workload) -> FitGenerator:
+    recipe = dataclasses.replace(setting.scale.generator, batch_images=setting.generator_images)
+    return FitGenerator(
+        tokenizer="random", architecture=setting.architecture, recipe=recipe, seed=0, compute=setting.compute
+    )
+
+
+def generator_step(setting: Workload, state: dict[str, Any], latents: Latents) -> Callable[[], None]:
+    """A whole training step: data, forward, backward, clipping, AdamW, EMA."""
+    spec = generator_spec(setting)
+    step, images_seen = step_function(spec, state, latents), 0
+
+    def one_step() -> None:
+        nonlocal images_seen
+        step(images_seen)
+        images_seen += spec.recipe.batch_images
+
+    return one_step
+
+
+def generator_cases(setting: Workload, latents: Latents, compiled: bool) -> list[Case]:
+    """A generator's training step, its matrix products alone and, on request, the step with compiled blocks."""
+    step = generator_step(setting, build(generator_spec(setting)), latents)
+    step()
+    with ProductRecorder() as recorder:
+        step()
+    images, dtype = setting.generator_images, setting.compute.precision
+    flops = images * FORWARD_AND_BACKWARD * flops_per_image(setting.architecture)
+    functions = {"step": step, "its matrix products alone": recorder.replay}
+    if compiled:
+        setting = dataclasses.replace(setting, compute=dataclasses.replace(setting.compute, compile=True))
+        functions["step, compiled"] = generator_step(setting, build(generator_spec(setting)), latents)
+    return [Case(name=name, run=run, images=images, flops=flops, dtype=dtype) for name, run in functions.items()]
+
+
+def sampling_cases(setting: Workload, network: nn.Module) -> list[Case]:
+    """Euler without guidance, guided at every step, and guided as released from t = 0.11 on, where the unconditional
+    half is skipped before."""
+    architecture, device = setting.architecture, setting.compute.device
+    images = setting.images("sampling", setting.scale.sampling.chunk)
+    shape = (images, architecture.in_channels, architecture.grid, architecture.grid)
+    noise = torch.randn(shape, generator=setting.rng).to(device)
+    labels = (torch.arange(images) % architecture.num_classes).to(device)
+    kinds = {
+        "no guidance": Guidance(),
+        "guided at every step": dataclasses.replace(GUIDANCE, interval=(0.0, 1.0)),
+        f"guided from t = {GUIDANCE.interval[0]:.2f} on": GUIDANCE,
+    }
+
+    def case(name: str, guidance: Guidance) -> Case:
+        velocity = velocity_function(network, labels, architecture.num_classes, guidance)
+
+        def run() -> None:
+            with torch.inference_mode(), autocast(setting.compute):
+                integrate(velocity, noise, solver="euler", steps=STEPS, shift=SHIFT)
+
+        passes = sum(2 if guidance.on(t) else 1 for t in time_grid(STEPS, SHIFT)[:-1])
+        flops = images * passes * flops_per_image(architecture)
+        return Case(name=name, run=run, images=images, flops=flops, dtype=setting.compute.precision)
+
+    return [case(name, guidance) for name, guidance in kinds.items()]
+
+
+def latent_batches(setting: Workload, latents: Latents) -> Callable[[], None]:
+    """LOADER_BATCHES normalised posterior samples of a generator's batches, as its step draws them."""
+    images, position = setting.generator_images, 0
+
+    def run() -> None:
+        nonlocal position
+        for _ in range(LOADER_BATCHES):
+            indices = batch_indices(0, len(latents.labels), position, images)
+            rng = make_rng(0, "generator step", position)
+            views = torch.randint(latents.views, (images,), generator=rng)
+            latents.sample(indices, views, torch.randn((images, *latents.shape), generator=rng))
+            position += images
+
+    return run
+
+
+def loader_cases(setting: Workload, latents: Latents) -> list[Case]:
+    run = latent_batches(setting, latents)
+    return [Case(name="batches of latents", run=run, images=LOADER_BATCHES * setting.generator_images)]
+
+
+# Judging
+
+
+def fid(setting: Workload) -> list[Measured]:
+    """Features of the scale's first judge, and the Frechet distance of as many as the reference has.
+
+    Raises:
+        ValueError: the judge's weights are not here.
+    """
+    name, size = setting.scale.judges[0]
+    device, count = setting.compute.device, setting.scale.evaluation.reference_images
+    spec = judge_spec(name, size, None)
+    extractor = build_judge(spec, None, device)
+    images = 4 * BATCH[device]
+    side = setting.scale.resolution
+    pictures = torch.randint(256, (images, setting.channels, side, side), dtype=torch.uint8, generator=setting.rng)
+
+    def judged() -> Tensor:
+        return features(extractor, pictures)
+
+    found = torch.randn(count, spec.width, generator=setting.rng)
+    target = statistics(torch.randn(count, spec.width, generator=setting.rng))
+    target["root"] = square_root(target["sigma"])  # of a reference it is computed once
+    self_test()
+    cases = [Case(name=f"features, {name} at {spec.size} px", run=judged, images=images, flops=flops_of(judged))]
+    distance = Case(
+        name=f"distance of {count:,} features",
+        run=lambda: frechet_distance(statistics(found), target),
+        images=count,
+    )
+    return [
+        *measure(cases, setting.repeats, device),
+        *measure([distance], min(setting.repeats, 3), device, warmups=0),
+    ]

@@ -1,0 +1,1 @@
+"""What everything else stands on: files, paths, leases, processes, randomness. It knows nothing of a study."""

@@ -1,0 +1,33 @@
+"""Things made once and shared by many runs: frozen features, reference statistics, the trained judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from study.core.files import fingerprint, read_json, remove_partial, write_json
+from study.core.lease import lease
+from study.core.paths import study_root
+
+
+def asset(kind: str, spec: dict[str, Any], build: Callable[[Path], None]) -> Path:
+    """Folder that `build(folder)` filled once for this `spec`; whoever comes later or meanwhile gets the same.
+
+    Args:
+        kind: names the sort of asset, a folder under `$STUDY_ROOT/assets`.
+        spec: JSON-able, everything the content depends on.
+        build: fills the folder; called again from the start when an earlier call did not finish, so it must
+            overwrite what it finds, or use it.
+
+    Returns:
+        The filled folder, which also holds `spec.json`, written last.
+    """
+    folder = study_root() / "assets" / kind / fingerprint(spec)
+    if read_json(folder / "spec.json") is None:
+        with lease(folder):
+            if read_json(folder / "spec.json") is None:
+                remove_partial(folder)
+                build(folder)
+                write_json(folder / "spec.json", spec)
+    return folder

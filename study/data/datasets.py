@@ -1,0 +1,254 @@
+"""Images: found or fetched once, packed as arrays under `$STUDY_ROOT/data`, then known by their content.
+
+`resolve` reads a manifest and nothing else once a data set is packed; it imports no torch, so that planning starts at
+once. Nothing here unpickles: study/data/named_datasets.py parses bytes, study/data/image_folder.py decodes pictures.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import re
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from study.core.files import create_array, fingerprint, read_json, remove_tree, write_json
+from study.core.lease import lease
+from study.core.paths import study_root
+from study.core.settings import nearest, rebuild
+from study.data import image_folder
+from study.data.image_folder import Blocks, picture_blocks, picture_digest, picture_splits
+from study.data.named_datasets import NAMED_DATASETS
+from study.data.parquet import parquet_digest, parquet_files, parquet_resolution, parquet_splits
+from study.plan.data_spec import DataSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+SPLITS = ("train", "test")
+NAMED_RESOLUTION = 32  # pixels, of all data sets that are known by name
+PACK_VERSION = 1  # raised when the same source packs to other pixels
+SAVE_SECONDS = 20.0  # between notes of how far a packing is, from which one that was cut off goes on
+HASHED = 256  # pictures at a time
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImageSet:
+    """One split. images: uint8 (N, C, H, W), mapped from disk; labels: int64 (N,)."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def pixels(self, indices: np.ndarray | Sequence[int]) -> Tensor:
+        """float32 (B, C, H, W) in [-1, 1] of the images at these indices."""
+        import torch
+
+        return torch.from_numpy(self.images[np.asarray(indices)]).float().div_(127.5).sub_(1.0)
+
+
+class Split(NamedTuple):
+    """What is packed: pictures uint8 (N, C, H, W) in blocks, see `picture_blocks`; labels (N,); shape is (C, H, W)."""
+
+    blocks: Blocks
+    labels: np.ndarray
+    shape: tuple[int, ...]
+
+
+def resolve_data(source: str, resolution: int) -> DataSpec:
+    """The data set called `source`, packed at `resolution` if it was not yet.
+
+    Args:
+        source: 'fashion-mnist', 'cifar10', or a folder with one subfolder of pictures per class, or with two
+            such folders, train/ and test/ (or val/), or with parquet files. Without a split of its own about a
+            tenth of each class is held out for test.
+        resolution: pixels; 32 for the named sets (Fashion-MNIST is 28, padded with zeros). Pictures of a
+            folder are cropped to the centre square and resized to it.
+
+    Raises:
+        ValueError: an unknown source, a data set that cannot be had, a folder that is not laid out so, a
+            broken picture, or a resolution that the source does not have.
+    """
+    if source in NAMED_DATASETS:
+        if resolution != NAMED_RESOLUTION:
+            raise ValueError(
+                f"{source} comes at {NAMED_RESOLUTION} px, not {resolution}: set the resolution to {NAMED_RESOLUTION}"
+            )
+        digest = fingerprint({"source": source, "version": PACK_VERSION})
+        return _packed(source, source, resolution, digest) or _pack_known(source, digest)
+    folder = Path(source).expanduser().absolute()
+    if not folder.is_dir():
+        raise ValueError(
+            f"no data set and no folder {source!r}; {nearest(source, NAMED_DATASETS)}. "
+            "Give one of them, or a folder with one subfolder of pictures per class or with the hub's parquet files"
+        )
+    if resolution < 1:
+        raise ValueError(f"the resolution is a number of pixels, got {resolution}")
+    name = re.sub(r"[^\w.-]+", "-", folder.name).strip("-.") or "folder"
+    found = parquet_files(folder)
+    state = parquet_digest(found) if found else picture_digest(folder)
+    digest = fingerprint({"pictures": state, "version": PACK_VERSION})
+    return _packed(name, str(folder), resolution, digest) or _pack_folder(folder, name, resolution, digest)
+
+
+def native_resolution(folder: Path) -> int:
+    """Median short side, in pixels, of the pictures of a folder."""
+    found = parquet_files(folder)
+    return parquet_resolution(found) if found else image_folder.native_resolution(folder)
+
+
+def crop_method(spec: DataSpec) -> str:
+    """How the pictures of a packed data set came to their size."""
+    manifest = read_json(_folder(spec) / "manifest.json") or {}
+    return image_folder.CROP if any(os.path.isabs(source) for source in manifest.get("sources", ())) else "as published"
+
+
+def packed_data(name: str, resolution: int) -> list[DataSpec]:
+    """The data sets that were packed under this name at this resolution; nothing is packed or fetched for it."""
+    return [_spec(manifest) for manifest in _manifests(name, resolution)]
+
+
+def load_images(spec: DataSpec, split: str) -> ImageSet:
+    """The 'train' or 'test' images of a resolved data set.
+
+    Raises:
+        ValueError: another split, or the packed arrays are gone or of another size.
+    """
+    if split not in SPLITS:
+        raise ValueError(f"no split {split!r}; valid: {', '.join(SPLITS)}")
+    folder = _folder(spec)
+    if read_json(folder / "manifest.json") is None:
+        raise ValueError(f"{spec.name} is not packed in {folder}; resolve its source again, which packs it")
+    try:
+        images = np.load(folder / f"{split}.images.npy", mmap_mode="r", allow_pickle=False)
+        labels = np.load(folder / f"{split}.labels.npy", allow_pickle=False)
+    except FileNotFoundError as error:
+        gone = Path(error.filename).name
+        raise ValueError(f"{gone} is gone from {folder}; delete the folder: the same command packs it again") from None
+    count = spec.train_images if split == "train" else spec.test_images
+    expected = (count, spec.channels, spec.resolution, spec.resolution)
+    if images.shape != expected or images.dtype != np.uint8 or labels.shape != (count,):
+        raise ValueError(f"{folder} holds {images.dtype} {images.shape}, expected uint8 {expected}; delete it")
+    return ImageSet(images=images, labels=labels.astype(np.int64, copy=False))
+
+
+def _folder(spec: DataSpec) -> Path:
+    return study_root() / "data" / f"{spec.name}-{spec.resolution}-{spec.content}"
+
+
+def _manifests(name: str, resolution: int) -> list[dict[str, Any]]:
+    paths = sorted((study_root() / "data").glob(f"{name}-{resolution}-*/manifest.json"))
+    return [manifest for path in paths if (manifest := read_json(path))]
+
+
+def _spec(manifest: dict[str, Any]) -> DataSpec:
+    return rebuild(DataSpec, manifest["spec"])
+
+
+def _packed(name: str, source: str, resolution: int, digest: str) -> DataSpec | None:
+    """What was packed from the same source in the same state, if anything."""
+    found = (m for m in _manifests(name, resolution) if m["sources"].get(source) == digest)
+    return next(map(_spec, found), None)
+
+
+def _pack(
+    name: str,
+    source: str,
+    digest: str,
+    resolution: int,
+    class_names: tuple[str, ...],
+    flip: bool,
+    read: Callable[[], dict[str, Split]],
+) -> DataSpec:
+    """Write both splits of `read()`. The folder appears whole, and its manifest comes last; a packing that was cut
+    off goes on where it was."""
+    with lease(study_root() / "data" / f".packing-{name}-{resolution}") as held:
+        if done := _packed(name, source, resolution, digest):  # another process packed it meanwhile
+            return done
+        work, note = held.folder / "arrays", held.folder / "written.json"
+        written: dict[str, Any] = read_json(note) or {}
+        if written.get("source") != digest or not work.exists():
+            remove_tree(work)
+            work.mkdir()
+            written = {"source": digest}
+        splits, content = read(), hashlib.sha256()
+        for split in SPLITS:
+            blocks, labels, shape = splits[split]
+            path, done_before = work / f"{split}.images.npy", written.get(split, 0)
+            if done_before:
+                images = np.load(path, mmap_mode="r+", allow_pickle=False)
+            else:
+                images = create_array(path, np.uint8, (len(labels), *shape))
+            count, saved = done_before, time.monotonic()
+            for rows, block in blocks(done_before):
+                images[rows] = block
+                count += len(rows)
+                held.check()
+                held.progress = {"split": split, "images": count, "of": len(labels)}
+                if count == len(labels) or time.monotonic() - saved > SAVE_SECONDS:
+                    images.flush()
+                    written[split], saved = count, time.monotonic()
+                    write_json(note, written)
+            assert count == len(labels), (count, len(labels))
+            np.save(work / f"{split}.labels.npy", labels.astype(np.int64))
+            content.update(repr((split, len(labels), shape)).encode())
+            for start in range(0, len(labels), HASHED):
+                content.update(np.ascontiguousarray(images[start : start + HASHED]).data)
+                held.check()
+            content.update(labels.astype("<i8").tobytes())
+        spec = DataSpec(
+            name=name,
+            resolution=resolution,
+            channels=splits["train"].shape[0],
+            classes=len(class_names),
+            train_images=len(splits["train"].labels),
+            test_images=len(splits["test"].labels),
+            content=content.hexdigest()[:16],
+            flip=flip,
+            class_names=class_names,
+        )
+        target = _folder(spec)
+        manifest = read_json(target / "manifest.json")
+        if manifest is None:
+            remove_tree(target)
+            os.replace(work, target)
+        # The same content may come from several folders, and a folder may be touched without a change.
+        sources = {**(manifest["sources"] if manifest else {}), source: digest}
+        write_json(target / "manifest.json", {"spec": dataclasses.asdict(spec), "sources": sources})
+        remove_tree(work)
+        note.unlink(missing_ok=True)
+    return spec
+
+
+def _pack_known(name: str, digest: str) -> DataSpec:
+    known = NAMED_DATASETS[name]
+
+    def read() -> dict[str, Split]:
+        with tempfile.TemporaryDirectory() as temporary:
+            arrays = known.read(Path(temporary))
+        return {split: Split(_whole(images), labels, images.shape[1:]) for split, (images, labels) in arrays.items()}
+
+    return _pack(name, name, digest, NAMED_RESOLUTION, known.class_names, known.flip, read)
+
+
+def _whole(images: np.ndarray) -> Blocks:
+    return lambda start: iter([(np.arange(start, len(images)), images[start:])])
+
+
+def _pack_folder(folder: Path, name: str, resolution: int, digest: str) -> DataSpec:
+    found = parquet_files(folder)
+    class_names, splits = parquet_splits(found) if found else picture_splits(folder)
+
+    def read() -> dict[str, Split]:
+        channels, blocks = picture_blocks(splits, resolution)
+        shape = (channels, resolution, resolution)
+        return {split: Split(blocks[split], splits[split].labels, shape) for split in SPLITS}
+
+    return _pack(name, str(folder), digest, resolution, class_names, True, read)

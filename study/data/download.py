@@ -1,0 +1,73 @@
+"""Bringing files of others to this machine: data sets and weights."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+from pathlib import Path
+
+from study.plan.weight_files import FILES, _check, _record, require_weights, weights_folder
+
+TIMEOUT_SECONDS = 10.0  # without an answer; a whole download may take longer
+
+
+def download(url: str, path: Path) -> None:
+    """Fetch `url` into `path` through torchvision. Raises OSError without an answer in TIMEOUT_SECONDS."""
+    from torchvision.datasets.utils import download_url
+
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(TIMEOUT_SECONDS)
+    try:
+        download_url(url, str(path.parent), path.name)
+    except RuntimeError as error:  # torchvision's word for a broken file
+        raise OSError(str(error)) from error
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def run_command(command: list[str], folder: Path) -> None:
+    """Run a command in a folder. Raises ValueError with its last words when it fails or is not there."""
+    if shutil.which(command[0]) is None:
+        raise ValueError(f"{command[0]} is not installed")
+    try:
+        done = subprocess.run(
+            command,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=300,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ValueError(f"{' '.join(command[:1])} took more than {error.timeout:.0f} s") from error
+    if done.returncode:
+        lines = (done.stderr or done.stdout).strip().splitlines()
+        raise ValueError(f"{command[0]} failed: {lines[-1] if lines else f'exit {done.returncode}'}")
+
+
+def fetch_weights(name: str) -> Path:
+    """Bring the file called `name` to the folder; the hash of one that states none is recorded.
+
+    Raises:
+        OSError: no answer, or a broken transfer.
+        ValueError: what came is not the stated file, or it is published nowhere.
+    """
+    if name not in FILES:
+        return require_weights(name)
+    weight, folder = FILES[name], weights_folder()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / weight.file
+    if path.is_file():
+        digest = _check(path, weight)
+    else:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as temporary:
+            came = Path(temporary) / weight.file
+            download(weight.url, came)
+            digest = _check(came, weight)
+            os.replace(came, path)
+    if not weight.sha256:
+        _record(weight, digest)
+    return path

@@ -1,0 +1,121 @@
+"""Numbers that may foretell how well a tokenizer's latents can be generated, before a generator is trained on them.
+
+Kept beside a stage's record, never in it: no result rests on them, so they may come later, be missing, or be made anew
+without a stage losing its name. The stage `encode` leaves those of its latents; study/diagnose.py brings what is
+missing, and the interpolated FID, which costs as much as a reconstruction.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from study.core.files import atomic, write_json
+from study.core.randomness import derive_seed, make_rng
+from study.data.datasets import ImageSet
+from study.data.latents import Latents
+from study.judge.finite import MetricError
+from study.judge.latent_metrics import FEWEST_POINTS, density_map, effective_rank, spectrum, unevenness
+from study.judge.sheets import save_sheet
+from study.plan.stage import DIAGNOSTICS, LATENT_MAP, LATENT_PICTURES
+
+log = logging.getLogger(__name__)
+
+POINTS = 10_000  # latent tokens, as the paper has them: more than a minute of t-SNE
+FEW_POINTS = 1_500  # on data sets of fewer than MANY_IMAGES: under 10 seconds
+MANY_IMAGES = 100_000
+BATCH = 128
+PICTURES = 8  # a sheet's columns
+SHOWN = (0.01, 0.99)  # quantiles of a component that are drawn as 0 and as 255
+
+
+def points_for(images: int) -> int:
+    """How many latent tokens describe the latents of so many images."""
+    return min(images, POINTS if images >= MANY_IMAGES else FEW_POINTS)
+
+
+def tokens(latents: Latents, count: int) -> np.ndarray:
+    """Latent tokens (count, d) float32, normalised per channel: one of each of `count` images, at a place of its own.
+
+    Images, places and, where posteriors are kept, the noise of their samples are drawn with a fixed seed.
+    """
+    draw = np.random.default_rng(derive_seed(0, "diagnostics", 0))
+    images = draw.permutation(len(latents.labels))[:count]
+    places = torch.from_numpy(draw.integers(np.prod(latents.shape[1:]), size=count))
+    parts = []
+    for start in range(0, count, BATCH):
+        rows = images[start : start + BATCH]
+        noise = torch.randn(len(rows), *latents.shape, generator=make_rng(0, "diagnostics", start))
+        batch = latents.sample(rows, torch.zeros(len(rows), dtype=torch.int64), noise).flatten(2)  # (B, d, N)
+        parts.append(batch[torch.arange(len(rows)), :, places[start : start + BATCH]])
+    return torch.cat(parts).numpy()
+
+
+def describe_latents(latents: Latents, folder: Path, points: int | None = None) -> dict[str, Any]:
+    """Write how the latents of an encode stage lie, and return it: diagnostic_points; effective_rank and eigenvalues,
+    largest first, of the covariance of the normalised tokens; density_cv, gini and normalized_entropy (`uniformity`).
+    The map behind the last three goes into a file of its own: x, y, and density over its mean, a line per token.
+
+    Args:
+        folder: the stage's.
+        points: tokens; default: `points_for` the images. At most the images there are.
+
+    What cannot be told is left out, with a line in the log: it must not cost anyone the latents themselves.
+    """
+    count = min(points or points_for(len(latents.labels)), len(latents.labels))
+    found: dict[str, Any] = {}
+    try:
+        if count < FEWEST_POINTS:
+            raise ValueError(f"too few images to tell how latents lie: {count}, and {FEWEST_POINTS} are needed")
+        chosen = tokens(latents, count)
+        eigenvalues = spectrum(chosen)
+        found = {
+            "diagnostic_points": count,
+            "effective_rank": effective_rank(eigenvalues),
+            "eigenvalues": eigenvalues.tolist(),
+        }
+        places, density = density_map(chosen)
+        found |= unevenness(density)
+        with atomic(folder / LATENT_MAP) as temporary:
+            lines = np.column_stack([places, density / density.mean()])
+            np.savetxt(temporary, lines, "%.5g", ",", header="x,y,density", comments="")
+    except (ValueError, MetricError) as error:
+        log.warning("no latent diagnostics in %s: %s", folder, error)
+        (folder / LATENT_MAP).unlink(missing_ok=True)
+    write_json(folder / DIAGNOSTICS, found)
+    return found
+
+
+def picture_latents(latents: Latents, images: ImageSet, folder: Path) -> None:
+    """Write a sheet of PICTURES training images, the same for every tokenizer, and below each its latent: the first
+    three principal components of these latents (posterior means) as red, green and blue, each over its own range.
+
+    With fewer images, or latents that are not finite, there is no sheet; with fewer channels a component is grey.
+    """
+    if len(latents.labels) < PICTURES:
+        return
+    rows = np.random.default_rng(derive_seed(0, "diagnostics", 0)).permutation(len(latents.labels))[:PICTURES]
+    no_noise = torch.zeros(PICTURES, *latents.shape)
+    latent = latents.sample(rows, torch.zeros(PICTURES, dtype=torch.int64), no_noise).double()  # (8, d, h, w)
+    if not latent.isfinite().all():
+        return
+    shades = _principal(latent.movedim(1, -1).flatten(0, 2)).unflatten(0, (PICTURES, *latent.shape[2:]))
+    pictures = torch.from_numpy(images.images[rows])
+    cell = pictures.shape[-1] // latent.shape[-1]
+    drawn = (shades.movedim(-1, 1) * 255).round().byte().repeat_interleave(cell, 2).repeat_interleave(cell, 3)
+    save_sheet(folder / LATENT_PICTURES, torch.cat([pictures.expand(-1, 3, -1, -1), drawn]), columns=PICTURES)
+
+
+def _principal(points: torch.Tensor) -> torch.Tensor:
+    """The first three principal components of points (N, d), each in [0, 1] over SHOWN: (N, 3)."""
+    points = points - points.mean(dim=0)
+    axes = torch.linalg.eigh(points.T @ points).eigenvectors.flip(1)[:, :3]  # (d, 3)
+    axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()  # of either direction, always the same
+    found = points @ axes
+    low, high = (torch.quantile(found, share, dim=0) for share in SHOWN)
+    found = ((found - low) / (high - low).clamp(min=1e-9)).clamp(0, 1)
+    return torch.nn.functional.pad(found, (0, 3 - found.shape[1]), value=0.5)

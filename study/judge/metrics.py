@@ -1,0 +1,158 @@
+"""Numbers that compare sets of images: Frechet distance, KID, precision, recall; PSNR, SSIM, perceptual distance.
+
+torch-fidelity's functions on our features; its cache stays off, because it unpickles. The Frechet distance itself is in
+study/judge/frechet.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from study.judge.finite import check_finite, checked
+from study.judge.frechet import frechet_distance, statistics
+from study.judge.references import Reference
+
+NEIGHBOURS = 3  # of precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991)
+KID_SUBSETS = 10
+KID_SUBSET_IMAGES = 1000  # or all, when there are fewer
+KID_SEED = 2020
+PSNR_CEILING = 100.0  # dB: an image that is reproduced exactly counts as this, not as infinity
+PRC_FULL_IMAGES = 10_000  # up to here all pairs at once; above it in parts, which needs less memory
+
+
+def comparable(samples: int, width: int) -> bool:
+    """Whether a Frechet distance of so many samples means something: the covariance needs twice the width."""
+    return samples >= 2 * width
+
+
+def generation_metrics(found: Tensor, reference: Reference, spatial: Tensor | None = None) -> dict[str, float]:
+    """How samples compare with real images.
+
+    Args:
+        found: features of the samples, float32 (N, D), N at least 4.
+        reference: of real images, by the same judge.
+        spatial: Inception's spatial features of the same samples, float32 (N, 2023); None for other judges.
+
+    Returns:
+        gfid; kid (unbiased, polynomial kernel of degree 3, KID_SUBSETS subsets, not scaled; may be below 0);
+        precision and recall with NEIGHBOURS neighbours, of all N against all of the reference; and when the judge is
+        Inception inception_score (10 splits) and sfid, the distance of gfid between spatial features (Nash et al.
+        2021, arXiv 2103.03841).
+
+    Raises:
+        ValueError: too few samples, or features of another width.
+        MetricError: see `frechet_distance`; any number that is not finite.
+    """
+    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    fewest = min(len(found), len(reference.features))
+    if fewest <= NEIGHBOURS:
+        raise ValueError(f"{NEIGHBOURS} neighbours need more than {NEIGHBOURS} images, got {fewest}")
+    if found.ndim != 2 or found.shape[1] != reference.features.shape[1]:
+        raise ValueError(f"features {tuple(found.shape)} do not fit the reference's width {len(reference.mu)}")
+    target = {name: getattr(reference, name).numpy() for name in ("mu", "sigma", "root")}
+    distance = frechet_distance(statistics(found), target)
+    kid = kid_features_to_metric(
+        found.double(),
+        reference.features.double(),
+        kid_subsets=KID_SUBSETS,
+        kid_subset_size=min(KID_SUBSET_IMAGES, fewest),
+        rng_seed=KID_SEED,
+        verbose=False,
+    )
+    centre = reference.mu.float()  # moves no distance, and keeps digits where distances are taken in float32
+    neighbours = prc_features_to_metric(  # generated first, real second
+        found - centre,
+        reference.features - centre,
+        prc_neighborhood=NEIGHBOURS,
+        save_cpu_ram=max(len(found), len(reference.features)) > PRC_FULL_IMAGES,
+        verbose=False,
+    )
+    values = {
+        "gfid": distance,
+        **_spatial_distance(spatial, reference),
+        "kid": kid[KEY_METRIC_KID_MEAN],
+        "precision": neighbours["precision"],
+        "recall": neighbours["recall"],
+    }
+    if reference.head is not None:
+        values["inception_score"] = inception_score(found @ reference.head.T)
+    return checked(values)
+
+
+def _spatial_distance(spatial: Tensor | None, reference: Reference) -> dict[str, float]:
+    """sfid, or nothing where a side has no spatial features."""
+    if spatial is None or reference.spatial is None:
+        return {}
+    if spatial.ndim != 2 or spatial.shape[1] != len(reference.spatial["mu"]):
+        width = len(reference.spatial["mu"])
+        raise ValueError(f"spatial features {tuple(spatial.shape)} do not fit the reference's width {width}")
+    target = {name: value.numpy() for name, value in reference.spatial.items()}
+    return {"sfid": frechet_distance(statistics(spatial), target)}
+
+
+def inception_score(scores: Tensor) -> float:
+    """Inception score (Salimans et al. 2016, arXiv 1606.03498) of class scores (N, classes), at most 10
+    splits."""
+    from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
+
+    check_finite(scores, "class scores")
+    return isc_features_to_metric(scores, splits=min(10, len(scores)))[KEY_METRIC_ISC_MEAN]
+
+
+def reconstruction_distance(found: Tensor, inputs: Reference) -> float:
+    """rFID: Frechet distance between features of reconstructions (N, D) and those of their own inputs.
+
+    Raises:
+        MetricError: see `frechet_distance`.
+    """
+    target = {name: getattr(inputs, name).numpy() for name in ("mu", "sigma", "root")}
+    return checked({"rfid": frechet_distance(statistics(found), target)})["rfid"]
+
+
+def reconstruction_metrics(
+    images: Tensor,
+    reconstructions: Tensor,
+    perceptual: Callable[[Tensor, Tensor], Tensor],
+    batch_size: int = 50,
+) -> dict[str, float]:
+    """How reconstructions compare with their own inputs.
+
+    Args:
+        images, reconstructions: uint8 (N, 1 or 3, H, W), in the same order.
+        perceptual: two float batches in [-1, 1] to distances (B,).
+        batch_size: images at a time.
+
+    Returns:
+        Averages over images of psnr (dB, data range 255, at most PSNR_CEILING each), ssim (data range 255,
+        Gaussian window of 11 pixels) and perceptual.
+
+    Raises:
+        ValueError: shapes or types that do not fit.
+        MetricError: a number that is not finite.
+    """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    if images.shape != reconstructions.shape or {images.dtype, reconstructions.dtype} != {torch.uint8}:
+        found = " and ".join(f"{x.dtype} {tuple(x.shape)}" for x in (images, reconstructions))
+        raise ValueError(f"images and reconstructions are uint8 of one shape, got {found}")
+    if min(images.shape[2:]) < 6 or len(images) < 2:
+        raise ValueError(f"SSIM needs at least 6 pixels and 2 images, got {tuple(images.shape)}")
+    weights = list(perceptual.parameters()) if isinstance(perceptual, torch.nn.Module) else []
+    device = weights[0].device if weights else images.device
+    parts = []
+    with torch.inference_mode():
+        for a, b in zip(images.split(batch_size), reconstructions.split(batch_size), strict=True):
+            x, y = a.to(device).float(), b.to(device).float()
+            error = (x - y).square().mean(dim=(1, 2, 3)).double()
+            psnr = (10 * torch.log10(255**2 / error)).clamp(max=PSNR_CEILING)
+            ssim = structural_similarity_index_measure(y, x, data_range=255.0, reduction="none")
+            assert isinstance(ssim, Tensor)
+            distance = perceptual(x / 127.5 - 1, y / 127.5 - 1)
+            parts.append(torch.stack([psnr, ssim.reshape(-1).double(), distance.double()]).cpu())
+    psnr, ssim, distance = torch.cat(parts, dim=1).mean(dim=1).tolist()
+    return checked({"psnr": psnr, "ssim": ssim, "perceptual": distance})

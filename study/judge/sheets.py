@@ -1,0 +1,23 @@
+"""Sheets of pictures: native pixels, no gaps; figures cut and label them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from study.core.files import atomic
+
+
+def save_sheet(path: Path, images: Tensor, columns: int) -> None:
+    """Write images uint8 (N, C, H, W), C 1 or 3, as one PNG of `columns` pictures a row; a last gap is black."""
+    from PIL import Image
+
+    count, channels, height, width = images.shape
+    rows = -(-count // columns)
+    sheet = images.new_zeros(rows * columns, channels, height, width)
+    sheet[:count] = images
+    sheet = sheet.view(rows, columns, channels, height, width).permute(0, 3, 1, 4, 2)
+    pixels = sheet.reshape(rows * height, columns * width, channels).numpy()
+    with atomic(path) as temporary:
+        Image.fromarray(pixels[..., 0] if channels == 1 else pixels).save(temporary, format="PNG")

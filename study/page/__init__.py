@@ -1,1 +1,0 @@
-"""The report of a study: results/<study>/report.html, one page that needs nothing else to be read."""

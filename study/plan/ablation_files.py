@@ -1,0 +1,23 @@
+"""The files of ablations/, found by name."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Sequence
+from types import ModuleType
+
+from study.core.settings import nearest
+
+
+def ablation_names() -> list[str]:
+    """Names of all ablations, sorted."""
+    folder = importlib.import_module("ablations").__path__  # by name: ablations import this package
+    return sorted(module.name for module in pkgutil.iter_modules(folder) if not module.ispkg)
+
+
+def ablation(name: str, also: Sequence[str] = ()) -> ModuleType:
+    """The module of an ablation; ValueError with the nearest names, those of `also` among them, when there is none."""
+    if name not in (names := ablation_names()):
+        raise ValueError(f"unknown ablation {name!r}; {nearest(name, (*names, *also))}")
+    return importlib.import_module(f"ablations.{name}")

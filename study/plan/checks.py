@@ -1,0 +1,226 @@
+"""What must hold of a scale and its data before a study starts: a wrong value is one clear line, not a failed job."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from models.specs import DIFFUSION_TIMESTEPS, OBJECTIVES, parse_generator
+from results.schema import PUBLISHED_STUDIES
+from study.core.settings import nearest
+from study.plan.data_spec import DataSpec
+from study.plan.scales import Scale
+from study.plan.specs import Phase
+from study.plan.weight_files import REFERENCES
+
+LITE_STRIDES = (2, 4, 8, 16, 32)
+PERCEPTUAL_NETS = ("lite0", "lite2", "vgg")
+LABEL_SCHEMES = ("equal", "random")
+WEIGHTS = ("ema", "raw")
+STORED_LATENTS = ("posterior", "sample")
+FEWEST_SAMPLES = 4  # precision and recall look at three neighbours
+
+Check = tuple[Callable[[Any], bool], str]
+
+_positive: Check = (lambda v: 0 < v < float("inf"), "above 0")
+_not_negative: Check = (lambda v: 0 <= v < float("inf"), "0 or more")
+_share: Check = (lambda v: 0 <= v <= 1, "between 0 and 1")
+_decay: Check = (lambda v: 0 <= v < 1, "at least 0 and below 1")
+_betas: Check = (lambda v: all(0 <= b < 1 for b in v), "two numbers at least 0 and below 1")
+_some: Check = (lambda v: len(v) > 0, "at least one")
+_different: Check = (lambda v: len(set(v)) == len(v) > 0, "at least one, none twice")
+
+
+def _one_of(valid: tuple[Any, ...]) -> Check:
+    return (lambda v: v in valid), f"one of {', '.join(map(str, valid))}"
+
+
+def _in_turn(phases: tuple[Phase, ...]) -> bool:
+    starts = [phase.from_images for phase in phases]
+    margins = [m for phase in phases for m in (phase.vf_cosine_margin, phase.vf_distance_margin)]
+    weights = [phase.vf_weight for phase in phases]
+    return starts == sorted(set(starts)) and all(map(_share[0], margins)) and all(map(_not_negative[0], weights))
+
+
+CHECKS: dict[str, Check] = {
+    "device": _one_of(("any", "cpu", "cuda")),
+    "train_images": _positive,
+    "downsampling": _positive,
+    "latent_channels": _different,
+    "generators": _different,
+    "tokenizer_seeds": _different,
+    "seeds": _different,
+    "autoencoder.ch": _positive,
+    "autoencoder.ch_mult": (lambda v: len(v) > 0 and min(v) > 0, "at least one number above 0"),
+    "autoencoder.num_res_blocks": _positive,
+    "autoencoder.unshuffle": _positive,
+    "autoencoder.norm_groups": _positive,
+    "foundation.input_size": (lambda v: v >= 32, "at least 32"),
+    "foundation.stride": _one_of(LITE_STRIDES),
+    "tokenizer.learning_rate": _positive,
+    "tokenizer.betas": _betas,
+    "tokenizer.warmup_images": _not_negative,
+    "tokenizer.final_learning_rate": _share,
+    "tokenizer.l1_weight": _not_negative,
+    "tokenizer.l2_weight": _not_negative,
+    "tokenizer.perceptual_weight": _not_negative,
+    "tokenizer.perceptual_net": _one_of(PERCEPTUAL_NETS),
+    "tokenizer.perceptual_size": (lambda v: v >= 8, "at least 8"),
+    "tokenizer.kl_weight": _not_negative,
+    "tokenizer.gan_weight": _not_negative,
+    "tokenizer.gan_start_images": _not_negative,
+    "tokenizer.gan_width": _positive,
+    "tokenizer.vf_weight": _not_negative,
+    "tokenizer.vf_cosine_weight": _not_negative,
+    "tokenizer.vf_distance_weight": _not_negative,
+    "tokenizer.vf_cosine_margin": _share,
+    "tokenizer.vf_distance_margin": _share,
+    "tokenizer.phases": (_in_turn, "phases in the order of their from_images, with weights and margins as above"),
+    "generator.snapshot_images": _different,
+    "generator.learning_rate": _positive,
+    "generator.betas": _betas,
+    "generator.weight_decay": _not_negative,
+    "generator.warmup_images": _not_negative,
+    "generator.gradient_clip": _positive,
+    "generator.ema_decay": _decay,
+    "generator.direction_weight": _not_negative,
+    "generator.objective": _one_of(tuple(OBJECTIVES)),
+    "generator.logit_normal_std": _positive,
+    "generator.logit_normal_end_images": (lambda v: v is None or v >= 0, "None, or 0 or more"),
+    "sampling.samples": (lambda v: v >= FEWEST_SAMPLES, f"at least {FEWEST_SAMPLES}"),
+    "sampling.chunk": _positive,
+    "sampling.solver": _one_of(tuple(solver for solvers in OBJECTIVES.values() for solver in solvers)),
+    "sampling.steps": _positive,
+    "sampling.timestep_shift": _positive,
+    "sampling.guidance_scale": _not_negative,
+    "sampling.guidance_interval": (lambda v: 0 <= v[0] <= v[1] <= 1, "two times 0 <= start <= end <= 1"),
+    "sampling.guidance_channels": _not_negative,
+    "sampling.label_scheme": _one_of(LABEL_SCHEMES),
+    "sampling.weights": _one_of(WEIGHTS),
+    "stored_latents": _one_of(STORED_LATENTS),
+    "guidance_scales": (
+        lambda v: 1 in v and len(v) > 1 and len(set(v)) == len(v) and all(0 <= s < float("inf") for s in v),
+        "1 and at least one other number, all 0 or more and none twice",
+    ),
+    "execution.processes": _positive,
+    "execution.microbatch_images": _not_negative,
+    "evaluation.reference_images": (lambda v: v >= FEWEST_SAMPLES, f"at least {FEWEST_SAMPLES}"),
+    "evaluation.reconstruct_images": (lambda v: v >= 2, "at least 2"),
+    "evaluation.perceptual_net": _one_of(PERCEPTUAL_NETS),
+    "evaluation.perceptual_size": (lambda v: v >= 8, "at least 8"),
+    "evaluation.reference": (lambda v: v in ("", *REFERENCES), f"one of {', '.join(REFERENCES)}, or empty"),
+}
+
+
+def check_study(name: str) -> str:
+    """The name of a study, which is that of a folder; ValueError for another, or for one of published numbers."""
+    if not name or name in (".", "..", *PUBLISHED_STUDIES) or set(name) & set("/\\"):
+        reserved = " and ".join(map(repr, PUBLISHED_STUDIES))
+        raise ValueError(f"--study must be a plain folder name other than {reserved}, got {name!r}")
+    return name
+
+
+def check_scale(scale: Scale) -> None:
+    """ValueError, naming the field, its value and what it must be, for the first value that no run could use."""
+    for field, (holds, must) in CHECKS.items():
+        value: Any = scale
+        for part in field.split("."):
+            value = getattr(value, part)
+        if not holds(value):
+            text = f"; {nearest(value, must.removeprefix('one of ').split(', '))}" if isinstance(value, str) else ""
+            raise ValueError(f"{field} must be {must}, got {value!r}{text}")
+    solver, objective = scale.sampling.solver, scale.generator.objective
+    if solver not in OBJECTIVES[objective]:
+        raise ValueError(
+            f"sampling.solver {solver} cannot draw from generator.objective {objective}: set sampling.solver to "
+            f"{' or '.join(OBJECTIVES[objective])}"
+        )
+    if solver == "ddpm" and not 2 <= scale.sampling.steps <= DIFFUSION_TIMESTEPS:
+        raise ValueError(
+            f"sampling.steps must be 2 to {DIFFUSION_TIMESTEPS} with sampling.solver ddpm, got {scale.sampling.steps}"
+        )
+    if len(scale.tokenizer_seeds) > len(scale.seeds):
+        raise ValueError(
+            f"tokenizer_seeds take turns under seeds, so there are at most as many: {len(scale.tokenizer_seeds)} "
+            f"tokenizer_seeds for {len(scale.seeds)} seeds; give both, such as seeds=0,1 and tokenizer_seeds=0,1"
+        )
+    names = [name for name, _ in scale.judges]
+    if not names or len(set(names)) < len(names):
+        raise ValueError(f"judges must name at least one judge and none twice, got {names}")
+    reference, others = scale.evaluation.reference, [name for name in names if name != "inception"]
+    if reference and others:
+        raise ValueError(
+            f"evaluation.reference {reference} holds statistics of Inception, which are not for the judge {others[0]}; "
+            "--set evaluation.reference= for training images"
+        )
+
+
+def check_data(scale: Scale, data: DataSpec) -> None:
+    """ValueError when there are too few pictures to train on or to be judged by, or the reference is of others."""
+    if data.test_images < 2 or data.train_images < FEWEST_SAMPLES:
+        raise ValueError(
+            f"{data.name} has {data.train_images} pictures to train on and {data.test_images} to test with; "
+            f"a study needs at least {FEWEST_SAMPLES} and 2"
+        )
+    of = REFERENCES.get(scale.evaluation.reference)
+    if of is not None and (data.resolution, data.classes) != (of.resolution, of.classes):
+        raise ValueError(
+            f"evaluation.reference {scale.evaluation.reference} is of {of.classes} classes at {of.resolution} px, "
+            f"{data.name} has {data.classes} at {data.resolution} px: --set evaluation.reference= for training images"
+        )
+
+
+SMALLEST_FOR_GAN = 24  # pixels: three halvings and two kernels of 4
+
+
+def check_grid(scale: Scale, resolution: int) -> None:
+    """ValueError, naming sizes that fit, unless every generator's patches tile the latent of this picture size."""
+    patches = [parse_generator(generator)[2] for generator in scale.generators]
+    unit = scale.downsampling * max(patches)
+    if resolution % unit or resolution < 2 * unit:
+        near = max(2, round(resolution / unit)) * unit
+        fits = sorted({max(2 * unit, near - unit), near, near + unit})
+        raise ValueError(
+            f"pictures of {resolution} px do not fit the grid of scale {scale.name} (downsampling "
+            f"{scale.downsampling}, patch {max(patches)}: multiples of {unit} from {2 * unit} px); nearest that fit: "
+            f"{', '.join(map(str, fits))} (choose one with --resolution)"
+        )
+
+
+def check_budgets(scale: Scale, data: DataSpec) -> None:
+    """ValueError for budgets that no training could keep."""
+    for name, recipe in (("tokenizer", scale.tokenizer), ("generator", scale.generator)):
+        if recipe.batch_images < 1 or recipe.budget_images < 1 or recipe.budget_images % recipe.batch_images:
+            raise ValueError(
+                f"{name}.budget_images {recipe.budget_images} must be a multiple of "
+                f"{name}.batch_images {recipe.batch_images}"
+            )
+        shares, pieces = scale.execution.processes, scale.execution.microbatch_images
+        if recipe.batch_images % shares:
+            raise ValueError(
+                f"{name}.batch_images {recipe.batch_images} must be a multiple of execution.processes {shares}"
+            )
+        if name == "generator" and pieces and recipe.batch_images // shares % pieces:
+            raise ValueError(
+                f"execution.microbatch_images {pieces} must divide the {recipe.batch_images // shares} images of a "
+                "process's share"
+            )
+    generator = scale.generator
+    wrong = [m for m in generator.snapshot_images if m % generator.batch_images or not 0 < m <= generator.budget_images]
+    if wrong or not generator.snapshot_images:
+        raise ValueError(
+            f"generator.snapshot_images {generator.snapshot_images} must name multiples of generator.batch_images "
+            f"{generator.batch_images}, none past generator.budget_images {generator.budget_images}"
+        )
+    starts = [phase.from_images for phase in scale.tokenizer.phases]
+    batch, budget = scale.tokenizer.batch_images, scale.tokenizer.budget_images
+    if any(start % batch or not 0 < start < budget for start in starts):
+        raise ValueError(
+            f"tokenizer.phases must start at multiples of tokenizer.batch_images {batch}, above 0 and below "
+            f"tokenizer.budget_images {budget}; got {', '.join(map(str, starts))}"
+        )
+    if scale.tokenizer.gan_weight and data.resolution < SMALLEST_FOR_GAN:
+        raise ValueError(
+            f"the discriminator needs pictures of at least {SMALLEST_FOR_GAN} px, not {data.resolution}: "
+            "set tokenizer.gan_weight to 0"
+        )

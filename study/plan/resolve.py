@@ -1,0 +1,265 @@
+"""From an ablation and a scale to runs, stages and jobs. Torch-free; nothing is computed here."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from models.specs import AutoencoderConfig, generator_config, parse_tokenizer
+from study.core.compute import Compute, Execution
+from study.core.settings import change, nearest
+from study.plan.checks import check_budgets, check_grid, check_scale
+from study.plan.data_spec import DataSpec
+from study.plan.judge_spec import JudgeSpec, judge_spec
+from study.plan.networks import autoencoder_config
+from study.plan.runs import Job, Plan, Planned, Run
+from study.plan.scales import Scale
+from study.plan.specs import (
+    Encode,
+    FitGenerator,
+    FitTokenizer,
+    ForeignFile,
+    FoundationRecipe,
+    Generate,
+    GeneratorRecipe,
+    Phase,
+    Reconstruct,
+    Sampling,
+    TokenizerRecipe,
+)
+from study.plan.stage import Stage
+from study.plan.weight_files import content_hash, weight_file
+
+# parts of a scale that a single run may change; the others are common to a study
+CHANGEABLE = (
+    "train_images", "autoencoder", "foundation", "tokenizer", "generator", "sampling", "evaluation", "execution",
+)  # fmt: skip
+
+
+def _used_recipe(recipe: TokenizerRecipe, *, aligned: bool) -> TokenizerRecipe:
+    """The recipe with every field that this tokenizer does not use at its default: such a field moves no number,
+    so it must not move the fingerprint either.
+
+    Phases of a plain tokenizer keep their starts: the optimizers' restart moves its numbers too, and it has to have
+    the aligned one's to be compared with it.
+    """
+    unused = [] if aligned else ["vf_"]
+    unused += [] if recipe.gan_weight else ["gan_"]
+    unused += [] if recipe.perceptual_weight else ["perceptual_"]
+    defaults: dict[str, Any] = {
+        f.name: f.default for f in dataclasses.fields(recipe) if f.name.startswith(tuple(unused))
+    }
+    if not aligned:
+        defaults["phases"] = tuple(Phase(from_images=phase.from_images) for phase in recipe.phases)
+    return dataclasses.replace(recipe, **defaults)
+
+
+def _used_foundation(name: str | None, recipe: FoundationRecipe) -> FoundationRecipe | None:
+    """How the foundation model is used; only lite0's input and stride can be chosen, the others own theirs."""
+    if name is None:
+        return None
+    if name == "lite0":
+        return dataclasses.replace(recipe, own_statistics=False)
+    return dataclasses.replace(recipe, input_size=0, stride=0)
+
+
+def _used_sampling(sampling: Sampling) -> Sampling:
+    """The protocol with the fields that its solver ignores at fixed values."""
+    if sampling.solver == "dopri5":
+        return dataclasses.replace(sampling, steps=0, timestep_shift=1.0)
+    if sampling.solver == "ddpm":
+        return dataclasses.replace(sampling, timestep_shift=1.0)
+    return sampling
+
+
+def _foreign_file(name: str) -> ForeignFile:
+    """The file as it lies in the weights folder; without a hash when it does not, and the plan says that it is missing.
+
+    Raises:
+        ValueError: not the name of a file in that folder.
+    """
+    file = weight_file(name).file
+    if file != Path(file).name:
+        raise ValueError(f"{name!r} must be the name of a file in the folder named by STUDY_WEIGHTS, without a path")
+    return ForeignFile(name=name, sha256=content_hash(name))
+
+
+def _fit_tokenizer(run: Run, scale: Scale, data: DataSpec, compute: Compute) -> FitTokenizer:
+    name = parse_tokenizer(run.tokenizer)
+    spec = FitTokenizer(
+        data=data,
+        train_images=min(scale.train_images, data.train_images),
+        tokenizer=run.tokenizer,
+        architecture=autoencoder_config(run.tokenizer, scale, data),
+        foundation=_used_foundation(name.foundation, scale.foundation),
+        recipe=_used_recipe(scale.tokenizer, aligned=name.foundation is not None),
+        seed=run.tokenizer_seed,
+        compute=_training(compute, scale.execution, generator=False),
+    )
+    if run.pretrained_tokenizer is None:
+        return spec
+    recipe = TokenizerRecipe(budget_images=run.pretrained_tokenizer.images_seen, batch_images=0, learning_rate=0.0)
+    given = _foreign_file(run.pretrained_tokenizer.name)
+    return dataclasses.replace(spec, train_images=0, foundation=None, recipe=recipe, compute=compute, given=given)
+
+
+def _encode(run: Run, scale: Scale, data: DataSpec, compute: Compute) -> Encode:
+    if run.pretrained_statistics:
+        return Encode(data=data, train_images=0, compute=compute, given=_foreign_file(run.pretrained_statistics))
+    return Encode(
+        data=data,
+        train_images=min(scale.train_images, data.train_images),
+        compute=compute,
+        stored=scale.stored_latents,
+    )
+
+
+def _fit_generator(
+    run: Run, scale: Scale, data: DataSpec, compute: Compute, latents: AutoencoderConfig
+) -> FitGenerator:
+    assert run.generator is not None
+    recipe = _used_generator_recipe(scale.generator)
+    network = generator_config(
+        run.generator,
+        grid=latents.grid,
+        in_channels=latents.z_channels,
+        num_classes=data.classes,
+        **run.options,
+    )
+    spec = FitGenerator(
+        tokenizer=run.tokenizer,
+        architecture=dataclasses.replace(network, learned_variance=recipe.objective == "gaussian-diffusion"),
+        recipe=recipe,
+        seed=run.seed,
+        compute=_training(compute, scale.execution, generator=True),
+    )
+    if run.pretrained_generator is None:
+        return spec
+    if scale.sampling.weights != "ema":
+        raise ValueError(f"{run.name}: a given generator has its moving average alone, so sampling.weights is ema")
+    seen = run.pretrained_generator.images_seen
+    recipe = GeneratorRecipe(budget_images=seen, snapshot_images=(seen,), batch_images=0, learning_rate=0.0)
+    return dataclasses.replace(spec, recipe=recipe, compute=compute, given=_foreign_file(run.pretrained_generator.name))
+
+
+def _used_generator_recipe(recipe: GeneratorRecipe) -> GeneratorRecipe:
+    """The recipe with the fields that its objective ignores at fixed values."""
+    if recipe.objective == "gaussian-diffusion":
+        recipe = dataclasses.replace(recipe, logit_normal=False, direction_weight=0.0)
+    if recipe.logit_normal:
+        return recipe
+    return dataclasses.replace(recipe, logit_normal_end_images=None, logit_normal_mean=0.0, logit_normal_std=1.0)
+
+
+def _training(compute: Compute, execution: Execution, *, generator: bool) -> Compute:
+    """How a training is spread; the other stages come to the same numbers however many processes share them."""
+    if not generator:  # a discriminator normalises by batch statistics, so its batch is never cut
+        return dataclasses.replace(compute, processes=execution.processes)
+    return dataclasses.replace(compute, **dataclasses.asdict(execution))
+
+
+def _stages(run: Run, base: Scale, data: DataSpec, compute: Compute, judges: Sequence[JudgeSpec]) -> dict[str, Any]:
+    scale = base
+    for key, value in run.changes.items():
+        if key.partition(".")[0] not in CHANGEABLE:
+            raise ValueError(f"a run cannot change {key}; {nearest(key, CHANGEABLE)}")
+        scale = change(scale, key, value)
+    if run.changes:
+        check_scale(scale)
+    check_budgets(scale, data)
+    tokenizer = _fit_tokenizer(run, scale, data, compute)
+    architecture = tokenizer.architecture
+    fit = Stage("fit_tokenizer", tokenizer)
+    reconstruct = Stage(
+        "reconstruct",
+        Reconstruct(
+            data=data,
+            images=min(scale.evaluation.reconstruct_images, data.test_images),
+            perceptual_net=scale.evaluation.perceptual_net,
+            perceptual_size=scale.evaluation.perceptual_size,
+            judges=tuple(judges),
+            compute=compute,
+        ),
+        {"tokenizer": fit},
+    )
+    encode = Stage("encode", _encode(run, scale, data, compute), {"tokenizer": fit})
+    stages: dict[str, Any] = {"tokenizer": (fit, reconstruct, encode)}
+    if run.generator is None:
+        return stages
+    if scale.sampling.guidance_channels > architecture.z_channels:
+        raise ValueError(
+            f"sampling.guidance_channels {scale.sampling.guidance_channels} is more than the "
+            f"{architecture.z_channels} channels of {run.tokenizer}; 0 is all"
+        )
+    generator = _fit_generator(run, scale, data, compute, architecture)
+    fit_generator = Stage("fit_generator", generator, {"latents": encode})
+    marks = generator.recipe.snapshot_images
+    if unknown := [mark for mark in run.judged_at if mark not in marks]:
+        raise ValueError(f"{run.name}: no snapshot at {unknown[0]} images seen; there are {', '.join(map(str, marks))}")
+    reference = _foreign_file(scale.evaluation.reference) if scale.evaluation.reference else None
+    generate = tuple(
+        Stage(
+            "generate",
+            Generate(
+                data=data,
+                images_seen=mark,
+                sampling=_used_sampling(scale.sampling),
+                reference_images=0 if reference else min(scale.evaluation.reference_images, data.train_images),
+                judges=tuple(judges),
+                compute=compute,
+                reference=reference,
+            ),
+            {"generator": fit_generator, "latents": encode, "tokenizer": fit},
+        )
+        for mark in run.judged_at or marks
+    )
+    return {**stages, "generator": (fit_generator, *generate)}
+
+
+def make_plan(ablation: str, module: ModuleType, scale: Scale, data: DataSpec, compute: Compute, study: str) -> Plan:
+    """Resolve every run of an ablation; each tokenizer is planned as a run of its own, once.
+
+    Args:
+        ablation: its name, a column of the table.
+        module: declares `QUESTION`, `runs(scale) -> list[Run]` and perhaps `FACTORS` and `BASE`, see
+            study/plan/factors.py.
+        scale, data, compute: resolved.
+        study: name of the results folder.
+
+    Raises:
+        ValueError: a spec, an option or a size that does not fit, before anything runs.
+    """
+    check_grid(scale, data.resolution)
+    judges = [judge_spec(name, size, data) for name, size in scale.judges]
+    planned: dict[tuple[Stage, ...], Planned] = {}
+    jobs: dict[str, Job] = {}
+    for run in module.runs(scale):
+        stages = _stages(run, scale, data, compute, judges)
+        fit, reconstruct, encode = stages["tokenizer"]
+        tokenizer_run = Run(
+            tokenizer=run.tokenizer,
+            tokenizer_seed=run.tokenizer_seed,
+            changes={k: v for k, v in run.changes.items() if not k.startswith(("generator.", "sampling."))},
+            pretrained_tokenizer=run.pretrained_tokenizer,
+        )
+        tokenizer_job = Job("tokenizer", tokenizer_run.name, (fit, reconstruct, encode))
+        if same := jobs.get(tokenizer_job.name):
+            stages_of_both = dict.fromkeys((*same.stages, *tokenizer_job.stages))
+            tokenizer_job = dataclasses.replace(same, stages=tuple(stages_of_both))
+        jobs[tokenizer_job.name] = tokenizer_job
+        planned.setdefault((fit, reconstruct), Planned(tokenizer_run, fit, (reconstruct,)))
+        if run.generator is not None:
+            fit_generator, *generate = stages["generator"]
+            job = Job("generator", run.title, (fit_generator, *generate), after=tokenizer_job.name)
+            if same := jobs.get(job.name):  # the same training, perhaps judged by another protocol
+                job = dataclasses.replace(same, stages=tuple(dict.fromkeys((*same.stages, *job.stages))))
+            jobs[job.name] = job
+            planned.setdefault((fit_generator, *generate), Planned(run, fit_generator, tuple(generate)))
+    ordered = sorted(jobs.values(), key=lambda job: job.kind != "tokenizer")  # stable: tokenizers first
+    return Plan(
+        ablation, module.QUESTION, study, scale, data, tuple(planned.values()), tuple(ordered),
+        factors=getattr(module, "FACTORS", {}), base=getattr(module, "BASE", ""),
+    )  # fmt: skip

@@ -1,0 +1,234 @@
+"""Scales: the same study at the size of a test, of a laptop, of a cluster. A scale is data, never code."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from study.core.compute import Execution
+from study.plan.specs import Evaluation, FoundationRecipe, GeneratorRecipe, Phase, Sampling, TokenizerRecipe
+
+
+@dataclass(frozen=True, kw_only=True)
+class AutoencoderShape:
+    """The tokenizer's network, but for what data and tokenizer spec give."""
+
+    ch: int
+    ch_mult: tuple[int, ...]
+    num_res_blocks: int
+    attention_grids: tuple[int, ...] = ()  # side lengths at which there is attention
+    unshuffle: int = 1
+    norm_groups: int = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Everything that a study's size decides."""
+
+    name: str
+    device: str = "any"  # cpu, cuda, or any: a GPU where this machine has one
+    data: str  # known data set; a folder takes its place with --data
+    resolution: int  # pixels
+    train_images: int  # the first so many of the training split are used
+    downsampling: int
+    latent_channels: tuple[int, ...]
+    foundation_models: tuple[str, ...]
+    generators: tuple[str, ...]
+    seeds: tuple[int, ...] = (0,)  # of the generators: each is a repeat of the study
+    tokenizer_seeds: tuple[int, ...] = (0,)  # they take turns, so equally many make every repeat independent
+    judges: tuple[tuple[str, int], ...] = ()  # name and input size in pixels; the first is the main one
+    autoencoder: AutoencoderShape
+    foundation: FoundationRecipe
+    tokenizer: TokenizerRecipe
+    generator: GeneratorRecipe
+    sampling: Sampling
+    evaluation: Evaluation
+    stored_latents: str = "posterior"  # what generators train on: see Encode.stored
+    execution: Execution = field(default_factory=Execution)
+    guidance_scales: tuple[float, ...] = (1.0, 1.25, 1.5, 2.0, 3.0)  # of the sweep over guidance; 1 is none
+    compared_models: tuple[str, ...] = ()  # by the ablation foundation_models; empty is foundation_models
+
+    @property
+    def middle(self) -> str:
+        """The plain tokenizer of middle width, the wider of two: where an ablation needs one (the paper's f16d32)."""
+        return f"f{self.downsampling}d{self.latent_channels[len(self.latent_channels) // 2]}"
+
+    @property
+    def repeats(self) -> list[tuple[int, int]]:
+        """Seeds of tokenizer and generator, a pair per repeat."""
+        return [(self.tokenizer_seeds[i % len(self.tokenizer_seeds)], seed) for i, seed in enumerate(self.seeds)]
+
+
+def smoke() -> Scale:
+    """Seconds, for tests: every stage and every figure, no result worth looking at."""
+    return Scale(
+        name="smoke",
+        data="fashion-mnist",
+        resolution=32,
+        train_images=256,
+        downsampling=4,
+        latent_channels=(4,),
+        foundation_models=("lite0",),
+        generators=("LightningDiT-XXS/2",),
+        judges=(("efficientnet_lite2", 64),),
+        autoencoder=AutoencoderShape(ch=16, ch_mult=(1, 2), num_res_blocks=1, unshuffle=2, norm_groups=8),
+        foundation=FoundationRecipe(input_size=64, stride=16, standardise=True),
+        tokenizer=TokenizerRecipe(budget_images=256, batch_images=32, learning_rate=1e-3),
+        generator=GeneratorRecipe(
+            budget_images=512, snapshot_images=(256, 512), batch_images=32, learning_rate=1e-3, ema_decay=0.9
+        ),
+        sampling=Sampling(samples=128, chunk=64, solver="euler", steps=4),
+        evaluation=Evaluation(reference_images=256, reconstruct_images=128),
+        guidance_scales=(1.0, 1.5, 3.0),
+    )
+
+
+def desk() -> Scale:
+    """Minutes on a laptop of two cores: two latent widths, plain and aligned, one generator, three snapshots."""
+    return Scale(
+        name="desk",
+        data="fashion-mnist",
+        resolution=32,
+        train_images=9_600,
+        downsampling=4,
+        latent_channels=(4, 16),
+        foundation_models=("lite0",),
+        generators=("LightningDiT-XXS/2",),
+        judges=(("efficientnet_lite2", 64), ("classifier", 0)),
+        autoencoder=AutoencoderShape(ch=24, ch_mult=(1, 2), num_res_blocks=1, unshuffle=2, norm_groups=8),
+        foundation=FoundationRecipe(input_size=96, stride=16, standardise=True),
+        tokenizer=TokenizerRecipe(
+            budget_images=9_600,
+            batch_images=8,  # at so few images, many small steps beat few large ones
+            learning_rate=2e-3,
+            warmup_images=400,
+            final_learning_rate=0.05,
+            perceptual_weight=0.3,
+            perceptual_size=32,
+            vf_weight=0.5,
+            vf_cosine_margin=0.0,
+            vf_distance_margin=0.0,
+        ),
+        generator=GeneratorRecipe(
+            budget_images=19_200,
+            snapshot_images=(4_800, 9_600, 19_200),
+            batch_images=32,
+            learning_rate=1e-3,
+            warmup_images=640,
+            ema_decay=0.99,
+        ),
+        sampling=Sampling(samples=5_000, chunk=50, solver="euler", steps=5),
+        evaluation=Evaluation(reference_images=5_000, reconstruct_images=5_000, perceptual_size=32),
+    )
+
+
+def desk_full() -> Scale:
+    """80 minutes on two cores: what the README shows. results/desk-full/RECIPE.md says how it was found."""
+    base = desk()
+    return replace(
+        base,
+        name="desk-full",
+        train_images=16_000,
+        latent_channels=(4, 8, 16),
+        generators=("LightningDiT-XXS/2", "LightningDiT-XS/2"),
+        seeds=(0, 1),
+        tokenizer_seeds=(0, 1),
+        foundation=FoundationRecipe(input_size=64, stride=8, standardise=True),
+        tokenizer=replace(base.tokenizer, budget_images=16_000, vf_weight=1.0),
+        generator=replace(
+            base.generator,
+            budget_images=20_480,
+            snapshot_images=(2_560, 5_120, 10_240, 20_480),
+            batch_images=16,
+            ema_decay=0.995,
+        ),
+        sampling=replace(base.sampling, samples=3_000),
+    )
+
+
+def imagenet256() -> Scale:
+    """The paper's, on GPUs: Table 2 and Figures 1, 2 and 4. ImageNet is given with --data.
+
+    As released where the code or the paper says so, see the recipes' defaults too. The paper does not say how long the
+    generators of its Table 2 were trained; 160 epochs (of 1,280,000 images) are those of its Figure 4.
+    """
+    epoch = 1_280_000
+    return Scale(
+        name="imagenet256",
+        device="cuda",
+        data="imagenet",
+        resolution=256,
+        train_images=1_281_167,
+        downsampling=16,
+        latent_channels=(16, 32, 64),
+        foundation_models=("mae", "dinov2"),
+        generators=("LightningDiT-B/1", "LightningDiT-L/1", "LightningDiT-XL/1"),
+        judges=(("inception", 0),),
+        autoencoder=AutoencoderShape(ch=128, ch_mult=(1, 1, 2, 2, 4), num_res_blocks=2, attention_grids=(16,)),
+        foundation=FoundationRecipe(input_size=256, stride=16, standardise=False),
+        tokenizer=TokenizerRecipe(
+            budget_images=64_058_368,  # 50 epochs, to the next whole batch
+            batch_images=256,
+            learning_rate=1e-4,
+            perceptual_weight=1.0,
+            perceptual_net="vgg",
+            gan_weight=0.5,
+            gan_start_images=640_256,  # step 5001 of a count that two optimizers share
+        ),
+        generator=GeneratorRecipe(
+            budget_images=160 * epoch,
+            snapshot_images=(20 * epoch, 40 * epoch, 80 * epoch, 160 * epoch),
+            batch_images=1024,
+            learning_rate=2e-4,
+        ),
+        sampling=Sampling(samples=10_000, chunk=250, solver="dopri5", steps=250, label_scheme="random"),
+        evaluation=Evaluation(
+            reference_images=50_000, reconstruct_images=50_000, perceptual_net="vgg", reference="adm-imagenet256"
+        ),
+        stored_latents="sample",
+        guidance_scales=(1.0, 1.5, 2.0, 3.0, 4.5, 6.7, 10.0),
+        compared_models=("mae", "sam", "clip", "dinov2"),
+    )
+
+
+def imagenet256_system() -> Scale:
+    """The system of the paper's Table 3, on GPUs, for the ablation `system`: the released tokenizer's long training in
+    three phases (100, 15 and 15 epochs), each to the next whole batch, and 800 epochs of the generator.
+
+    Without guidance. The released code takes 249 evaluations on its grid of 250 points.
+    """
+    base = imagenet256()
+    epoch = 1_280_000
+    return replace(
+        base,
+        name="imagenet256-system",
+        latent_channels=(32,),
+        foundation_models=("dinov2",),
+        generators=("LightningDiT-XL/1",),
+        tokenizer=replace(
+            base.tokenizer,
+            budget_images=166_551_808,
+            vf_weight=0.5,
+            vf_cosine_margin=0.0,
+            vf_distance_margin=0.0,
+            phases=(
+                Phase(from_images=128_116_736, vf_weight=0.1, vf_cosine_margin=0.0, vf_distance_margin=0.0),
+                Phase(from_images=147_334_400, vf_weight=0.1, vf_cosine_margin=0.5, vf_distance_margin=0.25),
+            ),
+        ),
+        generator=replace(
+            base.generator,
+            budget_images=800 * epoch,
+            snapshot_images=(64 * epoch, 800 * epoch),
+            logit_normal_end_images=600_000 * base.generator.batch_images,
+        ),
+        sampling=replace(base.sampling, samples=50_000, solver="euler", steps=249, timestep_shift=0.3),
+    )
+
+
+SCALES = {
+    "smoke": smoke,
+    "desk": desk,
+    "desk-full": desk_full,
+    "imagenet256": imagenet256,
+    "imagenet256-system": imagenet256_system,
+}

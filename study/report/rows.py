@@ -1,0 +1,286 @@
+"""From records to the results table: every planned row is listed, with its numbers or with why it has none."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from models.specs import parse_tokenizer
+from results.labels import Label, cell, parse
+from results.runs import SEARCH
+from results.schema import DIAGNOSTICS, METRICS, latents_file
+from results.table import from_records, load, merge, write
+from study.core.files import atomic, fingerprint
+from study.core.lease import holder, locked
+from study.plan.data_spec import DataSpec
+from study.plan.estimate import training_flops
+from study.plan.factors import run_labels
+from study.plan.judge_spec import JudgeSpec, reference_name
+from study.plan.runs import Plan, Planned
+from study.plan.specs import Encode, FitGenerator, FitTokenizer, Generate, Reconstruct
+from study.plan.stage import LATENT_MAP, LATENT_PICTURES, Stage
+from study.plan.weight_files import REFERENCES, weight_file
+from study.submit.jobs import log_of
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+Row = dict[str, Any]
+COSTS = ("train_seconds", "train_images_per_second", "peak_memory_gib", "parameters")  # of a training's record
+
+
+def state_of(planned: Planned, result: Stage) -> tuple[str, str, Stage]:
+    """State, reason and stage of one row: the one that measures it, or the one that keeps it from being measured."""
+    if result.record() is not None:
+        return "done", "", result
+    chain = _upstream(result)
+    for stage in chain:
+        if stage.record() is None and (failure := stage.failure()) is not None:
+            own = stage.fingerprint in (result.fingerprint, planned.fit.fingerprint)
+            if own or planned.kind == "tokenizer":
+                return failure["state"], failure["reason"], stage
+            spec = stage.spec
+            name = spec.tokenizer if isinstance(spec, (FitTokenizer, FitGenerator)) else stage.kind
+            return "blocked", f"blocked by {name}: {failure['reason']}", stage
+    waits_for = [stage for stage in chain if stage.record() is None]
+    running = any(holder(stage.folder) is not None for stage in waits_for if stage in (planned.fit, result))
+    return ("running" if running else "pending"), "", result
+
+
+def _upstream(stage: Stage) -> list[Stage]:
+    """A stage after everything it reads from."""
+    return [*(above for source in stage.inputs.values() for above in _upstream(source)), stage]
+
+
+def protocols(stage: Stage) -> dict[str, Row]:
+    """Protocol columns of each judge's row, by judge."""
+    spec = stage.spec
+    assert isinstance(spec, (Reconstruct, Generate))
+    rows: dict[str, Row] = {}
+    for judge in spec.judges:
+        common = {"extractor": judge.name, "extractor_size": judge.size, "decode_precision": "float32"}
+        if isinstance(spec, Reconstruct):
+            rows[judge.name] = {
+                **common,
+                "samples": spec.images,
+                "reference": "own inputs",
+                "reference_hash": _reference(judge, spec.data, "test", spec.images),
+                "perceptual_net": f"{spec.perceptual_net} @ {max(spec.perceptual_size, spec.data.resolution)} px",
+            }
+            continue
+        sampling = spec.sampling
+        reference, reference_hash = _compared_with(judge, spec)
+        low, high = sampling.guidance_interval
+        rows[judge.name] = {
+            **common,
+            "samples": sampling.samples,
+            "chunk": sampling.chunk,
+            "solver": sampling.solver,
+            "steps": None if sampling.solver == "dopri5" else sampling.steps,
+            "timestep_shift": sampling.timestep_shift,
+            "guidance_scale": sampling.guidance_scale,
+            "guidance_interval": f"{low:g} {high:g}",
+            "guidance_channels": str(sampling.guidance_channels or "all"),
+            "label_scheme": sampling.label_scheme,
+            "weights": sampling.weights,
+            "reference": reference,
+            "reference_hash": reference_hash,
+        }
+    return rows
+
+
+def measured_protocol(stage: Stage, judge: str) -> Row:
+    """Protocol columns of a judge's row of a finished stage."""
+    record = stage.record()
+    assert record is not None
+    return protocols(stage)[judge] | _measured(record["metrics"][judge])
+
+
+def _measured(metrics: dict[str, Any]) -> Row:
+    """Of the protocol what only the measurement knows: the hash has the weights of a judge that was trained here."""
+    return {"comparable": metrics["comparable"], "reference_hash": metrics["reference"][:12]}
+
+
+def _compared_with(judge: JudgeSpec, spec: Generate) -> tuple[str, str]:
+    """What samples are compared with, and what names it."""
+    if spec.reference is None:
+        images = spec.reference_images
+        return reference_name(spec.data, "train", images), _reference(judge, spec.data, "train", images)
+    file, of = weight_file(spec.reference.name).file, REFERENCES[spec.reference.name]
+    known = fingerprint({"judge": judge.fingerprint, "file": spec.reference.sha256}, 12)
+    return f"{Path(file).stem}, its statistics and {of.images} images", known
+
+
+def _reference(judge: JudgeSpec, data: DataSpec, split: str, images: int) -> str:
+    """Names what images are compared with: data, choice, and the judge with its version."""
+    return fingerprint({"judge": judge.fingerprint, "data": data.content, "split": split, "images": images}, 12)
+
+
+def _identity(plan: Plan, planned: Planned, label: Label | None) -> Row:
+    run, fit = planned.run, planned.fit
+    name = parse_tokenizer(run.tokenizer)
+    tokenizer = fit if planned.kind == "tokenizer" else fit.inputs["latents"].inputs["tokenizer"]
+    given = _given(fit)
+    tokenizer_seed = None if run.pretrained_tokenizer else run.tokenizer_seed
+    return {
+        "ablations": plan.ablation,
+        "labels": cell({plan.ablation: label}) if label else "",
+        "kind": planned.kind,
+        "run": run.name,
+        "fingerprint": fit.fingerprint,
+        "tokenizer": run.tokenizer,
+        "foundation_model": name.foundation or "none",
+        "latent_channels": name.channels,
+        "generator": run.generator or "",
+        "tokenizer_seed": tokenizer_seed,
+        "seed": None if given else tokenizer_seed if planned.kind == "tokenizer" else run.seed,
+        "given_weights": given,
+        "tokenizer_fingerprint": tokenizer.fingerprint,
+        "study": plan.study,
+        "scale": plan.scale.name,
+        "data": plan.data.name,
+        "resolution": plan.data.resolution,
+    }
+
+
+def _given(fit: Stage) -> str:
+    """Which weights were given instead of trained; empty for a training."""
+    given = fit.spec.given if isinstance(fit.spec, (FitTokenizer, FitGenerator)) else None
+    return f"{weight_file(given.name).file} {given.sha256[:12]}" if given else ""
+
+
+def rows_of(plan: Plan, sheets: Path) -> list[Row]:
+    """Every row of a plan; picture sheets of finished ones and maps of latents are copied into the folder `sheets`.
+
+    Args:
+        sheets: made when missing.
+    """
+    jobs = {stage: job for job in plan.jobs for stage in job.stages}
+    encoded = [stage for stage in plan.stages if isinstance(stage.spec, Encode) and stage.spec.given is None]
+    latents = {stage.inputs["tokenizer"]: stage for stage in encoded}
+    rows, named = [], run_labels(plan)
+    searched = plan.ablation.startswith(SEARCH)  # of trials there are too many sheets: they stay in the stages' folders
+    for planned in plan.runs:
+        identity, fit = _identity(plan, planned, named.get(planned.run.label)), planned.fit.record()
+        for result in planned.results:
+            spec, record = result.spec, result.record()
+            state, reason, culprit = state_of(planned, result)
+            images_seen = spec.images_seen if isinstance(spec, Generate) else planned.fit.spec.recipe.budget_images  # type: ignore[union-attr]
+            sheet, seed = "", spec.sampling.seed if isinstance(spec, Generate) else None
+            if record is not None:
+                sheet = f"{Path(record['sheet']).stem}-{result.fingerprint}.png"
+                if not searched:
+                    _copy(result.folder / record["sheet"], sheets / sheet)
+                elif not (sheets / sheet).exists():
+                    sheet = ""
+                if planned.fit in latents and planned.kind == "tokenizer" and not searched:
+                    for name in (LATENT_MAP, LATENT_PICTURES):
+                        target = latents_file(planned.fit.fingerprint, Path(name).suffix)
+                        _copy(latents[planned.fit].folder / name, sheets / target)
+            for judge, protocol in protocols(result).items():
+                row: Row = {
+                    **identity,
+                    "images_seen": images_seen,
+                    "protocol": fingerprint({**protocol, "sampling_seed": seed}, 12),
+                    "sampling_seed": seed,
+                    "state": state,
+                    "reason": reason,
+                    "log": log_of(jobs[culprit]) if state not in ("done", "pending") else "",
+                    **protocol,
+                    "flops_per_image": float(training_flops(planned.fit)),
+                }
+                if fit is not None:
+                    row |= {key: value for key, value in fit["cost"].items() if key in COSTS}
+                if record is not None:
+                    measured = dict(record["metrics"][judge])
+                    origin = record["provenance"]
+                    row |= {key: value for key, value in measured.items() if key in METRICS}
+                    row |= {
+                        "commit": origin["commit"],
+                        "versions": origin["versions"],
+                        "device": origin["device"],
+                        "train_precision": "" if identity["given_weights"] else origin["precision"],
+                        "threads": origin["threads"],
+                        "evaluate_seconds": record["seconds"],
+                        "sheet": sheet,
+                        **_measured(measured),
+                    }
+                    if planned.kind == "tokenizer":
+                        row |= _diagnostics(latents.get(planned.fit), result, judge)
+                rows.append(row)
+    return rows
+
+
+def _diagnostics(latents: Stage | None, reconstruct: Stage, judge: str) -> Row:
+    """What is known of a tokenizer beside its metrics, see study/judge/diagnostics.py."""
+    found = {} if latents is None else latents.diagnostics()
+    row = {name: found[name] for name in (*DIAGNOSTICS, "diagnostic_points") if name in found}
+    interpolated = reconstruct.diagnostics().get("ifid", {})
+    return row | ({"ifid": interpolated[judge]} if judge in interpolated else {})
+
+
+def _with(names: str, name: str) -> str:
+    return " ".join(sorted({*names.split(), name}))
+
+
+def _without(names: str, name: str) -> str:
+    return " ".join(n for n in names.split() if n != name)
+
+
+def _labelled(old: str, new: str, ablation: str) -> str:
+    """The labels of a row: those of other ablations as they were, this one's as the plan has it."""
+    return cell({**{name: label for name, label in parse(old).items() if name != ablation}, **parse(new)})
+
+
+def _keys(table: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
+    return zip(table["fingerprint"], table["images_seen"], table["protocol"], strict=True)
+
+
+def _copy(source: Path, target: Path) -> None:
+    if source.exists() and not (target.exists() and target.read_bytes() == source.read_bytes()):
+        with atomic(target) as temporary:
+            shutil.copyfile(source, temporary)
+
+
+def update_table(plan: Plan, out: Path) -> Path:
+    """Write the study's table: this plan's rows, and every row that other plans have put there.
+
+    A row that this ablation asked for before and no longer does stays, without the ablation's name; so does a
+    result while the run that would replace it has none.
+
+    Args:
+        out: folder that holds `results/`.
+
+    Returns:
+        The path of `results/<study>/table.csv`.
+    """
+    path = out / "results" / plan.study / "table.csv"
+    with locked(path.parent):
+        _update(plan, path)
+    return path
+
+
+def _update(plan: Plan, path: Path) -> None:
+
+    new = from_records(rows_of(plan, path.parent / "sheets"))
+    if path.exists():
+        old = load(path)
+        asked = dict(zip(_keys(old), old["ablations"].astype(str), strict=True))
+        measured = set(_keys(old[old["state"] == "done"]))
+        # a result stays until a new one comes, for instance one that was measured on another machine
+        waiting = [key in measured and state != "done" for key, state in zip(_keys(new), new["state"], strict=True)]
+        still_asked = set(_keys(new[waiting]))
+        new["ablations"] = [_with(asked.get(key, ""), plan.ablation) for key in _keys(new)]
+        old["ablations"] = [
+            _with(text, plan.ablation) if key in still_asked else _without(text, plan.ablation)
+            for key, text in asked.items()
+        ]
+        before, now = (dict(zip(_keys(t), t["labels"].astype(str), strict=True)) for t in (old, new))
+        for table in (old, new):
+            table["labels"] = [_labelled(before.get(key, ""), now.get(key, ""), plan.ablation) for key in _keys(table)]
+        dropped = (old["ablations"] == "") & (old["state"] != "done")  # was never measured: nothing is lost
+        new = merge(old[~dropped], new[[not waits for waits in waiting]])
+    write(new, path)

@@ -1,0 +1,1 @@
+"""Searching settings: trials that are runs, shared by workers."""

@@ -1,0 +1,110 @@
+"""What a search says on the terminal: its space before it begins, and what it found."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from results.searches import Search, SearchError, load, printed
+from study.core.compute import processor
+from study.plan.estimate import estimated_seconds
+from study.report.amounts import counted, duration, relative_path
+from study.report.console import console
+from study.search.journal import JOURNAL
+from study.search.outcome import BEST, CHOOSING, SCORING
+from study.search.problem import Problem
+from study.search.spaces import Number
+from study.search.trials import Trials, has_result
+
+
+def print_space(problem: Problem, trials: Trials) -> None:
+    """Print what a search varies, how far it is, and about what is left of it."""
+    setting = problem.setting
+    console.print(f"[bold]{problem.space}[/bold] at scale [bold]{setting.scale.name}[/bold]: {problem.module.QUESTION}")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("parameter", "from", "to", "", "default"):
+        table.add_column(column, justify="left" if column == "parameter" else "right")
+    for dimension in problem.dimensions().values():
+        if isinstance(dimension, Number):
+            ends = [f"{dimension.low:g}", f"{dimension.high:g}", "log" if dimension.log else ""]
+            table.add_row(dimension.label, *ends, f"{dimension.default:g}")
+        else:
+            table.add_row(
+                dimension.label, escape(", ".join(map(str, dimension.choices))), "", "", str(dimension.default)
+            )
+    console.print(table)
+    console.print(trials.standing(), markup=False)
+    plan = problem.plan([problem.run(problem.default())])
+    common = _shared(problem)
+    shared = [stage for stage in plan.stages if stage.record() is None and stage.fingerprint in common]
+    each = sum(estimated_seconds(stage, processor()) for stage in plan.stages if stage.fingerprint not in common)
+    left = max(0, problem.budget - sum(map(has_result, trials.all())))
+    total = sum(estimated_seconds(stage, processor()) for stage in shared) + each * left / problem.workers
+    pruned = ", less what is pruned" if problem.prunes() else ""
+    repeats = BEST * len(CHOOSING) + 2 * len(SCORING) if len(problem.objectives) == 1 else (BEST + 1) * len(SCORING)
+    console.print(
+        f"a trial takes about {duration(each)}; {counted(left, 'trial')} left, {counted(problem.workers, 'worker')}: "
+        f"about {duration(total)}{pruned}, and at most {duration(each * repeats / problem.workers)} for the best again"
+    )
+    if not problem.storage:
+        console.print(f"trials are kept in {relative_path(problem.folder / JOURNAL)}", markup=False)
+
+
+def _shared(problem: Problem) -> set[str]:
+    """Stages that a trial shares with the next one, whatever its values."""
+    default = problem.default()
+    others = []
+    for name, dimension in problem.dimensions().items():
+        other = next(v for v in (*getattr(dimension, "choices", ()), *_ends(dimension)) if v != default[name])
+        others.append({stage.fingerprint for stage in problem.plan([problem.run({**default, name: other})]).stages})
+    return set.intersection(*others)
+
+
+def _ends(dimension: Any) -> tuple[Any, ...]:
+    return (dimension.low, dimension.high) if hasattr(dimension, "low") else ()
+
+
+def print_findings(search: Search, folder: Path) -> None:
+    """Print the best of a search, and whether the winner beats the default."""
+    console.print(f"[bold]{search.space}[/bold]: {search.question}")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("")
+    table.add_column("default", justify="right")
+    for candidate in search.candidates:
+        table.add_column(
+            ("winner " if candidate.trial == search.winner else "") + str(candidate.trial), justify="right"
+        )
+    values = {trial.trial: trial.values for trial in search.trials}
+    first = next((trial.values for trial in search.trials if trial.params == search.default.params), {})
+    for name in search.objectives:
+        found = [first.get(name), *(values[candidate.trial][name] for candidate in search.candidates)]
+        table.add_row(printed(name), *map(_score, found))
+        again = [fmean(candidate.again[name]) if candidate.again.get(name) else None for candidate in search.candidates]
+        if any(again):
+            table.add_row(f"{printed(name)}, mean of new seeds", "", *map(_score, again))
+    for name, parameter in search.parameters.items():
+        tried = [search.default.params.get(name), *(candidate.params.get(name) for candidate in search.candidates)]
+        table.add_row(parameter.label, *(f"{v:g}" if isinstance(v, float) else str(v) for v in tried))
+    console.print(table)
+    if search.reason:
+        verdict = {True: "the winner beats the default", False: "the default beats the winner", None: "undecided"}
+        if search.default.scores and search.winner is not None:
+            verdict[None] = "undecided, where ranges overlap or judges disagree"
+        told = f"{verdict[search.beats_default]}: " if len(search.objectives) == 1 else ""
+        console.print(told + search.reason, markup=False)
+    with contextlib.suppress(SearchError):
+        if load(folder, search.space) == search:  # one that got further stays
+            console.print(f"written  {relative_path(folder / 'search')}/ ({search.space}.csv and .json)", markup=False)
+    drawn = folder.parents[1] / "figures" / search.study
+    if (drawn / f"search-{search.space}.png").exists():
+        report = relative_path(folder / "report.html")
+        console.print(f"figures  {relative_path(drawn)}/ (search-{search.space}; in {report} too)", markup=False)
+
+
+def _score(value: float | None) -> str:
+    return "" if value is None else f"{value:.5g}"

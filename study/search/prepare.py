@@ -1,0 +1,67 @@
+"""From the options of a search to its problem: everything that can be wrong is found before a worker starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from study.core import compute
+from study.core.compute import gpus
+from study.plan.needs import missing_here
+from study.plan.setting import Setting
+from study.search.options import TRIALS, Search
+from study.search.problem import Problem
+from study.search.spaces import Choice, space
+from study.submit.options import Sweep
+from study.submit.prepare import prepare_setting
+
+SLURM_WORKERS = 4
+
+
+def prepare(options: Search) -> tuple[Problem, list[str]]:
+    """The search, with everything resolved that can be wrong before a worker starts, and what is missing here.
+
+    Raises:
+        ValueError: one clear line.
+    """
+    space(options.space)
+    if options.trials is not None and options.trials < 1:
+        raise ValueError(f"--trials must be at least 1, got {options.trials}")
+    if options.workers is not None and options.workers < 1:
+        raise ValueError(f"--workers must be at least 1, got {options.workers}")
+    if options.executor == "inline" and options.workers not in (None, 1):
+        raise ValueError("--executor inline is one worker: leave --workers out")
+    same = {f.name for f in dataclasses.fields(Sweep)} & {f.name for f in dataclasses.fields(Search)}
+    setting = prepare_setting(Sweep(**{name: getattr(options, name) for name in same}))
+    problem = Problem(
+        space=options.space,
+        setting=setting,
+        budget=options.trials or TRIALS,
+        seed=options.seed,
+        storage=_from_anywhere(options.storage),
+        workers=worker_count(options, setting),
+        out=options.out.absolute(),
+    )
+    dimensions, default = problem.dimensions(), problem.default()
+    choices = [(name, choice) for name, d in dimensions.items() if isinstance(d, Choice) for choice in d.choices]
+    every = problem.plan(
+        [problem.run({**default, name: choice}) for name, choice in [*choices, *list(default.items())[:1]]]
+    )
+    return problem, [*setting.missing, *missing_here(every.stages)]
+
+
+def _from_anywhere(storage: str) -> str:
+    """The storage as other processes find it too, wherever they stand."""
+    scheme = "sqlite:///" if storage.startswith("sqlite:///") else ""
+    if not storage or ("://" in storage and not scheme):
+        return storage
+    return scheme + str(Path(storage.removeprefix(scheme)).expanduser().absolute())
+
+
+def worker_count(options: Search, setting: Setting) -> int:
+    if options.workers is not None or options.executor == "inline" or options.storage.startswith("sqlite"):
+        return options.workers or 1
+    if options.executor == "slurm":
+        return SLURM_WORKERS
+    resources = len(gpus(setting.compute)) or compute.cores() // setting.compute.threads
+    return max(1, resources // setting.scale.execution.processes)

@@ -1,0 +1,111 @@
+"""From the options of a command to a plan: everything that can be wrong is found before a job starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from study.core import compute
+from study.core.distributed import rank_and_count
+from study.core.files import fingerprint
+from study.core.paths import require_writable, study_root
+from study.core.settings import change, nearest
+from study.data.datasets import native_resolution, resolve_data
+from study.data.named_datasets import NAMED_DATASETS
+from study.plan.ablation_files import ablation
+from study.plan.checks import check_data, check_grid, check_scale, check_study
+from study.plan.data_spec import GIVEN_AS_FOLDER, DataSpec
+from study.plan.needs import missing_here
+from study.plan.resolve import make_plan
+from study.plan.runs import Plan
+from study.plan.scales import SCALES, Scale
+from study.plan.setting import Setting
+from study.submit.cluster import read_profile, require_slurm
+from study.submit.options import MANAGEMENT, Sweep
+
+
+def resolve_scale(options: Sweep) -> Scale:
+
+    if options.scale not in SCALES:
+        raise ValueError(f"unknown scale {options.scale!r}; {nearest(options.scale, SCALES)}")
+    scale = SCALES[options.scale]()
+    for text in options.set:
+        key, equals, value = text.partition("=")
+        if not equals:
+            raise ValueError(f"--set takes FIELD=VALUE, got {text!r}")
+        scale = change(scale, key.strip(), value.strip())
+    return scale
+
+
+def _study_name(options: Sweep, scale: Scale, data: DataSpec) -> str:
+
+    if options.study is not None:
+        return check_study(options.study)
+    parts = [options.scale]
+    if (data.name, data.resolution) != (scale.data, scale.resolution):
+        parts.append(f"{data.name}-{data.resolution}")
+    if options.set:  # other settings must not mix with the scale's own results
+        parts.append(fingerprint(sorted(options.set), 6))
+    return "-".join(parts)
+
+
+def prepare(options: Sweep) -> Plan:
+    """Resolve everything that can be wrong before a job starts; brings the data where it is missing.
+
+    Raises:
+        ValueError: one clear line.
+    """
+    module, setting = ablation(options.ablation, also=MANAGEMENT), prepare_setting(options)
+    plan = make_plan(options.ablation, module, setting.scale, setting.data, setting.compute, setting.study)
+    return dataclasses.replace(plan, missing=(*setting.missing, *missing_here(plan.stages)))
+
+
+def prepare_setting(options: Sweep) -> Setting:
+    """Everything that `prepare` resolves, but for the ablation."""
+    scale = resolve_scale(options)
+    if (together := rank_and_count()[1]) > 1 and (options.executor, scale.execution.processes) != ("inline", together):
+        raise ValueError(
+            f"{together} processes were started together: give them --executor inline --set "
+            f"execution.processes={together}"
+        )
+    if options.executor == "slurm":
+        require_slurm()
+        read_profile(options.cluster)
+    elif options.detach or options.cluster is not None:
+        raise ValueError("--detach and --cluster are for --executor slurm")
+    if options.jobs is not None and options.jobs < 1:
+        raise ValueError(f"--jobs must be at least 1, got {options.jobs}")
+    if options.jobs is not None and options.executor == "slurm":
+        raise ValueError("--jobs is for this machine; on Slurm `parallel` in the profile says how many run at once")
+    for folder in (study_root(), options.out / "results", options.out / "figures"):
+        require_writable(folder)
+    data, lacking = find_data(options, scale)
+    resolved = compute.resolve(scale.device)
+    if resolved.device == "cuda" and options.executor != "slurm" and not compute.has_gpu():
+        lacking.append("a GPU: this machine has none (--executor slurm for a cluster that does; --set device=cpu)")
+    study = _study_name(options, scale, data)
+    return Setting(scale=scale, data=data, compute=resolved, study=study, missing=tuple(lacking))
+
+
+def find_data(options: Sweep, scale: Scale) -> tuple[DataSpec, list[str]]:
+    """The data, brought where it is missing, and a line where only the user can give it; the scale is checked first."""
+    check_scale(scale)
+    source = options.data or scale.data
+    if source not in NAMED_DATASETS and source not in GIVEN_AS_FOLDER:
+        source = str(Path(source).expanduser())
+    resolution = options.resolution
+    if resolution is None:
+        own_size = source not in NAMED_DATASETS and scale.data not in GIVEN_AS_FOLDER and Path(source).is_dir()
+        resolution = native_resolution(Path(source)) if own_size else scale.resolution
+    check_grid(scale, resolution)
+    lacking = []
+    if source in GIVEN_AS_FOLDER:
+        data = dataclasses.replace(GIVEN_AS_FOLDER[source], resolution=resolution)
+        lacking.append(
+            f"the data: give {source} as a folder (--data): train/ and val/, one subfolder per class in each, or the "
+            "hub's parquet files",
+        )
+    else:
+        data = resolve_data(source, resolution)
+    check_data(scale, data)
+    return data, lacking

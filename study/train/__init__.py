@@ -1,0 +1,1 @@
+"""What both trainings share: the loop, its checkpoints and history, and what is frozen beside the trained network."""

@@ -1,0 +1,143 @@
+"""Features of a frozen foundation model over the training images, computed once and kept in bfloat16.
+
+The VF loss asks for the same features in every epoch, of every aligned tokenizer: where they fit on the disk
+they are a shared asset, else (ImageNet under a ViT-L would be 1.3 TB) they are computed for each batch. Both
+round to bfloat16, so the loss sees the same numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.foundation import FoundationModel, foundation_model
+from models.specs import parse_tokenizer
+from study.core.assets import asset
+from study.core.files import create_array, load_tensors, read_json, save_tensors, write_json
+from study.data.datasets import ImageSet, load_images
+from study.plan.specs import FitTokenizer
+from study.plan.weight_files import FILES, require_weights
+
+CACHE_GIB = 8.0
+STATISTICS_IMAGES = 2048  # behind the mean and spread per channel
+BATCH = {"cpu": 16, "cuda": 128}  # images; on a CPU small batches stay in the cache: 16 ran 1.7 times faster than 128
+
+
+class FoundationFeatures:
+    """Features of training images, standardised per channel where the recipe says so."""
+
+    def __init__(self, spec: FitTokenizer, report: Callable[[int, int], None] = lambda done, total: None) -> None:
+        """Args: report: told how many images of how many have been seen while the features are made."""
+        name = parse_tokenizer(spec.tokenizer).foundation
+        assert spec.foundation is not None and name is not None
+        self._recipe, self._count = spec.foundation, spec.train_images
+        self._views = 2 if spec.data.flip else 1  # plain, and mirrored
+        self._images: ImageSet = load_images(spec.data, "train")
+        self._device, self._report = spec.compute.device, report
+        self._batch = BATCH[self._device]
+        self._model: FoundationModel | None = None
+        self._name = name
+        key: dict[str, Any] = {
+            "foundation_model": name,
+            "input_size": self._recipe.input_size,
+            "stride": self._recipe.stride,
+            "data": spec.data.content,
+            "resolution": spec.data.resolution,
+            "images": self._count,
+            "views": self._views,
+            "device": self._device,
+            "threads": spec.compute.threads,
+        }
+        if self._recipe.own_statistics:  # added later: without it a key is what it was
+            key["own_statistics"] = True
+        folder = asset("foundation-statistics", key, self._measure)
+        statistics = load_tensors(folder / "statistics.safetensors")
+        self._mean, self._std = (statistics[name].to(self._device)[:, None, None] for name in ("mean", "std"))
+        self._shape = tuple(int(side) for side in statistics["shape"])  # (D, h, w)
+        gib = self._count * self._views * int(np.prod(self._shape)) * 2 / 2**30
+        self._cache: np.ndarray | None = None
+        if gib <= CACHE_GIB:
+            folder = asset("foundation-features", key, self._fill)
+            self._cache = np.load(folder / "features.npy", mmap_mode="r")  # (N, views, D, h, w), bfloat16 bits
+        else:
+            self._network()  # now, so that missing weights are named before the training starts
+
+    @property
+    def width(self) -> int:
+        """Channels D of the features."""
+        return self._shape[0]
+
+    def _network(self) -> FoundationModel:
+        if self._model is None:
+            self._model = foundation_model(
+                self._name,
+                weights=require_weights(self._name) if self._name in FILES else None,
+                own_statistics=self._recipe.own_statistics,
+                input_size=self._recipe.input_size,
+                stride=self._recipe.stride,
+            ).to(self._device)
+        return self._model
+
+    def _forward(self, indices: np.ndarray, flipped: bool) -> Tensor:
+        """bfloat16 (B, D, h, w) of these images, all mirrored if `flipped`."""
+        pixels = self._images.pixels(indices)
+        return self._seen((pixels.flip(3) if flipped else pixels).to(self._device)).cpu()
+
+    def _seen(self, pixels: Tensor) -> Tensor:
+        """bfloat16 (B, D, h, w) of pixels on the model's device."""
+        return self._network()(pixels).to(torch.bfloat16)
+
+    def _measure(self, folder: Path) -> None:
+        rows = np.unique(np.linspace(0, self._count - 1, STATISTICS_IMAGES).astype(int))
+        batches = [rows[i : i + self._batch] for i in range(0, len(rows), self._batch)]
+        parts = [self._forward(batch, False).double() for batch in batches]
+        features = torch.cat(parts)
+        std, mean = torch.std_mean(features, dim=(0, 2, 3))
+        save_tensors(
+            folder / "statistics.safetensors",
+            {"mean": mean.float(), "std": std.float().clamp_min(1e-6), "shape": torch.tensor(features.shape[1:])},
+        )
+
+    def _fill(self, folder: Path) -> None:
+        """Write all features, a batch at a time; a fill that was cut off goes on where it was."""
+        path, mark = folder / "features.npy", folder / "filled.json"
+        shape = (self._count, self._views, *self._shape)
+        done = read_json(mark) or 0
+        if done and path.exists():
+            bits = np.load(path, mmap_mode="r+")
+        else:
+            done, bits = 0, create_array(path, np.int16, shape)
+        for start in range(done, self._count, self._batch):
+            rows = np.arange(start, min(start + self._batch, self._count))
+            for view in range(self._views):
+                bits[rows, view] = self._forward(rows, bool(view)).view(torch.int16).numpy()
+            self._report(int(rows[-1]) + 1, self._count)
+            if start // self._batch % 64 == 63:
+                bits.flush()
+                write_json(mark, int(rows[-1]) + 1)
+        bits.flush()
+
+    def kept(self, indices: np.ndarray, flipped: Tensor) -> tuple[Tensor, ...]:
+        """What is kept of these images, mirrored where `flipped` (B,) bool: bfloat16 (B, D, h, w), or nothing."""
+        if self._cache is None:
+            return ()
+        return (torch.from_numpy(self._cache[indices, flipped.long().numpy()]).view(torch.bfloat16),)
+
+    def batch(self, pixels: Tensor, grid: int, kept: Tensor | None = None) -> Tensor:
+        """Features (B, D, grid, grid) float32, on the device of the pixels: of what was kept of them, or made now.
+
+        Args:
+            pixels: (B, C, H, W), mirrored already where they are wanted so.
+        """
+        features = (self._seen(pixels) if kept is None else kept).float()
+        if self._recipe.standardise:
+            features = (features - self._mean) / self._std
+        if features.shape[-1] != grid:
+            features = F.interpolate(features, size=(grid, grid), mode="bilinear", antialias=True)
+        return features

@@ -1,0 +1,72 @@
+"""The scalars that a training logs, in its stage's folder: a line of JSON per point, for whoever wants curves.
+
+No result is read from it and no training depends on it: where it cannot be written it has gaps. Each point is there
+once, however often the training was cut off or fell back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from study.core.distributed import average, rank
+from study.core.files import atomic
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+FILE = "history.jsonl"
+POINTS = 1000  # at most so many of a whole training
+
+
+class History:
+    """Writes the history of a training that is under way; of several processes the first does."""
+
+    def __init__(self, folder: Path, images_seen: int) -> None:
+        self.folder = folder
+        self.rewind_to(images_seen)
+
+    def rewind_to(self, images_seen: int) -> None:
+        """Forget the points after so many images seen."""
+        self._last = (images_seen, time.monotonic())
+        if rank() == 0 and (self.folder / FILE).exists():
+            kept = [point for point in read_history(self.folder) if point["images_seen"] <= images_seen]
+            with contextlib.suppress(OSError), atomic(self.folder / FILE) as temporary:
+                temporary.write_text("".join(json.dumps(point) + "\n" for point in kept))
+
+    def log(self, images_seen: int, values: Mapping[str, Tensor | float], device: str) -> None:
+        """Add a point, averaged over the processes: a scalar of each name, and images per second since the last one.
+        What is not finite is left empty."""
+        import torch
+
+        scalars = average(*(torch.as_tensor(v, dtype=torch.float64, device=device) for v in values.values()))
+        (before, then), now = self._last, time.monotonic()
+        self._last = (images_seen, now)
+        if rank() != 0:
+            return
+        measured = {name: scalar.item() for name, scalar in zip(values, scalars, strict=True)}
+        measured["images_per_second"] = (images_seen - before) / max(now - then, 1e-9)
+        finite = {name: value if math.isfinite(value) else None for name, value in measured.items()}
+        line = json.dumps({"images_seen": images_seen, "time": round(time.time(), 3), **finite})
+        with contextlib.suppress(OSError), (self.folder / FILE).open("a") as file:
+            file.write(line + "\n")
+
+
+def read_history(folder: Path) -> list[dict[str, Any]]:
+    """All points of a stage's folder in order, but for lines that were torn; none where there is no file."""
+    try:
+        lines = (folder / FILE).read_text(errors="replace").splitlines()
+    except OSError:
+        return []
+    points = []
+    for line in lines:
+        with contextlib.suppress(ValueError, TypeError, KeyError):
+            point = json.loads(line)
+            points.append({**point, "images_seen": int(point["images_seen"])})
+    return points

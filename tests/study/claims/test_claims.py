@@ -1,0 +1,230 @@
+"""Verdicts: those of the paper's own tables, of the committed study, and that numbers, not names, decide."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from made_tables import study
+
+from ablations import recipe
+from models.specs import parse_tokenizer
+from results import table as results
+from results.published import load_published, load_study
+from results.runs import changes_of
+from study.claims.__main__ import main
+from study.claims.evidence import rung_of
+from study.claims.paper_claims import CLAIMS, judge_claims
+from study.claims.verdicts import Comparison, Together, combined, overall
+from study.plan.scales import SCALES
+
+CHECKOUT = Path(__file__).resolve().parents[3]
+GOLDEN = json.loads(Path(__file__).with_name("claims_golden.json").read_text())
+PAPER = load_published("paper")
+
+
+def verdicts(table):
+    return {one.claim.name: one.verdict for one in judge_claims(table)}
+
+
+def test_the_published_tables_give_the_expected_verdicts():
+    assert verdicts(PAPER) == GOLDEN
+    assert GOLDEN["recipe-3"] == "undecided"  # beta2: 16.59 to 16.61
+
+
+def test_the_committed_study_gives_what_the_readme_says(committed):
+    found = {one.claim.name: one for one in judge_claims(load_study("desk-full", committed / "results"))}
+    measured = {name: one.verdict for name, one in found.items() if one.places}
+    assert measured == {
+        "dilemma-rfid": "undecided",
+        "dilemma-gfid": "holds",
+        "vf-gfid": "holds",
+        "vf-rfid": "fails",
+        "vf-faster": "holds",
+        "vf-twice-as-fast": "fails",
+        "gap-closes": "undecided",
+    }
+    assert found["dilemma-rfid"].verdicts == {
+        "f4d8 against f4d4": "holds",
+        "f4d16 against f4d4": "holds",
+        "f4d16 against f4d8": "undecided",
+    }
+    assert {one.repeats for one in found.values() if one.places} == {"2 repeats"}
+
+
+def test_tokenizers_of_others_say_nothing_about_the_studied_family():
+    table = study(widths=(4, 8, 16))
+    about_the_family = ("dilemma-rfid", "dilemma-gfid", "vf-gfid", "vf-faster")
+    found = verdicts(table.assign(ablations="baselines"))
+    assert {found[name] for name in about_the_family} == {"holds"}
+    names = {"f4d4": "sd-vae-f8d4", "f4d8": "mar-vae-f16d16", "f4d16": "va-vae"}
+    others = table.assign(ablations="baselines", tokenizer=table["tokenizer"].replace(names))
+    found = verdicts(others)
+    assert {found[name] for name in about_the_family} == {"not measured"}
+
+
+def test_the_order_of_rows_moves_nothing_and_their_numbers_do():
+    rng = np.random.default_rng(0)
+    assert verdicts(PAPER.sample(frac=1, random_state=1)) == GOLDEN
+    shuffled = PAPER.copy()
+    scored = shuffled["gfid"].notna()
+    shuffled.loc[scored, "gfid"] = rng.permutation(shuffled.loc[scored, "gfid"])
+    assert sum(GOLDEN[name] != verdict for name, verdict in verdicts(shuffled).items()) > len(GOLDEN) / 3
+
+
+def test_the_opposite_numbers_give_the_opposite_verdicts():
+    turned = verdicts(PAPER.assign(gfid=100 / PAPER["gfid"], rfid=1 / PAPER["rfid"]))
+    for name, verdict in GOLDEN.items():
+        about_sizes = name in ("gap-closes", "vf-rfid") or name.startswith("headline")  # not about an order of rows
+        if not about_sizes:
+            assert turned[name] == {"holds": "fails", "fails": "holds"}.get(verdict, verdict), name
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "times", "verdict"),
+    [
+        ((9.0,), (10.0,), 1, "holds"),
+        ((9.8,), (10.0,), 1, "undecided"),  # within the margin of single runs
+        ((11.0,), (10.0,), 1, "fails"),
+        ((9.8, 9.9), (9.95, 10.0), 1, "holds"),  # repeats need no margin
+        ((9.0, 9.96), (9.95, 10.0), 1, "undecided"),
+        ((10.1, 10.2), (9.95, 10.0), 1, "fails"),
+        ((8.0, 8.1), (9.0,), 1, "holds"),
+        ((11.0,), (10.0,), 1.15, "holds"),
+        ((math.inf, 5.0), (10.0, 10.0), 1, "undecided"),  # one repeat never got there
+        ((math.inf, math.inf), (10.0, 10.0), 1, "fails"),
+        ((-3.0,), (-1.0,), 1, "undecided"),
+    ],
+)
+def test_the_rule(low, high, times, verdict):
+    assert Comparison(place="", judge="", low=low, high=high, times=times).verdict() == verdict
+
+
+def test_judges_must_agree_and_one_place_fails_a_claim():
+    assert combined(["holds", "fails"]) == "undecided"
+    assert overall(["holds", "undecided", "fails"]) == "fails"
+    assert overall(["holds", "undecided"]) == "undecided"
+    assert overall([]) == "not measured"
+
+
+ROW = {
+    "ablations": "frontier", "kind": "generator", "foundation_model": "none", "generator": "LightningDiT-XXS/2",
+    "tokenizer_seed": 0, "seed": 0, "images_seen": 1000, "protocol": "p", "state": "done", "samples": 5000,
+    "guidance_scale": 1.0, "extractor": "efficientnet_lite2", "extractor_size": 64, "comparable": True,
+}  # fmt: skip
+
+
+def made(*rows):
+    """Generators on f4d4 and f4d16 by their gFID, with what else differs."""
+    return results.from_records(
+        {
+            **ROW, "run": f"{spec} + XXS", "fingerprint": f"{spec}-{number}", "tokenizer": spec, "gfid": gfid,
+            "latent_channels": parse_tokenizer(spec).channels, "tokenizer_fingerprint": spec, **changed,
+        }
+        for number, (spec, gfid, changed) in enumerate(rows)
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "verdict"),
+    [
+        ({}, "holds"),
+        ({"comparable": False}, "not measured"),
+        ({"ablations": ""}, "not measured"),
+        ({"state": "failed", "gfid": None}, "not measured"),
+        ({"guidance_scale": 2.0}, "not measured"),
+        ({"samples": 3000}, "not measured"),
+        ({"images_seen": 2000}, "not measured"),
+        ({"run": "f4d16 + XXS + swiglu=False"}, "not measured"),
+        ({"sampling_seed": 1_000_000}, "not measured"),
+    ],
+)
+def test_rows_that_cannot_be_compared_prove_nothing(changed, verdict):
+    assert verdicts(made(("f4d4", 10.0, {}), ("f4d16", 20.0, changed)))["dilemma-gfid"] == verdict
+
+
+def test_runs_that_nothing_tells_apart_are_refused():
+    with pytest.raises(ValueError, match="cannot tell f4d16"):
+        judge_claims(made(("f4d4", 10.0, {}), ("f4d16", 20.0, {}), ("f4d16", 21.0, {})))
+
+
+def test_two_judges_that_disagree_decide_nothing():
+    other = {"extractor": "classifier", "extractor_size": 32, "protocol": "q"}
+    table = made(("f4d4", 10.0, {}), ("f4d16", 20.0, {}), ("f4d4", 3.0, other), ("f4d16", 2.0, other))
+    assert verdicts(table)["dilemma-gfid"] == "undecided"
+
+
+def test_the_system_is_held_against_published_numbers():
+    ours = {
+        "ablations": "released", "generator": "LightningDiT-XL/1", "foundation_model": "dinov2", "data": "imagenet",
+        "resolution": 256, "samples": 50_000, "guidance_scale": 10.0, "extractor": "inception",
+        "extractor_size": 299, "images_seen": 81_920_000,
+    }  # fmt: skip
+    found = verdicts(made(("f16d32-dinov2", 2.11, ours)))
+    assert found["headline-64"] == "holds" and found["headline-800"] == "not measured"
+    assert verdicts(made(("f16d32-dinov2", 2.5, ours)))["headline-64"] == "fails"
+    assert verdicts(made(("f16d32-dinov2", 2.11, {**ours, "data": "birds"})))["headline-64"] == "not measured"
+
+
+def test_every_rung_of_the_recipe_is_recognised():
+    runs = recipe.runs(SCALES["smoke"]())
+    rungs = [rung_of(run.generator or "", "-" in run.tokenizer, changes_of(run.name)) for run in runs]
+    assert rungs == list(range(10))
+
+
+def test_ranks_owe_little_to_chance():
+    from results.ranks import rank_agreement
+
+    def verdict(x, y):
+        return Together(place="", judge="", agreement=rank_agreement(x, y), repeats=1).verdict()
+
+    assert verdict([1, 2, 3], [1, 2, 3]) == "holds"  # one order of six
+    assert verdict([1, 2, 3], [3, 2, 1]) == "fails"
+    assert verdict([1, 2, 3], [1, 3, 2]) == "undecided"
+    assert verdict([1, 1, 1], [1, 3, 2]) == "undecided"
+
+
+def test_every_claim_has_a_name_of_its_own():
+    assert len({claim.name for claim in CLAIMS}) == len(CLAIMS) == len(GOLDEN)
+
+
+def test_the_readme_has_what_the_command_prints(committed, capsys):
+    assert main("desk-full", markdown_=True, out=committed) == 0
+    assert capsys.readouterr().out.strip() in (CHECKOUT / "README.md").read_text()
+
+
+def test_the_command(tmp_path, capsys):
+    assert main("paper", markdown_=True) == 0
+    printed = capsys.readouterr().out
+    assert "Table 1, row 3 | undecided | 16.61 against 16.59, +0.1% | single run |" in printed
+    assert "Not measured: Figure 4." in printed
+    assert main("papers", out=tmp_path) == 2
+    assert "nearest: paper" in capsys.readouterr().err
+
+
+def test_a_study_of_another_folder_is_judged_there(tmp_path, capsys):
+    results.write(made(("f4d4", 10.0, {}), ("f4d16", 20.0, {})), tmp_path / "results" / "birds" / "table.csv")
+    assert main("birds", markdown_=True, out=tmp_path) == 0
+    expected = capsys.readouterr().out
+    assert "gFID rises | Table 2 | holds | f4d4 against f4d16" in expected
+    assert main(named="birds", markdown_=True, out=tmp_path) == 0
+    assert capsys.readouterr().out == expected
+    assert main("birds", named="paper", out=tmp_path) == 2
+    assert capsys.readouterr().err == "two studies were named, 'birds' and --study 'paper': give one of them\n"
+    assert main("bird", out=tmp_path) == 2
+    assert capsys.readouterr().err == f"no study 'bird' in {tmp_path / 'results'}; nearest: birds\n"
+    assert main("since", markdown_=True, out=tmp_path) == 0  # published, wherever studies are
+
+
+def test_no_torch_is_loaded():
+    code = (
+        "import sys, study.compare, study.claims.__main__ as claims\n"
+        "claims.main('paper')\n"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=CHECKOUT, capture_output=True).returncode == 0

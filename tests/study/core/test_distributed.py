@@ -1,0 +1,226 @@
+"""Several processes train what one trains, notice when one of them ends, and stop together."""
+
+import dataclasses
+import multiprocessing
+import os
+import signal
+import socket
+import time
+
+import pytest
+import torch
+from interrupting import aligned_with_everything
+
+from models.discriminator import BatchNorm
+from study.core import distributed
+from study.core.files import load_tensors, save_tensors
+from study.core.lease import lease
+from study.data import latents as stored_latents
+from study.plan.runs import Job
+from study.plan.stage import TOKENIZER_WEIGHTS
+from study.stages import fit_generator, fit_tokenizer
+from study.submit import jobs
+from study.submit.jobs import run_job, run_stage
+from study.train import checkpoint, history
+
+
+def in_process(rank, count, port, root, work, arguments):
+    os.environ |= {
+        "RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank), "MASTER_ADDR": "localhost",
+        "MASTER_PORT": str(port), "STUDY_ROOT": root,
+    }  # fmt: skip
+    work(*arguments)
+
+
+def started(count, work, *arguments):
+    """`work(*arguments)` in so many processes that know of one another, as torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    context = multiprocessing.get_context("spawn")
+    processes = [
+        context.Process(target=in_process, args=(rank, count, port, os.environ["STUDY_ROOT"], work, arguments))
+        for rank in range(count)
+    ]
+    for process in processes:
+        process.start()
+    return processes
+
+
+def ended(processes, seconds=120):
+    for process in processes:
+        process.join(seconds)
+    codes = [process.exitcode for process in processes]
+    for process in processes:
+        process.kill()
+    return codes
+
+
+def with_processes(stage, **compute):
+    spec = dataclasses.replace(stage.spec, compute=dataclasses.replace(stage.spec.compute, **compute))
+    return dataclasses.replace(stage, spec=spec)
+
+
+def one_step(stage, path):
+    """Leave everything that the first step of a training makes: weights, gradients, moments, running statistics."""
+    with distributed.process_group("cpu"):
+        if stage.kind == "fit_tokenizer":
+            networks = fit_tokenizer.build(stage.spec)
+            parts = fit_tokenizer.training_state(stage.spec, networks)
+            step = fit_tokenizer.step_function(stage.spec, networks, parts)
+        else:
+            parts = fit_generator.build(stage.spec)
+            parts["generator"].final_layer.linear.weight.data.fill_(0.01)  # at its start the output ignores the blocks
+            step = fit_generator.step_function(stage.spec, parts, stored_latents.read_latents(stage.inputs["latents"]))
+        (loss,) = distributed.average(step(0))
+        if distributed.rank() == 0:
+            moments = {name: tensor.clone() for name, tensor in checkpoint.pack(parts).items()}
+            save_tensors(path, {**moments, "loss": loss})
+
+
+def same(path, other, tolerance=1e-5):
+    """Compare what two first steps left; weights are left out, since Adam makes a whole step of any gradient."""
+    one, two = load_tensors(path), load_tensors(other)
+    assert one.keys() == two.keys()
+    compared = [name for name in one if name.endswith(("exp_avg", "running_mean", "running_var", "loss"))]
+    largest = {name: float(one[name].abs().max()) for name in compared}
+    for name in compared:
+        # gradients that are 0 but for rounding, as that of a key's bias, are held against their part's largest
+        part = max(size for other, size in largest.items() if other.split("/")[0] == name.split("/")[0])
+        assert (one[name] - two[name]).abs().max() < tolerance * max(largest[name], 1e-3 * part), name
+    return compared
+
+
+@pytest.fixture
+def stages(tiny_plan, tiny_scale):
+    """An aligned tokenizer with perceptual term and discriminator from the first image on, and a generator."""
+    scale = aligned_with_everything(tiny_scale)
+    tokenizer = dataclasses.replace(scale.tokenizer, gan_start_images=0)
+    plan = tiny_plan(dataclasses.replace(scale, tokenizer=tokenizer), 32)
+    return {
+        "plain": next(s for s in tiny_plan().stages if s.kind == "fit_tokenizer"),
+        "tokenizer": next(s for s in plan.stages if s.kind == "fit_tokenizer" and s.spec.foundation),
+        "generator": next(s for s in plan.stages if s.kind == "fit_generator"),
+    }
+
+
+@pytest.mark.slow  # seconds, but among the longest
+def test_a_step_of_the_tokenizer_is_the_same_on_two_processes(stages, tmp_path):
+    stage = stages["tokenizer"]
+    one_step(stage, tmp_path / "one")
+    assert ended(started(2, one_step, with_processes(stage, processes=2), tmp_path / "two")) == [0, 0]
+    compared = same(tmp_path / "one", tmp_path / "two")
+    for part in ("optimizer/", "discriminator_optimizer/", "discriminator/main"):
+        assert any(name.startswith(part) for name in compared)
+
+
+def test_a_step_of_the_generator_is_the_same_on_two_processes_and_in_pieces(stages, tmp_path):
+    stage = stages["generator"]
+    for source in (stage.inputs["latents"].inputs["tokenizer"], stage.inputs["latents"]):
+        run_stage(source)
+    one_step(stage, tmp_path / "one")
+    two = with_processes(stage, processes=2, microbatch_images=2)
+    assert ended(started(2, one_step, two, tmp_path / "two")) == [0, 0]
+    assert same(tmp_path / "one", tmp_path / "two")
+    one_step(with_processes(stage, microbatch_images=2), tmp_path / "pieces")
+    assert same(tmp_path / "one", tmp_path / "pieces")
+    one_step(with_processes(stage, checkpointing=True), tmp_path / "checkpointed")
+    assert same(tmp_path / "one", tmp_path / "checkpointed", tolerance=1e-30)
+
+
+def test_batch_norm_alone_is_that_of_pytorch():
+    torch.manual_seed(0)
+    x = torch.randn(4, 3, 5, 5)
+    ours, theirs = BatchNorm(3), torch.nn.BatchNorm2d(3)
+    assert torch.equal(ours(x), theirs(x))
+    assert torch.equal(ours.running_var, theirs.running_var)
+
+
+def whole_job(stage):
+    run_job(Job("tokenizer", "tokenizer", (stage,)))
+
+
+@pytest.mark.slow
+def test_two_processes_make_one_record_and_resume_together(stages, study_root, monkeypatch):
+    stage = with_processes(stages["plain"], processes=2)
+    assert ended(started(2, whole_job, stage)) == [0, 0]
+    assert stage.record()["provenance"]["processes"] == 2
+    assert [point["images_seen"] for point in history.read_history(stage.folder)] == list(range(8, 65, 8))
+    assert history.read_history(stage.folder)[-1]["loss"] == pytest.approx(stage.record()["cost"]["final_loss"])
+    whole = (stage.folder / TOKENIZER_WEIGHTS).read_bytes()
+    for name in ("record.json", TOKENIZER_WEIGHTS):
+        (stage.folder / name).unlink()
+    processes = started(2, slow_job, stage)
+    wait_for(lambda: (stage.folder / "lease.json").exists() and "loss" in (stage.folder / "lease.json").read_text())
+    os.kill(processes[1].pid, signal.SIGTERM)  # one is asked: both save and end
+    assert ended(processes) == [0, 0]
+    assert stage.interrupted()
+    assert list(stage.folder.glob("checkpoint-*"))
+    assert ended(started(2, whole_job, stage)) == [0, 0]
+    assert (stage.folder / TOKENIZER_WEIGHTS).read_bytes() == whole
+
+
+def test_one_that_is_asked_to_stop_while_it_waits_for_a_lease_stops_all(stages, study_root):
+    stage = with_processes(stages["plain"], processes=2)
+    with lease(stage.folder):
+        processes = started(2, waiting_job, stage)
+        wait_for(lambda: (stage.folder / "waits").exists())
+        os.kill(processes[0].pid, signal.SIGTERM)
+        assert ended(processes) == [0, 0]
+
+
+def waiting_job(stage):
+    def noted(folder):
+        (folder / "waits").touch()
+        return lease(folder)
+
+    jobs.lease = noted
+    whole_job(stage)
+
+
+def slow_job(stage):
+    steps = fit_tokenizer.step_function
+
+    def slowed(*arguments):
+        step = steps(*arguments)
+
+        def slow(images_seen):
+            time.sleep(0.5)
+            return step(images_seen)
+
+        return slow
+
+    fit_tokenizer.step_function = slowed
+    whole_job(stage)
+
+
+def wait_for(what, seconds=60):
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+@pytest.mark.slow
+def test_when_one_process_is_killed_the_others_end_and_the_stage_says_so(stages, study_root):
+    stage = with_processes(stages["plain"], processes=2)
+    processes = started(2, slow_job, stage)
+    wait_for(lambda: (stage.folder / "lease.json").exists() and "loss" in (stage.folder / "lease.json").read_text())
+    processes[1].kill()
+    processes[0].join(60)
+    assert processes[0].exitcode == 1
+    assert stage.failure()["reason"] == "another process of the job ended (killed, or out of memory?): see its log"
+
+
+def fails_on_main():
+    with distributed.process_group("cpu"):
+        kind = ZeroDivisionError if distributed.rank() == 0 else distributed.FailedElsewhere
+        with pytest.raises(kind, match="division"):
+            distributed.on_main(lambda: 1 / 0)
+        assert distributed.on_main(lambda: {"a": [1, None]}) == {"a": [1, None]}
+        assert distributed.gathered(distributed.rank() * "x") == ["", "x", "xx"]
+        assert list(distributed.own_share(range(7))) == list(range(distributed.rank(), 7, 3))
+
+
+def test_what_the_first_process_does_reaches_the_others_failures_too(study_root):
+    assert ended(started(3, fails_on_main)) == [0, 0, 0]

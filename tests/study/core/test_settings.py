@@ -1,0 +1,91 @@
+from dataclasses import dataclass
+
+import pytest
+
+from study.core.settings import change, hashed, later, rebuild
+
+
+@dataclass(frozen=True)
+class Part:
+    start: int
+    rate: float = 0.1
+
+
+@dataclass(frozen=True)
+class Inner:
+    rate: float = 1.0
+    steps: int = 2
+    betas: tuple[float, float] = (0.5, 0.9)
+    name: str = "x"
+    on: bool = False
+    marks: tuple[int, ...] = (1,)
+    judges: tuple[tuple[str, int], ...] = ()
+    limit: int | None = None
+    parts: tuple[Part, ...] = ()
+
+
+@dataclass(frozen=True)
+class Outer:
+    inner: Inner = Inner()
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
+        ("rate", "3", 3.0),
+        ("rate", "1e-3", 1e-3),
+        ("steps", "1e5", 100_000),
+        ("betas", "0.5,0.99", (0.5, 0.99)),
+        ("name", "17", "17"),
+        ("on", "True", True),
+        ("marks", "5", (5,)),
+        ("marks", "5,6", (5, 6)),
+        ("judges", "('a', 96),", (("a", 96),)),
+        ("limit", "None", None),
+        ("parts", "{'start': 3, 'rate': 1}, {'start': 1e3}", (Part(3, 1.0), Part(1000))),
+        ("parts", "{'start': 3}", (Part(3),)),
+        ("parts", "()", ()),
+    ],
+)
+def test_text_becomes_the_type_of_the_field(field, text, value):
+    changed = getattr(change(Outer(), f"inner.{field}", text).inner, field)
+    assert changed == value
+    assert type(changed) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "message"),
+    [
+        ("inner.raet", "1", "no field 'raet' in Inner; nearest: rate"),
+        ("iner.rate", "1", "nearest: inner"),
+        ("inner", "1", "set one of them: rate, steps"),
+        ("inner.rate.x", "1", "has no fields of its own"),
+        ("inner.steps", "1.5", "must be a whole number, got '1.5'"),
+        ("inner.steps", "True", "must be a whole number"),
+        ("inner.on", "1", "must be True or False"),
+        ("inner.betas", "0.5", r"must be \(a number, a number\)"),
+        ("inner.rate", "fast", "must be a number, got 'fast'"),
+        ("inner.parts", "{'start': 3, 'raet': 1}", "no field 'raet' in parts; nearest: rate"),
+        ("inner.parts", "{'rate': 1}", r"must be \{'start': a whole number, 'rate': a number\}, got"),
+        ("inner.parts", "{'start': 'x'}", r"parts\.start must be a whole number, got 'x'"),
+        ("inner.parts", "3", r"must be \{'start': a whole number, 'rate': a number\}, got 3"),
+    ],
+)
+def test_a_wrong_field_or_type_is_named(key, text, message):
+    with pytest.raises(ValueError, match=message):
+        change(Outer(), key, text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grown:
+    rate: float
+    marks: tuple[int, ...] = (1,)
+    added: int = later(7)
+
+
+def test_a_later_field_at_as_before_changes_no_hash_and_is_read_from_older_records():
+    assert hashed(Grown(rate=1.0)) == {"rate": 1.0, "marks": [1]}
+    assert hashed((Grown(rate=1.0, added=8),)) == [{"rate": 1.0, "marks": [1], "added": 8}]
+    assert rebuild(Grown, {"rate": 1.0, "marks": [1]}) == Grown(rate=1.0)
+    with pytest.raises(TypeError, match="has the fields rate, marks, added"):
+        rebuild(Grown, {"marks": [1]})

@@ -1,0 +1,320 @@
+"""Latents on disk: the same files from any number of processes, refused when they are not those of their stage."""
+
+import dataclasses
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from safetensors import SafetensorError
+
+from study.core.files import load_metadata, load_tensors, read_json, remove_tree, save_tensors, write_json
+from study.core.randomness import make_rng
+from study.core.stopping import Interrupted, stop_requested
+from study.data import latents as stored_latents
+from study.data.datasets import load_images
+from study.data.image_folder import CROP
+from study.plan.checks import check_scale
+from study.plan.scales import imagenet256
+from study.plan.stage import TOKENIZER_WEIGHTS, snapshot_file
+from study.stages import encode, fit_generator, fit_tokenizer, generate
+from study.submit.jobs import run_stage
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch):
+    monkeypatch.setattr(stored_latents, "SHARD_IMAGES", 20)
+    yield
+    stop_requested.clear()
+
+
+@pytest.fixture
+def stage(tiny_plan):
+    """An encode stage that is done: 48 images in three shards."""
+    fit, _, latents = tiny_plan().jobs[0].stages
+    run_stage(fit)
+    run_stage(latents)
+    return latents
+
+
+@pytest.fixture
+def sampled(tiny_plan, tiny_scale):
+    """A plan that stores samples, its tokenizer and latents done."""
+    plan = tiny_plan(dataclasses.replace(tiny_scale, stored_latents="sample"))
+    for index in (0, 2):
+        run_stage(plan.jobs[0].stages[index])
+    return plan
+
+
+def files(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("latents-*"))}
+
+
+def test_latents_are_the_same_in_several_shards_as_in_one(stage, monkeypatch):
+    rows, views = np.random.default_rng(0).permutation(48)[:30], torch.arange(30) % 2
+    several = stored_latents.read_latents(stage)
+    assert [path[:13] for path in files(stage.folder)] == ["latents-00000", "latents-00001", "latents-00002"]
+    parts = [several.rows(name, rows, views) for name in ("mean", "std")]
+    means = run_stage(stage)["latent"]["mean"]
+    remove_tree(stage.folder)
+    monkeypatch.setattr(stored_latents, "SHARD_IMAGES", 8192)
+    assert run_stage(stage)["latent"]["mean"] == pytest.approx(means, rel=1e-9)
+    for part, name in zip(parts, ("mean", "std"), strict=True):
+        assert torch.equal(stored_latents.read_latents(stage).rows(name, rows, views), part)
+
+
+def test_shards_and_record_say_what_they_are(stage):
+    record = stage.record()
+    assert (record["images"], record["views"], record["shards"], record["crop"]) == (48, 2, 3, CROP)
+    about = json.loads(load_metadata(stored_latents._shard(stage.folder, 2))["shard"])
+    assert about["tokenizer"] == record["inputs"]["tokenizer"] == stage.inputs["tokenizer"].fingerprint
+    assert (about["data"], about["stored"]) == (stage.spec.data.content, "posterior")
+    assert (about["shard"], about["rows"]) == (2, [40, 48])
+    labels = load_images(stage.spec.data, "train").labels[:48]
+    np.testing.assert_array_equal(stored_latents.read_latents(stage).labels, labels)
+
+
+WORKER = """
+import json, sys
+from pathlib import Path
+from study.core import distributed
+from study.core.lease import lease
+from study.core.settings import rebuild
+from study.core.workspace import Workspace
+from study.data import latents
+from study.plan.specs import Encode
+from study.plan.stage import stage_from_record
+from study.stages import encode
+
+latents.SHARD_IMAGES = 20
+spec, folder, tokenizer = rebuild(Encode, json.loads(sys.argv[1])), Path(sys.argv[2]), sys.argv[3]
+with distributed.process_group("cpu"):
+    rank = distributed.rank()
+    with lease(folder / f"lease-{rank}") as held:
+        inputs = {"tokenizer": stage_from_record("fit_tokenizer", tokenizer)}
+        record = encode.run(spec, inputs, Workspace(folder, held, "encode"))
+record.pop("cost")
+(folder / f"record-{rank}.json").write_text(json.dumps(record))
+"""
+
+
+@pytest.mark.parametrize("stored", [pytest.param("posterior", marks=pytest.mark.slow), "sample"])
+def test_two_processes_write_the_same_files_as_one(stored, tiny_plan, tiny_scale, tmp_path):
+    plan = tiny_plan(dataclasses.replace(tiny_scale, stored_latents=stored))
+    fit, _, latents = plan.jobs[0].stages
+    run_stage(fit)
+    record = run_stage(latents)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    arguments = [json.dumps(dataclasses.asdict(latents.spec)), str(tmp_path), fit.fingerprint]
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", WORKER, *arguments],
+            env={**os.environ, "RANK": str(n), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+        )
+        for n in range(2)
+    ]
+    assert [process.wait(120) for process in started] == [0, 0]
+    assert files(tmp_path) == files(latents.folder)
+    for n in range(2):
+        found = read_json(tmp_path / f"record-{n}.json")
+        assert found == {name: record[name] for name in found}
+
+
+def test_whole_shards_stay_and_torn_or_foreign_ones_are_made_again(stage, monkeypatch):
+    whole, record = files(stage.folder), stage.record()
+    (stage.folder / "record.json").unlink()
+    first, second, third = (stored_latents._shard(stage.folder, index) for index in range(3))
+    second.write_bytes(second.read_bytes()[:-5])
+    shutil.copy(first, third)
+    kept = first.stat().st_mtime_ns
+    made = []
+    original = encode._encode
+    monkeypatch.setattr(encode, "_encode", lambda *a: made.append(a[3].tolist()) or original(*a))
+    assert run_stage(stage)["latent"] == record["latent"]
+    assert files(stage.folder) == whole
+    assert first.stat().st_mtime_ns == kept
+    assert made == [list(range(20, 40)), list(range(40, 48))]
+
+
+def test_an_encoding_that_was_stopped_goes_on_with_the_next_shard(stage, monkeypatch):
+    whole = files(stage.folder)
+    remove_tree(stage.folder)
+    original, made = encode._encode, []
+
+    def stopping(*arguments):
+        made.append(arguments[3][0])
+        if len(made) == 2:
+            stop_requested.set()
+        return original(*arguments)
+
+    monkeypatch.setattr(encode, "_encode", stopping)
+    with pytest.raises(Interrupted):
+        run_stage(stage)
+    assert list(files(stage.folder)) == ["latents-00000.safetensors"]
+    stop_requested.clear()
+    run_stage(stage)
+    assert made == [0, 20, 20, 40]
+    assert files(stage.folder) == whole
+
+
+def test_nobody_records_when_another_process_was_stopped(stage, monkeypatch):
+    (stage.folder / "record.json").unlink()
+    monkeypatch.setattr(encode, "gathered", lambda stopped: [stopped, True])
+    with pytest.raises(Interrupted):
+        run_stage(stage)
+    assert stage.record() is None
+
+
+def test_a_stored_sample_is_one_of_the_posterior_and_gets_no_noise_again(sampled, tiny_plan):
+    posterior, stage = tiny_plan().jobs[0].stages[2], sampled.jobs[0].stages[2]
+    run_stage(posterior)
+    assert stage.fingerprint != posterior.fingerprint
+    latents, before = stored_latents.read_latents(stage), stored_latents.read_latents(posterior)
+    rows, views = np.arange(48), torch.arange(48) % 2
+    noise = torch.stack([torch.randn(latents.shape, generator=make_rng(0, "latent", 2 * i + i % 2)) for i in range(48)])
+    mean, std = (before.rows(name, rows, views).float() for name in ("mean", "std"))
+    raw = latents.rows("sample", rows, views).float()
+    torch.testing.assert_close(raw, mean + std * noise, rtol=2e-3, atol=2e-3)
+    assert not torch.equal(latents.rows("sample", rows, 0 * views), latents.rows("sample", rows, 0 * views + 1))
+    drawn = latents.sample(rows, views, noise)
+    assert torch.equal(drawn, latents.sample(rows, views, 2 * noise))
+    assert torch.equal(drawn, (raw - latents.channel_mean) / latents.channel_std)
+    every = torch.cat([latents.rows("sample", rows, 0 * views + view) for view in range(2)]).double()
+    std, mean = torch.std_mean(every, dim=(0, 2, 3), correction=0)
+    kept = stage.record()["latent"]
+    assert kept["mean"] == pytest.approx(mean.tolist())
+    assert kept["std"] == pytest.approx(std.tolist())
+
+
+def test_generators_train_on_stored_samples(sampled):
+    fit, *_, last = sampled.jobs[1].stages
+    run_stage(fit)
+    assert run_stage(last)["sheet"]
+
+
+# What is refused
+
+
+def other_tokenizers(tiny_plan, tiny_scale):
+    """The encode stage of another seed's tokenizer, done."""
+    fit, _, latents = tiny_plan(dataclasses.replace(tiny_scale, tokenizer_seeds=(1,))).jobs[0].stages
+    run_stage(fit)
+    run_stage(latents)
+    return latents
+
+
+def without_metadata(path):
+    save_tensors(path, {name: tensor.clone() for name, tensor in load_tensors(path).items()})
+
+
+def test_a_foreign_shard_is_named(stage, tiny_plan, tiny_scale):
+    foreign = other_tokenizers(tiny_plan, tiny_scale)
+    path = stored_latents._shard(stage.folder, 1)
+    shutil.copy(stored_latents._shard(foreign.folder, 1), path)
+    message = rf"latents-00001\S* is not of this stage: its tokenizer is {foreign.inputs['tokenizer'].fingerprint}, .*"
+    with pytest.raises(ValueError, match=rf"{message}delete {stage.folder}"):
+        stored_latents.read_latents(stage)
+    without_metadata(path)  # as the first shards were: found out by what it adds up to
+    with pytest.raises(ValueError, match="are not those of the latents beside it"):
+        stored_latents.read_latents(stage)
+
+
+def test_shards_from_before_they_said_what_they_are_are_read(stage):
+    now = stored_latents.read_latents(stage)
+    for index in range(3):
+        without_metadata(stored_latents._shard(stage.folder, index))
+    then = stored_latents.read_latents(stage)
+    rows, views = np.arange(48), torch.zeros(48, dtype=torch.long)
+    assert torch.equal(then.rows("mean", rows, views), now.rows("mean", rows, views))
+
+
+def change_tensor(path, name, change):
+    tensors = {key: tensor.clone() for key, tensor in load_tensors(path).items()}
+    tensors[name] = change(tensors[name])
+    save_tensors(path, tensors, load_metadata(path))
+
+
+BROKEN_SHARDS = {
+    "of another place": (lambda path: shutil.copy(path.with_name("latents-00000.safetensors"), path), "its shard is 0"),
+    "of fewer rows": (lambda path: change_tensor(path, "mean", lambda t: t[:-1]), r"mean float16 \(19, 2, 4, 4, 4\)"),
+    "of another grid": (lambda path: change_tensor(path, "std", lambda t: t[..., :-1]), "expected .*std float16"),
+    "of another type": (lambda path: change_tensor(path, "mean", torch.Tensor.float), "holds .*mean float32"),
+    "without labels": (lambda path: change_tensor(path, "labels", lambda t: t[:0]), r"holds labels int64 \(0,\)"),
+}
+
+
+@pytest.mark.parametrize("what", BROKEN_SHARDS)
+def test_a_shard_that_does_not_fit_is_named(what, stage):
+    breaks, message = BROKEN_SHARDS[what]
+    breaks(stored_latents._shard(stage.folder, 1))
+    with pytest.raises(ValueError, match=rf"latents-00001.*{message}.*delete {stage.folder}") as caught:
+        stored_latents.read_latents(stage)
+    assert len(str(caught.value).splitlines()) == 1
+
+
+def swap_statistics(stage):
+    record = stage.record()
+    record["latent"]["mean"].reverse()
+    write_json(stage.folder / "record.json", record)
+
+
+def test_swapped_statistics_are_refused_before_a_step(stage, tiny_plan, monkeypatch):
+    swap_statistics(stage)
+    monkeypatch.setattr(fit_generator, "train", lambda *_, **__: pytest.fail("trained"))
+    training = tiny_plan().jobs[1].stages[0]
+    with pytest.raises(ValueError, match=r"record.json are not those of the latents beside it: delete the folder"):
+        run_stage(training)
+    assert "not those of the latents" in training.failure()["reason"]
+
+
+@pytest.mark.parametrize("left", [0, 7, 40, -3])
+def test_a_file_that_was_cut_off_is_named_before_a_step(left, stage, tiny_plan):
+    fit, training = stage.inputs["tokenizer"], tiny_plan().jobs[1].stages[0]
+    snapshot = snapshot_file(training.folder, "ema", 32)
+    for path, reader in (
+        (stored_latents._shard(stage.folder, 1), lambda: stored_latents.read_latents(stage)),
+        (fit.folder / TOKENIZER_WEIGHTS, lambda: fit_tokenizer.trained_tokenizer(fit)),
+        (snapshot, lambda: fit_generator.trained_generator(training, 32, "ema")),
+    ):
+        if path == snapshot:
+            run_stage(training)
+        whole = path.read_bytes()
+        path.write_bytes(whole[:left])
+        with pytest.raises(SafetensorError, match=rf"{path} is damaged, delete its folder") as caught:
+            reader()
+        assert len(str(caught.value).splitlines()) == 1
+        path.write_bytes(whole)
+
+
+def test_a_generator_is_not_drawn_from_with_other_statistics(stage, tiny_plan):
+    training, *_, last = tiny_plan().jobs[1].stages
+    run_stage(training)
+    path = snapshot_file(training.folder, "ema", last.spec.images_seen)
+    about = json.loads(load_metadata(path)["latents"])
+    assert about == stored_latents.latent_statistics(stage)
+    generate.sampler(last.spec, last.inputs)
+    swap_statistics(stage)
+    with pytest.raises(ValueError, match=rf"{path} was trained on latents .* another mean and spread") as caught:
+        generate.sampler(last.spec, last.inputs)
+    assert len(str(caught.value).splitlines()) == 1
+    without_metadata(path)  # as the first snapshots were
+    generate.sampler(last.spec, last.inputs)
+
+
+def test_the_papers_scale_stores_samples_and_another_word_is_refused(tiny_plan, tiny_scale):
+    assert imagenet256().stored_latents == "sample"
+    with pytest.raises(ValueError, match="stored_latents must be one of posterior, sample, got 'samples'; nearest"):
+        check_scale(dataclasses.replace(tiny_scale, stored_latents="samples"))
+    posterior, sample = (
+        tiny_plan(dataclasses.replace(tiny_scale, stored_latents=stored)).jobs[0].stages
+        for stored in ("posterior", "sample")
+    )
+    assert posterior[0] == sample[0]
+    assert posterior[2] != sample[2]

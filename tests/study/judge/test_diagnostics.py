@@ -1,0 +1,214 @@
+"""Numbers of latents: their closed forms, the same again, and their way from a stage's folder into the table."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from made_up import COMPUTE, draw_pictures
+from PIL import Image
+
+from results import table as results
+from results.schema import DIAGNOSTICS, latents_file
+from study import diagnose
+from study.data import latents as stored_latents
+from study.data.datasets import ImageSet, resolve_data
+from study.judge.diagnostics import describe_latents, picture_latents, points_for, tokens
+from study.judge.frechet import MetricError
+from study.judge.latent_metrics import effective_rank, spectrum, unevenness, uniformity
+from study.plan.resolve import make_plan
+from study.plan.stage import LATENT_MAP, LATENT_PICTURES, Stage
+from study.report.rows import update_table
+from study.stages import reconstruct
+from study.submit.jobs import run_stage
+from study.submit.launches import note_sweep
+from study.submit.options import Sweep
+
+
+def test_equal_weights_are_even_and_one_that_has_all_is_not():
+    assert unevenness(np.full(50, 3.0)) == pytest.approx({"density_cv": 0, "gini": 0, "normalized_entropy": 1})
+    alone = unevenness(np.eye(50)[7])
+    assert alone == pytest.approx({"density_cv": 7, "gini": 1 - 1 / 50, "normalized_entropy": 0})  # sqrt(50 - 1)
+
+
+def test_an_unevenness_that_is_not_finite_is_an_error():
+    with pytest.raises(MetricError, match="density_cv is not finite"):
+        unevenness(np.array([1.0, np.nan]))
+
+
+def test_weights_by_hand():
+    found = unevenness(np.array([3.0, 1.0]))
+    assert found["density_cv"] == pytest.approx(0.5)  # spread 1 over mean 2
+    assert found["gini"] == pytest.approx(0.25)  # |3 - 1| twice, over 2 * 4 pairs of mean 2
+    assert found["normalized_entropy"] == pytest.approx(-(0.75 * np.log2(0.75) + 0.25 * np.log2(0.25)))
+
+
+@pytest.fixture(scope="module")
+def maps():
+    """Latents of one normal cloud, and of a large cluster among small ones."""
+    rng = np.random.default_rng(0)
+    cloud = rng.normal(size=(240, 4))
+    clusters = np.concatenate([8 * rng.normal(size=4) + 0.3 * rng.normal(size=(n, 4)) for n in (180, *[6] * 10)])
+    return cloud.astype(np.float32), (clusters / clusters.std(axis=0)).astype(np.float32)
+
+
+def test_clusters_of_unequal_size_are_less_even_than_one_cloud_and_the_same_again(maps):
+    even, clustered = map(uniformity, maps)
+    assert clustered["density_cv"] > 1.1 * even["density_cv"]
+    assert clustered["gini"] > 1.1 * even["gini"]
+    assert clustered["normalized_entropy"] < even["normalized_entropy"] < 1
+    assert uniformity(maps[0]) == even
+
+
+def test_a_map_needs_points_that_are_numbers_and_differ(maps):
+    with pytest.raises(ValueError, match=r"at least 91 latent tokens \(perplexity 30\), got \(90, 4\)"):
+        uniformity(maps[0][:90])
+    with pytest.raises(MetricError, match="not finite"):
+        uniformity(np.full_like(maps[0], np.nan))
+    for flat in (np.full((120, 4), 3.7), np.outer(np.arange(120), [1, 2, 3, 4])):
+        with pytest.raises(MetricError, match="on a line or in a point"):
+            uniformity(flat.astype(np.float32))
+
+
+def test_the_effective_rank_of_k_equal_eigenvalues_is_k():
+    for k in (1, 3, 8):
+        assert effective_rank(np.array([2.5] * k + [0.0] * 4)) == pytest.approx(k)
+    latents = np.concatenate([np.eye(3), -np.eye(3)]) @ np.eye(3, 5)  # three directions of five, alike
+    values = spectrum(latents)
+    assert values == pytest.approx([0.4, 0.4, 0.4, 0, 0])  # 2 of 6 points at distance 1, over 6 - 1
+    assert effective_rank(values) == pytest.approx(3)
+
+
+def test_the_nearest_other_point():
+    points = torch.tensor([[0.0, 0], [1, 0], [10, 0], [12, 0], [0, 0.5]])
+    assert reconstruct.nearest(points).tolist() == [4, 0, 3, 2, 0]
+    many = torch.randn(300, 5, generator=torch.Generator().manual_seed(0))  # more than a batch
+    distances = torch.cdist(many.double(), many.double()).fill_diagonal_(torch.inf)
+    assert torch.equal(reconstruct.nearest(many), distances.argmin(dim=1))
+
+
+def test_how_many_points_a_data_set_has():
+    assert [points_for(images) for images in (64, 9_600, 1_281_167)] == [64, 1_500, 10_000]
+
+
+@pytest.fixture
+def plan(tiny_scale, tmp_path):
+    """One tokenizer and one generator on enough pictures to describe, judged by a classifier."""
+    import ablations.frontier
+
+    data = resolve_data(str(draw_pictures(tmp_path / "many", per_class=48)), 16)
+    scale = dataclasses.replace(tiny_scale, judges=(("classifier", 0),), train_images=110)
+    return make_plan("frontier", ablations.frontier, scale, data, COMPUTE, "test")
+
+
+@pytest.fixture
+def stages(plan) -> dict[str, Stage]:
+    """Those of the tokenizer's job, done."""
+    for stage in plan.jobs[0].stages:
+        run_stage(stage)
+    return {stage.kind: stage for stage in plan.jobs[0].stages}
+
+
+def test_diagnostics_go_from_the_stage_into_the_table_and_missing_ones_are_brought(
+    plan, stages, tmp_path, monkeypatch, capsys
+):
+    latents = stored_latents.read_latents(stages["encode"])
+    chosen = tokens(latents, 110)
+    assert chosen.shape == (110, 4) and np.abs(chosen.mean(axis=0)).max() < 0.5
+    np.testing.assert_array_equal(tokens(latents, 110), chosen)
+    found = stages["encode"].diagnostics()
+    assert found["diagnostic_points"] == 110 and len(found["eigenvalues"]) == 4
+    assert 1 <= found["effective_rank"] <= 4
+    assert "density_cv" not in stages["encode"].record()  # beside it, so that no result rests on them
+    kept = {name: (stages["encode"].folder / name).read_bytes() for name in (LATENT_MAP, LATENT_PICTURES)}
+    density = pd.read_csv(stages["encode"].folder / LATENT_MAP)["density"]  # what is drawn is what was measured
+    assert len(density) == 110 and density.mean() == pytest.approx(1, rel=1e-3)
+    assert density.std(ddof=0) == pytest.approx(found["density_cv"], rel=1e-3)
+
+    row = load(update_table(plan, tmp_path))
+    sheets = tmp_path / "results" / "test" / "sheets"
+    copied = {name: sheets / latents_file(row["fingerprint"], Path(name).suffix) for name in kept}
+    assert {name: path.read_bytes() for name, path in copied.items()} == kept
+    assert row["density_cv"] == found["density_cv"] and row["diagnostic_points"] == 110
+    assert np.isnan(row["ifid"])  # no sweep computes it
+
+    for name in ("diagnostics.json", *kept):  # as of a stage of before
+        (stages["encode"].folder / name).unlink()
+    row = load(update_table(plan, tmp_path))
+    assert row[[*DIAGNOSTICS]].isna().all() and row["rfid"] > 0
+    note_sweep(Sweep(study="test", out=tmp_path), plan, starts=True)
+    monkeypatch.setattr("study.submit.launches.prepare", lambda asked: plan)
+    assert diagnose.main(["test"]) == 0
+    assert stages["encode"].diagnostics() == found
+    assert {name: (stages["encode"].folder / name).read_bytes() for name in kept} == kept  # the same bytes
+    row = load(tmp_path / "results" / "test" / "table.csv")
+    assert row[[*DIAGNOSTICS]].notna().all()
+    printed = capsys.readouterr().out
+    assert "f4d4: density_cv" in printed and "of 110 latents" in printed and "(classifier)" in printed
+
+    monkeypatch.setattr(reconstruct, "interpolated_distances", None)  # what is there is not computed again
+    assert diagnose.main(["test", "--points", "100"]) == 0
+    assert load(tmp_path / "results" / "test" / "table.csv")["diagnostic_points"] == 100
+    assert diagnose.main(["test", "--points", "50"]) == 2
+    assert capsys.readouterr().err == "study.diagnose: --points 50: t-SNE needs at least 91\n"
+    elsewhere = tmp_path / "elsewhere"
+    assert diagnose.main(["--study", "test", "--out", str(elsewhere)]) == 0
+    written = elsewhere / "results" / "test" / "table.csv"
+    assert written.read_bytes() == (tmp_path / "results" / "test" / "table.csv").read_bytes()
+    assert (elsewhere / "figures" / "test" / "latent_maps.png").exists()
+    assert diagnose.main(["test", "--study", "other"]) == 2
+    assert "'test' and --study 'other'" in capsys.readouterr().err
+
+
+def load(path):
+    """The tokenizer's row."""
+    table = results.load(path)
+    (row,) = (row for _, row in table[table["kind"] == "tokenizer"].iterrows())
+    return row
+
+
+def test_latents_that_cannot_be_described_cost_nobody_the_latents(tmp_path, caplog):
+    few = stored_latents.Latents(
+        ({"sample": torch.zeros(20, 1, 4, 2, 2, dtype=torch.float16)},),
+        torch.zeros(20, dtype=torch.int64),
+        torch.zeros(4, 1, 1),
+        torch.ones(4, 1, 1),
+    )
+    assert describe_latents(few, tmp_path) == {}
+    assert "too few images to tell how latents lie: 20" in caplog.text
+    assert not (tmp_path / LATENT_MAP).exists()
+
+
+def test_pictures_of_latents_show_their_principal_components(tmp_path):
+    """A latent of which one channel is left and right, and another above and below, is drawn as that."""
+    side = torch.tensor([-1.0, 1.0])
+    sample = torch.zeros(9, 1, 4, 2, 2)
+    sample[:, 0, 0] = 5 * side  # the strongest: red
+    sample[:, 0, 1] = 2 * side[:, None]  # green
+    latents = stored_latents.Latents(
+        ({"sample": sample.half()},), torch.zeros(9, dtype=torch.int64), torch.zeros(4, 1, 1), torch.ones(4, 1, 1)
+    )
+    images = ImageSet(images=np.full((9, 1, 8, 8), 200, np.uint8), labels=np.zeros(9, np.int64))
+    picture_latents(latents, images, tmp_path)
+    sheet = np.asarray(Image.open(tmp_path / LATENT_PICTURES))
+    assert sheet.shape == (16, 64, 3) and (sheet[:8] == 200).all()
+    drawn = sheet[8:].reshape(8, 8, 8, 3).swapaxes(0, 1)  # (picture, y, x, channel)
+    assert (drawn == drawn[0]).all()
+    assert (drawn[0, :, :4, 0] == 0).all() and (drawn[0, :, 4:, 0] == 255).all()
+    assert (drawn[0, :4, :, 1] == 0).all() and (drawn[0, 4:, :, 1] == 255).all()
+
+    two = stored_latents.Latents(
+        ({"sample": sample[:, :, :2].half()},), latents.labels, torch.zeros(2, 1, 1), torch.ones(2, 1, 1)
+    )
+    picture_latents(two, images, tmp_path)  # a component that is not there is grey
+    assert (np.asarray(Image.open(tmp_path / LATENT_PICTURES))[8:, :, 2] == 128).all()
+
+
+def test_halfway_between_equal_latents_nothing_moves(stages, monkeypatch):
+    """With every latent its own neighbour, the interpolated FID is the rFID."""
+    monkeypatch.setattr(reconstruct, "nearest", lambda points: torch.arange(len(points)))
+    found = reconstruct.interpolated_distances(stages["reconstruct"])
+    rfid = stages["reconstruct"].record()["metrics"]["classifier"]["rfid"]
+    assert found == {"classifier": pytest.approx(rfid, rel=1e-3)}

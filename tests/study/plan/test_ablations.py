@@ -1,0 +1,139 @@
+"""Ablations: each is planned at every scale or says what the scale lacks, and what its runs change is found out."""
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+from made_up import COMPUTE, Asking, data_spec
+
+from results.labels import Label, cell, parse
+from study.plan.ablation_files import ablation, ablation_names
+from study.plan.factors import run_labels, varied_factors
+from study.plan.resolve import make_plan
+from study.plan.runs import Run
+from study.plan.scales import SCALES
+
+ALL = tuple(ablation_names())
+PAPER = {  # tables and figures of the paper that an ablation asks
+    "Table 1", "Table 2", "Table 3", "Table 4", "Table 5", "Table 6", "Figure 1", "Figure 2", "Figure 4",
+}  # fmt: skip
+LACKING = {  # what a scale cannot ask
+    ("released", "smoke"), ("released", "desk"), ("released", "desk-full"),
+    ("baselines", "smoke"), ("baselines", "desk"), ("baselines", "desk-full"),
+    ("scaling", "smoke"), ("scaling", "desk"), ("scaling", "imagenet256-system"),
+    ("vf_loss", "imagenet256-system"),
+}  # fmt: skip
+
+
+def plan(name, scale="smoke", module=None, **changes):
+    scale = dataclasses.replace(SCALES[scale](), **changes)
+    return make_plan(name, module or ablation(name), scale, data_spec(scale.resolution), COMPUTE, "test")
+
+
+def tokenizers(found):
+    return [planned.run.tokenizer for planned in found.runs if planned.kind == "generator"]
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize("name", ALL)
+def test_every_ablation_is_planned_or_says_what_the_scale_lacks(name, scale):
+    if (name, scale) in LACKING:
+        with pytest.raises(ValueError, match=f"^scale {scale} [^\n]+$"):
+            plan(name, scale)
+        return
+    found = plan(name, scale)
+    assert any(planned.kind == "generator" for planned in found.runs)
+    named = [planned.run.label for planned in found.runs if planned.kind == "generator"]
+    assert all(named) or not any(named)
+    if any(named):  # no rung is another under a second name
+        assert len(set(named)) * len(found.scale.repeats) == len(named)
+
+
+@pytest.mark.parametrize("name", ["convergence", "foundation_models", "uniformity", "vf_loss"])
+def test_without_alignment_there_is_nothing_to_compare(name):
+    with pytest.raises(ValueError, match="scale smoke "):
+        plan(name, foundation_models=())
+
+
+def test_every_table_and_figure_of_the_paper_is_asked():
+    sources = " ".join(ablation(name).SOURCE for name in ALL).replace("Figures 1, 2 and 4", "Figure 1, Figure 2")
+    assert {source for source in PAPER if source not in sources} == set()
+
+
+@pytest.mark.parametrize("name", ["convergence", "scaling", "uniformity"])
+def test_parts_of_the_frontier_train_nothing_of_their_own(name):
+    whole = {stage.fingerprint for stage in plan("frontier", "imagenet256").stages}
+    part = {stage.fingerprint for stage in plan(name, "imagenet256").stages}
+    assert part < whole
+
+
+def test_at_the_papers_scale_they_are_the_papers_runs():
+    assert tokenizers(plan("foundation_models", "imagenet256")) == [
+        "f16d32", "f16d32-mae", "f16d32-sam", "f16d32-clip", "f16d32-dinov2",
+    ]  # fmt: skip
+    assert tokenizers(plan("convergence", "imagenet256")) == ["f16d32", "f16d32-dinov2", "f16d64", "f16d64-dinov2"]
+    assert tokenizers(plan("vf_loss", "imagenet256")) == ["f16d32", *["f16d32-dinov2"] * 4]
+    of_six = [f"f16d{width}{model}" for width in (32, 64) for model in ("", "-mae", "-dinov2")]
+    assert tokenizers(plan("uniformity", "imagenet256")) == of_six
+    for name in ("convergence", "foundation_models", "vf_loss", "uniformity"):
+        found = plan(name, "imagenet256")
+        assert {p.run.generator for p in found.runs if p.kind == "generator"} == {"LightningDiT-B/1"}
+
+
+def test_the_last_part_of_the_vf_loss_is_its_margins_taken_away_or_given():
+    for scale, label, margins in (("smoke", "without margins", (0, 0)), ("desk", "with margins", (0.5, 0.25))):
+        *_, last = plan("vf_loss", scale).runs
+        fit = last.fit.inputs["latents"].inputs["tokenizer"].spec.recipe
+        assert (last.run.label, fit.vf_cosine_margin, fit.vf_distance_margin) == (label, *margins)
+
+
+def test_only_the_ladders_last_step_is_confounded():
+    for scale in ("smoke", "imagenet256"):
+        steps = run_labels(plan("recipe", scale)).values()
+        assert [len(step.changed) for step in steps] == [0, *[1] * 8, 2]
+        assert set(list(steps)[-1].changed) == {"foundation_model", "patch"}
+    for name in ("foundation_models", "vf_loss"):
+        compared = run_labels(plan(name, "imagenet256")).values()
+        assert sorted(len(run.changed) for run in compared) == [0, *[1] * (len(compared) - 1)]
+
+
+def test_a_difference_that_no_file_declares_is_found():
+    first = Run(tokenizer="f4d4", generator="LightningDiT-XXS/2", label="a")
+    second = dataclasses.replace(first, label="b", changes={"generator.ema_decay": 0.5, "sampling.steps": 3})
+    found = plan("asked", module=Asking(first, second))
+    assert run_labels(found)["b"].changed == ("generator.ema_decay", "sampling.steps")
+    assert varied_factors(found) == {"generator.ema_decay": [0.9, 0.5], "sampling.steps": [4, 3]}
+
+
+def test_a_label_moves_no_fingerprint_and_no_name():
+    run = Run(tokenizer="f4d4", generator="LightningDiT-XXS/2", seed=1)
+    named = dataclasses.replace(run, label="+ something")
+    before, after = (plan("asked", module=Asking(asked)) for asked in (run, named))
+    assert [stage.fingerprint for stage in before.stages] == [stage.fingerprint for stage in after.stages]
+    assert named.name == run.name and named.title == "+ something (seed 1)" and run.title == run.name
+    assert after.jobs[-1].title == named.title
+    for label in ("a; b", "a [b]", " a", "a\nb"):
+        with pytest.raises(ValueError, match="without semicolons and brackets"):
+            Run(tokenizer="f4d4", label=label)
+
+
+def test_a_cell_of_labels_gives_them_back():
+    made = {"vf_loss": Label(1, "full"), "recipe": Label(9, "+ patch 1: aligned (f4)", ("foundation_model", "patch"))}
+    assert cell(made) == "recipe 9: + patch 1: aligned (f4) [foundation_model, patch]; vf_loss 1: full"
+    assert parse(cell(made)) == made
+    assert parse("") == {} and cell({}) == ""
+    with pytest.raises(ValueError, match="found 'no label'"):
+        parse("no label")
+
+
+def test_the_list_has_every_ablation_and_needs_no_torch():
+    code = (
+        "import sys\nfrom study.report.ablation_list import print_list\nfrom study.submit.options import Sweep\n"
+        "print_list(Sweep(scale='imagenet256', list=True))\nassert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    blocks = {block.split()[0]: block for block in done.stdout.split("\n\n") if block.split()}
+    assert set(ALL) <= set(blocks)
+    assert "Table 5" in blocks["vf_loss"] and "GPU h" in blocks["vf_loss"]

@@ -1,0 +1,192 @@
+"""The objective's gradients, latents, and samples that depend on their index alone."""
+
+import dataclasses
+import multiprocessing
+import os
+
+import numpy as np
+import pytest
+import torch
+
+from models.autoencoder import Autoencoder, initialize
+from models.costs import generator_parameters
+from models.discriminator import Discriminator
+from models.perceptual import PerceptualDistance
+from models.specs import AutoencoderConfig
+from models.vf_loss import projection
+from study.bench.cases import plain_gradients
+from study.data import latents as stored_latents
+from study.plan.scales import smoke
+from study.plan.stage import Stage
+from study.stages import fit_generator, fit_tokenizer, generate
+from study.stages.fit_tokenizer import Networks, gradients
+from study.submit.jobs import run_stage
+
+
+@pytest.mark.parametrize("perceptual", [False, True])
+@pytest.mark.parametrize("vf", [False, True])
+@pytest.mark.parametrize("gan", [False, True])
+def test_gradients_walked_back_once_equal_those_of_the_plain_objective(vf, gan, perceptual):
+    config = AutoencoderConfig(
+        in_channels=1, resolution=32, ch=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), z_channels=4,
+        norm_groups=4,
+    )  # fmt: skip
+    recipe = dataclasses.replace(
+        smoke().tokenizer, kl_weight=1e-2, gan_weight=0.5, vf_weight=0.3, perceptual_weight=1.0 if perceptual else 0.0
+    )
+    networks = Networks(Autoencoder(config))
+    if perceptual:
+        networks.perceptual = PerceptualDistance("lite0", input_size=32, pretrained=False)
+    rng = torch.Generator().manual_seed(0)
+    initialize(networks.tokenizer, rng)
+    networks.linear_proj = projection(4, 6) if vf else None
+    networks.discriminator = Discriminator(1, width=8) if gan else None
+    pixels, noise = torch.randn(3, 1, 32, 32, generator=rng), torch.randn(3, 4, 16, 16, generator=rng)
+    features = torch.randn(3, 6, 16, 16, generator=rng) if vf else None
+    moved = [*networks.tokenizer.parameters(), *(networks.linear_proj.parameters() if vf else ())]
+
+    found = []
+    for function in (plain_gradients, gradients):
+        for parameter in moved:
+            parameter.grad = None
+        function(networks, recipe, pixels, noise, features, gan)
+        found.append([parameter.grad.clone() for parameter in moved])
+    largest = max(float(gradient.abs().max()) for gradient in found[0])
+    for expected, gradient in zip(*found, strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-6 * largest)
+
+
+def fit(plan):
+    """A plan whose tokenizer, latents and generator are done."""
+    for stage in (*plan.jobs[0].stages, plan.jobs[1].stages[0]):
+        if stage.kind != "reconstruct":
+            run_stage(stage)
+    return plan
+
+
+@pytest.fixture
+def fitted(tiny_plan):
+    return fit(tiny_plan())
+
+
+@pytest.fixture
+def diffused(tiny_plan, tiny_scale):
+    """The same after one step of Gaussian diffusion."""
+    recipe = dataclasses.replace(
+        tiny_scale.generator, objective="gaussian-diffusion", budget_images=8, snapshot_images=(8,)
+    )
+    sampling = dataclasses.replace(tiny_scale.sampling, solver="ddpm", steps=3)
+    return fit(tiny_plan(dataclasses.replace(tiny_scale, generator=recipe, sampling=sampling)))
+
+
+def test_normalised_latents_have_mean_0_and_spread_1_and_come_back(fitted):
+    stage = fitted.jobs[0].stages[2]
+    latents = stored_latents.read_latents(stage)
+    count = len(latents.labels)
+    assert count == 48
+    noise = torch.randn(count, *latents.shape, generator=torch.Generator().manual_seed(0))
+    view = torch.zeros(count, dtype=torch.long)
+    normal = latents.sample(np.arange(count), view, noise)
+    std, mean = torch.std_mean(normal, dim=(0, 2, 3))
+    torch.testing.assert_close(mean, torch.zeros(4), atol=0.15, rtol=0)
+    torch.testing.assert_close(std, torch.ones(4), atol=0.15, rtol=0)
+    mean, std = (latents.rows(name, np.arange(count), view).float() for name in ("mean", "std"))
+    raw = mean + std * noise
+    torch.testing.assert_close(stored_latents.denormalise(normal, stage), raw, rtol=1e-4, atol=1e-4)
+
+
+def test_the_second_view_is_the_mirror_image(fitted):
+    from study.data.datasets import load_images
+
+    stage = fitted.jobs[0].stages[2]
+    latents, images = stored_latents.read_latents(stage), load_images(stage.spec.data, "train")
+    tokenizer = fit_tokenizer.trained_tokenizer(stage.inputs["tokenizer"])
+    with torch.inference_mode():
+        mirrored = tokenizer.encode(images.pixels([5]).flip(3)).mean
+    found = latents.rows("mean", np.array([5]), torch.tensor([1]))
+    torch.testing.assert_close(found.float(), mirrored, rtol=2e-3, atol=2e-3)
+
+
+def sampling_stage(plan, **fields):
+    stage = plan.jobs[1].stages[-1]
+    spec = dataclasses.replace(stage.spec, sampling=dataclasses.replace(stage.spec.sampling, **fields))
+    return Stage("generate", spec, stage.inputs)
+
+
+def draw(root, stage, folder, chunks):
+    os.environ["STUDY_ROOT"] = root
+    torch.set_num_threads(1)
+    for _ in generate.draw_chunks(stage.spec, stage.inputs, folder, chunks):
+        pass
+
+
+def drawn(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("chunk-*"))}
+
+
+@pytest.mark.parametrize("solver", ["euler", "dopri5", "ddpm"])
+def test_neither_processes_nor_their_order_move_a_single_byte(solver, request, study_root, tmp_path):
+    plan = request.getfixturevalue("diffused" if solver == "ddpm" else "fitted")
+    stage = sampling_stage(plan, solver=solver, guidance_scale=1.5)
+    chunks = list(generate.chunks_of(stage.spec.sampling))
+    assert len(chunks) == 3  # 10 samples in chunks of 4: the last one is padded
+    one, two = tmp_path / "one", tmp_path / "two"
+    draw(str(study_root), stage, one, chunks)
+    processes = [
+        multiprocessing.get_context("spawn").Process(target=draw, args=(str(study_root), stage, two, part))
+        for part in ([chunks[2], chunks[0]], [chunks[1]])
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+        assert process.exitcode == 0
+    assert drawn(one) == drawn(two)
+    images = torch.cat([generate._read(one, chunk) for chunk in chunks])
+    assert images.dtype == torch.uint8
+    assert len(torch.unique(images.flatten(1), dim=0)) == 12  # no two samples are the same
+
+
+def test_the_noise_of_every_step_is_a_samples_own_whatever_its_chunk(diffused):
+    found = []
+    for chunk in (4, 10):
+        stage = sampling_stage(diffused, chunk=chunk)
+        draw_chunk = generate.sampler(stage.spec, stage.inputs)
+        images = torch.cat([draw_chunk(number) for number in generate.chunks_of(stage.spec.sampling)])
+        found.append(images[:10].int())
+    assert (found[0] - found[1]).abs().max() <= 1  # products of another batch size round differently
+    assert len(torch.unique(found[0].flatten(1), dim=0)) == 10
+
+
+def test_a_diffusion_generator_learns_noise_and_variance(diffused):
+    stage = diffused.jobs[1].stages[0]
+    assert stage.spec.architecture.learned_variance
+    network = fit_generator.trained_generator(stage, 8, "raw")
+    noise, variance = network.final_layer.linear.weight.unflatten(0, (4, 2, -1)).unbind(1)  # patch of 4, channels
+    assert (noise != 0).any() and (variance != 0).any()  # both began at 0
+    assert stage.record()["cost"]["parameters"] == generator_parameters(stage.spec.architecture)
+
+
+def test_more_samples_begin_with_the_same_ones(fitted, tmp_path):
+    few, many = (sampling_stage(fitted, samples=n) for n in (4, 10))
+    for stage in (few, many):
+        draw(os.environ["STUDY_ROOT"], stage, tmp_path / str(stage.spec.sampling.samples), [0])
+    assert drawn(tmp_path / "4") == drawn(tmp_path / "10")
+
+
+def test_labels_are_in_turn_or_drawn_by_index():
+    equal, random = (dataclasses.replace(smoke().sampling, label_scheme=scheme) for scheme in ("equal", "random"))
+    assert [generate.label_of(i, equal, 3) for i in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+    labels = [generate.label_of(i, random, 3) for i in range(3000)]
+    assert labels == [generate.label_of(i, random, 3) for i in range(3000)]
+    assert all(900 < labels.count(label) < 1100 for label in range(3))
+
+
+def test_a_torn_chunk_is_drawn_again(fitted, tmp_path):
+    stage = sampling_stage(fitted)
+    draw(os.environ["STUDY_ROOT"], stage, tmp_path, [0])
+    whole = drawn(tmp_path)
+    path = tmp_path / "chunk-000000.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    draw(os.environ["STUDY_ROOT"], stage, tmp_path, [0])
+    assert drawn(tmp_path) == whole
