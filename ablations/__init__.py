@@ -1,5 +1,5 @@
-"""What is asked: one file per question.
+"""The ablations: one file per question.
 
-A file declares `QUESTION`, `SOURCE` (where the paper asks it) and `runs(scale)`; where several settings change as one
-also `FACTORS`, where runs have labels perhaps `BASE`; and nothing else.
+A file declares `QUESTION`, `SOURCE` (where the paper asks it) and `runs(scale)`. If several settings change together as
+one factor it also declares `FACTORS`, and if runs have labels it may declare `BASE`. It declares nothing else.
 """

@@ -1,10 +1,10 @@
 """How do published tokenizers do under one generator: SD-VAE, MAR's VAE, and those of the paper itself?
 
 The tokenizers of the paper's Table 3 and the released ones of its Table 2 (arXiv 2501.01423), at scale imagenet256.
-Their weights are given; each has a generator of the scale's smallest size trained on it, with 256 tokens of a picture
-for all: on SD-VAE's 32 x 32 cells by patches of 2.
+Their weights are pretrained. A generator of the scale's smallest size is trained on each, always with 256 tokens per
+picture: with patch size 2 on SD-VAE's 32 x 32 grid.
 
-We would change our mind about a tokenizer if its gFID here were out of line with its rank in the paper.
+We would change our mind about a tokenizer if its gFID here did not agree with its rank in the paper.
 """
 
 from models.specs import parse_tokenizer
@@ -38,7 +38,7 @@ TOKENIZERS = {
 
 
 def runs(scale: Scale) -> list[Run]:
-    """Each tokenizer under the first generator, as often as there are seeds of it."""
+    """Each tokenizer with the first generator, once per generator seed."""
     if scale.downsampling != PATCHED:
         raise ValueError(
             f"scale {scale.name} builds tokenizers that downsample {scale.downsampling} times, the published ones are "

@@ -1,9 +1,10 @@
 """How many times fewer images does a generator need on an aligned tokenizer?
 
 Mirrors Figure 4 (a, b) of the paper (arXiv 2501.01423): the two widest latents, plain and aligned with the last
-foundation model, under the smallest generator. All are runs of `frontier`, so after it nothing is left to train.
+foundation model, with the smallest generator. All runs are also runs of `frontier`, so after it nothing is left to
+train.
 
-We would change our mind if the aligned tokenizer's curve did not cross where the plain one's ends.
+We would change our mind if the aligned tokenizer's curve did not reach the last gFID of the plain one earlier.
 """
 
 from ablations.frontier import runs as frontier_runs
@@ -15,7 +16,7 @@ SOURCE = "Figure 4 (a, b)"
 
 
 def runs(scale: Scale) -> list[Run]:
-    """Runs of the frontier; ValueError where nothing is aligned."""
+    """Runs of the frontier; ValueError if the scale aligns no tokenizer."""
     if not scale.foundation_models:
         raise ValueError(f"scale {scale.name} aligns no tokenizer, so convergence has nothing to compare")
     widths, models = scale.latent_channels[-2:], ("", f"-{scale.foundation_models[-1]}")

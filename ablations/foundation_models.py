@@ -1,7 +1,7 @@
 """Which foundation model should a tokenizer be aligned with?
 
-Mirrors Table 4 of the paper (arXiv 2501.01423): one width, plain and aligned with each model, under the smallest
-generator. A scale with one foundation model (the desk's `lite0`) compares that one with none.
+Mirrors Table 4 of the paper (arXiv 2501.01423): one width, plain and aligned with each model, with the smallest
+generator. A scale with one foundation model (the desk scale's `lite0`) compares it only with the plain tokenizer.
 
 We would change our mind about a model if its gFID did not fall below the plain tokenizer's.
 """
@@ -15,7 +15,7 @@ BASE = "none"  # that each is compared with
 
 
 def runs(scale: Scale) -> list[Run]:
-    """The middle width, plain and with each of the scale's `compared_models`; ValueError where there is none."""
+    """The middle width, plain and with each of the scale's `compared_models`; ValueError if there is no model."""
     models = scale.compared_models or scale.foundation_models
     if not models:
         raise ValueError(f"scale {scale.name} has no foundation model to compare: give some with foundation_models")

@@ -15,7 +15,7 @@ SOURCE = "Table 2, Figures 1, 2 and 4"
 
 
 def runs(scale: Scale) -> list[Run]:
-    """Every width, plain and with each foundation model, under every generator size, as often as there are seeds."""
+    """Every width, plain and with each foundation model, with every generator size, once per pair of seeds."""
     return [
         Run(
             tokenizer=f"f{scale.downsampling}d{width}{alignment}",

@@ -1,9 +1,10 @@
 """How much does classifier-free guidance give, when its scale is chosen on other samples than it is scored on?
 
-Every scale is drawn twice from a generator's last snapshot: with a seed that only chooses (at most 10,000 samples) and
-with the scoring seed. 'none' and 'best' of results/guidance.py are scores alone, so 'best' is not the luckiest draw.
+For every guidance scale a generator's last snapshot is sampled twice: with a seed that only chooses the scale (at most
+10,000 samples) and with the scoring seed. 'none' and 'best' of results/guidance.py use only the scoring seed, so 'best'
+is not selected by chance.
 
-We would change our mind about a scale's worth if the choosing and the scoring seed did not rank it alike.
+We would change our mind about a scale if the choosing and the scoring seed did not give it the same rank.
 """
 
 from dataclasses import replace
@@ -22,7 +23,7 @@ SELECTION_SAMPLES = 10_000  # at most
 
 
 def runs(scale: Scale) -> list[Run]:
-    """Every generator of the frontier under every scale of guidance, by both seeds."""
+    """Every generator of the frontier with every guidance scale and both seeds."""
     sampling = scale.sampling
     choosing: dict[str, Any] = {"sampling.seed": SELECTION_SEED + sampling.seed}
     if sampling.samples > SELECTION_SAMPLES:

@@ -1,20 +1,20 @@
 """What does each step from DiT to LightningDiT bring?
 
-Mirrors Table 1 of the paper (arXiv 2501.01423): ten rungs, each the one before with one thing more. Images seen, and
-all that is not named, stay equal. The paper's gFID-50K on ImageNet 256, XL, 80 epochs, no guidance: 19.50, 17.20,
+Mirrors Table 1 of the paper (arXiv 2501.01423): ten rungs, each of which adds one change to the previous one. Images
+seen and all other settings are equal. The paper's gFID-50K on ImageNet 256, XL, 80 epochs, no guidance: 19.50, 17.20,
 16.59, 16.61, 13.99, 12.52, 10.10, 9.25, 7.13, 4.29.
 
-The top of the ladder is the scale's own recipe and its last generator's size; samples and judges are the scale's too
-(the paper's are `--set sampling.samples=50000`). Where the paper's parts are not at hand, others stand in:
+The last rung has the scale's own recipe and its last generator's size; samples and judges are also the scale's (for
+the paper's number of samples, `--set sampling.samples=50000`). Differences from the paper:
 
-- Rungs 0 to 8 are on the scale's narrowest plain tokenizer, in place of SD-VAE f8d4; rung 9 on the same one aligned
-  with the scale's last foundation model, in place of VA-VAE f16d32.
-- Rung 9 is confounded, and marked so: it changes tokenizer and patch at once, as in the paper. There tokens stay equal,
-  since f16 has half of f8's grid; here, with one downsampling, they become four times as many, and so does the work.
-- Rungs 0 and 1 differ in how they are sampled too, as they must: DiT's ancestral sampler, 250 steps or at a small scale
-  ten times the scale's own, against the scale's solver.
+- Rungs 0 to 8 use the scale's narrowest plain tokenizer instead of SD-VAE f8d4; rung 9 uses the same one aligned with
+  the scale's last foundation model instead of VA-VAE f16d32.
+- Rung 9 is confounded, and marked as such: it changes tokenizer and patch at once, as in the paper. There the number of
+  tokens stays equal, because f16 has half of f8's grid; here, with one downsampling, tokens and cost grow four times.
+- Rungs 0 and 1 necessarily also differ in the sampler: rung 0 uses DiT's ancestral sampler with 250 steps (at a small
+  scale ten times the scale's steps), rung 1 the scale's solver.
 
-We would change our mind about a rung if gFID did not fall with it, by every judge and over seeds.
+We would change our mind about a rung if gFID did not fall with it for every judge and over the seeds.
 """
 
 from dataclasses import replace
@@ -36,7 +36,7 @@ DIT_STEPS = 250
 
 
 def runs(scale: Scale) -> list[Run]:
-    """Rungs 0 to 9 in order, as often as there are seeds; without the last where the scale aligns nothing."""
+    """Rungs 0 to 9 in order, once per pair of seeds; without rung 9 if the scale aligns no tokenizer."""
     recipe = scale.generator
     plain = f"f{scale.downsampling}d{min(scale.latent_channels)}"
     _, size, _ = parse_generator(scale.generators[-1])

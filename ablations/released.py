@@ -5,7 +5,7 @@ without guidance, 2.11 and 1.35 with), at scale imagenet256. Nothing is trained.
 configs/reproductions: Euler on 250 grid points, timestep shift 0.3, 50,000 random labels, guidance on the first three
 latent channels and off before t = 0.10 or 0.125.
 
-We would doubt our sampling or our judge if a number came out elsewhere.
+We would doubt our sampling or our judge if a number differed.
 """
 
 from study.plan.runs import Pretrained, Run
@@ -36,7 +36,7 @@ PROTOCOL = {
 
 
 def runs(scale: Scale) -> list[Run]:
-    """Each generator without and with its released guidance."""
+    """Each generator without guidance and with its released guidance."""
     if scale.downsampling != DOWNSAMPLING:
         raise ValueError(
             f"scale {scale.name} builds tokenizers that downsample {scale.downsampling} times, the released one "

@@ -1,9 +1,9 @@
 """How large a generator does each kind of tokenizer need?
 
-Mirrors Figure 4 (c) of the paper (arXiv 2501.01423): one width, plain and aligned, under every generator. All are runs
-of `frontier`, so after it nothing is left to train.
+Mirrors Figure 4 (c) of the paper (arXiv 2501.01423): one width, plain and aligned, with every generator. All runs are
+also runs of `frontier`, so after it nothing is left to train.
 
-We would change our mind if the gap between plain and aligned did not close as the generator grows.
+We would change our mind if the gap between plain and aligned did not narrow with the size of the generator.
 """
 
 from ablations.frontier import runs as frontier_runs

@@ -1,7 +1,7 @@
 """How far does the whole system get: one aligned tokenizer, trained longest, under one large generator?
 
-Mirrors the last two rows of Table 3 of the paper (arXiv 2501.01423), at scale `imagenet256-system`. Guidance, which the
-paper's other columns have, is a change of `sampling`.
+Mirrors the last two rows of Table 3 of the paper (arXiv 2501.01423), at scale `imagenet256-system`. For the guided
+columns of the paper, change `sampling`.
 
 We would change our mind if gFID stopped falling long before the budget ends.
 """
@@ -14,7 +14,7 @@ SOURCE = "Table 3"
 
 
 def runs(scale: Scale) -> list[Run]:
-    """The widest latent, with each foundation model (plain at a scale without any), under the last generator."""
+    """The widest latent, with each foundation model (plain at a scale without any), with the last generator."""
     return [
         Run(
             tokenizer=f"f{scale.downsampling}d{scale.latent_channels[-1]}{alignment}",

@@ -1,10 +1,10 @@
 """Does a generator do better where the latents are spread more evenly?
 
-Mirrors Table 6 of the paper (arXiv 2501.01423): the two widest latents, plain and with each foundation model, under the
-smallest generator. All are runs of `frontier`, so after it nothing is left to train. How evenly its latents are spread
-is in each tokenizer's row; the figure of this name sets it against gFID.
+Mirrors Table 6 of the paper (arXiv 2501.01423): the two widest latents, plain and with each foundation model, with the
+smallest generator. All runs are also runs of `frontier`, so after it nothing is left to train. Each tokenizer's row
+holds how evenly its latents are spread; the figure of this name plots gFID against it.
 
-We would change our mind if gFID did not order the tokenizers of a width as their unevenness does.
+We would change our mind if, at one width, gFID did not rank the tokenizers in the same order as their unevenness.
 """
 
 from ablations.frontier import runs as frontier_runs
@@ -16,7 +16,7 @@ SOURCE = "Table 6"
 
 
 def runs(scale: Scale) -> list[Run]:
-    """Runs of the frontier; ValueError where nothing is aligned."""
+    """Runs of the frontier; ValueError if the scale aligns no tokenizer."""
     if not scale.foundation_models:
         raise ValueError(f"scale {scale.name} aligns no tokenizer, so uniformity has nothing to compare")
     tokenizers = tuple(f"f{scale.downsampling}d{width}" for width in scale.latent_channels[-2:])

@@ -1,7 +1,7 @@
 """Which parts of the VF loss help: the cosine part, the distance part, the margins?
 
-Mirrors Table 5 of the paper (arXiv 2501.01423): the loss as the scale has it, then without one part at a time. Where
-the scale has no margins (the desk's), the last run has the released ones (0.5 and 0.25) instead.
+Mirrors Table 5 of the paper (arXiv 2501.01423): the scale's loss, then without one part at a time. If the scale has no
+margins (as the desk scale), the last run adds the released margins (0.5 and 0.25) instead.
 
 We would change our mind about a part if gFID did not rise without it.
 """
@@ -19,7 +19,7 @@ FACTORS = {"margins": (COSINE, DISTANCE)}
 
 
 def runs(scale: Scale) -> list[Run]:
-    """The middle width, plain and with the last foundation model; ValueError where nothing is aligned, or in phases."""
+    """The middle width, plain and with the last foundation model; ValueError without alignment, or with phases."""
     recipe = scale.tokenizer
     if not scale.foundation_models:
         raise ValueError(f"scale {scale.name} aligns no tokenizer, so vf_loss has nothing to take apart")

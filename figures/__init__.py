@@ -1,7 +1,7 @@
 """What is drawn: one module per figure, each a pure function from the results table to a figure.
 
-To add one: a module with `draw(table, folder) -> Drawing`, its name in FIGURES, a test that renders it. The figures of
-searches, search.py and pareto.py, are drawn once for every space by render.py.
+To add one, write a module with `draw(table, folder) -> Drawing`, add its name to FIGURES, and test that it renders. The
+figures of searches, search.py and pareto.py, are drawn once per space by render.py.
 """
 
 import difflib
@@ -15,7 +15,7 @@ FIGURES = (
 
 
 def module(name: str) -> ModuleType:
-    """The module of a figure; ValueError with the nearest names when there is none."""
+    """The module of a figure; ValueError with the nearest names if there is no such figure."""
     if name not in FIGURES:
         near = difflib.get_close_matches(name, FIGURES, 3, 0)
         raise ValueError(f"no figure {name!r}; nearest: {', '.join(near)}")

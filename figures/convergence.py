@@ -27,9 +27,9 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
 
     `folder` is not read. Raises NothingToDraw without finished generators that were trained here.
     """
-    if published.only(table):
+    if published.is_published(table):
         return _published_alone()
-    chosen = rows.asked(table, NAME)
+    chosen = rows.rows_for_figure(table, NAME)
     if (chosen[chosen["kind"] == "generator"]["given_weights"] != "").all():
         raise NothingToDraw("weights that are given have no learning curve")
     chosen = chosen[(chosen["given_weights"] == "") | (chosen["kind"] == "tokenizer")]
@@ -47,11 +47,11 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
         each = _gains_of_each_seed(_of(generators, generator, judge))
         points.loc[here.index, "speed_up_of_each_seed"] = [each.get(name, "") for name in here["tokenizer"]]
 
-    one = panels[0][0] if len(rows.generators(points)) == 1 else ""
+    only_generator = panels[0][0] if len(rows.generators(points)) == 1 else ""
     notes = rows.missing_note(chosen, ("tokenizer", "generator"))
     notes += rows.seeds_note(points["gfid_runs"], generators)
     notes += wording.caption(generators)
-    right = page.beside(
+    right = page.label_room(
         [_label(name, gain) for found in gains.values() for name, gain in found.items()]
         + rows.tokenizers(points)
         + [_published_label(name) for name in SPEED_UPS]
@@ -62,18 +62,18 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     with style.applied():
         figure, axes = page.panels(
             TITLE,
-            f"{one}. {subtitle}" if one else subtitle,
+            f"{only_generator}. {subtitle}" if only_generator else subtitle,
             notes,
             n_rows,
             n_columns,
             right=right,
-            headings=not one,
-            below=PUBLISHED,
+            headings=not only_generator,
+            published_note=PUBLISHED,
         )
         for ax, (generator, judge) in zip(axes, panels, strict=False):
             _frame(ax, judge.of(points), judge.of(generators))
             _panel(ax, _of(points, generator, judge), gains[generator, judge])
-            if not one:
+            if not only_generator:
                 page.heading(ax, generator)
         _draw_published(axes[-n_columns])
         page.hide_empty(axes)
@@ -82,14 +82,14 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
 
 def _published_alone() -> Drawing:
     with style.applied():
-        right = page.beside([_published_label(name) for name in SPEED_UPS])
-        figure, axes = page.panels(TITLE, "As published.", [], 0, 1, right=right, below=PUBLISHED)
+        right = page.label_room([_published_label(name) for name in SPEED_UPS])
+        figure, axes = page.panels(TITLE, "As published.", [], 0, 1, right=right, published_note=PUBLISHED)
         _draw_published(axes[0])
     return Drawing(figure, _published())
 
 
 def _published() -> pd.DataFrame:
-    """The published speed-ups, in columns of the data."""
+    """The published speed-ups, in the same columns as the data."""
     rows_ = [
         {"tokenizer": name, "latent_channels": int(name.rpartition("d")[2]), "speed_up": f"{gain:g}×"}
         for name, gain in SPEED_UPS.items()
@@ -102,7 +102,7 @@ def _published_label(tokenizer: str) -> str:
 
 
 def _draw_published(ax: Axes) -> None:
-    """Speed-up against the latent's width: the paper prints no curves."""
+    """Draw the published speed-up against the latent's width, because the paper prints no curves."""
     names, widths = [], []
     for (tokenizer, gain), width in zip(SPEED_UPS.items(), _published()["latent_channels"], strict=True):
         color = style.grey(width, "none").color
@@ -115,7 +115,7 @@ def _draw_published(ax: Axes) -> None:
     ax.set_ylim(0, max(SPEED_UPS.values()) * 1.2)
     ax.set_xlabel("latent channels")
     ax.set_ylabel("times fewer images (↑ higher is better)\ndashed: no speed-up")
-    labels.beside(ax, names)
+    labels.at_line_ends(ax, names)
 
 
 def _of(points: pd.DataFrame, generator: str, judge: rows.Judge) -> pd.DataFrame:
@@ -124,20 +124,20 @@ def _of(points: pd.DataFrame, generator: str, judge: rows.Judge) -> pd.DataFrame
 
 
 def _gains(points: pd.DataFrame) -> dict[str, SpeedUp]:
-    """The speed-up of each aligned tokenizer whose plain counterpart is there."""
+    """The speed-up of each aligned tokenizer whose plain counterpart is among the points."""
     curves = {name: group.set_index("images_seen")["gfid"] for name, group in points.groupby("tokenizer")}
     return {aligned: speed_up(curves[plain], curves[aligned]) for plain, aligned in rows.pairs(points)}
 
 
 def _gains_of_each_seed(generators: pd.DataFrame) -> dict[str, str]:
-    """The speed-ups within each repeat (one seed of tokenizer and generator), in the order of the seeds."""
+    """The speed-ups within each repeat (one pair of tokenizer seed and generator seed), in the order of the seeds."""
     repeats = [_gains(repeat) for _, repeat in generators.groupby(["seed", "tokenizer_seed"])]
     names = dict.fromkeys(name for repeat in repeats for name in repeat)
     return {name: "; ".join(str(repeat[name]) for repeat in repeats if name in repeat) for name in names}
 
 
 def _frame(ax: Axes, points: pd.DataFrame, generators: pd.DataFrame) -> None:
-    """Axes that all panels of one judge share."""
+    """Set the axes, equal in all panels of one judge."""
     scales.fit(ax, "y", [*points["gfid_min"], *points["gfid_max"]], pad=0.06)
     scales.budget(ax, sorted(set(points["images_seen"])))
     ax.set_xlabel("images seen by the generator")
@@ -166,11 +166,11 @@ def _panel(ax: Axes, points: pd.DataFrame, gains: dict[str, SpeedUp]) -> None:
             _bracket(ax, curves[plain_of[tokenizer]], gains[tokenizer], look.color)
         text = _label(tokenizer, gains.get(tokenizer))
         names.append(labels.Label(text, float(last["images_seen"]), float(last["gfid"]), look.color))
-    labels.beside(ax, names)
+    labels.at_line_ends(ax, names)
 
 
 def _bracket(ax: Axes, plain: pd.DataFrame, gain: SpeedUp, color: str) -> None:
-    """A dotted line from where the aligned curve meets the plain one's last gFID to that last mark."""
+    """A dotted line at the plain curve's last gFID, from the crossing of the aligned curve to the plain one's end."""
     if gain.images is None:
         return
     last = plain.sort_values("images_seen", kind="stable").iloc[-1]

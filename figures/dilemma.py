@@ -22,15 +22,15 @@ TITLE = "What does a wider latent do to reconstruction and to generation?"
 def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     """rFID (left) and gFID of the smallest generator (right) against latent channels, a row of panels per judge.
 
-    `folder` is not read. Raises NothingToDraw without finished tokenizers and generators, or where two tokenizers would
-    share a place on a line, as published ones of several makers do.
+    `folder` is not read. Raises NothingToDraw without finished tokenizers and generators, or if two tokenizers have the
+    same place on a line, as published ones of several authors do.
     """
-    chosen = rows.asked(table, NAME)
+    chosen = rows.rows_for_figure(table, NAME)
     for (width, model), same in chosen.groupby(["latent_channels", "foundation_model"]):
         if len(names := rows.tokenizers(same)) > 1:
             alike = f"{_name(str(model))}, {width} channels wide"
             raise NothingToDraw(f"{' and '.join(names)} are all {alike}: see frontier")
-    tokenizers, generators, mark, points = _found(chosen)
+    tokenizers, generators, mark, points = _panel_data(chosen)
     smallest = points["generator"].iloc[0]
     chosen = chosen[(chosen["kind"] == "tokenizer") | (chosen["generator"] == smallest)]
     used = pd.concat([tokenizers, generators])
@@ -42,24 +42,26 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     late = mark and mark < chosen[chosen["kind"] == "generator"]["images_seen"].max()
     at = " (last mark common to all)" if late else ""
     subtitle = f"Left: reconstructions. Right: samples of {smallest} after {wording.images(mark)}{at}."
-    theirs = published.beside(table, NAME)
-    beside = None if theirs is None else _found(theirs)
-    models = set(points["foundation_model"]) | set(() if beside is None else beside.points["foundation_model"])
-    below = "" if beside is None else f"{wording.apart(theirs)} Right: {beside.points['generator'].iloc[0]}."
+    paper = published.paper_rows(table, NAME)
+    paper_data = None if paper is None else _panel_data(paper)
+    models = set(points["foundation_model"]) | set(() if paper_data is None else paper_data.points["foundation_model"])
+    published_note = wording.published_note(paper)
+    if paper_data is not None:
+        published_note += f" Right: {paper_data.points['generator'].iloc[0]}."
     with style.applied():
-        right = page.beside([_name(model) for model in sorted(models)])
-        figure, axes = page.panels(TITLE, subtitle, notes, len(judges), 2, right=right, below=below)
+        right = page.label_room([_name(model) for model in sorted(models)])
+        figure, axes = page.panels(TITLE, subtitle, notes, len(judges), 2, right=right, published_note=published_note)
         for number, judge in enumerate(judges):
-            scored = Found(judge.of(tokenizers), judge.of(generators), mark, judge.of(points))
-            _draw_row(axes[2 * number : 2 * number + 2], scored, published.look(table))
-        if beside is None:
+            scored = PanelData(judge.of(tokenizers), judge.of(generators), mark, judge.of(points))
+            _draw_row(axes[2 * number : 2 * number + 2], scored, published.look_for(table))
+        if paper_data is None:
             return Drawing(figure, points)
-        _draw_row(axes[-2:], beside, style.grey)
-    return Drawing(figure, points, published.sourced(beside.points, beside.generators))
+        _draw_row(axes[-2:], paper_data, style.grey)
+    return Drawing(figure, points, published.with_source(paper_data.points, paper_data.generators))
 
 
-class Found(NamedTuple):
-    """Finished tokenizers, and the smallest generator at its last common number of images seen; a point per width."""
+class PanelData(NamedTuple):
+    """What the panels show: finished tokenizers, the smallest generator at its last common mark, a point per width."""
 
     tokenizers: pd.DataFrame
     generators: pd.DataFrame
@@ -67,21 +69,21 @@ class Found(NamedTuple):
     points: pd.DataFrame
 
 
-def _found(chosen: pd.DataFrame) -> Found:
+def _panel_data(chosen: pd.DataFrame) -> PanelData:
     tokenizers, generators = rows.done(chosen, "tokenizer"), rows.done(chosen, "generator")
     smallest = rows.generators(generators)[0]
     generators, mark = rows.at_common_mark(generators[generators["generator"] == smallest])
     by = ["extractor", "extractor_size", "foundation_model", "latent_channels", "tokenizer"]
     last = tokenizers.sort_values("images_seen", kind="stable").drop_duplicates(["fingerprint", *by[:2]], keep="last")
     points = rows.averaged(last, by, "rfid").merge(rows.averaged(generators, by, "gfid"), on=by, how="outer")
-    return Found(tokenizers, generators, mark, points.assign(generator=smallest, images_seen=mark))
+    return PanelData(tokenizers, generators, mark, points.assign(generator=smallest, images_seen=mark))
 
 
-def _draw_row(axes: Sequence[Axes], found: Found, look_of: style.LookOf) -> None:
+def _draw_row(axes: Sequence[Axes], data: PanelData, look_of: style.LookOf) -> None:
     """rFID in the first of two axes, gFID in the second, of one judge."""
-    for ax, metric, scored in zip(axes, METRICS, (found.tokenizers, found.generators), strict=True):
-        scales.budget(ax, sorted(set(found.points["latent_channels"])))
-        _panel(ax, found.points.dropna(subset=[metric]), metric, look_of)
+    for ax, metric, scored in zip(axes, METRICS, (data.tokenizers, data.generators), strict=True):
+        scales.budget(ax, sorted(set(data.points["latent_channels"])))
+        _panel(ax, data.points.dropna(subset=[metric]), metric, look_of)
         ax.set_xlabel("latent channels")
         ax.set_ylabel(wording.axis(METRICS[metric], scored))
 
@@ -91,7 +93,7 @@ def _name(model: str) -> str:
 
 
 def _panel(ax: Axes, points: pd.DataFrame, metric: str, look_of: style.LookOf) -> None:
-    """A line per foundation model, which leaves out widths without a result; markers in the width's colour."""
+    """A line per foundation model, without the widths that have no result; markers in the colour of the width."""
     scales.fit(ax, "y", [*points[f"{metric}_min"], *points[f"{metric}_max"]], pad=0.08)
     names = []
     for model in sorted(set(points["foundation_model"]), key=lambda name: (name != "none", name)):
@@ -105,4 +107,4 @@ def _panel(ax: Axes, points: pd.DataFrame, metric: str, look_of: style.LookOf) -
             ax.vlines(at, point[f"{metric}_min"], point[f"{metric}_max"], color=look.color, linewidth=1, zorder=3)
             ax.plot([at], [point[metric]], linestyle="none", zorder=4, **look.markers())
         names.append(labels.Label(_name(model), float(x.iloc[-1]), float(line[metric].iloc[-1]), style.INK))
-    labels.beside(ax, names)
+    labels.at_line_ends(ax, names)

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure and the numbers plotted in it; apart from them published ones that it shows beside them."""
+    """A figure and the numbers plotted in it; published numbers that it also shows are kept separately."""
 
     figure: Figure
     data: pd.DataFrame
@@ -16,15 +16,15 @@ class Drawing:
 
     @property
     def plotted(self) -> pd.DataFrame:
-        """All numbers; published ones last, with their source."""
+        """All plotted numbers: the study's own, then the published ones with their source."""
         if self.published is None:
             return self.data
         return pd.concat([self.data.assign(source=""), self.published], ignore_index=True)[[*self.data, "source"]]
 
 
 class NothingToDraw(Exception):
-    """No finished result belongs in the figure; the message says why."""
+    """The figure has no finished result to show; the message says why."""
 
 
 class NotAsked(NothingToDraw):
-    """The figure belongs to an ablation that nobody asked for here, so its absence is not worth a line."""
+    """The figure belongs to an ablation that is not part of this study, so its absence is not reported."""

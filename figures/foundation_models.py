@@ -21,8 +21,8 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     """
     metrics = ("rfid", "gfid")
     found = dots.compared(table, NAME, metrics)
-    first, models = found.lines[0], sorted(set(found.asked["foundation_model"]) - {"none"})
+    first, models = found.lines[0], sorted(set(found.planned["foundation_model"]) - {"none"})
     alone = f" One model here, {models[0]}: nothing to choose from." if len(models) == 1 else ""
     subtitle = f"{first['tokenizer']} under {first['generator']} at {found.at}. Line: not aligned.{alone}"
-    theirs = dots.published_beside(table, NAME, metrics)
-    return dots.draw(TITLE, subtitle, found, metrics, steps=False, theirs=theirs)
+    paper = dots.published_counterpart(table, NAME, metrics)
+    return dots.draw(TITLE, subtitle, found, metrics, steps=False, paper=paper)

@@ -23,60 +23,60 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
 
     `folder` is not read. Raises NothingToDraw without finished tokenizers and generators.
     """
-    chosen = rows.asked(table, NAME)
-    tokenizers, generators, mark, points = _found(chosen)
+    chosen = rows.rows_for_figure(table, NAME)
+    tokenizers, generators, mark, points = _panel_data(chosen)
     if points.empty:
         raise NothingToDraw("no generator has both its gFID and its tokenizer's rFID")
 
     panels, n_rows, n_columns = rows.cells(points)
-    one = panels[0][0] if len(rows.generators(points)) == 1 else ""
+    only_generator = panels[0][0] if len(rows.generators(points)) == 1 else ""
     used = pd.concat([tokenizers, generators])
     notes = rows.missing_note(chosen, ("tokenizer", "generator"))
     notes += _unscored(points, generators)
     notes += rows.seeds_note(points["gfid_runs"], used)
     notes += wording.caption(used)
-    subtitle = f"{one or 'Generators'} at {wording.images(mark)} seen."
+    subtitle = f"{only_generator or 'Generators'} at {wording.images(mark)} seen."
     if mark and mark < chosen[chosen["kind"] == "generator"]["images_seen"].max():
         subtitle = subtitle.replace(" images seen", " images seen (last mark common to all)")
     if any(rows.pairs(judge.of(points)) for judge in rows.judges(points)):
         subtitle += " Arrows: alignment added."
-    if published.only(table):
+    if published.is_published(table):
         subtitle += _marks(points)
-    theirs = published.beside(table, NAME)
-    below = "" if theirs is None else wording.apart(theirs) + _marks(theirs)
+    paper = published.paper_rows(table, NAME)
+    published_note = "" if paper is None else wording.published_note(paper) + _marks(paper)
     with style.applied():
         figure, axes = page.panels(
-            TITLE, subtitle, notes, n_rows, n_columns, headings=True, two_line_label=True, below=below
+            TITLE, subtitle, notes, n_rows, n_columns, headings=True, two_line_label=True, published_note=published_note
         )
         for ax, (generator, judge) in zip(axes, panels, strict=False):
             here = judge.of(points)
             _frame(ax, here, judge.of(tokenizers), judge.of(generators))
             here = here[here["generator"] == generator]
-            _panel(ax, here, published.look(table))
-            facts = [] if one else [generator]
+            _panel(ax, here, published.look_for(table))
+            facts = [] if only_generator else [generator]
             text = ": ".join(facts + _answer(here))
             page.heading(ax, text[:1].upper() + text[1:])
-        also = _draw_published(axes[-n_columns:], theirs)
+        published_points = _draw_published(axes[-n_columns:], paper)
         page.hide_empty(axes)
-    return Drawing(figure, points, also)
+    return Drawing(figure, points, published_points)
 
 
-def _draw_published(axes: Sequence[Axes], theirs: pd.DataFrame | None) -> pd.DataFrame | None:
-    """The published frontier under as many generators as there are axes, and its numbers."""
-    if theirs is None:
+def _draw_published(axes: Sequence[Axes], paper: pd.DataFrame | None) -> pd.DataFrame | None:
+    """Draw the published frontier, one generator per axes; returns the numbers drawn."""
+    if paper is None:
         return None
-    tokenizers, generators, _, points = _found(theirs)
-    sizes = published.ends(rows.generators(points), len(axes))
+    tokenizers, generators, _, points = _panel_data(paper)
+    sizes = published.spread_out(rows.generators(points), len(axes))
     points = points[points["generator"].isin(sizes)]
     for ax, generator in zip(axes, sizes, strict=False):
         _frame(ax, points, tokenizers, generators)
         _panel(ax, points[points["generator"] == generator], style.grey)
         page.heading(ax, generator)
-    return published.sourced(points, generators)
+    return published.with_source(points, generators)
 
 
-class Found(NamedTuple):
-    """Finished tokenizers, and generators at their last common number of images seen; a point per tokenizer."""
+class PanelData(NamedTuple):
+    """What the panels show: finished tokenizers, generators at their last common mark, a point per tokenizer."""
 
     tokenizers: pd.DataFrame
     generators: pd.DataFrame
@@ -84,10 +84,10 @@ class Found(NamedTuple):
     points: pd.DataFrame
 
 
-def _found(chosen: pd.DataFrame) -> Found:
+def _panel_data(chosen: pd.DataFrame) -> PanelData:
     tokenizers = rows.done(chosen, "tokenizer")
     generators, mark = rows.at_common_mark(rows.done(chosen, "generator"))
-    return Found(tokenizers, generators, mark, rfid_and_gfid(tokenizers, generators))
+    return PanelData(tokenizers, generators, mark, rfid_and_gfid(tokenizers, generators))
 
 
 def rfid_and_gfid(tokenizers: pd.DataFrame, generators: pd.DataFrame) -> pd.DataFrame:
@@ -97,7 +97,7 @@ def rfid_and_gfid(tokenizers: pd.DataFrame, generators: pd.DataFrame) -> pd.Data
     rfid = last[["fingerprint", *judge, "rfid"]].set_axis(["tokenizer_fingerprint", *judge, "tokenizer_rfid"], axis=1)
     joined = generators.merge(rfid, on=["tokenizer_fingerprint", *judge]).dropna(subset=["tokenizer_rfid"])
     by = [*judge, "generator", "tokenizer", "foundation_model", "latent_channels", "images_seen"]
-    once = joined.drop_duplicates([*by, "tokenizer_fingerprint"])  # generators that share a tokenizer
+    once = joined.drop_duplicates([*by, "tokenizer_fingerprint"])  # several generators may share a tokenizer
     quality = rows.averaged(once.assign(rfid=once["tokenizer_rfid"]), by, "rfid")
     points = rows.averaged(joined, by, "gfid").merge(quality, on=by)
     parameters = joined.groupby("generator")["parameters"].min()
@@ -105,7 +105,7 @@ def rfid_and_gfid(tokenizers: pd.DataFrame, generators: pd.DataFrame) -> pd.Data
 
 
 def _frame(ax: Axes, points: pd.DataFrame, tokenizers: pd.DataFrame, generators: pd.DataFrame) -> None:
-    """Axes that all panels of one judge share."""
+    """Set the axes, equal in all panels of one judge."""
     scales.fit(ax, "x", [*points["rfid_min"], *points["rfid_max"]], pad=0.16)
     scales.fit(ax, "y", [*points["gfid_min"], *points["gfid_max"]], pad=0.14)
     ax.set_xlabel(wording.axis("rFID", tokenizers).replace("↓", "←"))
@@ -131,13 +131,13 @@ def _panel(ax: Axes, points: pd.DataFrame, look_of: style.LookOf) -> None:
         ax.plot([p["rfid"]] * 2, [p["gfid_min"], p["gfid_max"]], color=look.color, linewidth=1, zorder=3)
         ax.plot([p["rfid"]], [p["gfid"]], linestyle="none", zorder=4, **look.markers())
         segments.append((p["rfid"], p["gfid_min"], p["rfid"], p["gfid_max"]))
-        explained = look_of is style.grey and not look.hollow  # published aligned ones are too close for names
-        names.append(labels.Label("" if explained else tokenizer, p["rfid"], p["gfid"], look.color))
-    labels.around(ax, names, segments)
+        unnamed = look_of is style.grey and not look.hollow  # published aligned tokenizers lie too close for names
+        names.append(labels.Label("" if unnamed else tokenizer, p["rfid"], p["gfid"], look.color))
+    labels.around_points(ax, names, segments)
 
 
 def _answer(points: pd.DataFrame) -> list[str]:
-    """In how many pairs alignment lowers gFID; where ranges over seeds overlap, that is undecided."""
+    """In how many pairs alignment lowers gFID; a pair whose ranges over seeds overlap is undecided."""
     at = {p["tokenizer"]: p for p in points.to_dict("records")}
     pairs = [(at[plain], at[aligned]) for plain, aligned in rows.pairs(points)]
     if not pairs:
@@ -156,8 +156,8 @@ def _marks(points: pd.DataFrame) -> str:
 
 
 def _unscored(points: pd.DataFrame, generators: pd.DataFrame) -> list[str]:
-    place = ["tokenizer", "extractor"]
-    have = set(points[place].itertuples(index=False, name=None))
-    lost = [p for p in generators[place].itertuples(index=False, name=None) if p not in have]
-    names = sorted({f"{tokenizer} ({wording.judge(extractor, None)})" for tokenizer, extractor in lost})
+    columns = ["tokenizer", "extractor"]
+    drawn = set(points[columns].itertuples(index=False, name=None))
+    missing = [pair for pair in generators[columns].itertuples(index=False, name=None) if pair not in drawn]
+    names = sorted({f"{tokenizer} ({wording.judge(extractor, None)})" for tokenizer, extractor in missing})
     return ["No rFID for: " + ", ".join(names) + "."] if names else []

@@ -1,7 +1,7 @@
 """What classifier-free guidance gives on each tokenizer, when its scale is chosen on other samples.
 
-Claim: gFID falls with the scale and rises again. The paper's Table 3 has it with and without guidance; that the best
-scale is chosen on a seed of its own is ours.
+Claim: gFID falls with the scale and rises again. The paper's Table 3 has numbers with and without guidance; choosing
+the scale on a separate seed is our addition.
 """
 
 from pathlib import Path
@@ -21,7 +21,7 @@ RING: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "non
 
 
 def draw(table: pd.DataFrame, folder: Path) -> Drawing:
-    """gFID against the scale of guidance, a panel per judge and generator; the samples that choose drawn apart.
+    """gFID against the guidance scale, a panel per judge and generator; the samples that choose a scale as thin lines.
 
     `folder` is not read. Raises NotAsked without rows of the ablation, NothingToDraw without finished scores.
     """
@@ -41,7 +41,7 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     points = points.merge(counts, on=keys, how="left").fillna({"best_of_runs": 0}).astype({"best_of_runs": int})
 
     panels, n_rows, n_columns = rows.cells(points)
-    one = panels[0][0] if len(rows.generators(points)) == 1 else ""
+    only_generator = panels[0][0] if len(rows.generators(points)) == 1 else ""
     notes = rows.missing_note(chosen, ("generator",))
     notes += rows.seeds_note(scored.groupby([*by, "guidance_scale"]).size(), scored)
     if counted := sorted(set(parts["choosing"]["samples"].dropna())):
@@ -52,18 +52,18 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     with style.applied():
         figure, axes = page.panels(
             TITLE,
-            f"{one or 'Generators'} after {marks} images. {subtitle}",
+            f"{only_generator or 'Generators'} after {marks} images. {subtitle}",
             notes,
             n_rows,
             n_columns,
-            right=page.beside(rows.tokenizers(points)),
-            headings=not one,
+            right=page.label_room(rows.tokenizers(points)),
+            headings=not only_generator,
         )
         for ax, (generator, judge) in zip(axes, panels, strict=False):
             _frame(ax, judge.of(points), judge.of(scored))
             mine, rings = judge.of(points), best[best["extractor"] == judge.extractor]
             _panel(ax, mine[mine["generator"] == generator], rings[rings["generator"] == generator])
-            if not one:
+            if not only_generator:
                 page.heading(ax, generator)
         for ax in axes[len(panels) :]:
             ax.set_axis_off()
@@ -71,14 +71,14 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
 
 
 def _best(table: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
-    """The scored rows at the scale that was chosen for their generator by their judge."""
+    """The scored rows at the guidance scale that was chosen for the row's generator by the row's judge."""
     chosen = {(c.fingerprint, c.images_seen, c.extractor, c.scale) for c in choices(table)}
     keys = zip(*(scored[name] for name in ("fingerprint", "images_seen", "extractor", "guidance_scale")), strict=True)
     return scored[[key in chosen for key in keys]]
 
 
 def _frame(ax: Axes, points: pd.DataFrame, scored: pd.DataFrame) -> None:
-    """Axes that all panels of one judge share."""
+    """Set the axes, equal in all panels of one judge."""
     values = sorted(set(points["guidance_scale"]))
     scales.fit(ax, "y", [*points["gfid_min"], *points["gfid_max"]], pad=0.08)
     scales.fit(ax, "x", values, pad=0.05)
@@ -107,4 +107,4 @@ def _panel(ax: Axes, points: pd.DataFrame, best: pd.DataFrame) -> None:
         if len(scoring):
             last = scoring.iloc[-1]
             names.append(labels.Label(tokenizer, float(last["guidance_scale"]), float(last["gfid"]), look.color))
-    labels.beside(ax, names)
+    labels.at_line_ends(ax, names)

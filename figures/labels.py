@@ -26,7 +26,7 @@ Box = tuple[float, float, float, float]  # left, bottom, right, top in points
 Segment = tuple[float, float, float, float]  # x, y of both ends in points
 
 
-def around(
+def around_points(
     ax: Axes,
     labels: Sequence[Label],
     segments: Sequence[tuple[float, float, float, float]] = (),
@@ -35,8 +35,8 @@ def around(
     """Label points of a scatter plot; lines (x0, y0, x1, y1 in data coordinates) are avoided where possible.
 
     Each label takes the cheapest of a fixed list of places around its point: overlaps cost most, crossing a
-    line less, distance least. Two more rounds let earlier labels move away from later ones. One without text is not
-    written, but the others keep off its point.
+    line less, distance least. Two more rounds let earlier labels move away from later ones. A label without text is not
+    written, but the other labels avoid its point.
     """
     to_points = 72 / ax.figure.dpi
     points = [tuple(ax.transData.transform((p.x, p.y)) * to_points) for p in labels]
@@ -63,8 +63,8 @@ def around(
         _leader(ax, label, points[i], near, shortest=9)
 
 
-def beside(ax: Axes, labels: Sequence[Label], size: float = 7.0, gap: float = 7.0) -> None:
-    """Label the ends of lines in a column right of the axes, spread so that none overlap."""
+def at_line_ends(ax: Axes, labels: Sequence[Label], size: float = 7.0, gap: float = 7.0) -> None:
+    """Label the ends of lines in a column right of the axes, spread so that no two overlap."""
     to_points = 72 / ax.figure.dpi
     _, bottom, right, top = (side * to_points for side in ax.bbox.extents)
     points = [tuple(ax.transData.transform((p.x, p.y)) * to_points) for p in labels]
@@ -77,10 +77,10 @@ def beside(ax: Axes, labels: Sequence[Label], size: float = 7.0, gap: float = 7.
 
 
 def spread(wanted: Sequence[float], heights: Sequence[float], low: float, high: float) -> list[float]:
-    """Centres nearest the wanted ones (ascending) whose intervals touch at most and lie in [low, high].
+    """Centres as close as possible to `wanted` (ascending) whose intervals do not overlap and lie in [low, high].
 
-    Intervals that would overlap form a block around their mean; blocks that meet merge. With too little
-    room the column starts at `low` and ends above `high`.
+    Intervals that would overlap form a block around their mean; blocks that touch are merged. If the room is too small,
+    the column starts at `low` and ends above `high`.
     """
     blocks: list[tuple[float, float, list[int]]] = []  # centre, height, members
 
@@ -108,7 +108,7 @@ def _extent(text: str, size: float) -> tuple[float, float]:
 
 
 def _places(point: tuple[float, ...], text: str, size: float) -> list[tuple[float, Box]]:
-    """Boxes around a point with the cost of their distance, nearest and right of it first."""
+    """Candidate boxes around a point with the cost of their distance; the first is the nearest, right of the point."""
     x, y = point
     w, h = _extent(text, size)
     places = []

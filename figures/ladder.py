@@ -1,7 +1,7 @@
 """What each step from DiT to LightningDiT brings.
 
-Claim (the paper's Table 1): gFID falls from 19.50 to 4.29 over nine steps, each of which adds one thing; the last adds
-two, and is marked.
+Claim (the paper's Table 1): gFID falls from 19.50 to 4.29 over nine steps, each of which adds one change; the last step
+adds two and is marked as confounded.
 """
 
 from pathlib import Path
@@ -17,7 +17,7 @@ TITLE = "What does each step from DiT to LightningDiT bring?"
 
 
 def draw(table: pd.DataFrame, folder: Path) -> Drawing:
-    """gFID of every rung, first rung on top, a panel per judge. `folder` is not read.
+    """gFID of every rung, the first rung at the top, a panel per judge. `folder` is not read.
 
     Raises NotAsked without rows of the ablation `recipe`, NothingToDraw without finished rungs.
     """
@@ -29,12 +29,12 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
         ("gfid",),
         steps=True,
         notes=_sampled_otherwise(found.scored),
-        theirs=dots.published_beside(table, ABLATION, ("gfid",)),
+        paper=dots.published_counterpart(table, ABLATION, ("gfid",)),
     )
 
 
 def _sampled_otherwise(scored: pd.DataFrame) -> list[str]:
-    """Names the rungs that are sampled in another way than the last: gaussian diffusion has no ODE to solve."""
+    """Name the rungs that use another sampler than the last one: Gaussian diffusion has no ODE to solve."""
     rungs = scored.sort_values("place", kind="stable")
     own = rungs["solver"].iloc[-1]
     others = rungs[rungs["solver"] != own].drop_duplicates("label")

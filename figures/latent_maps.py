@@ -1,7 +1,7 @@
 """How the latents of each tokenizer lie: their density on a map, and what they keep of a picture's layout.
 
-Claim (the paper's figure of latent distributions, with its Table 6): latents of a wide plain tokenizer crowd in some
-places, aligned ones lie more evenly. The numbers are in the figure `uniformity`.
+Claim (the paper's figure of latent distributions, with its Table 6): latents of a wide plain tokenizer are dense in
+some regions, and those of an aligned one are distributed more evenly. The numbers are in the figure `uniformity`.
 """
 
 from collections.abc import Hashable, Mapping
@@ -28,14 +28,14 @@ NUMBERS = {"density_cv": "spread", "gini": "Gini", "effective_rank": "eff. rank"
 
 
 def draw(table: pd.DataFrame, folder: Path) -> Drawing:
-    """Per tokenizer (its first seed) a t-SNE map of latents coloured by density, and pictures above their latents, of
-    which red, green and blue are the first three principal components.
+    """For the first seed of each tokenizer a t-SNE map of latents coloured by density, and pictures with their latents.
 
-    Reads `folder`/sheets. Raises NothingToDraw without a finished tokenizer that has a map, NotAsked of published ones.
+    Each latent is below its picture; red, green and blue are its first three principal components. Reads
+    `folder`/sheets. Raises NothingToDraw without a finished tokenizer that has a map, NotAsked for published tables.
     """
-    if published.only(table):
+    if published.is_published(table):
         raise NotAsked("nobody publishes latents")
-    chosen = rows.asked(table, NAME)
+    chosen = rows.rows_for_figure(table, NAME)
     tokenizers = rows.done(chosen, "tokenizer").sort_values(["tokenizer_seed", "seed"]).drop_duplicates("tokenizer")
     of = {row["tokenizer"]: row for row in tokenizers.to_dict("records")}
     maps = {
@@ -51,7 +51,7 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     notes += _explained(maps)
     several = chosen[chosen["kind"] == "tokenizer"].groupby("tokenizer")["fingerprint"].nunique().max() > 1
     notes += ["The first of several seeds."] if several else ["One seed."]
-    notes += wording.caption(tokenizers.assign(comparable=True, reference=""))  # no distance is drawn
+    notes += wording.caption(tokenizers.assign(comparable=True, reference=""))  # the figure shows no FID
     densities = np.concatenate([found["density"] for found in maps.values()])
     colors = ScalarMappable(Normalize(0, float(np.quantile(densities, 0.995))), COLORS)
     width = LEFT + MAP + GAP + SHOWN * (PICTURE + 0.04) + page.EDGE
@@ -94,7 +94,7 @@ def _label(figure: Figure, row: Mapping[Hashable, Any], top: float) -> None:
 
 
 def _map(figure: Figure, found: pd.DataFrame, bottom: float, colors: ScalarMappable) -> None:
-    """A square map on which one unit is as long in both directions; dense points last, so that none is hidden."""
+    """Draw a square map with equal units on both axes; dense points are drawn last, so that they are not hidden."""
     width, height = figure.get_size_inches()
     ax = figure.add_axes((LEFT / width, bottom / height, MAP / width, MAP / height))
     found = found.sort_values("density", kind="stable")

@@ -13,10 +13,10 @@ from figures import style
 
 PANEL = (3.4, 2.75)  # inches: one column of a paper
 INSET = (0.78, 0.12, 0.48, 0.1)  # left, right, bottom, top of the axes inside a panel, inches
-HEADING, SECOND_LINE = 0.16, 0.12  # more above for a heading, below for an x label of two lines
-BAND = 0.2  # above what is published, beside the lines that say so
+HEADING, SECOND_LINE = 0.16, 0.12  # extra space above for a heading, below for an x label of two lines
+BAND = 0.2  # space above the panels of published numbers, in addition to their note
 EDGE = 0.1
-PUBLISHED = "published"  # id of axes that hold nothing of ours
+PUBLISHED = "published"  # id of axes that hold published numbers only
 
 
 @cache
@@ -45,10 +45,11 @@ def sheet(
     body: tuple[float, float],
     below: float = 0.0,
 ) -> tuple[Figure, float]:
-    """A figure with room for a body (width, height in inches) between its titles and its notes, and for `below` inches
-    under the notes.
+    """A figure with its titles and notes, and room for a body (width, height in inches) between them.
 
-    Returns the figure and the height of the body's lower edge above the figure's, in inches.
+    below: inches left free under the notes.
+
+    Returns the figure and the distance from its lower edge to the body's, in inches.
     """
     room = body[0] - 2 * EDGE
     blocks = [
@@ -59,7 +60,7 @@ def sheet(
     head_height = EDGE + sum(len(lines) * _line(size) for lines, size, *_ in blocks) + 0.06
     foot_height = len(foot) * _line(style.SMALL) + (0.12 if foot else 0.0)
     height = head_height + body[1] + foot_height + below
-    # whole pixels, so that a picture can sit on the pixel grid
+    # whole pixels, so that pictures can be aligned with the pixel grid
     size = (round(body[0] * style.DPI) / style.DPI, round(height * style.DPI) / style.DPI)
     figure = Figure(figsize=size, dpi=style.DPI)
 
@@ -94,21 +95,21 @@ def panels(
     right: float = INSET[1],
     headings: bool = False,
     two_line_label: bool = False,
-    below: str = "",
+    published_note: str = "",
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with rows x columns axes, in reading order; `right` inches beside each are kept for labels.
+    """A figure with rows x columns axes, in reading order; `right` inches are left free for labels at each axes' right.
 
-    below: says what is published; one more row of axes comes under it and under the notes, the last of those returned.
+    published_note: if given, a row of axes for published numbers is added below this text, as the last axes returned.
     """
     left, _, bottom, top = INSET
     bottom, top = bottom + SECOND_LINE * two_line_label, top + HEADING * headings
     panel_width, panel_height = PANEL
-    said = wrap(below, style.SMALL, columns * panel_width - 2 * EDGE) if below else []
-    apart = panel_height + band_height(said) if said else 0.0
-    figure, foot = sheet(title, subtitle, notes, (columns * panel_width, rows * panel_height), apart)
+    note_lines = wrap(published_note, style.SMALL, columns * panel_width - 2 * EDGE) if published_note else []
+    published_height = panel_height + band_height(note_lines) if note_lines else 0.0
+    figure, foot = sheet(title, subtitle, notes, (columns * panel_width, rows * panel_height), published_height)
     full_width, full_height = figure.get_size_inches()
     axes = []
-    lower = [*(foot + (rows - 1 - row) * panel_height for row in range(rows)), *([EDGE] if said else [])]
+    lower = [*(foot + (rows - 1 - row) * panel_height for row in range(rows)), *([EDGE] if note_lines else [])]
     for edge in lower:
         for column in range(columns):
             x, y = column * panel_width + left, edge + bottom
@@ -118,31 +119,31 @@ def panels(
             ax.xaxis.set_label_coords(0.5, -0.23 / h)
             ax.grid(True)
             axes.append(ax)
-    if said:
-        set_apart(figure, said, apart, axes[-columns:])
+    if note_lines:
+        draw_published_header(figure, note_lines, published_height, axes[-columns:])
     return figure, axes
 
 
-def band_height(said: Sequence[str]) -> float:
-    """Inches that what is published takes beside its panels: EDGE below, and above what `set_apart` writes."""
-    return EDGE + BAND + len(said) * _line(style.SMALL)
+def band_height(note_lines: Sequence[str]) -> float:
+    """Height in inches of the published part without its panels: EDGE below, and the header and its note above."""
+    return EDGE + BAND + len(note_lines) * _line(style.SMALL)
 
 
-def set_apart(figure: Figure, said: Sequence[str], top: float, axes: Sequence[Axes]) -> None:
-    """A rule at `top` inches, below it the lines that say what is published; its axes get a ground of their own."""
+def draw_published_header(figure: Figure, note_lines: Sequence[str], top: float, axes: Sequence[Axes]) -> None:
+    """Draw a rule at `top` inches and the note on published numbers below it; give their axes a grey background."""
     width, height = figure.get_size_inches()
     rule = Line2D([EDGE / width, 1 - EDGE / width], [(top - 0.06) / height] * 2, color=style.GREY, linewidth=0.6)
     figure.add_artist(rule)
     place = (EDGE / width, (top - 0.12) / height)
-    figure.text(*place, "\n".join(said), fontsize=style.SMALL, color=style.INK, va="top", linespacing=1.28)
+    figure.text(*place, "\n".join(note_lines), fontsize=style.SMALL, color=style.INK, va="top", linespacing=1.28)
     for ax in axes:
         ax.set_gid(PUBLISHED)
-        ax.set_facecolor(style.APART)
+        ax.set_facecolor(style.PUBLISHED_GROUND)
         ax.grid(color="white")
 
 
 def hide_empty(axes: Sequence[Axes]) -> None:
-    """Take away the axes in which nothing was drawn."""
+    """Hide the axes in which nothing was drawn."""
     for ax in axes:
         if not ax.has_data():
             ax.set_axis_off()
@@ -154,8 +155,8 @@ def heading(ax: Axes, text: str) -> None:
     ax.annotate(text, (0, 1), xycoords="axes fraction", xytext=offset, textcoords="offset points")
 
 
-def beside(texts: Sequence[str], size: float = 7.0) -> float:
-    """Inches right of a panel that hold these labels."""
+def label_room(texts: Sequence[str], size: float = 7.0) -> float:
+    """Room in inches that these labels need right of a panel."""
     return max(width(line, size) for text in texts for line in text.split("\n")) + 0.2
 
 

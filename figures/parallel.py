@@ -13,13 +13,13 @@ from matplotlib.ticker import LogLocator, MaxNLocator
 from figures import page, scales, style, wording
 from results.searches import Parameter, Search, Trial, Value, printed
 
-APART = 0.13  # shares of an axis that two of its ticks keep from each other
-SPREAD = 0.07  # over which trials of one choice are spread, so that their lines can be told apart
-LIGHTEST = 0.88  # of the colour map: its last part would not show on paper
+TICK_DISTANCE = 0.13  # shares of an axis that two of its ticks keep from each other
+SPREAD = 0.07  # range over which trials with the same choice are spread, so that their lines are distinguishable
+LIGHTEST = 0.88  # largest value used of the colour map: the colours above it are too light for paper
 
 
 class Scale(NamedTuple):
-    """One upright axis: where a value lies (0 bottom to 1 top), and its ticks there."""
+    """One vertical axis: the position of a value (0 at the bottom, 1 at the top), and the ticks."""
 
     title: str
     place: Callable[[Value], float]
@@ -64,7 +64,7 @@ def draw(ax: Axes, search: Search, done: Sequence[Trial]) -> None:
 
 
 def of_parameter(parameter: Parameter) -> Scale:
-    """The axis of a range, from end to end, or of choices, evenly."""
+    """The axis of a parameter: a range from end to end, or evenly spaced choices."""
     if parameter.choices:
         places = {str(choice): (i + 0.5) / len(parameter.choices) for i, choice in enumerate(parameter.choices)}
         ticks = [(place, text) for text, place in places.items()]
@@ -74,7 +74,7 @@ def of_parameter(parameter: Parameter) -> Scale:
 
 
 def of_objective(title: str, values: Sequence[float]) -> Scale:
-    """The axis of what is minimised: the lowest value found is at its bottom."""
+    """The axis of an objective, which is minimised: its lowest value is at the bottom."""
     low, high = min(values), max(values)
     return _range(title, low, high, 0 < low * scales.LOG_FROM <= high, wording.value)
 
@@ -102,13 +102,13 @@ def _range(title: str, low: float, high: float, logarithmic: bool, end: Callable
     ticks = [(place(low), end(low)), (place(high), end(high))]
     for tick in sorted(map(float, locator.tick_values(low, high))):
         at = place(tick)
-        if 0 <= at <= 1 and all(abs(at - other) >= APART for other, _ in ticks):
+        if 0 <= at <= 1 and all(abs(at - other) >= TICK_DISTANCE for other, _ in ticks):
             ticks.append((at, _short(tick)))
     return Scale(title, place, ticks)
 
 
 def _height(search: Search, key: str, scale: Scale, trial: Trial) -> float:
-    """Where a trial crosses an axis; nowhere (NaN) if it has no such value."""
+    """The position where a trial crosses an axis; NaN if it has no value there."""
     if key not in trial.params:
         return math.nan
     place = scale.place(trial.params[key])
@@ -128,7 +128,7 @@ def _mark_default(ax: Axes, x: int, scale: Scale, value: Value) -> None:
 
 
 def _gradient(ax: Axes, x: int, colors: matplotlib.colors.Colormap) -> None:
-    """The last axis is its own key of colours."""
+    """Draw the colour map along the last axis, which so serves as the colour key."""
     steps = 64
     lines = [[(x, i / steps), (x, (i + 1) / steps)] for i in range(steps)]
     shades = [colors(LIGHTEST * (i + 0.5) / steps) for i in range(steps)]
@@ -136,7 +136,7 @@ def _gradient(ax: Axes, x: int, colors: matplotlib.colors.Colormap) -> None:
 
 
 def _axis(ax: Axes, x: int, scale: Scale, room: float) -> None:
-    """One axis with ticks right of it and its title, of two lines at most, above; `room` in inches to the next."""
+    """Draw one axis, with ticks at its right and its title (at most two lines) above. room: inches to the next axis."""
     ax.plot([x, x], [0, 1], color=style.GREY, linewidth=0.8, zorder=4)
     halo = [withStroke(linewidth=2.2, foreground="white")]
     for place, text in scale.ticks:

@@ -1,7 +1,7 @@
 """Which trials of a search with two objectives no other beats in both, over the study's own frontier.
 
 Claim (the paper's Figure 1): reconstruction and generation trade off, and the frontier can be moved. Trials have one
-seed; what is run again on held-out seeds is drawn apart.
+seed; repeats on held-out seeds are drawn with other markers.
 """
 
 from collections.abc import Hashable, Mapping, Sequence
@@ -28,9 +28,9 @@ HEIGHT, SIDE, BOX = 3.9, 4.9, (0.78, 0.12, 0.55, 0.32)  # of the panel, inches; 
 
 
 def draw(search: Search, table: pd.DataFrame) -> Drawing:
-    """The second objective against the first; of rFID and gFID also the study's frontier, in grey, from `table`.
+    """The second objective against the first; for rFID and gFID also the study's frontier, in grey, from `table`.
 
-    Raises NotAsked for another number of objectives, NothingToDraw without a complete trial, ProtocolError where the
+    Raises NotAsked for another number of objectives, NothingToDraw without a complete trial, ProtocolError if the
     search and the frontier were measured in different ways.
     """
     if len(search.objectives) != 2:
@@ -57,7 +57,7 @@ def draw(search: Search, table: pd.DataFrame) -> Drawing:
 
 
 def front(done: Sequence[Trial], objectives: Sequence[str]) -> list[Trial]:
-    """Trials that no other beats: not worse in every objective and better in one. By the first objective."""
+    """Trials that no other trial dominates, sorted by objectives. To dominate: nowhere worse, somewhere better."""
 
     def values(trial: Trial) -> tuple[float, ...]:
         return tuple(trial.values[objective] for objective in objectives)
@@ -70,14 +70,14 @@ def front(done: Sequence[Trial], objectives: Sequence[str]) -> list[Trial]:
 
 
 def _study(search: Search, table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
-    """The frontier's points by the search's judge, after its number of images; or why there are none, for a note."""
+    """The frontier's points by the search's judge at the search's number of images, or a note why there are none."""
     nothing = pd.DataFrame(columns=["tokenizer", "rfid", "gfid"])
     if set(search.objectives) != {"rfid", "gfid"}:
         return nothing, []
     about = {key: search.protocol.get(key, {}) for key in ("rfid", "gfid")}
     own = table["ablations"].map(lambda names: frontier.NAME in names.split()).astype(bool)
     try:
-        chosen = rows.asked(table[own | (table["kind"] == "tokenizer")], frontier.NAME)
+        chosen = rows.rows_for_figure(table[own | (table["kind"] == "tokenizer")], frontier.NAME)
         tokenizers, generators = rows.done(chosen, "tokenizer"), rows.done(chosen, "generator")
     except NothingToDraw as reason:
         return nothing, [f"The study has no frontier to compare with: {reason}."]
@@ -95,7 +95,7 @@ def _study(search: Search, table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]
 
 
 def _where(found: pd.DataFrame, about: Mapping[str, Value], columns: Sequence[str]) -> pd.DataFrame:
-    """The rows that have what the search says of these columns."""
+    """The rows whose cells in these columns equal those of the search's protocol."""
     for column in columns:
         if column in about:
             found = found[[_same(cell, about[column]) for cell in found[column]]]
@@ -173,7 +173,7 @@ def _panel(ax: Axes, search: Search, points: pd.DataFrame) -> None:
     ends = list(zip(line[first], line[second], strict=True))
     for (x0, y0), (x1, y1) in pairwise(ends):
         segments += [(x0, y0, x1, y0), (x1, y0, x1, y1)]
-    labels.around(ax, names, segments)
+    labels.around_points(ax, names, segments)
     handles = [Line2D([], [], label=text, **looks[part]) for part, text in said.items() if part in set(points["part"])]
     ax.legend(
         handles=handles, loc="lower left", bbox_to_anchor=(-0.02, 1.02), ncols=len(handles), fontsize=style.SMALL,
@@ -184,7 +184,7 @@ def _panel(ax: Axes, search: Search, points: pd.DataFrame) -> None:
 def _whiskers(
     ax: Axes, p: Mapping[Hashable, Any], first: str, second: str, color: str, z: float
 ) -> list[tuple[float, float, float, float]]:
-    """The ranges of a point, as the segments that were drawn."""
+    """Draw the ranges of a point; returns the segments drawn."""
     lines = [
         (p[f"{first}_min"], p[second], p[f"{first}_max"], p[second]),
         (p[first], p[f"{second}_min"], p[first], p[f"{second}_max"]),

@@ -15,7 +15,7 @@ COLUMNS = 8
 def load(folder: Path, name: str) -> np.ndarray:
     """The pictures of `folder`/sheets/`name`: (rows, 8, H, W, 3) uint8, H = W = sheet width / 8.
 
-    Raises ValueError when the name leaves the sheets folder or the size is not that of a sheet.
+    Raises ValueError if the name is not a plain file name or the size is not that of a sheet.
     """
     if Path(name).name != name:
         raise ValueError(f"a sheet is named by its file name alone, found {name!r}")
@@ -45,7 +45,7 @@ def tiled(pictures: np.ndarray, gap: int) -> np.ndarray:
 
 
 def scale(native_width: int, inches: float) -> float:
-    """Output pixels per native pixel that fill about `inches`: whole when enlarging, else the exact ratio."""
+    """Output pixels per native pixel that fill about `inches`: an integer to enlarge, else the exact ratio."""
     ratio = inches * style.DPI / native_width
     return float(int(ratio * 1.04)) if ratio >= 1 else ratio
 

@@ -13,16 +13,16 @@ from figures.drawing import Drawing, NothingToDraw
 
 NAME = "reconstructions"
 TITLE = "What does each tokenizer keep of a picture?"
-PICTURES, LABELS, GAP = 5.26, 1.6, 0.07  # inches: width of a row, least of its label, between them
+PICTURES, LABELS, GAP = 5.26, 1.6, 0.07  # inches: width of a row, minimum width of its label, gap between them
 
 
 def draw(table: pd.DataFrame, folder: Path) -> Drawing:
-    """A row of originals and one of reconstructions per tokenizer, labelled with its PSNR and rFID.
+    """A row of originals and a row of reconstructions per tokenizer, labelled with its PSNR and rFID.
 
-    Reads sheets from `folder`/sheets. Originals that all tokenizers share are shown once. Raises
+    Reads sheets from `folder`/sheets. Originals that are the same for all tokenizers are shown once. Raises
     NothingToDraw without a finished tokenizer that has a sheet.
     """
-    chosen = rows.asked(table, NAME)
+    chosen = rows.rows_for_figure(table, NAME)
     tokenizers = rows.done(chosen, "tokenizer")
     last = tokenizers.sort_values("images_seen", kind="stable").drop_duplicates(
         ["fingerprint", "extractor", "extractor_size"], keep="last"

@@ -15,11 +15,11 @@ from results.files import replacing
 from results.published import load_study
 
 SUFFIXES = ("png", "pdf", "csv")
-MODULES = {"search": search, "pareto": pareto}  # of searches; each is drawn for every space
+MODULES = {"search": search, "pareto": pareto}  # figures of searches; each is drawn for every space
 
 
 class Rendered(NamedTuple):
-    """Files written; why a figure had nothing to draw; why a figure's rows were refused (by figure name)."""
+    """Files written; and by figure name, why a figure had nothing to draw, and why drawing it failed."""
 
     written: list[Path]
     skipped: dict[str, str]
@@ -27,13 +27,11 @@ class Rendered(NamedTuple):
 
 
 def render(study: Path, out: Path, names: Iterable[str] | None = None) -> Rendered:
-    """Draw the named figures (default: all) of results/<study>, or of what is published where that is its name, as
-    <name>.png, .pdf and .csv in `out`.
+    """Draw the named figures (default: all) of results/<study> as <name>.png, .pdf and .csv in `out`.
 
-    Those of a search are named after its space, such as search-sampling.
-
-    A figure that is skipped or refused loses its files of an earlier table: the folder never shows numbers
-    that the table does not hold. Raises ValueError for an unknown figure or a table that cannot be read.
+    `study` may also have the name of a published study. Figures of a search are named after its space, such as
+    search-sampling. If a figure is skipped or refused, its files from an earlier table are deleted: the folder never
+    shows numbers that the table does not hold. Raises ValueError for an unknown figure or an unreadable table.
     """
     table = load_study(study.name, study.parent)
     drawings = _of_searches(study, out, table)
@@ -48,9 +46,9 @@ def render(study: Path, out: Path, names: Iterable[str] | None = None) -> Render
         except NothingToDraw as reason:
             if not isinstance(reason, NotAsked):
                 result.skipped[name] = str(reason)
-        except Exception as error:  # a fault in one drawing must not stop the others, nor the study
-            plain = isinstance(error, (ValueError, FileNotFoundError))
-            result.refused[name] = str(error) if plain else f"{type(error).__name__}: {error}"
+        except Exception as error:  # a bug in one figure must not stop the other figures or the study
+            expected = isinstance(error, (ValueError, FileNotFoundError))
+            result.refused[name] = str(error) if expected else f"{type(error).__name__}: {error}"
         else:
             result.written.extend(style.save(drawing.figure, out / name))
             path = out / f"{name}.csv"
@@ -69,13 +67,14 @@ def _of_table(name: str, study: Path, table: pd.DataFrame) -> Callable[[], Drawi
 
 
 def _of_searches(study: Path, out: Path, table: pd.DataFrame) -> dict[str, Callable[[], Drawing]]:
-    """By name, the figures of every space that has been searched, and of those drawn in `out` whose files are gone."""
-    there = searches.found(study)
+    """Figures by name, for every searched space, and for spaces drawn in `out` whose search files are gone."""
+    searched = searches.found(study)
     drawn = {path.stem.partition("-")[2] for module in MODULES for path in out.glob(f"{module}-*.png")}
 
-    def of(module: str, space: str) -> Drawing:
-        if space not in there:
+    def draw(module: str, space: str) -> Drawing:
+        if space not in searched:
             raise NotAsked(f"the space {space} has not been searched")
         return MODULES[module].draw(searches.load(study, space), table)
 
-    return {f"{module}-{space}": partial(of, module, space) for space in sorted({*there, *drawn}) for module in MODULES}
+    spaces = sorted({*searched, *drawn})
+    return {f"{module}-{space}": partial(draw, module, space) for space in spaces for module in MODULES}

@@ -17,7 +17,7 @@ BY_JUDGE = ("extractor", "extractor_size", "reference", "reference_hash", "compa
 
 
 class Judge(NamedTuple):
-    """A feature extractor and its input size: numbers of two judges never share an axis."""
+    """A feature extractor and its input size; numbers of two judges never share an axis."""
 
     extractor: str
     size: int | None
@@ -28,13 +28,14 @@ class Judge(NamedTuple):
         return rows[(rows["extractor"] == self.extractor) & (sizes == (self.size or -1))]
 
 
-def asked(table: pd.DataFrame, figure: str) -> pd.DataFrame:
-    """Rows some ablation asks for: those of the figure's own ablation or of `frontier` if they have results.
+def rows_for_figure(table: pd.DataFrame, figure: str) -> pd.DataFrame:
+    """The rows that a figure shows: those of its own ablation, else of `frontier`, else of all ablations.
 
-    Tokenizer rows come along when a chosen generator uses the tokenizer. Samples that only choose a setting are left
-    out, and rows that searches alone ask for. Without one of those two ablations so are guided rows beside unguided
-    ones, and rows that only ablations with labels ask for: these have figures of their own, see `labelled`. Raises
-    NothingToDraw when no ablation asks for anything, NotAsked when only such do.
+    The rows of an ablation are used if one of its generators has a result; the rows of the tokenizers that its
+    generators use are added. Rows whose samples only choose a setting, and rows of searches alone, are always left out.
+    If all ablations are used, guided rows are left out (if there are unguided ones), and so are rows that belong only
+    to ablations with labels: these have figures of their own, see `labelled`. Raises NothingToDraw if no row belongs to
+    an ablation, NotAsked if all rows belong only to ablations with labels.
     """
     rows = table[(table["ablations"].str.strip() != "") & ~choosing(table) & ~of_searches(table)]
     if rows.empty:
@@ -53,10 +54,10 @@ def asked(table: pd.DataFrame, figure: str) -> pd.DataFrame:
 
 
 def labelled(table: pd.DataFrame, ablation: str) -> pd.DataFrame:
-    """Generators that an ablation has labels for, with columns `place`, `label` and `changed` (see results/labels.py),
-    and the tokenizers that they use, with these columns empty.
+    """Rows of the generators that an ablation labels, and of the tokenizers that they use.
 
-    Raises NotAsked when there are none.
+    Adds the columns `place`, `label` and `changed` (see results/labels.py), empty for tokenizers. Raises NotAsked if
+    there are no such generators.
     """
     names = table["labels"].map(lambda cell: parse(cell).get(ablation))
     generators = table[names.notna() & (table["kind"] == "generator") & ~choosing(table)]
@@ -69,16 +70,16 @@ def labelled(table: pd.DataFrame, ablation: str) -> pd.DataFrame:
     return pd.concat([table[used].assign(place=-1, label="", changed=""), generators])
 
 
-def done(rows: pd.DataFrame, kind: str, varies: tuple[str, ...] = (), apart: tuple[str, ...] = ()) -> pd.DataFrame:
-    """Finished rows of one kind, of one protocol per judge but for what `varies`, one run per place in the figure.
+def done(rows: pd.DataFrame, kind: str, varies: tuple[str, ...] = (), also_by: tuple[str, ...] = ()) -> pd.DataFrame:
+    """Finished rows of one kind, checked: one protocol per judge except in `varies`, one run per place in the figure.
 
-    apart: columns other than those of the protocol that also give a run its own place.
+    also_by: columns outside the protocol that also distinguish the places of runs.
 
-    Raises NothingToDraw when there are none, ProtocolError when they cannot share an axis, and ValueError
-    when two runs differ in something the figure does not show.
+    Raises NothingToDraw if there are no rows, ProtocolError if they cannot share an axis, and ValueError
+    if two runs differ in something that the figure does not show.
     """
     chosen = rows[(rows["kind"] == kind) & (rows["state"] == "done")]
-    # an untrained network has no place on a logarithmic axis; how long a published one trained may be unknown
+    # 0 images cannot be drawn on a logarithmic axis; the number may be unknown for published rows
     chosen = chosen[chosen["images_seen"].fillna(1) > 0]
     if chosen.empty:
         raise NothingToDraw(f"no {kind} has finished")
@@ -86,7 +87,7 @@ def done(rows: pd.DataFrame, kind: str, varies: tuple[str, ...] = (), apart: tup
     for judge in judges(chosen):
         check_protocol(judge.of(chosen), varies)
     place = ["tokenizer", "generator", "tokenizer_seed", "seed", "images_seen", "extractor", "extractor_size"]
-    place += [*varies, *apart]
+    place += [*varies, *also_by]
     for _, same in chosen.groupby(place, dropna=False):
         if len(same) > 1:
             a, b = same.iloc[0], same.iloc[1]
@@ -99,7 +100,7 @@ def done(rows: pd.DataFrame, kind: str, varies: tuple[str, ...] = (), apart: tup
 
 
 def judges(rows: pd.DataFrame) -> list[Judge]:
-    """The judges of some rows; a classifier trained for the study comes last."""
+    """The judges of the rows; a classifier trained for the study comes last."""
     pairs = rows[["extractor", "extractor_size"]].drop_duplicates().itertuples(index=False)
     found = [Judge(name, None if pd.isna(size) else int(size)) for name, size in pairs]
     return sorted(found, key=lambda j: (j.extractor == "classifier", j.extractor, j.size or 0))
@@ -112,16 +113,16 @@ def generators(rows: pd.DataFrame) -> list[str]:
 
 
 def tokenizers(rows: pd.DataFrame) -> list[str]:
-    """Tokenizer specs: by width, plain ones before aligned ones."""
+    """Tokenizer specs, by width; plain tokenizers before aligned ones."""
     specs = rows[["latent_channels", "foundation_model", "tokenizer"]].drop_duplicates("tokenizer")
     order = sorted(specs.itertuples(index=False), key=lambda s: (s[0], base(s[2], s[1]), s[1] != "none", s[2]))
     return [str(spec.tokenizer) for spec in order]
 
 
 def cells(rows: pd.DataFrame) -> tuple[list[tuple[str, Judge]], int, int]:
-    """Panels as (generator, judge), with the number of rows and columns that hold them.
+    """Panels as (generator, judge), and the number of rows and columns of their grid.
 
-    One judge: generators side by side. Several: a column per judge, a row per generator.
+    With one judge, generators are side by side; with several, there is a column per judge and a row per generator.
     """
     found = judges(rows)
     panels = [(generator, judge) for generator in generators(rows) for judge in found]
@@ -135,7 +136,7 @@ def base(tokenizer: str, foundation_model: str) -> str:
 
 
 def pairs(data: pd.DataFrame) -> list[tuple[str, str]]:
-    """(plain, aligned) tokenizers that differ in the alignment alone."""
+    """Pairs (plain, aligned) of tokenizers that differ only in the alignment."""
     models = data.drop_duplicates("tokenizer").set_index("tokenizer")["foundation_model"]
     aligned = [name for name in tokenizers(data) if models[name] != "none"]
     found = [(base(name, models[name]), name) for name in aligned]
@@ -145,8 +146,10 @@ def pairs(data: pd.DataFrame) -> list[tuple[str, str]]:
 def at_common_mark(
     rows: pd.DataFrame, by: Sequence[str] = ("tokenizer", "generator")
 ) -> tuple[pd.DataFrame, int | None]:
-    """Rows at the largest number of images seen at which every tokenizer and generator (or other group) has a result,
-    and that number; all rows and None where nobody says how many they have seen."""
+    """Rows at the largest number of images seen at which every group has a result, and that number.
+
+    Groups are pairs of tokenizer and generator by default. All rows and None if `images_seen` is empty everywhere.
+    """
     if rows["images_seen"].isna().all():
         return rows, None
     marks = [set(group["images_seen"]) for _, group in rows.groupby(list(by))]
@@ -167,8 +170,8 @@ def averaged(rows: pd.DataFrame, by: list[str], metric: str) -> pd.DataFrame:
 
 
 def seeds_note(runs: Iterable[int], of: pd.DataFrame | None = None) -> list[str]:
-    """How many runs stand behind each point; nothing if they are `of` published rows, where nobody says."""
-    if of is not None and published.only(of):
+    """A note on how many seeds each point averages; nothing for published rows (`of`), which do not state it."""
+    if of is not None and published.is_published(of):
         return []
     runs = sorted({int(n) for n in runs})
     if runs[-1] < 2:
@@ -178,7 +181,7 @@ def seeds_note(runs: Iterable[int], of: pd.DataFrame | None = None) -> list[str]
 
 
 def missing_note(rows: pd.DataFrame, kinds: Iterable[str]) -> list[str]:
-    """One sentence that names every asked run without a result, with its state and reason."""
+    """One sentence that names every planned run without a result, with its state and reason."""
     waiting = rows[(rows["state"] != "done") & rows["kind"].isin(list(kinds))]
     several_generators = rows[rows["kind"] == "generator"]["generator"].nunique() > 1
     several_seeds = len(rows[["tokenizer_seed", "seed"]].drop_duplicates()) > 1
@@ -189,13 +192,13 @@ def missing_note(rows: pd.DataFrame, kinds: Iterable[str]) -> list[str]:
     ):
         row = run.sort_values("images_seen", kind="stable").iloc[0]
         if row["kind"] == "generator" and row["state"] == "blocked" and row["tokenizer_fingerprint"] in lost_tokenizers:
-            continue  # the tokenizer named before it is the cause
+            continue  # the cause is its tokenizer, which is named already
         name = row["tokenizer"] + (" tokenizer" if row["kind"] == "tokenizer" else "")
-        if "label" in row:  # the generators' names; tokenizers of one spec may differ
+        if "label" in row:  # names a generator; tokenizers are named by their run, as several may have one spec
             name = row["label"] or f"tokenizer {row['run']}"
         elif row["kind"] == "generator" and several_generators:
             name += f" with {row['generator']}"
-        if several_seeds and not pd.isna(row["seed"]):  # given weights have none
+        if several_seeds and not pd.isna(row["seed"]):  # pretrained weights have no seed
             name += f" seed {row['seed']}"
         results = rows[(rows["fingerprint"] == row["fingerprint"]) & (rows["state"] == "done")]
         if row["kind"] == "generator" and len(results):

@@ -1,6 +1,6 @@
 """What generators draw: the first samples of each, from the same noise and labels.
 
-Goes with the paper's Figures 5 and 6; it supports no number by itself.
+Corresponds to the paper's Figures 5 and 6; it does not support a numerical claim.
 """
 
 from pathlib import Path
@@ -14,7 +14,7 @@ from figures.drawing import Drawing, NothingToDraw
 
 NAME = "samples"
 TITLE = "What does a generator draw on each tokenizer?"
-GRID, GAP, LINE = 2.63, 0.16, 0.12  # inches: width of a grid, between grids, a line of its label
+GRID, GAP, LINE = 2.63, 0.16, 0.12  # inches: width of a grid, gap between grids, height of a line of its label
 ROWS = 4  # rows of eight samples shown
 
 
@@ -23,7 +23,7 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
 
     Reads sheets from `folder`/sheets. Raises NothingToDraw without a finished generator that has a sheet.
     """
-    chosen = rows.asked(table, NAME)
+    chosen = rows.rows_for_figure(table, NAME)
     generators = rows.done(chosen, "generator")
     drawn = generators[generators["sheet"] != ""]
     if drawn.empty:

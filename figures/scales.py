@@ -12,8 +12,10 @@ LOG_FROM = 6.0  # a range of this factor or more is drawn on a logarithmic axis
 
 
 def fit(ax: Axes, which: str, values: Sequence[float], pad: float = 0.12, least: float = 0.02) -> None:
-    """Fit the x or y axis to all values, with `pad` of its length free at each end, and at least the share `least` of
-    the largest value: nearly equal ones should not look far apart."""
+    """Fit the x or y axis to the values, with the share `pad` of its length free at each end.
+
+    least: minimum margin of a linear axis as a share of the largest value, so that nearly equal values look close.
+    """
     low, high = min(values), max(values)
     logarithmic = low > 0 and high / low >= LOG_FROM
     if logarithmic:
@@ -41,10 +43,10 @@ def budget(ax: Axes, marks: Sequence[float]) -> None:
     ax.set_xlim(low / factor, high * factor)
     ax.xaxis.set_minor_locator(NullLocator())
     per_label = 0.42 * ax.figure.dpi  # pixels
-    kept: list[float] = []
-    for mark in sorted(marks, reverse=True):  # the last mark always has its tick
-        place = ax.transData.transform((mark, 1))[0]
-        if not kept or ax.transData.transform((kept[-1], 1))[0] - place >= per_label:
-            kept.append(mark)
-    ax.xaxis.set_major_locator(FixedLocator(sorted(kept)))
+    ticks: list[float] = []
+    for mark in sorted(marks, reverse=True):  # the largest mark always has a tick
+        position = ax.transData.transform((mark, 1))[0]
+        if not ticks or ax.transData.transform((ticks[-1], 1))[0] - position >= per_label:
+            ticks.append(mark)
+    ax.xaxis.set_major_locator(FixedLocator(sorted(ticks)))
     ax.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: count(tick)))

@@ -22,17 +22,17 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
 
     `folder` is not read. Raises NothingToDraw without finished generators of known size.
     """
-    chosen = rows.asked(table, NAME)
-    generators, mark, points = _found(chosen)
+    chosen = rows.rows_for_figure(table, NAME)
+    generators, mark, points = _panel_data(chosen)
     judges, sizes = rows.judges(points), rows.generators(points)
     at = f"At {wording.images(mark)} seen."
     shown = f"Generators: {', '.join(sizes)}." if len(sizes) > 1 else f"{sizes[0]} only: one size shows no slope."
     notes = rows.missing_note(chosen, ("tokenizer", "generator"))
     notes += rows.seeds_note(points["gfid_runs"], generators)
     notes += wording.caption(generators)
-    theirs = published.beside(table, NAME)
-    beside = None if theirs is None else _found(theirs)
-    names = rows.tokenizers(points) + ([] if beside is None else rows.tokenizers(beside.points))
+    paper = published.paper_rows(table, NAME)
+    paper_data = None if paper is None else _panel_data(paper)
+    names = rows.tokenizers(points) + ([] if paper_data is None else rows.tokenizers(paper_data.points))
     with style.applied():
         figure, axes = page.panels(
             TITLE,
@@ -40,35 +40,37 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
             notes,
             1,
             len(judges),
-            right=page.beside(names),
-            below=wording.apart(theirs),
+            right=page.label_room(names),
+            published_note=wording.published_note(paper),
         )
         for ax, judge in zip(axes, judges, strict=False):
-            _panel(ax, judge.of(points), judge.of(generators), published.look(table))
-        if beside is not None:
-            _panel(axes[len(judges)], beside.points, beside.generators, style.grey)
+            _panel(ax, judge.of(points), judge.of(generators), published.look_for(table))
+        if paper_data is not None:
+            _panel(axes[len(judges)], paper_data.points, paper_data.generators, style.grey)
         page.hide_empty(axes)
-    return Drawing(figure, points, None if beside is None else published.sourced(beside.points, beside.generators))
+    if paper_data is None:
+        return Drawing(figure, points)
+    return Drawing(figure, points, published.with_source(paper_data.points, paper_data.generators))
 
 
-class Found(NamedTuple):
-    """Finished generators of known size at their last common number of images seen, and a point per tokenizer."""
+class PanelData(NamedTuple):
+    """What the panels show: finished generators of known size at their last common mark, a point per tokenizer."""
 
     generators: pd.DataFrame
     mark: int | None
     points: pd.DataFrame
 
 
-def _found(chosen: pd.DataFrame) -> Found:
+def _panel_data(chosen: pd.DataFrame) -> PanelData:
     generators = rows.done(chosen, "generator").dropna(subset=["parameters"])
     if generators.empty:
         raise NothingToDraw("no finished generator has its number of parameters recorded")
     generators, mark = rows.at_common_mark(generators)
     by = ["extractor", "extractor_size", "tokenizer", "foundation_model", "latent_channels", "generator"]
     points = rows.averaged(generators, [*by, "images_seen"], "gfid")
-    # the input layer differs a little with the latent's width: one place on the axis per generator
+    # the input layer grows a little with the latent's width; every generator still gets one place on the axis
     points["parameters"] = points["generator"].map(generators.groupby("generator")["parameters"].min())
-    return Found(generators, mark, points)
+    return PanelData(generators, mark, points)
 
 
 def _panel(ax: Axes, points: pd.DataFrame, generators: pd.DataFrame, look_of: style.LookOf) -> None:
@@ -86,4 +88,4 @@ def _panel(ax: Axes, points: pd.DataFrame, generators: pd.DataFrame, look_of: st
         ax.vlines(x, line["gfid_min"], line["gfid_max"], color=look.color, linewidth=1, zorder=2)
         ax.plot(x, line["gfid"], linestyle=look.dash, zorder=3, **look.markers())
         names.append(labels.Label(tokenizer, float(last["parameters"]), float(last["gfid"]), look.color))
-    labels.beside(ax, names)
+    labels.at_line_ends(ax, names)

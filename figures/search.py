@@ -1,7 +1,7 @@
 """What a search over settings found: its trials, which settings matter, and where the good ones lie.
 
-Claim: none of the paper's. Trials are ranked on the samples they were chosen on; what is said of the winner rests on
-held-out seeds, which are drawn apart.
+Claim: none of the paper's. Trials are ranked on the samples they were chosen on; statements about the winner are based
+on held-out seeds, which have their own panel.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,11 +18,11 @@ from figures import page, parallel, scales, style, trials
 from figures.drawing import Drawing
 from results.searches import Search, Trial, printed
 
-WIDTH = 7.2  # inches, as all here; more where many trials were run again
-ROW, BOTTOM, TOP = 2.4, 0.52, 0.34  # of an objective's row: its height, below its panels, above them
-LEFT, HISTORY, GAP = 0.78, 2.0, 0.3  # widths: of the labels, of the history at least, between panels
-STRIP, COLUMN = 0.5, 0.25  # widths: of the held-out default, of a held-out trial
-BARS, NUMBER = 0.9, 0.42  # widths: of the longest bar, of the number beside it
+WIDTH = 7.2  # inches, like all lengths here; the figure is wider if many trials were repeated
+ROW, BOTTOM, TOP = 2.4, 0.52, 0.34  # an objective's row: its height, the room below and above its panels
+LEFT, HISTORY, GAP = 0.78, 2.0, 0.3  # widths: of the labels, minimum of the history, between panels
+STRIP, COLUMN = 0.5, 0.25  # widths in the held-out panel: of the default, of a trial
+BARS, NUMBER = 0.9, 0.42  # widths: of the longest bar, of the number at its end
 PARALLEL, CROWN, SOLE, SIDES = 2.5, 0.42, 0.14, (0.55, 0.5)  # lowest panel: height, room above, below, left and right
 COMPLETE: dict[str, Any] = {
     "marker": "o", "markersize": 4, "color": trials.TRIAL, "markeredgewidth": 0, "linestyle": "none"
@@ -37,7 +37,7 @@ MARKS = {
 
 
 def draw(search: Search, table: pd.DataFrame) -> Drawing:
-    """A row per objective, history beside importance, and parallel coordinates below; `table` is not read.
+    """A row per objective with its history and the importances, and parallel coordinates below; `table` is not read.
 
     Raises NothingToDraw without a complete trial.
     """
@@ -63,9 +63,9 @@ def draw(search: Search, table: pd.DataFrame) -> Drawing:
 def _history(
     figure: Figure, search: Search, done: Sequence[Trial], objective: str, box: tuple[float, float, float, float]
 ) -> None:
-    """Values in order of trials, and right of them held-out scores on the same axis.
+    """Values in the order of trials, and at the right held-out scores on the same axis.
 
-    A pruned trial has its value at fewer images than the others, so it has a place in time alone.
+    A pruned trial was judged after fewer images than the others, so only its number is marked, not its value.
     """
     values = [trial.values[objective] for trial in done]
     again = [(None, search.default.scores), *((candidate.trial, candidate.scores) for candidate in search.candidates)]
@@ -112,7 +112,7 @@ def _is_default(search: Search, trial: Trial) -> bool:
 
 
 def _strip(ax: Axes, search: Search, held_out: Mapping[int | None, Sequence[float]]) -> None:
-    """Held-out scores: a column for the default (None) and one for each trial that was run again."""
+    """Held-out scores: a column for the default (None) and one for each repeated trial."""
     ends = list(accumulate(STRIP if number is None else COLUMN for number in held_out))
     places = [end - (STRIP if number is None else COLUMN) / 2 for end, number in zip(ends, held_out, strict=True)]
     ax.set_xlim(0, ends[-1])
@@ -128,7 +128,7 @@ def _strip(ax: Axes, search: Search, held_out: Mapping[int | None, Sequence[floa
 
 
 def _key(ax: Axes, search: Search) -> None:
-    """What the marks mean, in a line above the panel."""
+    """The legend of the markers, in a line above the panel."""
     states = {trial.state for trial in search.trials}
     handles = [Line2D([], [], label="complete", **COMPLETE)]
     if search.winner is not None:
@@ -146,7 +146,7 @@ def _key(ax: Axes, search: Search) -> None:
 
 
 def _importance(figure: Figure, search: Search, objective: str, box: tuple[float, float, float, float]) -> None:
-    """Bars, the largest share first, their names left of `box`; a sentence in their place with too few trials."""
+    """Bars, the largest share first, with their names left of `box`; with too few trials a sentence instead."""
     shares = sorted(search.importances.get(objective, {}).items(), key=lambda share: -share[1])
     names = [search.parameters[key].label for key, _ in shares]
     ax = _axes(figure, *box)

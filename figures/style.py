@@ -1,7 +1,8 @@
 """How every figure looks: type, colours per tokenizer, and saving that repeats byte for byte.
 
-Width gives the hue (colour-blind safe), alignment the filling: a plain tokenizer is hollow and dashed, an
-aligned one filled and solid; a second foundation model has another marker and dash. Published numbers are grey.
+The latent width determines the hue (colour-blind safe), and alignment the filling: plain tokenizers are hollow and
+dashed, aligned ones filled and solid; each further foundation model has its own marker and dash. Published numbers are
+grey.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,7 +19,7 @@ from results.files import replacing
 DPI = 200
 TITLE, TEXT, SMALL = 9.5, 7.5, 6.5  # points; nothing is smaller than SMALL
 INK, GREY, FAINT = "#1a1a1a", "#5a5a5a", "#d9d9d9"
-APART = "#f4f4f2"  # ground of what is published
+PUBLISHED_GROUND = "#f4f4f2"  # background of published numbers
 
 SETTINGS: dict[str, Any] = {
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same on every machine
@@ -61,7 +62,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 HUES = {4: "#0072b2", 8: "#8c2d8c", 16: "#d55e00", 32: "#00795c", 64: "#5b4bb3", 128: "#8a6d00"}
-SPARE_HUES = ("#a3195b", "#4d4d4d", "#006d77", "#7a4419")  # widths outside the list, by width
+SPARE_HUES = ("#a3195b", "#4d4d4d", "#006d77", "#7a4419")  # for widths that HUES lacks
 GREYS = {4: "#767676", 16: "#767676", 32: "#4d4d4d", 64: "#111111"}  # of published numbers, by width
 SHAPES: dict[str, tuple[str, Any]] = {  # foundation model: marker, dash
     "none": ("o", (0, (3.2, 1.8))),
@@ -103,7 +104,7 @@ def look(latent_channels: int, foundation_model: str) -> Look:
 
 
 def grey(latent_channels: int, foundation_model: str) -> Look:
-    """The look of a tokenizer where its numbers are published, not measured: wider ones darker, else the same."""
+    """The look of a tokenizer with published numbers: shades of grey, darker for wider latents, else the same."""
     shade = GREYS.get(latent_channels, GREY)
     return replace(look(latent_channels, foundation_model), color=shade)
 
@@ -112,20 +113,20 @@ LookOf = Callable[[int, str], Look]
 
 
 def glyph(foundation_model: str) -> str:
-    """The marker of a foundation model, to stand in a text."""
+    """The marker of a foundation model as a character, for texts."""
     marker, _ = SHAPES.get(foundation_model, OTHER_SHAPE)
     return {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼"}[marker]
 
 
 @contextmanager
 def applied() -> Iterator[None]:
-    """Inside, matplotlib has these settings and none of the user's."""
+    """A context in which matplotlib has these settings and none of the user's."""
     with matplotlib.style.context(["default", SETTINGS]):
         yield
 
 
 def save(figure: Figure, stem: Path) -> list[Path]:
-    """Write `stem`.png and `stem`.pdf, each at once; the same figure gives the same bytes."""
+    """Write `stem`.png and `stem`.pdf, each atomically; the same figure gives the same bytes."""
     paths = []
     metadata: dict[str, dict[str, Any]] = {
         "png": {"Software": None},

@@ -10,19 +10,19 @@ from figures import wording
 from figures.drawing import NothingToDraw
 from results.searches import STATES, Search, Trial, printed
 
-TRIAL, CHOSEN = "#0072b2", "#d55e00"  # apart for the colour-blind; in grey the marker tells
+TRIAL, CHOSEN = "#0072b2", "#d55e00"  # distinguishable for the colour-blind; in greyscale the markers differ
 
 
 def complete(search: Search) -> list[Trial]:
-    """The complete trials, in order; NothingToDraw says what became of the others where there are none."""
-    found = [trial for trial in search.trials if trial.state == "complete"]
-    if not found:
+    """The complete trials, in order; NothingToDraw with the states of the others if there are none."""
+    done = [trial for trial in search.trials if trial.state == "complete"]
+    if not done:
         raise NothingToDraw(f"no trial is complete: {counted(search)}" if search.trials else "it has no trials yet")
-    return found
+    return done
 
 
 def counted(search: Search) -> str:
-    """'34 of 40 trials: 20 complete, 14 pruned, 2 failed, 3 running': of the budget, 34 have a result."""
+    """'34 of 40 trials: 20 complete, 14 pruned, 2 failed, 3 running', where 34 have a result and 40 is the budget."""
     counts = Counter(trial.state for trial in search.trials)
     results = sum(counts[state] for state in ("complete", "pruned", "diverged"))
     parts = [f"{counts[state]} {state}" for state in STATES if counts[state]]
@@ -30,7 +30,7 @@ def counted(search: Search) -> str:
 
 
 def verdict(search: Search) -> str:
-    """Whether the winner beats the default, and why, in a sentence; nothing where that was not asked."""
+    """A sentence that says whether the winner beats the default, and why; empty where a search has no verdict."""
     if len(search.objectives) > 1 or (not search.reason and search.winner is None):
         return ""
     what = {
@@ -42,7 +42,7 @@ def verdict(search: Search) -> str:
 
 
 def axis(search: Search, objective: str) -> str:
-    """Label of an objective's axis, in two lines where its judge is known."""
+    """Label of an objective's axis; a second line names its judge if that is known."""
     about = search.protocol.get(objective, {})
     if not about.get("extractor"):
         return f"{printed(objective)} ({wording.BETTER})"
@@ -86,7 +86,7 @@ def frame(search: Search) -> pd.DataFrame:
             made.append({"part": part, "trial": number, "held_out_repeat": repeat, **values})
     columns = ["part", "trial", "state", "run", "images_seen", "held_out_repeat", *search.objectives]
     columns += [f"param.{key}" for key in search.parameters]
-    return pd.DataFrame(made, columns=columns, dtype=object)  # whole numbers stay whole beside empty cells
+    return pd.DataFrame(made, columns=columns, dtype=object)  # object: integers stay integers in columns with gaps
 
 
 def mean(values: Sequence[float]) -> float:

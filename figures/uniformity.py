@@ -1,7 +1,7 @@
 """Which number of a tokenizer foretells gFID, before a generator is trained on its latents?
 
-Claim (the paper's Table 6): aligned latents lie more evenly, and the more evenly they lie, the lower gFID. Beside it
-the effective rank of the latents and the interpolated FID (arXiv 2603.05630).
+Claim (the paper's Table 6): aligned latents are distributed more evenly, and gFID is lower the more even they are. The
+figure also shows the effective rank of the latents and the interpolated FID (arXiv 2603.05630).
 """
 
 from pathlib import Path
@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 
 from figures import labels, page, published, rows, scales, style, wording
 from figures.drawing import Drawing, NothingToDraw
-from results.foretell import correlations, foretelling
+from results.foretell import correlations, predictor_points
 from results.ranks import FEWEST, LEVEL, by_chance
 from results.schema import DIAGNOSTICS
 
@@ -34,13 +34,14 @@ AXES = {
 
 
 def draw(table: pd.DataFrame, folder: Path) -> Drawing:
-    """gFID of the largest generator against each diagnostic, a panel per diagnostic and judge, its rank correlation
-    above; at the last common number of images seen. The data has every generator, and rFID to compare with.
+    """gFID of the largest generator against each diagnostic, a panel per diagnostic and judge.
 
-    `folder` is not read. Raises NothingToDraw without finished generators, or without diagnostics of their tokenizers.
+    All at the last common number of images seen; the rank correlation is above each panel. The data has every
+    generator, and rFID for comparison. `folder` is not read. Raises NothingToDraw without finished generators, or
+    without diagnostics of their tokenizers.
     """
-    chosen = rows.asked(table, NAME)
-    tokenizers, generators, mark, points, drawn = _found(chosen)
+    chosen = rows.rows_for_figure(table, NAME)
+    tokenizers, generators, mark, points, drawn = _panel_data(chosen)
     known = drawn.dropna(subset=["value"])
     if known.empty:
         raise NothingToDraw("no tokenizer has diagnostics of its latents: python -m study.diagnose brings them")
@@ -50,13 +51,13 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     columns = len(judges) if len(judges) > 1 else min(len(names), 2)
     panels = [(name, judge) for name in names for judge in judges if name in set(judge.of(known)["diagnostic"])]
     notes = _correlated(known.dropna(subset=["rho"])) + _described(tokenizers, names)
-    notes += [] if published.only(table) else _gaps(drawn)
+    notes += [] if published.is_published(table) else _gaps(drawn)
     notes += rows.missing_note(chosen, ("tokenizer", "generator"))
     notes += rows.seeds_note(drawn["gfid_runs"], used)
     notes += wording.caption(used)
     others = " Other sizes are in the CSV." if generators["generator"].nunique() > 1 else ""
     subtitle = f"{largest} at {wording.images(mark)} seen.{others}"
-    theirs = published.beside(table, NAME)
+    paper = published.paper_rows(table, NAME)
     with style.applied():
         figure, axes = page.panels(
             TITLE,
@@ -66,27 +67,29 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
             columns,
             headings=True,
             two_line_label=True,
-            below=wording.apart(theirs),
+            published_note=wording.published_note(paper),
         )
         for ax, (name, judge) in zip(axes, panels, strict=False):
-            scored = Found(judge.of(tokenizers), judge.of(generators), mark, points, judge.of(known))
-            _draw_one(ax, name, scored, published.look(table))
-        beside = None
-        if theirs is not None:
-            found = _found(theirs)
-            found = found._replace(drawn=found.drawn.dropna(subset=["value"]))
-            shown = _names(found.drawn)[:columns]  # figures/paper/ has all
-            found = found._replace(drawn=found.drawn[found.drawn["diagnostic"].isin(shown)])
+            scored = PanelData(judge.of(tokenizers), judge.of(generators), mark, points, judge.of(known))
+            _draw_one(ax, name, scored, published.look_for(table))
+        published_points = None
+        if paper is not None:
+            data = _panel_data(paper)
+            data = data._replace(drawn=data.drawn.dropna(subset=["value"]))
+            shown = _names(data.drawn)[:columns]  # figures/paper/ has all of them
+            data = data._replace(drawn=data.drawn[data.drawn["diagnostic"].isin(shown)])
             for ax, name in zip(axes[-columns:], shown, strict=False):
-                _draw_one(ax, name, found, style.grey)
-            beside = published.sourced(found.drawn, found.generators)
+                _draw_one(ax, name, data, style.grey)
+            published_points = published.with_source(data.drawn, data.generators)
         page.hide_empty(axes)
-    return Drawing(figure, points, beside)
+    return Drawing(figure, points, published_points)
 
 
-class Found(NamedTuple):
-    """Finished runs at their last common number of images seen; a point per diagnostic, tokenizer and generator, and
-    those of the largest generator, which are drawn."""
+class PanelData(NamedTuple):
+    """What the panels show: finished runs at their last common mark, and a point per diagnostic and tokenizer.
+
+    points: under every generator. drawn: those of the largest generator.
+    """
 
     tokenizers: pd.DataFrame
     generators: pd.DataFrame
@@ -95,26 +98,26 @@ class Found(NamedTuple):
     drawn: pd.DataFrame
 
 
-def _found(chosen: pd.DataFrame) -> Found:
+def _panel_data(chosen: pd.DataFrame) -> PanelData:
     tokenizers = rows.done(chosen, "tokenizer")
     generators, mark = rows.at_common_mark(rows.done(chosen, "generator"))
-    points = foretelling(tokenizers, generators)
+    points = predictor_points(tokenizers, generators)
     points = points.merge(correlations(points), how="left").assign(images_seen=mark)
     largest = points["generator"] == rows.generators(generators)[-1]
-    return Found(tokenizers, generators, mark, points, points[largest & points["diagnostic"].isin(DIAGNOSTICS)])
+    return PanelData(tokenizers, generators, mark, points, points[largest & points["diagnostic"].isin(DIAGNOSTICS)])
 
 
 def _names(known: pd.DataFrame) -> list[str]:
     return [name for name in DIAGNOSTICS if name in set(known["diagnostic"])]
 
 
-def _draw_one(ax: Axes, name: str, found: Found, look_of: style.LookOf) -> None:
+def _draw_one(ax: Axes, name: str, data: PanelData, look_of: style.LookOf) -> None:
     """gFID against one diagnostic, of one judge."""
-    scales.fit(ax, "y", [*found.drawn["gfid_min"], *found.drawn["gfid_max"]], pad=0.14)
-    here = found.drawn[found.drawn["diagnostic"] == name]
-    _panel(ax, here, 1e-4 if name == "normalized_entropy" else 0.02, look_of)  # it is close to 1 for all
-    ax.set_xlabel(AXES.get(name) or wording.axis("iFID", found.tokenizers).replace("↓", "←"))
-    ax.set_ylabel(wording.axis("gFID", found.generators))
+    scales.fit(ax, "y", [*data.drawn["gfid_min"], *data.drawn["gfid_max"]], pad=0.14)
+    here = data.drawn[data.drawn["diagnostic"] == name]
+    _panel(ax, here, 1e-4 if name == "normalized_entropy" else 0.02, look_of)  # the entropy is always close to 1
+    ax.set_xlabel(AXES.get(name) or wording.axis("iFID", data.tokenizers).replace("↓", "←"))
+    ax.set_ylabel(wording.axis("gFID", data.generators))
     page.heading(ax, f"{SHORT[name]}: {_answer(here)}")
 
 
@@ -132,21 +135,21 @@ def _panel(ax: Axes, points: pd.DataFrame, least: float, look_of: style.LookOf) 
         segments.append((p["value_min"], p["gfid"], p["value_max"], p["gfid"]))
         segments.append((p["value"], p["gfid_min"], p["value"], p["gfid_max"]))
         names.append(labels.Label(tokenizer, p["value"], p["gfid"], look.color))
-    labels.around(ax, names, segments)
+    labels.around_points(ax, names, segments)
 
 
 def _answer(points: pd.DataFrame) -> str:
-    """The correlation, its interval, and over how many tokenizers."""
-    found = points.iloc[0]
-    if pd.isna(found["rho"]):
-        return f"n = {found['n']}, " + ("too few to rank" if found["n"] < FEWEST else "nothing to rank")
-    low, high = found["rho_low"], found["rho_high"]
+    """The correlation, its interval, and the number of tokenizers."""
+    first = points.iloc[0]
+    if pd.isna(first["rho"]):
+        return f"n = {first['n']}, " + ("too few to rank" if first["n"] < FEWEST else "nothing to rank")
+    low, high = first["rho_low"], first["rho_high"]
     interval = "too few for an interval" if pd.isna(low) else f"{_signed(low)} to {_signed(high)}"
-    return f"ρ = {_signed(found['rho'])} ({interval}), n = {found['n']}"
+    return f"ρ = {_signed(first['rho'])} ({interval}), n = {first['n']}"
 
 
 def _correlated(points: pd.DataFrame) -> list[str]:
-    """What ρ is, and what it is worth over so few: a perfect order leaves the bootstrap no width."""
+    """What ρ is, and how large it must be with so few points: a perfect order has a bootstrap interval of no width."""
     if points.empty:
         return []
     reached = {n: by_chance(n) for n in sorted(set(points["n"]))}
@@ -170,13 +173,12 @@ def _described(tokenizers: pd.DataFrame, names: list[str]) -> list[str]:
 
 
 def _gaps(points: pd.DataFrame) -> list[str]:
-    """Which tokenizers have a gFID and lack a diagnostic, by diagnostic."""
-    lost = points[points["value"].isna()]
+    """Which tokenizers have a gFID but lack a diagnostic."""
+    missing = points[points["value"].isna()]
     by_names: dict[str, list[str]] = {}
     for name in DIAGNOSTICS:
-        if here := rows.tokenizers(lost[lost["diagnostic"] == name]):
-            by_names.setdefault("all" if len(here) == points["tokenizer"].nunique() else ", ".join(here), []).append(
-                SHORT[name]
-            )
+        if names := rows.tokenizers(missing[missing["diagnostic"] == name]):
+            key = "all" if len(names) == points["tokenizer"].nunique() else ", ".join(names)
+            by_names.setdefault(key, []).append(SHORT[name])
     parts = [f"{', '.join(what)} of {who}" for who, what in by_names.items()]
     return [f"Not measured: {'; '.join(parts)} (python -m study.diagnose brings it)."] if parts else []

@@ -24,5 +24,5 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     found = dots.compared(table, NAME, metrics)
     full = next(line for line in found.lines if not line["changed"])
     subtitle = f"{full['tokenizer']} under {full['generator']} at {found.at}. Line: the full loss. None: not aligned."
-    theirs = dots.published_beside(table, NAME, metrics)
-    return dots.draw(TITLE, subtitle, found, metrics, steps=False, theirs=theirs)
+    paper = dots.published_counterpart(table, NAME, metrics)
+    return dots.draw(TITLE, subtitle, found, metrics, steps=False, paper=paper)

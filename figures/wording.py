@@ -26,7 +26,7 @@ def count(number: float) -> str:
 
 
 def images(mark: int | None) -> str:
-    """'128k images', or that nobody says how many."""
+    """'128k images'; None is an unstated number."""
     return "an unstated number of images" if mark is None else f"{count(mark)} images"
 
 
@@ -41,12 +41,12 @@ def spread(low: float, high: float) -> str:
 
 
 def factor(name: str) -> str:
-    """A setting by its dotted name, or a factor: 'generator.ema_decay' is 'ema decay'."""
+    """A setting, given by its dotted name, or a factor as text: 'generator.ema_decay' is 'ema decay'."""
     return name.split(".")[-1].replace("_", " ")
 
 
 def counted(metric: str, samples: Sequence[int]) -> str:
-    """A metric with its sample count: gFID-5K; the counts found where there are several."""
+    """A metric with its number of samples, such as gFID-5K, or with all numbers if there are several."""
     sizes = [f"{n // 1000}K" if n and n % 1000 == 0 else str(n) for n in sorted(set(samples))]
     return f"{metric}-{'/'.join(sizes)}" if sizes else metric
 
@@ -58,7 +58,7 @@ def judge(extractor: str, size: int | None) -> str:
 
 
 def axis(metric: str, rows: pd.DataFrame) -> str:
-    """Two lines: metric with sample count and the direction that is better; the judge.
+    """An axis label of two lines: the metric with its sample count and which direction is better; the judge.
 
     Expects done rows of one judge. Says 'not comparable' if too few samples were scored.
     """
@@ -69,8 +69,8 @@ def axis(metric: str, rows: pd.DataFrame) -> str:
     return f"{counted(metric, samples)}{note}\n{judge(first['extractor'], size)}"
 
 
-def apart(rows: pd.DataFrame | None) -> str:
-    """Says of published rows whose they are and how they were measured; nothing where there are none."""
+def published_note(rows: pd.DataFrame | None) -> str:
+    """A note on published rows: their source and how they were measured; empty if there are no rows."""
     if rows is None:
         return ""
     generated = rows[(rows["kind"] == "generator") & (rows["state"] == "done")]
@@ -83,7 +83,7 @@ def apart(rows: pd.DataFrame | None) -> str:
 
 
 def uncomparable(rows: pd.DataFrame) -> bool:
-    """Whether a row's metric rests on fewer samples than twice the feature width."""
+    """Whether any row has fewer samples than twice the judge's feature width."""
     return bool((rows["comparable"].fillna(True) == False).any())  # noqa: E712 (nullable)
 
 
@@ -91,7 +91,7 @@ def caption(rows: pd.DataFrame) -> list[str]:
     """Protocol, data, seeds and mixed provenance of done rows, one sentence each."""
     generated = rows[rows["kind"] == "generator"]
     lines = []
-    if published.only(rows):
+    if published.is_published(rows):
         lines.append(f"Published ({published.source(rows)}), not measured here; seeds are not stated.")
     if len(generated):
         lines.append("Sampling: " + ", ".join(_sampling(generated)) + ".")
@@ -104,9 +104,9 @@ def caption(rows: pd.DataFrame) -> list[str]:
         lines.append("Not comparable: fewer samples than twice the feature width.")
     seeds = {"tokenizers": rows["tokenizer_seed"], "generators": generated["seed"]}
     if any(column.nunique() > 1 for column in seeds.values()):
-        known = {name: sorted(set(column.dropna())) for name, column in seeds.items()}  # given weights have none
-        found = [f"{name} {', '.join(map(str, values))}" for name, values in known.items() if values]
-        lines.append(f"Seeds: {'; '.join(found)}.")
+        known = {name: sorted(set(column.dropna())) for name, column in seeds.items()}  # pretrained weights: no seed
+        texts = [f"{name} {', '.join(map(str, values))}" for name, values in known.items() if values]
+        lines.append(f"Seeds: {'; '.join(texts)}.")
     mixed = [
         _short(text) for text in mixed_provenance(rows) if not text.startswith(("seed:", "tokenizer_seed:", "source:"))
     ]
@@ -145,7 +145,7 @@ def _labelled(name: str, text: str) -> str:
 
 
 def _short(text: str, limit: int = 60) -> str:
-    """'commit: 1a, 2b' as 'commit 1a, 2b', or only its name where that is long."""
+    """'commit: 1a, 2b' as 'commit 1a, 2b', or only the name if the values are long."""
     name, values = text.split(": ", 1)
     name = name.replace("_", " ")
     return f"{name} {values}" if len(values) <= limit else name

@@ -1,20 +1,20 @@
-"""What is trained: tokenizers, the VF loss, generators, the flow and its samplers; plain PyTorch.
+"""Networks, losses and samplers in plain PyTorch: tokenizers, the VF loss, generators, flow and diffusion.
 
-Conventions, stated once and kept everywhere:
+Conventions of the whole package:
 
-- Time: t = 0 is noise, t = 1 is data, and velocity is data minus noise. Foreign weights with another
-  convention are converted where they are loaded, nowhere else. Gaussian diffusion alone counts timesteps, the
-  other way round, and `models.diffusion` keeps them to itself.
-- Pixels: float NCHW in [-1, 1]. A decoder may overshoot; whoever needs uint8 clamps.
+- Time: t = 0 is noise, t = 1 is data, and velocity is data minus noise. Weights with another convention are
+  converted when they are loaded, nowhere else. Only Gaussian diffusion counts timesteps, in the opposite
+  direction, and only `models.diffusion` uses them.
+- Pixels: float NCHW in [-1, 1]. A decoder may exceed this range; code that needs uint8 clamps.
 - `latent_raw` leaves the tokenizer, `latent` is normalised per channel and feeds the generator. Nothing in
   this package converts one to the other.
-- Randomness: no forward draws any. Noise, times and label drops are arguments, so a batch decides nothing
-  that its seeds do not. Initialisation takes a torch.Generator.
+- Randomness: no forward method draws random numbers. Noise, times and label drops are arguments, so a batch depends
+  on its seeds alone. Initialisation takes a torch.Generator.
 - Letters in shapes: B batch, C channels, H W height and width, N tokens, D width, M heads, E width per
   head.
 
-`models.specs` holds names, sizes and costs without importing torch, so that planning a study starts at
-once. What `models` itself offers, the loaders of `models.released`, is imported when it is asked for.
+`models.specs` holds names and sizes, and `models.costs` computes costs, without importing torch, so that planning a
+study starts quickly. `models` itself exports the loaders of `models.released`, which are imported on first use.
 """
 
 from __future__ import annotations

@@ -1,12 +1,11 @@
-"""What networks cost: parameters and FLOPs of tokenizers and generators, by counting. Torch-free.
+"""Costs of tokenizers and generators: parameters and FLOPs, counted from their configurations without torch.
 
-A multiply-add counts 2; matrix products, convolutions and attention only."""
+In FLOPs a multiply-add counts 2; only matrix products, convolutions and attention are counted.
+"""
 
 from __future__ import annotations
 
 from models.specs import TIME_FREQUENCIES, AutoencoderConfig, GeneratorConfig
-
-# Costs. Of FLOPs a multiply-add counts 2; matrix products, convolutions and attention only
 
 
 def flops_per_image(config: GeneratorConfig) -> int:
@@ -23,7 +22,7 @@ def flops_per_image(config: GeneratorConfig) -> int:
 
 
 def generator_parameters(config: GeneratorConfig) -> int:
-    """Parameters of a generator, its fixed positions included."""
+    """Parameters of a generator, including its fixed position embedding."""
     n, d, hidden = config.tokens, config.width, config.mlp_width
     patch_values, out_values = config.patch**2 * config.in_channels, config.patch**2 * config.out_channels
 

@@ -1,9 +1,9 @@
-"""Gaussian diffusion with learned variance: what DiT is trained on, and how it is sampled.
+"""Gaussian diffusion with learned variance: the training objective of DiT, and its sampler.
 
 Source: Ho et al. 2020 (arXiv 2006.11239), Nichol and Dhariwal 2021 (arXiv 2102.09672, section 3.1), as in DiT (arXiv
 2212.09748; `facebookresearch/DiT`, diffusion/): 1000 timesteps, linear betas, the noise predicted, the variance between
-the two bounds of its logarithm, loss MSE + variational bound. Timestep n counts noise, against the house's t: 0 is
-nearly data, 999 nearly noise, and the network is told n itself. Only guidance's interval is in t = 1 - n / 999.
+the two bounds of its logarithm, loss MSE + variational bound. Timestep n runs opposite to the t of this package: 0 is
+nearly data, 999 nearly noise, and the network gets n itself. Only guidance's interval is in t = 1 - n / 999.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from models.specs import DIFFUSION_TIMESTEPS as TIMESTEPS
 
 BETAS = (1e-4, 0.02)  # of the first and of the last timestep
 BIN = 1 / 255  # half a bin of the discretised decoder, as if values were pixels in [-1, 1]; DiT keeps it for latents
-EDGE = 0.999  # values past it belong to the outermost bins, which have no end
+EDGE = 0.999  # values beyond it belong to the outermost bins, which are unbounded
 SMALLEST_PROBABILITY = 1e-12
 
 Prediction = Callable[[Tensor, int], Tensor]
@@ -39,7 +39,7 @@ class Gaussian(NamedTuple):
 
 @dataclass(frozen=True)
 class Chain:
-    """Some or all of the timesteps, and the betas that lead from each to the next.
+    """Some or all of the timesteps, and the betas between successive ones.
 
     timesteps: S of them, ascending. betas, alpha_bars: (S,) float64; x_i given x_0 is
     N(sqrt(alpha_bar_i) x_0, 1 - alpha_bar_i). Methods take positions i (B,) long in the chain, and tensors (B, ...).
@@ -64,8 +64,8 @@ class Chain:
         return Gaussian(_as(data, of_data) * data + _as(data, of_state) * state, _as(data, log_variance))
 
     def predicted(self, output: Tensor, state: Tensor, i: Tensor) -> Gaussian:
-        """p(x_{i-1} | x_i) from the network's output (B, 2C, ...): the noise, and where between its bounds the log
-        variance lies, from -1 (that of the posterior) to 1 (beta)."""
+        """p(x_{i-1} | x_i) from the network's output (B, 2C, ...): the noise, and the position of the log variance
+        between its bounds, from -1 (that of the posterior) to 1 (beta)."""
         noise, share = output.chunk(2, dim=1)
         _, alpha_bar, beta = self._at(i)
         data = _as(state, (1 / alpha_bar).sqrt()) * state - _as(state, (1 / alpha_bar - 1).sqrt()) * noise
@@ -78,9 +78,9 @@ class Chain:
         return torch.where(i > 0, self.alpha_bars[i - 1], 1.0), self.alpha_bars[i], self.betas[i]
 
 
-@functools.cache  # so that no step waits for a table to reach the GPU
+@functools.cache  # so that no step waits for a copy of the tables to the GPU
 def chain(steps: int = TIMESTEPS, device: torch.device | str = "cpu") -> Chain:
-    """The chain of all timesteps, or respaced: so many of them, evenly from 0 to 999, with the same alpha_bars.
+    """The chain of all timesteps, or respaced: `steps` of them, evenly from 0 to 999, with the same alpha_bars.
 
     Raises ValueError unless 2 <= steps <= 1000.
     """
@@ -145,7 +145,7 @@ def _log_probability(data: Tensor, p: Gaussian) -> Tensor:
 
 
 def _normal_cdf(x: Tensor) -> Tensor:
-    """The standard normal's, in the tanh approximation that DiT's loss uses."""
+    """CDF of the standard normal, in the tanh approximation that DiT's loss uses."""
     return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
 
 

@@ -14,11 +14,10 @@ from torch import Tensor, distributed, nn
 
 
 class Discriminator(nn.Module):
-    """Pixels (B, in_channels, H, W) in [-1, 1] to logits (B, 1, h, w), one per overlapping patch; positive
-    is real.
+    """Pixels (B, in_channels, H, W) in [-1, 1] to logits (B, 1, h, w), one per overlapping patch; positive is real.
 
-    `layers` halvings of the resolution, width doubling with each up to 8 * width. Normalises by batch
-    statistics in training, so real and fake batches see different ones, as in the source.
+    The resolution is halved `layers` times, and the width doubles each time, up to 8 * width. In training, batch
+    statistics normalise, so real and fake batches are normalised differently, as in the source.
     """
 
     def __init__(self, in_channels: int = 3, *, width: int = 64, layers: int = 3) -> None:
@@ -41,8 +40,10 @@ class Discriminator(nn.Module):
 
 
 class BatchNorm(nn.BatchNorm2d):
-    """Batch norm whose batch, in training, is that of all processes together (torch.distributed), on any device:
-    PyTorch's own SyncBatchNorm runs on GPUs alone."""
+    """Batch norm over the batches of all processes in training (torch.distributed), on any device.
+
+    PyTorch's own SyncBatchNorm runs on GPUs only.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
         if not (self.training and distributed.is_available() and distributed.is_initialized()):
@@ -63,7 +64,7 @@ class BatchNorm(nn.BatchNorm2d):
 
 
 class _AllReduce(torch.autograd.Function):
-    """The sum over processes; so is its gradient, which is then that of the sum of their losses."""
+    """Sum over processes; the gradient is summed too, so it is that of the sum of their losses."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor) -> Tensor:
@@ -93,11 +94,10 @@ def initialize(discriminator: Discriminator, rng: torch.Generator) -> None:
 
 
 def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Scalar from logits of any shape: the mean of relu(1 - real) and relu(1 + fake), 0 once both are
-    beyond 1."""
+    """Scalar from logits of any shape: the mean of relu(1 - real) and relu(1 + fake); 0 if real >= 1 and fake <= -1."""
     return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
 
 
 def hinge_generator_loss(fake: Tensor) -> Tensor:
-    """What the tokenizer minimises: -mean(fake)."""
+    """The tokenizer's adversarial loss: -mean(fake)."""
     return -fake.mean()

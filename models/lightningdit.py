@@ -1,5 +1,4 @@
-"""The generator: LightningDiT, a diffusion transformer conditioned on time and class; with its options off,
-DiT.
+"""The generator: LightningDiT, a diffusion transformer conditioned on time and class; DiT if its options are off.
 
 Source: Yao et al. 2025 (arXiv 2501.01423), section 4 and Table 1, after DiT (arXiv 2212.09748);
 `hustvl/LightningDiT`, models/lightningdit.py. Parameter and buffer names are the released ones. Deviations,
@@ -24,8 +23,8 @@ from models.specs import TIME_FREQUENCIES, GeneratorConfig
 class LightningDiT(nn.Module):
     """Velocity of a noisy latent; with learned variance, noise and variance (models/diffusion.py).
 
-    With `rng`, weights are drawn from it (see initialize); without, they are PyTorch's defaults, to be
-    loaded over. checkpointing=True recomputes each block in the backward pass: less memory, about a third
+    With `rng`, weights are drawn from it (see initialize); without, they are PyTorch's defaults, to be replaced by
+    loaded ones. checkpointing=True recomputes each block in the backward pass: less memory, about a third
     more work.
     """
 
@@ -81,9 +80,11 @@ def drop_labels(labels: Tensor, drop: Tensor, num_classes: int) -> Tensor:
 
 
 def initialize(generator: LightningDiT, rng: torch.Generator) -> None:
-    """Draw all weights anew from `rng`, as released: Xavier-uniform matrices with zero biases, N(0, 0.02)
-    labels and time MLP, and zeros for every adaLN and the output, so that each block starts as the identity
-    and the velocity as 0."""
+    """Draw all weights from `rng`, as released.
+
+    Xavier-uniform matrices with zero biases, N(0, 0.02) for the label table and the time MLP, and zeros for every adaLN
+    and the output, so that each block starts as the identity and the velocity as 0.
+    """
     for module in generator.modules():
         if isinstance(module, nn.Linear):
             nn.init.xavier_uniform_(module.weight, generator=rng)
@@ -104,7 +105,7 @@ def initialize(generator: LightningDiT, rng: torch.Generator) -> None:
     nn.init.zeros_(generator.final_layer.linear.bias)
 
 
-# Into tokens and back
+# Patches to tokens and back
 
 
 def patchify(latent: Tensor, patch: int) -> Tensor:
@@ -115,8 +116,7 @@ def patchify(latent: Tensor, patch: int) -> Tensor:
 
 
 def unpatchify(tokens: Tensor, channels: int, patch: int) -> Tensor:
-    """Tokens (B, N, patch * patch * channels) to (B, channels, h, w); within a token channels come last, as
-    in DiT."""
+    """Tokens (B, N, patch * patch * channels) to (B, channels, h, w); channels come last in a token, as in DiT."""
     b, n, _ = tokens.shape
     side = math.isqrt(n)
     x = tokens.reshape(b, side, side, patch, patch, channels)
@@ -124,8 +124,10 @@ def unpatchify(tokens: Tensor, channels: int, patch: int) -> Tensor:
 
 
 class PatchEmbedder(nn.Module):
-    """Patches to tokens. The weight is a convolution's, as released, used as a matrix: tokens come out
-    contiguous, where a convolution leaves them transposed for every layer that follows."""
+    """Patches to tokens. The weight has a convolution's shape, as released, but is used as a matrix.
+
+    So tokens are contiguous; a convolution would leave them transposed for all following layers.
+    """
 
     def __init__(self, channels: int, width: int, patch: int) -> None:
         super().__init__()
@@ -171,11 +173,11 @@ class Rope(nn.Module):
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn each neighbouring pair of x (B, N, K, M, E) by its position's angle; float32.
+    """Rotate each pair of neighbouring entries of x (B, N, K, M, E) by its position's angle; float32.
 
-    As one complex product this took half the time of x cos + swap(x) sin, forward and backward on a
-    processor. Compiled, it is written out in real numbers, which inductor fuses with what is around it and
-    complex ones it does not; the two differ by rounding.
+    As one complex product this took half the time of x cos + swap(x) sin, forward and backward on a CPU. When compiled,
+    it is written in real numbers, because inductor fuses them with neighbouring operations but not complex numbers; the
+    two differ by rounding.
     """
     if torch.compiler.is_compiling():
         a, b = x.float().unflatten(-1, (-1, 2)).unbind(-1)
@@ -189,8 +191,7 @@ def rotate(x: Tensor, rotation: Tensor) -> Tensor:
 
 
 class TimeEmbedder(nn.Module):
-    """t (B,) to (B, D): cosines and sines at frequencies from 1 down to 1e-4, then an MLP. t is not scaled
-    by 1000."""
+    """t (B,) to (B, D): cosines and sines at frequencies from 1 to 1e-4, then an MLP. t is not multiplied by 1000."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -204,7 +205,7 @@ class TimeEmbedder(nn.Module):
 
 
 class LabelEmbedder(nn.Module):
-    """Labels (B,) to (B, D), a table whose last row is the null label's."""
+    """Labels (B,) to (B, D); the last row of the table belongs to the null label."""
 
     def __init__(self, rows: int, width: int) -> None:
         super().__init__()
@@ -229,13 +230,12 @@ class RMSNorm(nn.Module):
 
 
 def plain_norm(width: int, rms: bool) -> nn.Module:
-    """The norm before an adaLN: RMSNorm with a scale of its own, or LayerNorm without parameters (DiT)."""
+    """The norm before an adaLN: RMSNorm with a learned scale, or LayerNorm without parameters (DiT)."""
     return RMSNorm(width) if rms else nn.LayerNorm(width, eps=1e-6, elementwise_affine=False)
 
 
 class Modulation(NamedTuple):
-    """adaLN's say in one branch, each (B, D): x + gate * branch(norm(x) * (1 + scale) + shift). A shift of
-    None is 0."""
+    """adaLN's values for one branch, each (B, D): x + gate * branch(norm(x) * (1 + scale) + shift); shift None is 0."""
 
     shift: Tensor | None
     scale: Tensor
@@ -243,8 +243,7 @@ class Modulation(NamedTuple):
 
 
 def modulated(norm: nn.Module, x: Tensor, shift: Tensor | None, scale: Tensor) -> Tensor:
-    """norm(x) * (1 + scale) + shift. The RMSNorm's weight joins the scale on (B, D), which saves a pass
-    over (B, N, D)."""
+    """norm(x) * (1 + scale) + shift. RMSNorm's weight is multiplied into the scale (B, D), not into x (B, N, D)."""
     factor = 1 + scale
     if isinstance(norm, RMSNorm):
         factor = factor * norm.weight
@@ -263,7 +262,7 @@ def gated(x: Tensor, gate: Tensor, branch: Tensor) -> Tensor:
 class Attention(nn.Module):
     """Self-attention over all tokens, with rotary positions and, as an option, norms on queries and keys.
 
-    PyTorch's fused attention throughout: on a processor (AVX2, one thread, forward and backward, head
+    It always uses PyTorch's fused attention: on a CPU (AVX2, one thread, forward and backward, head
     widths 32 and 64) it was 1.1 to 1.4 times faster than plain matrix products at 16, 64 and 256 tokens in
     float32, and 2 to 3 times in bfloat16.
     """

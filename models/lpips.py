@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from models.perceptual import enlarged
 from models.weights import load_foreign
 
-# VGG16's convolutions by the blocks that pooling separates; features are compared at the end of each
+# widths of VGG16's convolutions, in the blocks between poolings; features are compared at the end of each block
 BLOCKS = ((64, 64), (128, 128), (256, 256, 256), (512, 512, 512), (512, 512, 512))
-# What the package subtracts and divides by, for pixels in [-1, 1]: ImageNet's mean and spread, rounded
+# the package subtracts and divides by these, for pixels in [-1, 1]: rounded mean and std of ImageNet
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 
 
@@ -28,13 +28,13 @@ class LPIPS(nn.Module):
     input_size first (bilinear). Differentiable in both arguments; the weights are frozen.
 
     Args:
-        vgg: file of torchvision's VGG16 (`vgg16-397923af.pth`), of which the convolutions are used; None gives random
-            weights, for tests of shape only.
+        vgg: file of torchvision's VGG16 (`vgg16-397923af.pth`), whose convolutions are used; None gives random
+            weights, only for tests of shapes.
         input_size: pixels.
 
     Raises:
         ValueError: weights that do not fit, or batches that differ in shape.
-        RuntimeError: the `lpips` package, which carries the heads, is not installed.
+        RuntimeError: the `lpips` package, which contains the heads, is not installed.
     """
 
     def __init__(self, vgg: Path | None, *, input_size: int = 64) -> None:
@@ -46,13 +46,13 @@ class LPIPS(nn.Module):
             load_weights(blocks, heads, vgg, heads_file())
         else:
             for head in heads:
-                nn.init.constant_(head.weight, 1.0)  # a distance is never negative
+                nn.init.constant_(head.weight, 1.0)  # so that distances are not negative
         self.stages, self.heads = nn.ModuleList(blocks), nn.ModuleList(heads)
         self.requires_grad_(False)
         self.train(False)
 
     def train(self, mode: bool = True) -> LPIPS:
-        """Stays in evaluation mode whatever is asked: the heads' dropout is for training them."""
+        """Keeps evaluation mode for any `mode`: the heads' dropout is for training them."""
         return super().train(False)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
@@ -71,13 +71,13 @@ class LPIPS(nn.Module):
         found = []
         for stage in self.stages:
             x = stage(x)
-            length = torch.linalg.vector_norm(x, dim=1, keepdim=True)  # its gradient is 0, not NaN, at a cell of zeros
+            length = torch.linalg.vector_norm(x, dim=1, keepdim=True)  # its gradient is 0, not NaN, for a cell of zeros
             found.append(x / (length + 1e-10))
         return found
 
 
 def vgg16_blocks() -> list[nn.Sequential]:
-    """The convolutional part of VGG16 in five pieces, each ending with an activation."""
+    """The convolutional part of VGG16 in five blocks, each ending with an activation."""
     blocks, c_in = [], 3
     for i, widths in enumerate(BLOCKS):
         layers: list[nn.Module] = [nn.MaxPool2d(2)] if i else []
@@ -110,5 +110,5 @@ def heads_file() -> Path:
     """
     spec = importlib.util.find_spec("lpips")
     if spec is None or spec.origin is None:
-        raise RuntimeError("the perceptual net 'vgg' needs the package lpips, which carries its heads: install lpips")
+        raise RuntimeError("the perceptual net 'vgg' needs the package lpips, which contains its heads: install lpips")
     return Path(spec.origin).parent / "weights" / "v0.1" / "vgg.pth"

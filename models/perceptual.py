@@ -1,7 +1,7 @@
 """A perceptual distance from early features of a pretrained EfficientNet-Lite.
 
-In the manner of Zhang et al. 2018 (LPIPS, arXiv 1801.03924), but it is not LPIPS: another network, no
-learned weights per channel, and its own scale. Compare its values only with its own.
+Similar to LPIPS (Zhang et al. 2018, arXiv 1801.03924), but with another network, no learned weights per channel and
+its own scale: its values can only be compared with each other.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class PerceptualDistance(nn.Module):
 
     At each stride the features are scaled to unit length per cell; their squared differences are summed
     over channels, averaged over cells, then over strides. Smaller images are enlarged to input_size first
-    (bilinear); larger ones are left as they are. Differentiable in both arguments; a batch that needs no
-    gradient costs no backward pass. network: 'lite2' as a metric, 'lite0' as a loss, so that a loss is
-    never its own judge. Raises ValueError for unknown networks or strides, missing weights, or batches that
+    (bilinear); larger ones keep their size. Differentiable in both arguments; a batch that needs no
+    gradient costs no backward pass. network: 'lite2' as a metric, 'lite0' as a loss, so that no network is both
+    loss and metric. Raises ValueError for unknown networks or strides, missing weights, or batches that
     differ in shape.
     """
 
@@ -45,7 +45,7 @@ class PerceptualDistance(nn.Module):
         self.train(False)
 
     def train(self, mode: bool = True) -> PerceptualDistance:
-        """Stays in evaluation mode whatever is asked."""
+        """Keeps evaluation mode for any `mode`."""
         return super().train(False)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:

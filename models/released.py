@@ -1,12 +1,12 @@
 """Released checkpoints as their authors publish them: tokenizers, generators, latent statistics.
 
 Source: what `hustvl/LightningDiT` writes and reads. A tokenizer is the `state_dict` of a Lightning checkpoint,
-or bare (vavae/ldm/models/autoencoder.py, tokenizer/autoencoder.py); a generator lies under `ema`, or bare
-(train.py, inference.py), as does one of `facebookresearch/DiT`; statistics are `mean` and `std`
+or bare (vavae/ldm/models/autoencoder.py, tokenizer/autoencoder.py); a generator is stored under `ema`, or bare
+(train.py, inference.py), as in `facebookresearch/DiT`; statistics are `mean` and `std`
 (datasets/img_latent_dataset.py). Parameter names, time and velocity are the released ones throughout models/, so
-nothing is renamed or converted here, but attention in SD-VAE's file (models/sd_vae.py). MAR's tokenizer lies under
-`model` (`LTH14/mar`, models/vae.py). The format is proved with files that its classes wrote, with random weights:
-outputs agree up to rounding. The published files have not been loaded yet.
+nothing is renamed or converted here, except attention in SD-VAE's file (models/sd_vae.py). MAR's tokenizer is stored
+under `model` (`LTH14/mar`, models/vae.py). The formats are tested with files written by the released classes, with
+random weights: outputs agree up to rounding. The published files have not been loaded yet.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from models.specs import (
 )
 from models.weights import load_foreign, read_foreign
 
-# What a training checkpoint holds beside its tokenizer: LPIPS and the discriminator, the frozen foundation
+# Prefixes of a training checkpoint that are not the tokenizer: LPIPS and the discriminator, the frozen foundation
 # model, and the map from the latent to the width of its features, which only the VF loss uses.
 TOKENIZER_DROPPED = ("loss.", "foundation_model.", "linear_proj.")
 
-# What DistributedDataParallel and torch.compile put into names, in front or on the way.
+# words that DistributedDataParallel and torch.compile insert into parameter names
 WRAPPERS = ("module", "_orig_mod")
 
-# Of the released tokenizers. No weight tells it, and it changes no value: it turns the levels that have attention
-# into sides, and says what encoding an image costs.
+# pixels, of the released tokenizers. The weights do not contain it and no output depends on it: it only translates
+# levels with attention into attn_resolutions, and enters the cost of encoding an image.
 TRAINED_AT = 256
 
 HUB = re.compile(r"hf:([\w.-]+/[\w.-]+?)(?:@([\w.-]+))?/(\S+)")
@@ -57,10 +57,10 @@ Network = TypeVar("Network", bound=nn.Module)
 class Loaded(Generic[Network]):
     """A released network, and what was done to the tensors of its file.
 
-    network: on the processor, in evaluation mode, float32 whatever the file holds; its `config` says what was
-    read from the weights. path: the file. part: the keys its weights lay under, `ema` for a generator's moving
-    average; empty where they lay bare. dropped: names of the tensors left out, all of them under declared
-    prefixes (TOKENIZER_DROPPED). stripped: wrappers taken off names, such as `module.`.
+    network: on the CPU, in evaluation mode, always float32; its `config` was read from the weights. path: the file.
+    part: the keys its weights were nested under, `ema` for a generator's moving average; empty if they were not nested.
+    dropped: names of ignored tensors, all under declared prefixes (TOKENIZER_DROPPED). stripped: wrappers removed from
+    names, such as `module.`.
     """
 
     network: Network
@@ -83,18 +83,18 @@ def load_tokenizer(spec: str, path: str | Path) -> Loaded[Autoencoder]:
     """The tokenizer `spec`, such as `f16d32-dinov2` or `sd-vae-f8d4`, from a released checkpoint.
 
     path: a file, or `hf:owner/name[@revision]/file` on the Hugging Face hub. Pixel channels, widths, levels,
-    residual blocks and the levels with attention are read from the weights, or of one in diffusers' form known by its
-    name. A foundation model in `spec` is
-    checked where the file holds one; without one in `spec` any will do, since the network is the same.
+    residual blocks and the levels with attention are read from the weights; those of a tokenizer in diffusers' format
+    follow from its name. A foundation model in `spec` is checked if the file holds one; without one in `spec` any is
+    accepted, since the network is the same.
 
-    Raises ValueError for an unknown spec, for weights of another downsampling or latent width, and, naming the
-    parameter, for one that is missing, unknown or of another shape, and without the package whose network it is; and
-    what read_foreign and local_file raise.
+    Raises ValueError for an unknown spec, for weights of another downsampling or latent width, for a parameter that is
+    missing, unknown or of another shape (named in the message), and if a required package is not installed; and what
+    read_foreign and local_file raise.
     """
     name = parse_tokenizer(spec)
-    if name.external and (known := EXTERNAL_TOKENIZERS[spec].config).library:
+    if name.external and (external := EXTERNAL_TOKENIZERS[spec].config).library:
         weights = _read(path, rename=modern_name)
-        return _filled(weights, lambda: SDVAE(known), spec)
+        return _filled(weights, lambda: SDVAE(external), spec)
     weights = _read(path, TOKENIZER_DROPPED)
     ch, pixel_channels, _, _ = weights.shape("encoder.conv_in.weight", 4)
     levels = weights.count("encoder.down.")
@@ -134,17 +134,16 @@ def load_tokenizer(spec: str, path: str | Path) -> Loaded[Autoencoder]:
 
 
 def load_generator(spec: str, path: str | Path) -> Loaded[LightningDiT]:
-    """The generator `spec`, such as `LightningDiT-XL/1`, from a released checkpoint; the moving average where it
-    holds one.
+    """The generator `spec`, such as `LightningDiT-XL/1`, from a released checkpoint; the moving average if it has one.
 
-    path: as for load_tokenizer. The size and the patch are the spec's and are checked; latent channels and grid,
+    path: as for load_tokenizer. The size and the patch are taken from the spec and checked; latent channels and grid,
     number of classes, the MLP's width and the options (SwiGLU, rotary positions, RMSNorm, QK-norm, adaLN's
-    shift, learned variance) are read from the weights, whatever the family's defaults are; so DiT's own files load
-    too. The last row of the label table is taken for the null label of guidance, which every released generator
-    has; no weight tells it.
+    shift, learned variance) are read from the weights, not from the family's defaults, so DiT's own files load
+    too. The last row of the label table is assumed to be the null label of guidance, which every released generator
+    has; this cannot be read from the weights.
 
-    Raises ValueError for an unknown spec, for weights of another depth, width or patch, and, naming the
-    parameter, for one that is missing, unknown or of another shape; and what read_foreign and local_file raise.
+    Raises ValueError for an unknown spec, for weights of another depth, width or patch, and for a parameter that is
+    missing, unknown or of another shape (named in the message); and what read_foreign and local_file raise.
     """
     family, size, patch = parse_generator(spec)
     depth, width, _ = GENERATOR_SIZES[size]
@@ -204,11 +203,10 @@ def load_latent_statistics(path: str | Path) -> LatentStatistics:
 
 
 def local_file(path: str | Path) -> Path:
-    """The file itself: a path as it is, `hf:owner/name[@revision]/file` through huggingface_hub, which keeps what
-    it fetched.
+    """The local file: a path unchanged, or `hf:owner/name[@revision]/file` through huggingface_hub, which caches files.
 
-    Raises ValueError for a malformed id or where huggingface_hub is not installed; RuntimeError if the file
-    cannot be had.
+    Raises ValueError for a malformed id or if huggingface_hub is not installed; RuntimeError if the file cannot be
+    obtained.
     """
     if not str(path).startswith("hf:"):
         return Path(path)
@@ -226,13 +224,13 @@ def local_file(path: str | Path) -> Path:
         return Path(hf_hub_download(repository, name, revision=revision))
     except Exception as error:  # a hub client has many errors of its own
         raise RuntimeError(
-            f"{path} could not be had from the hub ({type(error).__name__}: {str(error).partition(chr(10))[0]}); "
+            f"{path} could not be obtained from the hub ({type(error).__name__}: {str(error).partition(chr(10))[0]}); "
             "check the name, or fetch the file elsewhere and give its path"
         ) from error
 
 
 def mlp_ratio(hidden: int, width: int, swiglu: bool) -> float:
-    """The ratio that makes an MLP `hidden` wide (GeneratorConfig.mlp_width); 4, as released, where that does."""
+    """A ratio that gives an MLP the width `hidden` (GeneratorConfig.mlp_width); 4, as released, if 4 does."""
     if hidden == (int(2 / 3 * (4 * width)) if swiglu else 4 * width):
         return 4.0
     before = math.ceil(1.5 * hidden + 0.5) if swiglu else hidden  # 2/3 of it lies above `hidden`, by less than 1
@@ -241,7 +239,7 @@ def mlp_ratio(hidden: int, width: int, swiglu: bool) -> float:
 
 @dataclass(frozen=True)
 class _Weights:
-    """A file's tensors by their names without wrappers, those under declared prefixes apart."""
+    """A file's tensors by their names without wrappers; those under declared prefixes are in `dropped`."""
 
     path: Path
     part: str
@@ -250,7 +248,7 @@ class _Weights:
     stripped: set[str]
 
     def shape(self, name: str, rank: int) -> tuple[int, ...]:
-        """The shape of a parameter that tells the configuration. Raises ValueError if it does not."""
+        """Shape of a parameter that determines the configuration. ValueError if it is missing or of another rank."""
         if name not in self.tensors:
             raise ValueError(f"{self.path} has no {name}; it holds {_some(sorted(self.tensors))}")
         shape = tuple(self.tensors[name].shape)
@@ -259,7 +257,7 @@ class _Weights:
         return shape
 
     def count(self, prefix: str) -> int:
-        """How many modules follow a prefix. A gap in their numbers shows as missing parameters later."""
+        """Number of modules under a prefix. A gap in their numbering shows as missing parameters later."""
         return len({name.removeprefix(prefix).split(".")[0] for name in self.tensors if name.startswith(prefix)})
 
 

@@ -1,8 +1,8 @@
 """From noise to samples: guidance, time grids and solvers.
 
 Source: `hustvl/LightningDiT`, models/lightningdit.py (forward_with_cfg) and transport/integrators.py. t = 0
-is noise. Deviations: guidance costs nothing where it is off; only the last state is kept; `steps` counts
-steps, where the released code counts grid points (its 250 are 249 steps); a shift of 1, not 0, is none.
+is noise. Deviations: guidance costs nothing outside its interval; only the last state is kept; `steps` counts
+steps, while the released code counts grid points (its 250 are 249 steps); no shift is written 1, not 0.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ Velocity = Callable[[Tensor, float], Tensor]
 class Guidance:
     """Classifier-free guidance: null + scale * (conditional - null).
 
-    scale 1 is none. interval (start, end) says where it is ON: start <= t <= end; the released
-    `cfg_interval_start` is start, with end 1. channels: guide the first so many latent channels only (3 as
-    released, and in DiT); None is all of them. Raises ValueError for values that mean nothing.
+    scale 1: no guidance. interval (start, end): guidance is ON for start <= t <= end; the released
+    `cfg_interval_start` is start, with end 1. channels: only this number of latent channels is guided, the first ones
+    (3 as released, and in DiT); None: all. Raises ValueError for invalid values.
     """
 
     scale: float = 1.0
@@ -44,8 +44,7 @@ class Guidance:
             raise ValueError(f"guidance must act on at least one channel, or None for all; got {self.channels}")
 
     def on(self, t: float) -> bool:
-        """Whether guidance acts at time t. A solver that steps past t = 1 to interpolate counts as being at
-        1."""
+        """Whether guidance acts at time t; t > 1, which solvers use to interpolate, counts as 1."""
         return self.scale != 1.0 and self.interval[0] <= min(t, 1.0) <= self.interval[1]
 
 
@@ -57,8 +56,8 @@ def velocity_function(
 ) -> Velocity:
     """The velocity field of a generator for fixed labels (B,) long.
 
-    generator(latent (B, C, h, w), t (B,), labels (B,)) -> velocity. Where guidance is on it is called once
-    with 2B images (conditional, then null), elsewhere with B. The velocity returned has the state's dtype.
+    generator(latent (B, C, h, w), t (B,), labels (B,)) -> velocity. While guidance is on it is called once
+    with 2B images (conditional, then null), else with B. The velocity returned has the state's dtype.
     """
 
     def velocity(latent: Tensor, t: float) -> Tensor:
@@ -91,15 +90,14 @@ def guided(
 
 
 def time_grid(steps: int, shift: float = 1.0) -> list[float]:
-    """steps + 1 times from 0 to 1: even, then s t / (1 + (s - 1) t). A shift below 1 puts more of them near
-    noise.
+    """steps + 1 times from 0 to 1: even ones, mapped by s t / (1 + (s - 1) t). A shift below 1 moves them toward 0.
 
     Raises ValueError unless steps >= 1 and shift > 0.
     """
     if steps < 1 or not shift > 0:
         raise ValueError(f"a time grid needs steps >= 1 and shift > 0 (1 is none), got steps {steps}, shift {shift}")
     even = [i / steps for i in range(steps + 1)]
-    return [shift * t / (shift * t + (1 - t)) for t in even]  # the same, and exactly 1 at the end
+    return [shift * t / (shift * t + (1 - t)) for t in even]  # the same formula; exactly 1 at the end
 
 
 @torch.no_grad()
@@ -117,8 +115,8 @@ def integrate(
 
     euler takes `steps` evaluations, heun (trapezoid) twice as many. dopri5 is adaptive: it uses rtol and
     atol (released defaults) on the norm over the whole batch, so the images of a batch influence each
-    other's steps; steps and shift do not apply to it. Raises ValueError for an unknown solver, or a fixed
-    one without steps.
+    other's steps; steps and shift do not apply to it. Raises ValueError for an unknown solver, or a solver with fixed
+    steps if `steps` is None.
     """
     if solver not in SOLVERS:
         raise unknown("solver", solver, SOLVERS)

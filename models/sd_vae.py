@@ -1,9 +1,9 @@
-"""Stable Diffusion's tokenizer (SD-VAE), in the code of the diffusers library, which is imported when one is built.
+"""Stable Diffusion's tokenizer (SD-VAE), built from the diffusers library, which is imported when one is built.
 
-The network is that of models/autoencoder.py in another hand (`AutoencoderKL` of diffusers): the same four parts under
-other names, so published weights keep theirs. Its scaling_factor of 0.18215 is not applied: latents are normalised per
-channel by their own statistics, as all are here. The format is proved with the library's class at random weights;
-the published file has not been loaded yet.
+The network is that of models/autoencoder.py in another implementation (`AutoencoderKL` of diffusers): the same four
+modules under other parameter names, which are those of published weights. Its scaling_factor of 0.18215 is not applied:
+latents are normalised per channel by their own statistics, as for all tokenizers here. The format is tested with the
+library's class at random weights; the published file has not been loaded yet.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import nn
 from models.autoencoder import Autoencoder
 from models.specs import AutoencoderConfig
 
-# of attention, as files of 2022 have them; the library renames them too when it loads one
+# names of attention parameters in files of 2022; the library renames them too when it loads such a file
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 
 
 class SDVAE(Autoencoder):
-    """The tokenizer's interface on the library's network. ValueError where diffusers is not installed."""
+    """The library's network with the interface of Autoencoder. ValueError if diffusers is not installed."""
 
     def __init__(self, config: AutoencoderConfig) -> None:
         try:
@@ -49,6 +49,6 @@ class SDVAE(Autoencoder):
 
 
 def modern_name(name: str) -> str:
-    """The name that the library gives a parameter now."""
+    """Current name in the library of a parameter with this name in a file."""
     words = name.split(".")
     return ".".join(OLD_NAMES.get(word, word) for word in words) if "attentions" in words else name

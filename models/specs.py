@@ -1,8 +1,7 @@
-"""Names, sizes and costs of tokenizers and generators; the standard library only, so a planner starts in
-milliseconds.
+"""Names and sizes of tokenizers and generators; standard library only, so that planning starts in milliseconds.
 
 Sizes: S from DiT (Peebles and Xie 2023, arXiv 2212.09748, Table 1); B to 1p6B as in LightningDiT (arXiv
-2501.01423; `hustvl/LightningDiT`, models/lightningdit.py); XXS and XS are ours, for processors.
+2501.01423; `hustvl/LightningDiT`, models/lightningdit.py); XXS and XS are ours, for CPUs.
 """
 
 from __future__ import annotations
@@ -16,8 +15,10 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Transformer:
-    """A timm vision transformer: its name, options, patch, the side its input is resized to (None: as it comes), and
-    about how large its file is."""
+    """A timm vision transformer: name, options, patch, side its input is resized to (None: not resized).
+
+    megabytes: approximate size of its weight file.
+    """
 
     timm_name: str
     options: tuple[tuple[str, Any], ...] = ()
@@ -45,7 +46,7 @@ TRANSFORMERS = {
     "sam": Transformer(timm_name="samvit_large_patch16.sa1b", patch=16, resize=None, megabytes=1233),
     "clip": Transformer(
         timm_name="vit_large_patch14_clip_224.openai",
-        options=(("act_layer", "quick_gelu"),),  # that its weights were trained with; timm's default is another
+        options=(("act_layer", "quick_gelu"),),  # as its weights were trained; timm's default differs
         patch=14,
         resize=224,
         megabytes=1213,
@@ -65,7 +66,7 @@ GENERATOR_SIZES: dict[str, tuple[int, int, int]] = {
     "1p6B": (28, 1792, 28),
 }
 
-# What separates the families; everything else is a size. The released LightningDiT keeps adaLN's shift and
+# The options in which the families differ; sizes are above. The released LightningDiT keeps adaLN's shift and
 # leaves QK-norm off, as DiT does.
 GENERATOR_FAMILIES: dict[str, dict[str, bool]] = {
     "DiT": {"swiglu": False, "rope": False, "rms_norm": False, "qk_norm": False, "adaln_shift": True},
@@ -76,16 +77,15 @@ GENERATOR_OPTIONS = ("mlp_ratio", "label_dropout", "qk_norm", "swiglu", "rope", 
 
 SOLVERS = ("euler", "heun", "dopri5")  # of models/sampler.py
 
-# What a generator can be trained on (models/flow.py, models/diffusion.py), and what then draws from it
+# training objectives of generators (models/flow.py, models/diffusion.py), and the solvers that sample from them
 OBJECTIVES = {"rectified-flow": SOLVERS, "gaussian-diffusion": ("ddpm",)}
-DIFFUSION_TIMESTEPS = 1000  # that gaussian-diffusion trains at, and the most steps of ddpm
+DIFFUSION_TIMESTEPS = 1000  # of gaussian-diffusion in training, and the maximum of steps of ddpm
 
 TIME_FREQUENCIES = 256  # width of the sinusoidal embedding of t, before its MLP
 
 
 def unknown(what: str, asked: object, valid: Iterable[str], form: str = "") -> ValueError:
-    """The error for a name that does not exist: what was asked, the nearest names, the valid ones, the
-    form."""
+    """The error for an unknown name: the name, the nearest valid names, the expected form, and all valid names."""
     valid = list(valid)
     by_folded = {name.casefold(): name for name in valid}
     near = difflib.get_close_matches(str(asked).casefold(), by_folded, n=3, cutoff=0.5)
@@ -99,8 +99,10 @@ def unknown(what: str, asked: object, valid: Iterable[str], form: str = "") -> V
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerName:
-    """What a tokenizer's name says: pixels per latent cell along a side, latent channels, and the
-    foundation model of its VF loss (None: trained without). external: its name in EXTERNAL_TOKENIZERS, else empty."""
+    """A parsed tokenizer name: pixels per latent cell along a side, latent channels, foundation model of the VF loss.
+
+    foundation: None without VF loss. external: the name in EXTERNAL_TOKENIZERS, else empty.
+    """
 
     downsampling: int
     channels: int
@@ -114,16 +116,16 @@ class TokenizerName:
 
 
 def parse_tokenizer(name: str) -> TokenizerName:
-    """Read `f16d32`, `f16d32-dinov2` or a name in EXTERNAL_TOKENIZERS. `str()` of the result gives the name back.
+    """Parse `f16d32`, `f16d32-dinov2` or a name in EXTERNAL_TOKENIZERS; `str()` of the result is the name.
 
     Raises ValueError, with the nearest names, for anything else.
     """
     if name in EXTERNAL_TOKENIZERS:
-        made = EXTERNAL_TOKENIZERS[name]
+        tokenizer = EXTERNAL_TOKENIZERS[name]
         return TokenizerName(
-            downsampling=made.config.downsampling,
-            channels=made.config.z_channels,
-            foundation=made.foundation,
+            downsampling=tokenizer.config.downsampling,
+            channels=tokenizer.config.z_channels,
+            foundation=tokenizer.foundation,
             external=name,
         )
     form = (
@@ -155,12 +157,11 @@ class AutoencoderConfig:
 
     resolution is the side of the square training images in pixels; it decides which levels get attention
     (those whose side is in attn_resolutions) and nothing else. unshuffle u folds u x u pixels into channels
-    before the first convolution and unfolds after the last: levels at full resolution, most of the cost,
-    fall away. 1 is the released network. decoder_attention: whether the decoder's levels have attention where the
-    encoder's have. library: whose code the network is, ours or diffusers' (models/sd_vae.py).
+    before the first convolution and unfolds them after the last; this removes the levels at full resolution, which are
+    most of the cost. 1 is the released network. decoder_attention: whether the decoder has attention at the same levels
+    as the encoder. library: implementation of the network, empty for ours or "diffusers" (models/sd_vae.py).
 
-    Raises ValueError if the levels do not divide the resolution or the groups of GroupNorm a level's
-    channels.
+    Raises ValueError unless the downsampling divides the resolution, and norm_groups the channels of every level.
     """
 
     in_channels: int = 3
@@ -207,9 +208,9 @@ class AutoencoderConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ExternalTokenizer:
-    """A tokenizer that others made, whose weights are given: nobody trains it here.
+    """A published tokenizer that is only used with its pretrained weights and is never trained here.
 
-    config: at the size of pictures that it was trained at.
+    config: for the image resolution that it was trained at.
     """
 
     config: AutoencoderConfig
@@ -217,7 +218,7 @@ class ExternalTokenizer:
 
 
 # SD-VAE's network is `AutoencoderKL` of diffusers with the config.json of stabilityai/sd-vae-ft-ema; MAR's decoder has
-# no attention but in the middle (LTH14/mar, models/vae.py); VA-VAE is the released f16d32-dinov2, trained longest
+# attention only in the middle (LTH14/mar, models/vae.py); VA-VAE is the released f16d32-dinov2 trained longest
 EXTERNAL_TOKENIZERS = {
     "sd-vae-f8d4": ExternalTokenizer(
         config=AutoencoderConfig(ch_mult=(1, 2, 4, 4), attn_resolutions=(), z_channels=4, library="diffusers")
@@ -235,7 +236,7 @@ class GeneratorConfig:
     """Shape of a diffusion transformer.
 
     grid is the side of the latent in cells and in_channels its channels; the null label of guidance is
-    num_classes and exists when label_dropout > 0. With learned_variance as many channels again come out, for
+    num_classes and exists when label_dropout > 0. With learned_variance the number of output channels doubles, for
     models/diffusion.py. Raises ValueError for sizes that do not fit together.
     """
 
@@ -284,15 +285,13 @@ class GeneratorConfig:
 
     @property
     def mlp_width(self) -> int:
-        """Hidden width of a block's MLP; a gated one is narrowed by 2/3 to keep its parameters, as
-        released."""
+        """Hidden width of a block's MLP; 2/3 of it for a gated MLP, which keeps the parameter count, as released."""
         hidden = int(self.width * self.mlp_ratio)
         return int(2 / 3 * hidden) if self.swiglu else hidden
 
 
 def parse_generator(spec: str) -> tuple[str, str, int]:
-    """Read `LightningDiT-B/1` into (family, size, patch). Raises ValueError, with the nearest name,
-    otherwise."""
+    """Parse `LightningDiT-B/1` into (family, size, patch). Raises ValueError, with the nearest names, if it fails."""
     form = "The form is <family>-<size>/<patch>."
     names = [
         f"{family}-{size}/{patch}" for family in GENERATOR_FAMILIES for size in GENERATOR_SIZES for patch in (1, 2)

@@ -1,5 +1,4 @@
-"""The vision-foundation-model loss that aligns a tokenizer's latent, and the weight that balances two
-losses.
+"""The vision-foundation-model (VF) loss that aligns a tokenizer's latent, and the adaptive weight between two losses.
 
 Source: Yao et al. 2025 (arXiv 2501.01423), section 3.2 (marginal cosine similarity loss, marginal distance
 matrix similarity loss, adaptive weighting); `hustvl/LightningDiT`,
@@ -20,8 +19,7 @@ GAN_WEIGHT_LIMIT = 1e4  # as released, for the adversarial loss at the decoder's
 
 @dataclass(frozen=True)
 class VFLoss:
-    """Scalars: `total` is the weighted sum; `cosine` and `distance` are its parts before their weights,
-    exactly 0 for a part whose weight is 0."""
+    """Scalars: `total` is the weighted sum; `cosine` and `distance` are unweighted, exactly 0 if their weight is 0."""
 
     total: Tensor
     cosine: Tensor
@@ -29,8 +27,7 @@ class VFLoss:
 
 
 def projection(latent_channels: int, feature_width: int) -> nn.Conv2d:
-    """The map from latent to feature width that vf_loss expects: 1x1, no bias, `linear_proj` in released
-    weights."""
+    """The map from latent to feature width for vf_loss: 1x1, no bias; `linear_proj` in released weights."""
     return nn.Conv2d(latent_channels, feature_width, 1, bias=False)
 
 
@@ -47,8 +44,7 @@ def vf_loss(
 
     projected, features: (B, D, h, w), float; the second is constant for the tokenizer. The cosine part is
     mean relu(1 - margin - cos) over cells; the distance part is mean relu(|cos_ij(projected) -
-    cos_ij(features)| - margin) over pairs of cells within each image. With a larger margin both ask for
-    less.
+    cos_ij(features)| - margin) over pairs of cells within each image. A larger margin makes both easier to meet.
 
     Raises ValueError if the shapes differ. Deviation: one normalisation (eps 1e-12) serves both parts,
     where the released code calls cosine_similarity (eps 1e-8) for the first; they differ only for vectors
@@ -83,8 +79,8 @@ def adaptive_weight(
     """Factor that makes `other_loss` pull on `weight` as strongly as `reference_loss` does.
 
     weight is a parameter both losses depend on: the encoder's last convolution for the VF loss, the
-    decoder's for the adversarial loss. Costs two partial backward passes (a step that has the gradients at
-    hand calls gradient_norm_ratio); the graph is kept. Esser et al. 2021 (VQGAN), equation 7.
+    decoder's for the adversarial loss. Costs two partial backward passes (a step that already has the gradients
+    calls gradient_norm_ratio); the graph is kept. Esser et al. 2021 (VQGAN), equation 7.
     """
     reference_grad, other_grad = (
         torch.autograd.grad(loss, weight, retain_graph=True)[0] for loss in (reference_loss, other_loss)

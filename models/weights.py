@@ -1,4 +1,4 @@
-"""The one door for weight files that others made. Nothing that comes through it can run code."""
+"""The only reader of external weight files. It never runs code from them."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from torch import Tensor
 
 TORCH_SUFFIXES = (".pt", ".pth", ".ckpt", ".bin")
 
-# In order of preference: the moving average is what its authors publish numbers for.
+# In order of preference: authors publish numbers for the moving average.
 NESTINGS = ("ema", "state_dict", "model")
 
 
 class Foreign(NamedTuple):
-    """The named tensors of a file, on the processor, and the keys they lay under (`ema`, or `ema.state_dict`
-    for a nest in a nest); none for a file that is nothing but tensors."""
+    """The named tensors of a file, on the CPU, and the keys they were nested under (`ema`, or `ema.state_dict`).
+
+    The keys are empty for a file that holds only tensors.
+    """
 
     tensors: dict[str, Tensor]
     part: str
 
 
 def load_foreign(path: str | Path) -> dict[str, Tensor]:
-    """The named tensors of a file, as read_foreign finds them."""
+    """The named tensors of a file; see read_foreign."""
     return read_foreign(path).tensors
 
 
@@ -33,8 +35,8 @@ def read_foreign(path: str | Path) -> Foreign:
 
     A checkpoint that nests its weights under `ema`, `state_dict` or `model` is unwrapped, in that order of
     preference. Raises ValueError for another kind of file, for a pickle that holds anything but plain data
-    (it is refused, not run), for a file that is cut off, and for one without named tensors;
-    FileNotFoundError if there is none.
+    (it is refused, not run), for a truncated file, and for one without named tensors; FileNotFoundError if the file
+    does not exist.
     """
     path = Path(path)
     if not path.is_file():
@@ -51,7 +53,7 @@ def read_foreign(path: str | Path) -> Foreign:
         raise ValueError(
             f"refused {path}: weights are read from .safetensors, {', '.join(TORCH_SUFFIXES)}; not from {path.suffix!r}"
         )
-    zipped = zipfile.is_zipfile(path)  # its table of contents comes last, so a download that stopped has none
+    zipped = zipfile.is_zipfile(path)  # the zip directory is at the end, so a truncated download has none
     if not zipped and _begins_like_a_zip(path):
         raise ValueError(f"{path} is cut off or damaged ({path.stat().st_size:,} bytes): fetch it again")
     try:

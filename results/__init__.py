@@ -1,1 +1,1 @@
-"""What came out: one table per study, its schema, loading, writing and the check of its protocol."""
+"""Results: one table per study, its schema, loading, writing, and the check that rows have one protocol."""

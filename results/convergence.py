@@ -9,7 +9,7 @@ import pandas as pd
 
 @dataclass(frozen=True)
 class SpeedUp:
-    """Images of the plain run over images of the aligned one at equal gFID; None when it is not reached."""
+    """Images of the plain run over those of the aligned run at equal gFID; None if that gFID is not reached."""
 
     factor: float | None
     images: float | None
@@ -24,8 +24,8 @@ class SpeedUp:
 def speed_up(plain: pd.Series, aligned: pd.Series) -> SpeedUp:
     """How many times fewer images `aligned` needs for the last gFID of `plain`.
 
-    Both are gFID indexed by images seen. Between two marks gFID is taken to be linear in log(images). If
-    the first mark of `aligned` is already there, the true factor is at least the one returned.
+    Both are gFID indexed by images seen. Between two marks gFID is assumed to be linear in log(images). If
+    `aligned` has reached it at its first mark, the true factor is at least the returned one.
     """
     plain, aligned = plain.sort_index(), aligned.sort_index()
     goal, spent = float(plain.iloc[-1]), float(plain.index[-1])

@@ -1,4 +1,4 @@
-"""Files that are either the old ones or the new ones, never half of one."""
+"""Atomic replacement of files: a file is either the old or the new one, never half written."""
 
 import os
 from collections.abc import Iterator
@@ -8,9 +8,9 @@ from pathlib import Path
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on success it replaces `path`, on an error it is removed.
+    """Yield a temporary path in the same folder; on success it replaces `path`, on an error it is removed.
 
-    A temporary file left by a killed process is overwritten or ignored, never an obstacle.
+    A temporary file left by a killed process does no harm: it is overwritten or ignored.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

@@ -1,7 +1,8 @@
-"""How well a number of a tokenizer foretells gFID, before a generator is trained on it: rank correlations.
+"""How well a measure of a tokenizer predicts gFID before a generator is trained on it: rank correlations.
 
-Few tokenizers say little: six in random order have a rank correlation beyond 0.8, one way or the other, in one case of
-seventeen. So every correlation comes with their number, and `by_chance` of results/ranks.py says what it has to beat.
+With few tokenizers a correlation means little: six in random order have an absolute rank correlation above 0.8 in one
+of seventeen cases. So every correlation comes with its number of tokenizers, and `by_chance` of results/ranks.py gives
+the value that it has to exceed.
 """
 
 import pandas as pd
@@ -10,24 +11,24 @@ from results.ranks import rank_agreement
 from results.schema import DIAGNOSTICS
 from results.table import ProtocolError
 
-FORETELLERS = ("rfid", *DIAGNOSTICS)  # rfid is what the others have to beat
+PREDICTORS = ("rfid", *DIAGNOSTICS)  # rfid is the baseline of the others
 BY = ["extractor", "extractor_size", "generator"]
 PLACE = ["tokenizer", "foundation_model", "latent_channels"]
 
 
-def foretelling(tokenizers: pd.DataFrame, generators: pd.DataFrame) -> pd.DataFrame:
-    """What there is to correlate: a row per judge, generator, tokenizer and diagnostic.
+def predictor_points(tokenizers: pd.DataFrame, generators: pd.DataFrame) -> pd.DataFrame:
+    """The points to correlate: a row per judge, generator, tokenizer and diagnostic.
 
     Args:
-        tokenizers: finished rows; of each tokenizer the last.
-        generators: finished rows of one number of images seen.
+        tokenizers: finished rows; for each tokenizer the last one is used.
+        generators: finished rows at one number of images seen.
 
     Returns:
-        Columns BY, PLACE, diagnostic; `value`, that of the diagnostic, and gfid: each the mean over repeats, with
-        `_min`, `_max` and number of `_runs`. A value that is missing is NaN, of 0 runs.
+        Columns BY, PLACE, diagnostic, `value` (of the diagnostic) and gfid. The last two are means over repeats, with
+        columns `_min`, `_max` and `_runs` (their number). A missing value is NaN with 0 runs.
 
     Raises:
-        ProtocolError: tokenizers were described with different numbers of points.
+        ProtocolError: the diagnostics of the tokenizers were computed from different numbers of points.
     """
     judge = ["extractor", "extractor_size"]
     last = tokenizers.sort_values("images_seen", kind="stable").drop_duplicates(["fingerprint", *judge], keep="last")
@@ -37,37 +38,37 @@ def foretelling(tokenizers: pd.DataFrame, generators: pd.DataFrame) -> pd.DataFr
             f"tokenizers that would share an axis differ in diagnostic_points: {', '.join(map(str, points))}; "
             f"describe all with python -m study.diagnose --points {points[0]}"
         )
-    of = ["tokenizer_fingerprint", *judge]
-    numbers = last[["fingerprint", *judge, *FORETELLERS]].set_axis([*of, *FORETELLERS], axis=1)
-    rows = generators.drop(columns=list(FORETELLERS)).merge(numbers, on=of, how="left")
+    key = ["tokenizer_fingerprint", *judge]
+    values = last[["fingerprint", *judge, *PREDICTORS]].set_axis([*key, *PREDICTORS], axis=1)
+    rows = generators.drop(columns=list(PREDICTORS)).merge(values, on=key, how="left")
     place = [*BY, *PLACE]
-    once = rows.drop_duplicates([*place, "tokenizer_fingerprint"])  # generators that share a tokenizer
+    once = rows.drop_duplicates([*place, "tokenizer_fingerprint"])  # several generators may share a tokenizer
     gfid = _over_repeats(rows, place, "gfid", "gfid")
-    parts = [
-        gfid.merge(_over_repeats(once, place, name, "value"), on=place).assign(diagnostic=name) for name in FORETELLERS
+    by_diagnostic = [
+        gfid.merge(_over_repeats(once, place, name, "value"), on=place).assign(diagnostic=name) for name in PREDICTORS
     ]
-    return pd.concat(parts, ignore_index=True)
+    return pd.concat(by_diagnostic, ignore_index=True)
 
 
 def _over_repeats(rows: pd.DataFrame, by: list[str], column: str, name: str) -> pd.DataFrame:
-    found = rows.groupby(by, dropna=False)[column].agg(["mean", "min", "max", "count"]).reset_index()
-    return found.rename(columns={"mean": name, "min": f"{name}_min", "max": f"{name}_max", "count": f"{name}_runs"})
+    table = rows.groupby(by, dropna=False)[column].agg(["mean", "min", "max", "count"]).reset_index()
+    return table.rename(columns={"mean": name, "min": f"{name}_min", "max": f"{name}_max", "count": f"{name}_runs"})
 
 
 def correlations(points: pd.DataFrame) -> pd.DataFrame:
-    """The rank correlation of every diagnostic with gFID over the tokenizers that have it, per judge and generator.
+    """The rank correlation of every diagnostic with gFID over the tokenizers that have both, per judge and generator.
 
     Args:
-        points: of `foretelling`.
+        points: from `predictor_points`.
 
     Returns:
-        Columns BY, diagnostic, n, rho, rho_low, rho_high; NaN where there is none.
+        Columns BY, diagnostic, n, rho, rho_low, rho_high; NaN if there is no correlation.
     """
     rows = []
     for place, group in points.groupby([*BY, "diagnostic"], dropna=False, sort=False):
-        both = group.dropna(subset=["value", "gfid"])
-        found = rank_agreement(both["value"].tolist(), both["gfid"].tolist())
-        rows.append((*place, found.n, found.rho, found.low, found.high))
-    found_for = [*BY, "diagnostic", "n", "rho", "rho_low", "rho_high"]
-    types = {**{name: points[name].dtype for name in BY}, **{name: float for name in found_for[-3:]}}
-    return pd.DataFrame(rows, columns=found_for).astype(types)
+        complete = group.dropna(subset=["value", "gfid"])
+        agreement = rank_agreement(complete["value"].tolist(), complete["gfid"].tolist())
+        rows.append((*place, agreement.n, agreement.rho, agreement.low, agreement.high))
+    columns = [*BY, "diagnostic", "n", "rho", "rho_low", "rho_high"]
+    types = {**{name: points[name].dtype for name in BY}, **{name: float for name in columns[-3:]}}
+    return pd.DataFrame(rows, columns=columns).astype(types)

@@ -1,4 +1,4 @@
-"""What guidance gives: gFID without ('none') and at the best scale, chosen on other samples than it is scored on."""
+"""The effect of guidance: gFID without it ('none') and at the best scale, which is chosen on other samples ('best')."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,10 +13,10 @@ ABLATION = "guidance"
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One generator by one judge. A number is None while a row behind it has no result.
+    """The guidance scale chosen for one generator by one judge. A number is None while a row that it needs is missing.
 
-    none: gFID without guidance. best: gFID at `scale`, which had the lowest on the choosing seed. Both of the scoring
-    seed.
+    none: gFID without guidance. best: gFID at `scale`, which had the lowest gFID on the choosing seed. Both numbers are
+    on the scoring seed.
     """
 
     run: str
@@ -29,12 +29,12 @@ class Choice:
 
 
 def choosing(rows: pd.DataFrame) -> pd.Series:
-    """Which rows were drawn to choose a setting; their numbers are no scores."""
+    """Which rows have samples that only choose a setting; their numbers are not scores."""
     return (rows["sampling_seed"] >= SELECTION_SEED).fillna(False).astype(bool)
 
 
 def swept(table: pd.DataFrame) -> pd.DataFrame:
-    """The generators' rows that the ablation asks for, of both seeds."""
+    """The generators' rows of the guidance ablation, with both seeds."""
     names = table["ablations"].map(lambda text: ABLATION in text.split()).astype(bool)
     return table[names & (table["kind"] == "generator")]
 
@@ -43,7 +43,7 @@ def choices(table: pd.DataFrame) -> list[Choice]:
     """'none' and 'best' of every generator by every judge, narrow latents first.
 
     Raises:
-        ProtocolError: a generator's rows differ in more than the scale and the number of samples.
+        ProtocolError: a generator's rows differ in more than the guidance scale and the number of samples.
     """
     return list(_choices(swept(table).sort_values(["latent_channels", "tokenizer", "generator", "guidance_scale"])))
 
@@ -55,7 +55,7 @@ def _choices(rows: pd.DataFrame) -> Iterator[Choice]:
         chosen, scored = group[choosing(group)], group[~choosing(group)]
         scores = scored.set_index("guidance_scale")["gfid"].dropna()
         scale = None
-        if len(chosen) and (chosen["state"] == "done").all():  # of fewer, the best might be missing
+        if len(chosen) and (chosen["state"] == "done").all():  # otherwise the best one may be missing
             lowest = chosen[chosen["gfid"] == chosen["gfid"].min()]
             scale = float(lowest["guidance_scale"].min())
         plain = scored[scored["guidance_scale"] == 1]

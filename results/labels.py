@@ -1,14 +1,15 @@
-"""What ablations call their runs, as the table's column `labels` keeps it.
+"""The labels that ablations give their runs, in the form of the table's column `labels`.
 
-A cell such as `recipe 3: + AdamW beta2=0.95 [generator.betas]; vf_loss 1: full`: ablation, place in its order, label,
-and in brackets the factors in which the run differs from the one it is compared with (in a ladder, the one before).
+A cell is such as `recipe 3: + AdamW beta2=0.95 [generator.betas]; vf_loss 1: full`: the ablation, the run's place in
+its order, the label, and in brackets the factors in which the run differs from the run that it is compared with (in a
+ladder, the previous one).
 """
 
 import re
 from collections.abc import Mapping
 from typing import NamedTuple
 
-BREAKS = ";[]\n"  # what a label cannot hold
+BREAKS = ";[]\n"  # characters that a label must not contain
 _ENTRY = re.compile(r"(\w+) (\d+): ([^;\[\]]+?)(?: \[([^;\[\]]*)\])?")
 
 
@@ -21,19 +22,19 @@ class Label(NamedTuple):
 
 
 def parse(cell: str) -> dict[str, Label]:
-    """The labels of a cell by ablation; ValueError when it is not of the form above."""
-    found = {}
+    """The labels of a cell by ablation; ValueError if the cell does not have the form above."""
+    labels = {}
     for entry in cell.split("; ") if cell else ():
         match = _ENTRY.fullmatch(entry)
         if match is None:
             raise ValueError(f"labels must read 'ablation place: label [factors]; ...', found {entry!r}")
         ablation, place, text, changed = match.groups()
-        found[ablation] = Label(int(place), text, tuple(changed.split(", ")) if changed else ())
-    return found
+        labels[ablation] = Label(int(place), text, tuple(changed.split(", ")) if changed else ())
+    return labels
 
 
 def cell(labels: Mapping[str, Label]) -> str:
-    """The cell that `parse` reads."""
+    """The cell from which `parse` reads these labels."""
     return "; ".join(
         f"{ablation} {label.place}: {label.text}" + (f" [{', '.join(label.changed)}]" if label.changed else "")
         for ablation, label in sorted(labels.items())

@@ -1,6 +1,6 @@
-"""What others have published, as tables of the same form: `paper`, and as `since` what came after it.
+"""Published results as tables of the same form: `paper` has those of the paper, `since` those published later.
 
-The numbers lie in results/paper/, a file per table of the paper; results/paper/README.md says how they were copied.
+The numbers are in results/paper/, one file per table of the paper; results/paper/README.md says how they were copied.
 """
 
 import difflib
@@ -14,22 +14,22 @@ from results.table import from_records, load
 
 FOLDER = Path(__file__).resolve().parent / "paper"
 IMAGENET_IMAGES = 1_281_167  # one epoch
-WORDS = {"ablations": " ", "labels": "; ", "source": "; "}  # what several tables say of one row, and between them
-# Figure 4 (a, b): times fewer images to the gFID that the plain tokenizer ends with, by that tokenizer
+SEPARATORS = {"ablations": " ", "labels": "; ", "source": "; "}  # columns that are joined if several tables have a row
+# Figure 4 (a, b), by plain tokenizer: the factor of fewer images that its aligned counterpart needs for its last gFID
 SPEED_UPS = {"f16d32": 2.54, "f16d64": 2.76}
 SPEED_UPS_SOURCE = "arXiv 2501.01423, Figure 4"
 SPEED_UPS_RUN = "LightningDiT-B/1 after 160 epochs of ImageNet 256"
 
 
 def load_published(study: str, folder: Path = FOLDER) -> pd.DataFrame:
-    """All rows of one published study. What several tables of the paper print is one row, with all their sources.
+    """All rows of one published study. A result printed in several tables of the paper is one row with all sources.
 
     Args:
-        study: of STUDIES.
-        folder: with the CSV files.
+        study: one of STUDIES.
+        folder: of the CSV files.
 
     Raises:
-        ValueError: a file cannot be read, two of them disagree on a number, or a row could be taken for a measured one.
+        ValueError: a file cannot be read, two files disagree on a number, or a row is not marked as published.
     """
     rows: dict[tuple[str, str, str], dict[str, object]] = {}
     for path in sorted(folder.glob("*.csv")):
@@ -38,15 +38,15 @@ def load_published(study: str, folder: Path = FOLDER) -> pd.DataFrame:
                 raise ValueError(f"{path}: {row['run']} is of study {row['study']!r}; valid are {', '.join(STUDIES)}")
             if row["study"] != study:
                 continue
-            known = {str(name): cell for name, cell in row.items() if not pd.isna(cell) and cell != ""}
-            one = rows.setdefault(tuple(str(row[name]) for name in KEY), {})  # type: ignore[arg-type]
-            for name, cell in known.items():
-                if name in WORDS and name in one:
-                    separator = WORDS[name]
-                    cell = separator.join(dict.fromkeys([*str(one[name]).split(separator), *cell.split(separator)]))
-                elif one.get(name, cell) != cell:
-                    raise ValueError(f"{path}: {row['run']} has {name} {cell}, another table {one[name]}")
-                one[name] = cell
+            cells = {str(name): cell for name, cell in row.items() if not pd.isna(cell) and cell != ""}
+            merged = rows.setdefault(tuple(str(row[name]) for name in KEY), {})  # type: ignore[arg-type]
+            for name, cell in cells.items():
+                if name in SEPARATORS and name in merged:
+                    separator = SEPARATORS[name]
+                    cell = separator.join(dict.fromkeys([*str(merged[name]).split(separator), *cell.split(separator)]))
+                elif merged.get(name, cell) != cell:
+                    raise ValueError(f"{path}: {row['run']} has {name} {cell}, another table {merged[name]}")
+                merged[name] = cell
     return from_records(rows.values())
 
 
@@ -54,8 +54,8 @@ def load_study(study: str, folder: Path) -> pd.DataFrame:
     """The table of a study, measured or published.
 
     Args:
-        study: a name of STUDIES, or of a folder with a table.csv.
-        folder: that holds the studies' folders.
+        study: one of STUDIES, or the name of a folder with a table.csv.
+        folder: results/, which holds the folders of the studies.
 
     Raises:
         ValueError: there is no such study, or its table cannot be read.
@@ -64,7 +64,7 @@ def load_study(study: str, folder: Path) -> pd.DataFrame:
         return load_published(study)
     path = folder / study / "table.csv"
     if not path.exists():
-        found = [*sorted(path.parent.name for path in folder.glob("*/table.csv")), *STUDIES]
-        near = difflib.get_close_matches(study, found, 3, 0.5) or found
+        studies = [*sorted(path.parent.name for path in folder.glob("*/table.csv")), *STUDIES]
+        near = difflib.get_close_matches(study, studies, 3, 0.5) or studies
         raise ValueError(f"no study {study!r} in {folder}; nearest: {', '.join(near)}")
     return load(path)

@@ -1,4 +1,4 @@
-"""Whether two measurements put the same things in the same order."""
+"""Rank agreement: whether two measurements put the same items in the same order."""
 
 import itertools
 import math
@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-FEW = 10  # pairs below which an interval says little
-EXACT = 8  # pairs up to which every order is counted
+FEW = 10  # pairs; with fewer, an interval is too wide to say much
+EXACT = 8  # pairs up to which all permutations are enumerated
 DRAWS = 10_000
-FEWEST = 3  # pairs: two always rank the same or the other way round
+FEWEST = 3  # pairs; two always have a correlation of 1 or -1
 FEWEST_FOR_INTERVAL = 5
 LEVEL = 0.95
 
@@ -19,8 +19,9 @@ LEVEL = 0.95
 class RankAgreement:
     """Spearman's rank correlation of n pairs, ties at their mean rank.
 
-    rho: None below three pairs or where one side is constant. chance: share of orders of one side that agree at least
-    as well (one-sided, exact up to EXACT pairs). low, high: 95% bootstrap interval over pairs, None below five.
+    rho: None with fewer than three pairs or if one side is constant. chance: share of the permutations of one side that
+    agree at least as well (one-sided, exact up to EXACT pairs). low, high: 95% bootstrap interval over pairs, None with
+    fewer than five.
     """
 
     n: int
@@ -38,9 +39,9 @@ class RankAgreement:
 
 
 def rank_agreement(x: Sequence[float], y: Sequence[float]) -> RankAgreement:
-    """Spearman's correlation of two equally long sequences, with what chance gives and a bootstrap interval.
+    """Spearman's correlation of two sequences of equal length, its probability by chance, and a bootstrap interval.
 
-    The same input gives the same result: what is drawn is drawn with a fixed seed.
+    The result is deterministic: random draws have a fixed seed.
     """
     a, b = _ranks(np.asarray(x, float)), _ranks(np.asarray(y, float))
     n = len(a)
@@ -51,7 +52,7 @@ def rank_agreement(x: Sequence[float], y: Sequence[float]) -> RankAgreement:
         orders = np.array(list(itertools.permutations(range(n))))
     else:
         orders = rng.permuted(np.tile(np.arange(n), (DRAWS, 1)), axis=1)
-        orders[0] = np.arange(n)  # the one that was found: chance is never 0
+        orders[0] = np.arange(n)  # include the observed order, so that chance is never 0
     chance = float((_correlation(a, b[orders]) >= rho - 1e-12).mean())
     if n < FEWEST_FOR_INTERVAL:
         return RankAgreement(n=n, rho=rho, chance=chance)
@@ -61,26 +62,26 @@ def rank_agreement(x: Sequence[float], y: Sequence[float]) -> RankAgreement:
 
 
 def by_chance(n: int) -> float | None:
-    """The smallest absolute rank correlation that at most 1 - LEVEL of random orders of n reach, without ties.
+    """The smallest absolute rank correlation that at most 1 - LEVEL of random orders of n items reach, without ties.
 
-    None where even a perfect order is more frequent than that, as for n = 4. Of 2 DRAWS random orders, fixed seed.
+    None if even a perfect order is more frequent, as for n = 4. Estimated from 2 DRAWS random orders with a fixed seed.
     """
     orders = np.random.default_rng(0).permuted(np.tile(np.arange(n), (2 * DRAWS, 1)), axis=1)
-    found = np.abs(_correlation(orders, np.arange(n))).round(9)
-    values, counts = np.unique(found, return_counts=True)
+    correlations = np.abs(_correlation(orders, np.arange(n))).round(9)
+    values, counts = np.unique(correlations, return_counts=True)
     reached = counts[::-1].cumsum()[::-1] / counts.sum()  # share of orders with at least this value
-    beyond = values[reached <= 1 - LEVEL]
-    return float(beyond[0]) if len(beyond) else None
+    rare = values[reached <= 1 - LEVEL]
+    return float(rare[0]) if len(rare) else None
 
 
 def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks along the last axis from 1, ties at their mean."""
+    """Ranks along the last axis, starting at 1, with ties at their mean rank."""
     own, others = values[..., :, None], values[..., None, :]
     return (others < own).sum(-1) + ((others == own).sum(-1) + 1) / 2
 
 
 def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Pearson's correlation along the last axis; NaN where a side is constant."""
+    """Pearson's correlation along the last axis; NaN if a side is constant."""
     a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
     with np.errstate(invalid="ignore"):
         return (a * b).sum(-1) / np.sqrt((a**2).sum(-1) * (b**2).sum(-1))

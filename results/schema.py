@@ -1,4 +1,4 @@
-"""The columns of a results table, declared once: loading, writing and documentation read this list."""
+"""The columns of a results table, declared once; loading, writing and documentation use this list."""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -8,7 +8,7 @@ Type = Literal["text", "int", "float", "bool"]
 
 @dataclass(frozen=True)
 class Column:
-    """One column: its name, the type of its cells (any may be empty), its group and its meaning."""
+    """One column: its name, the type of its cells (every cell may be empty), its group and its meaning."""
 
     name: str
     type: Type
@@ -116,23 +116,23 @@ COLUMNS = (
 NAMES = tuple(column.name for column in COLUMNS)
 TYPES = {column.name: column.type for column in COLUMNS}
 METRICS = tuple(column.name for column in COLUMNS if column.group == "metrics")
-# of the tokenizer, in its own rows; they have no state: any may be empty in a row that is done
+# measures of a tokenizer, in the tokenizer's rows; each may be empty even if the row is done
 DIAGNOSTICS = ("density_cv", "gini", "normalized_entropy", "effective_rank", "ifid")
 PROTOCOL = tuple(column.name for column in COLUMNS if column.group == "protocol")
 PROVENANCE = tuple(column.name for column in COLUMNS if column.group == "provenance")
 KEY = ("fingerprint", "images_seen", "protocol")
 KINDS = ("tokenizer", "generator")
-# since tables were first kept: an older file without these columns is read as if they were empty
+# columns added after the first tables were written: a file without them is read as if they were empty
 ADDED = ("labels", "sfid", "given_weights", "diagnostic_points", *DIAGNOSTICS, "source")
-SELECTION_SEED = 1_000_000  # sampling seeds from here on choose a setting and score nothing, see results/guidance.py
-FOREIGN = "images-"  # begins the fingerprint of a row whose pictures were made elsewhere, see study/evaluate.py
-PUBLISHED = "published-"  # begins the fingerprint of a row of results/paper/, see results/published.py
-PUBLISHED_STUDIES = ("paper", "since")  # what those rows name as their study, and no study of ours may be called
+SELECTION_SEED = 1_000_000  # sampling seeds from here on only choose a setting, see results/guidance.py
+FOREIGN = "images-"  # prefix of the fingerprint of pictures made elsewhere, see study/evaluate.py
+PUBLISHED = "published-"  # prefix of the fingerprint of a row of results/paper/, see results/published.py
+PUBLISHED_STUDIES = ("paper", "since")  # the studies of those rows; a measured study must not have these names
 STATES = ("done", "pending", "running", "failed", "timed out", "diverged", "pruned", "blocked")
 
 
 def latents_file(tokenizer_fingerprint: str, suffix: str) -> str:
-    """In the folder of picture sheets: a tokenizer's latents as a map (.csv) and as pictures (.png), if there are."""
+    """Name of a file in the folder of picture sheets: a tokenizer's map of latents (.csv) or latent pictures (.png)."""
     return f"latents-{tokenizer_fingerprint}{suffix}"
 
 

@@ -1,4 +1,4 @@
-"""What a search over settings found, as files: results/<study>/search/<space>.csv (trials) and <space>.json (the rest).
+"""The outcome of a search in files: results/<study>/search/<space>.csv (trials) and <space>.json (the rest).
 
 Objectives are metrics of the results table, and all are minimised. A missing number is an empty cell, never 0.
 """
@@ -21,25 +21,25 @@ Value = bool | int | float | str | None  # None only as one of a parameter's cho
 STATES: tuple[State, ...] = get_args(State)
 FOLDER = "search"  # inside results/<study>
 COLUMNS = ("trial", "state", "run", "seconds", "images_seen")
-PARAM = "param."  # begins the column of a parameter
-SHARED = (*PROTOCOL, "generator", "images_seen")  # columns of the table that an objective's protocol may name
+PARAM = "param."  # prefix of a parameter's column
+SHARED = (*PROTOCOL, "generator", "images_seen")  # columns of the results table that an objective's protocol may have
 PRINTED = {"rfid": "rFID", "gfid": "gFID", "sfid": "sFID", "kid": "KID"}
 
 
 def printed(objective: str) -> str:
-    """An objective as readers know it."""
+    """The readable name of an objective."""
     return PRINTED.get(objective, objective)
 
 
 class SearchError(ValueError):
-    """The files of a search do not fit."""
+    """The files of a search are missing or invalid."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Parameter:
-    """One dimension of the space: a range (`low` to `high`, ends included; of whole numbers if both are) or choices."""
+    """One dimension of the space: a range (`low` to `high`, ends included; of integers if both are) or choices."""
 
-    label: str  # what a reader calls it, e.g. 'guidance scale'
+    label: str  # readable name, e.g. 'guidance scale'
     low: float | None = None
     high: float | None = None
     log: bool = False  # sampled, and drawn, on a logarithmic scale
@@ -48,7 +48,7 @@ class Parameter:
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """One trial. Values are those at its last `images_seen`: of a pruned one where it was stopped."""
+    """One trial. Its values are those at its last `images_seen`; for a pruned trial, where it was pruned."""
 
     trial: int
     state: State
@@ -69,8 +69,11 @@ class Default:
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A trial that was run again. `chosen_on` is its value in the search, `again` those on new seeds, by whose mean the
-    winner is chosen, `scores` those on the same seeds as the default's, which chose nothing; empty where not run."""
+    """A trial that was repeated with other seeds; a mapping is empty if its repeats were not run.
+
+    chosen_on: its value in the search. again: values on new seeds; their mean chooses the winner. scores: values on the
+    held-out seeds that also score the default, and that took no part in the choice.
+    """
 
     trial: int
     params: Mapping[str, Value]
@@ -81,42 +84,42 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Search:
-    """One search. Mappings are by objective or by name of parameter; trials are in order of their numbers."""
+    """One search. Mappings are by objective or by parameter name; trials are in the order of their numbers."""
 
     space: str
     question: str
     study: str
     scale: str
     objectives: tuple[str, ...]
-    budget: int  # trials asked for in all
+    budget: int  # total number of trials
     parameters: Mapping[str, Parameter]
     trials: tuple[Trial, ...] = ()
     importances: Mapping[str, Mapping[str, float]] = field(default_factory=dict)  # empty with too few trials
     default: Default = field(default_factory=Default)
     candidates: tuple[Candidate, ...] = ()
-    winner: int | None = None  # its trial; with two objectives there is none
+    winner: int | None = None  # number of its trial; None with two objectives
     beats_default: bool | None = None  # None: undecided, or not run
-    reason: str = ""  # why so, in one line
+    reason: str = ""  # the reason for `beats_default`, in one line
     protocol: Mapping[str, Mapping[str, Value]] = field(default_factory=dict)  # objective: {column of the table: value}
 
 
 def found(folder: Path) -> list[str]:
-    """The spaces that results/<study> (`folder`) has a search over, by name."""
+    """The names of the spaces that results/<study> (`folder`) has a search of."""
     return sorted({path.stem for suffix in ("csv", "json") for path in (folder / FOLDER).glob(f"[!.]*.{suffix}")})
 
 
 def load(folder: Path, space: str) -> Search:
-    """The search over a space in results/<study> (`folder`); SearchError where a file is missing or does not fit."""
-    trials, about = (folder / FOLDER / f"{space}.{suffix}" for suffix in ("csv", "json"))
-    path = about
+    """The search of a space in results/<study> (`folder`); SearchError if a file is missing or invalid."""
+    csv_path, json_path = (folder / FOLDER / f"{space}.{suffix}" for suffix in ("csv", "json"))
+    path = json_path
     try:
-        read = json.loads(about.read_text(encoding="utf-8"), parse_constant=_refuse)
-        search = _search(read)
+        content = json.loads(json_path.read_text(encoding="utf-8"), parse_constant=_refuse)
+        search = _search(content)
         if search.space != space:
             raise ValueError(f"is of the space {search.space!r}")
         _check_space(search)
-        path = trials
-        with open(trials, newline="", encoding="utf-8") as file:
+        path = csv_path
+        with open(csv_path, newline="", encoding="utf-8") as file:
             lines = list(csv.reader(file, strict=True))
         search = replace(search, trials=_trials(lines, search))
         _check(search)
@@ -128,16 +131,16 @@ def load(folder: Path, space: str) -> Search:
 
 
 def write(search: Search, folder: Path) -> None:
-    """Write both files into results/<study>, each at once or not at all; the same search always gives the same bytes.
+    """Write both files into results/<study>, each atomically; the same search always gives the same bytes.
 
-    Raises SearchError for what `load` would refuse.
+    Raises SearchError for a search that `load` would refuse.
     """
     try:
         _check(search)
     except ValueError as error:
         raise SearchError(f"search {search.space}: {error}") from None
-    about = {name: value for name, value in asdict(search).items() if name != "trials"}
-    text = json.dumps(about, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    fields_ = {name: value for name, value in asdict(search).items() if name != "trials"}
+    text = json.dumps(fields_, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     names = [*COLUMNS, *search.objectives, *(f"{PARAM}{name}" for name in search.parameters)]
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
@@ -148,47 +151,52 @@ def write(search: Search, folder: Path) -> None:
         cells += [float(trial.values[name]) if name in trial.values else None for name in search.objectives]
         cells += [str(trial.params[name]) if name in trial.params else None for name in search.parameters]
         writer.writerow(cells)
-    for suffix, content in (("csv", table.getvalue()), ("json", text)):  # candidates point at trials: those first
+    for suffix, content in (
+        ("csv", table.getvalue()),
+        ("json", text),
+    ):  # trials first, because candidates refer to them
         with replacing(folder / FOLDER / f"{search.space}.{suffix}") as temporary:
             temporary.write_text(content, encoding="utf-8", newline="")
 
 
-def _search(read: dict[str, Any]) -> Search:
-    """The search of a JSON file, without its trials; ValueError and the like where it does not fit."""
-    if not isinstance(read, dict):
+def _search(content: dict[str, Any]) -> Search:
+    """The search of a JSON file, without its trials; raises ValueError or a similar error if the content is invalid."""
+    if not isinstance(content, dict):
         raise ValueError("holds no search")
     names = {f.name for f in fields(Search)} - {"trials"}
-    if set(read) != names:
-        lost, unknown = sorted(names - set(read)), sorted(set(read) - names)
-        raise ValueError(f"lacks {', '.join(lost) or 'nothing'}; does not know {', '.join(unknown) or 'nothing else'}")
+    if set(content) != names:
+        missing, unknown = sorted(names - set(content)), sorted(set(content) - names)
+        raise ValueError(
+            f"missing fields: {', '.join(missing) or 'none'}; unknown fields: {', '.join(unknown) or 'none'}"
+        )
     parameters = {
-        name: Parameter(**{**about, "choices": tuple(about.get("choices", ()))})
-        for name, about in read["parameters"].items()
+        name: Parameter(**{**parameter, "choices": tuple(parameter.get("choices", ()))})
+        for name, parameter in content["parameters"].items()
     }
     candidates = tuple(
-        Candidate(**{**about, "again": _scores(about, "again"), "scores": _scores(about)})
-        for about in read["candidates"]
+        Candidate(**{**candidate, "again": _scores(candidate, "again"), "scores": _scores(candidate)})
+        for candidate in content["candidates"]
     )
-    default = Default(**{**read["default"], "scores": _scores(read["default"])})
-    parts = {"objectives": tuple(read["objectives"]), "parameters": parameters, "candidates": candidates}
-    return Search(**{**read, **parts, "default": default})
+    default = Default(**{**content["default"], "scores": _scores(content["default"])})
+    converted = {"objectives": tuple(content["objectives"]), "parameters": parameters, "candidates": candidates}
+    return Search(**{**content, **converted, "default": default})
 
 
-def _scores(about: dict[str, Any], name: str = "scores") -> dict[str, tuple[float, ...]]:
-    return {objective: tuple(values) for objective, values in about.get(name, {}).items()}
+def _scores(fields_: dict[str, Any], name: str = "scores") -> dict[str, tuple[float, ...]]:
+    return {objective: tuple(values) for objective, values in fields_.get(name, {}).items()}
 
 
 def _trials(lines: list[list[str]], search: Search) -> tuple[Trial, ...]:
     names = [*COLUMNS, *search.objectives, *(f"{PARAM}{name}" for name in search.parameters)]
     if not lines or lines[0] != names:
-        raise ValueError(f"has the columns {', '.join(lines[0]) if lines else 'of nothing'}, not {', '.join(names)}")
+        raise ValueError(f"has the columns {', '.join(lines[0]) if lines else '(none)'}, not {', '.join(names)}")
     trials = []
     for row, cells in enumerate(lines[1:], start=1):
         if len(cells) != len(names):
             raise ValueError(f"row {row}: {len(cells)} cells for {len(names)} columns")
         cell = dict(zip(names, cells, strict=True))
         try:
-            params = {name: (about, cell[f"{PARAM}{name}"]) for name, about in search.parameters.items()}
+            params = {name: (parameter, cell[f"{PARAM}{name}"]) for name, parameter in search.parameters.items()}
             trials.append(
                 Trial(
                     trial=int(cell["trial"]),
@@ -197,7 +205,7 @@ def _trials(lines: list[list[str]], search: Search) -> tuple[Trial, ...]:
                     seconds=float(cell["seconds"]) if cell["seconds"] else None,
                     images_seen=int(cell["images_seen"]) if cell["images_seen"] else None,
                     values={name: float(cell[name]) for name in search.objectives if cell[name]},
-                    params={name: _value(about, text) for name, (about, text) in params.items() if text},
+                    params={name: _value(parameter, text) for name, (parameter, text) in params.items() if text},
                 )
             )
         except ValueError as error:
@@ -223,7 +231,7 @@ def _refuse(constant: str) -> float:
 
 
 def _check_space(search: Search) -> None:
-    """ValueError where the objectives are no metrics, or a parameter is neither a range nor choices."""
+    """Raise ValueError if an objective is not a metric, or a parameter is neither a range nor choices."""
     if not search.objectives or set(search.objectives) - set(METRICS):
         raise ValueError(f"objectives are {', '.join(search.objectives) or 'none'}; valid are {', '.join(METRICS)}")
     for name, parameter in search.parameters.items():
@@ -231,13 +239,13 @@ def _check_space(search: Search) -> None:
 
 
 def _check(search: Search) -> None:
-    """ValueError for what cannot be true of a search."""
+    """Raise ValueError if the search is inconsistent."""
     _check_space(search)
     seen: dict[int, Trial] = {}
     for trial in search.trials:
         where = f"trial {trial.trial}"
         if trial.trial in seen:
-            raise ValueError(f"{where} is there twice")
+            raise ValueError(f"{where} occurs twice")
         seen[trial.trial] = trial
         if trial.state not in STATES:
             raise ValueError(f"{where} is {trial.state!r}; valid are {', '.join(STATES)}")
@@ -252,7 +260,7 @@ def _check(search: Search) -> None:
     for candidate in search.candidates:
         where = f"candidate {candidate.trial}"
         if candidate.trial not in seen or seen[candidate.trial].state != "complete":
-            raise ValueError(f"{where} is no complete trial")
+            raise ValueError(f"{where} is not a complete trial")
         _known(where, candidate.params, search.parameters)
         _known(where, {**candidate.chosen_on, **candidate.again, **candidate.scores}, search.objectives)
         repeats = (*candidate.again.values(), *candidate.scores.values())
@@ -260,14 +268,14 @@ def _check(search: Search) -> None:
     _known("the default", search.default.scores, search.objectives)
     _numbers("the default", [value for values in search.default.scores.values() for value in values])
     if search.winner is not None and search.winner not in {candidate.trial for candidate in search.candidates}:
-        raise ValueError(f"the winner, trial {search.winner}, is no candidate")
+        raise ValueError(f"the winner, trial {search.winner}, is not a candidate")
     _known("importances", search.importances, search.objectives)
     for shares in search.importances.values():
         _known("importances", shares, search.parameters)
         _numbers("importances", shares.values())
     _known("protocol", search.protocol, search.objectives)
-    for about in search.protocol.values():
-        _known("protocol", about, SHARED)
+    for columns in search.protocol.values():
+        _known("protocol", columns, SHARED)
 
 
 def _check_parameter(name: str, parameter: Parameter) -> None:
@@ -290,7 +298,7 @@ def _check_value(where: str, parameter: Parameter, value: Value) -> None:
         return
     _numbers(where, [value])
     if _whole(parameter) and not isinstance(value, int):
-        raise ValueError(f"{where} is {value!r}, which is no whole number")
+        raise ValueError(f"{where} is {value!r}, which is not an integer")
 
 
 def _known(where: str, names: Any, valid: Any) -> None:
@@ -302,4 +310,4 @@ def _known(where: str, names: Any, valid: Any) -> None:
 def _numbers(where: str, values: Any) -> None:
     for value in values:
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise ValueError(f"{where} has {value!r} where a finite number belongs")
+            raise ValueError(f"{where} has {value!r} instead of a finite number")

@@ -1,4 +1,4 @@
-"""The results table: one row per (fingerprint, images seen, protocol hash), planned runs included.
+"""The results table: one row per (fingerprint, images seen, protocol hash), including planned runs.
 
 A missing number is an empty cell: NaN in float columns, <NA> in int and bool columns, '' in text columns.
 """
@@ -41,19 +41,19 @@ __all__ = [
     "write",
 ]
 
-HEADLINE = {"tokenizer": "rfid", "generator": "gfid"}  # a done row has at least this number
+HEADLINE = {"tokenizer": "rfid", "generator": "gfid"}  # the metric that every done row has
 DTYPES = {"text": pd.StringDtype("python"), "int": "Int64", "float": "float64", "bool": "boolean"}
 
 
 class ProtocolError(ValueError):
-    """Numbers measured in different ways were about to share an axis."""
+    """Numbers that would share an axis were measured in different ways."""
 
 
 def from_records(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """A checked table from one mapping per row; absent or None is a missing cell.
+    """A checked table from one mapping per row; a name that is absent or None is an empty cell.
 
-    Raises ValueError for an unknown column, a value of the wrong type, a number that is not finite (a NaN
-    that was computed is a failed run, not a missing number) and whatever `write` refuses.
+    Raises ValueError for an unknown column, a value of the wrong type, a number that is not finite (a computed NaN is a
+    failed run, not a missing number), and for everything that `write` refuses.
     """
     records = list(records)
     for record in records:
@@ -66,10 +66,10 @@ def from_records(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def load(path: Path) -> pd.DataFrame:
-    """The table in a CSV file, with exact types, in the declared order of columns.
+    """Read the table in a CSV file, with exact types and the declared order of columns.
 
-    A file that was written before a column of ADDED existed is read with that column empty. Raises ValueError for a
-    missing, repeated or unknown column, a cell that cannot be read, a duplicate key.
+    Columns of ADDED may be missing in the file and are then empty. Raises ValueError for a missing, repeated or unknown
+    column, an invalid cell, or a duplicate key.
     """
     try:
         with open(path, newline="", encoding="utf-8") as file:
@@ -100,7 +100,7 @@ def load(path: Path) -> pd.DataFrame:
 
 
 def write(table: pd.DataFrame, path: Path) -> None:
-    """Write the table, sorted by key, at once or not at all; the same table always gives the same bytes.
+    """Write the table atomically, sorted by key; the same table always gives the same bytes.
 
     Raises ValueError for a missing or unknown column, a wrong type, an empty or duplicate key, an unknown
     kind or state, an infinite number, or a done row without its headline metric (rfid or gfid).
@@ -114,7 +114,7 @@ def write(table: pd.DataFrame, path: Path) -> None:
 
 
 def merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
-    """Both tables' rows; where a key is in both, the new row. A result so replaces its pending row."""
+    """The rows of both tables; if both have a key, the new row, so that a result replaces its pending row."""
     old, new = _checked(old), _checked(new)
     replaced = pd.MultiIndex.from_frame(old[list(KEY)]).isin(pd.MultiIndex.from_frame(new[list(KEY)]))
     parts = [part for part in (old[~replaced], new) if len(part)]
@@ -133,28 +133,28 @@ def check_protocol(rows: pd.DataFrame, varies: Iterable[str] = ()) -> None:
         if name not in varies and len(values) > 1:
             raise ProtocolError(
                 f"rows that would share an axis differ in {name}: {', '.join(values)}; "
-                f"evaluate them with one {name}, or draw them apart"
+                f"evaluate them with one {name}, or draw them in separate figures"
             )
 
 
 def mixed_provenance(rows: pd.DataFrame) -> list[str]:
-    """What differs between the done rows without being measured, for a caption: 'commit: 1a2b, 3c4d'."""
+    """Provenance columns in which the done rows differ, as text for a caption: 'commit: 1a2b, 3c4d'."""
     done = rows[rows["state"] == "done"]
     values = {name: _values(done[name]) for name in (*PROVENANCE, "tokenizer_seed", "seed")}
     values["sampling_seed"] = _values(done.loc[done["kind"] == "generator", "sampling_seed"])  # tokenizers have none
-    return [f"{name}: {', '.join(found)}" for name, found in values.items() if len(found) > 1]
+    return [f"{name}: {', '.join(texts)}" for name, texts in values.items() if len(texts) > 1]
 
 
 def _values(column: pd.Series) -> list[str]:
-    """The distinct values as text, sorted; a missing one is 'empty'."""
+    """The distinct values as sorted texts; a missing value is 'empty'."""
     cells = column.drop_duplicates().tolist()
-    found = sorted(cell for cell in cells if not _missing(cell))
-    texts = [str(cell).removesuffix(".0") for cell in found]
+    values = sorted(cell for cell in cells if not _missing(cell))
+    texts = [str(cell).removesuffix(".0") for cell in values]
     return texts + ["empty"] * any(_missing(cell) for cell in cells)
 
 
 def _checked(table: pd.DataFrame) -> pd.DataFrame:
-    """A copy with declared columns, order and types, sorted by key; ValueError where that is impossible."""
+    """A copy with the declared columns, order and types, sorted by key; ValueError if the table is invalid."""
     _check_names(table.columns, "the table")
     missing = [name for name in NAMES if name not in table.columns]
     if missing:
@@ -162,18 +162,18 @@ def _checked(table: pd.DataFrame) -> pd.DataFrame:
     checked = pd.DataFrame({name: _cast(table[name]) for name in NAMES})
     for _, row in checked.iterrows():
         _check_row(row)
-    twice = checked[checked.duplicated(list(KEY), keep=False)]
-    if len(twice):
-        key = ", ".join(f"{name} {twice.iloc[0][name]}" for name in KEY)
-        raise ValueError(f"{len(twice)} rows share one key or more, the first {key}: {_where(twice.iloc[0])}")
+    duplicates = checked[checked.duplicated(list(KEY), keep=False)]
+    if len(duplicates):
+        key = ", ".join(f"{name} {duplicates.iloc[0][name]}" for name in KEY)
+        raise ValueError(f"{len(duplicates)} rows share one key or more, the first {key}: {_where(duplicates.iloc[0])}")
     return checked.sort_values(list(KEY), ignore_index=True)
 
 
 def _check_row(row: pd.Series) -> None:
     for name in KEY:
-        elsewhere = str(row["fingerprint"]).startswith((FOREIGN, PUBLISHED))
-        unknown = name == "images_seen" and elsewhere  # by us; the rest is known
-        if _missing(row[name]) and not unknown:
+        not_measured_here = str(row["fingerprint"]).startswith((FOREIGN, PUBLISHED))
+        may_be_unknown = name == "images_seen" and not_measured_here
+        if _missing(row[name]) and not may_be_unknown:
             raise ValueError(f"{_where(row)}: {name} is empty, and it is part of the row's key")
     for name, valid in (("kind", KINDS), ("state", STATES)):
         if row[name] not in valid:
@@ -182,7 +182,7 @@ def _check_row(row: pd.Series) -> None:
         if math.isinf(row[name]):
             raise ValueError(f"{_where(row)}: {name} is {row[name]}; metrics are finite or missing")
     headline = HEADLINE[row["kind"]]
-    if str(row["fingerprint"]).startswith(PUBLISHED):  # has what its publication says
+    if str(row["fingerprint"]).startswith(PUBLISHED):  # has only the numbers that its publication states
         if not row["source"] or all(_missing(row[name]) for name in (*METRICS, *DIAGNOSTICS)):
             raise ValueError(f"{_where(row)}: published, but without a number or its source")
     elif row["source"]:

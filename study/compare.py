@@ -1,4 +1,4 @@
-"""Two studies side by side, or one and what is published: `python -m study.compare A B`."""
+"""Compare two studies, or a study with published results: `python -m study.compare A B`."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-NAMED = 8  # rows without a counterpart that the terminal names
+NAMED = 8  # rows without a counterpart that the terminal lists by name
 METRIC = {"tokenizer": "rfid", "generator": "gfid"}
-FIELDS = ("data", "resolution", "train_precision", "images_seen")  # that differ beside the protocol
+FIELDS = ("data", "resolution", "train_precision", "images_seen")  # compared in addition to the protocol
 
 
 class Judge(NamedTuple):
-    """A feature extractor and its input size in pixels; None where nobody says."""
+    """A feature extractor and its input size in pixels; None if unstated."""
 
     extractor: str
     size: int | None
@@ -47,7 +47,7 @@ class Judge(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """What one study measured at one place: its repeats' values and the rows they come from."""
+    """One measurement of a study: the values of its repeats and the rows that they come from."""
 
     kind: str
     run: str
@@ -60,69 +60,70 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """The points of both studies for one run; None where one has none."""
+    """The points of both studies for one run; None if a study has none."""
 
     a: Point | None
     b: Point | None
 
     @property
-    def some(self) -> Point:
+    def point(self) -> Point:
+        """The point of the first study, or of the second if the first has none."""
         point = self.a or self.b
         assert point is not None, "a line has a point"
         return point
 
     @property
     def difference(self) -> float | None:
-        """Of the means, first less second; None across judges, whose numbers have nothing to do with one another."""
+        """Mean of the first study minus mean of the second; None across judges, whose numbers are not comparable."""
         if self.a is None or self.b is None or not self.a.judge.same(self.b.judge):
             return None
         return mean(self.a.values) - mean(self.b.values)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
-    """Two studies: lines of what both have, lines of what one has, and how far their orders agree.
+class StudyComparison:
+    """The comparison of two studies.
 
-    ranks: per kind and pair of judges, over the last line of every run.
-    differs: per kind and field, the values of both where they are not the same.
-    claims: the verdicts of both.
+    lines: what both studies have. unmatched: what one of them has. ranks: per kind and pair of judges, how far the
+    orders of the runs agree, over the last line of every run. differs: per kind and field, the values of both studies
+    if they differ. claims: the verdicts of both.
     """
 
     names: tuple[str, str]
     lines: list[Line]
-    alone: list[Line]
+    unmatched: list[Line]
     ranks: list[tuple[str, str, RankAgreement]]
     differs: list[tuple[str, str, list[str], list[str]]]
     claims: list[tuple[Judged, Judged]]
 
 
-def compare(a: pd.DataFrame, b: pd.DataFrame, names: tuple[str, str]) -> Comparison:
-    """Set two results tables side by side.
+def compare(a: pd.DataFrame, b: pd.DataFrame, names: tuple[str, str]) -> StudyComparison:
+    """Compare two results tables.
 
-    Rows match by tokenizer, generator, what the run changes, whether it is guided, and the images seen where both say;
-    where no images are equal, the last of both stand beside each other. Judges match where the studies share one,
-    otherwise every judge is set beside every other.
+    Rows match by tokenizer, generator, the run's changes, guidance, and images seen if both tables state them; if no
+    numbers of images are equal, the last rows of both are compared. If the studies share a judge, only rows of equal
+    judges match; otherwise each judge of one study is paired with each of the other.
 
     Raises:
         ValueError: a table cannot be judged, see study/claims/paper_claims.py.
     """
     points = (_points(a), _points(b))
     lines = list(_matched(*points))
-    both = {(line.some.kind, line.some.run) for line in lines}
-    left, right = ([one for one in _last(side) if (one.kind, one.run) not in both] for side in points)
-    alone = [*(Line(a=one, b=None) for one in left), *(Line(a=None, b=one) for one in right)]
-    last = {(line.some.run, line.some.kind, _judges(line)): line for line in lines}  # of several marks
+    matched = {(line.point.kind, line.point.run) for line in lines}
+    left, right = ([point for point in _last(side) if (point.kind, point.run) not in matched] for side in points)
+    unmatched = [*(Line(a=point, b=None) for point in left), *(Line(a=None, b=point) for point in right)]
+    last = {(line.point.run, line.point.kind, _judges(line)): line for line in lines}  # of several marks
     pairs = dict.fromkeys((kind, judges) for _, kind, judges in last)
     ranks = []
     for kind, judges in pairs:
-        here = [line for (_, k, j), line in last.items() if (k, j) == (kind, judges)]
-        values = [[mean(point.values) for line in here if (point := side(line))] for side in SIDES]
+        of_pair = [line for (_, k, j), line in last.items() if (k, j) == (kind, judges)]
+        values = [[mean(point.values) for line in of_pair if (point := side(line))] for side in SIDES]
         ranks.append((kind, judges, rank_agreement(*values)))
     used = ([point for line in lines if (point := side(line))] for side in SIDES)
-    return Comparison(
+    return StudyComparison(
         names=names,
         lines=lines,
-        alone=alone,
+        unmatched=unmatched,
         ranks=ranks,
         differs=list(_differs(*(used if lines else points))),
         claims=list(zip(judge_claims(a), judge_claims(b), strict=True)),
@@ -137,20 +138,20 @@ def _judges(line: Line) -> str:
 
 
 def _agree(a: float | None, b: float | None, tolerance: float = 0.0) -> bool:
-    """Equal, or one side does not say."""
+    """Whether two numbers are equal, up to a relative tolerance, or one of them is unstated."""
     return a is None or b is None or abs(a - b) <= tolerance * max(a, b)
 
 
 def _points(table: pd.DataFrame) -> list[Point]:
-    """Every place of a table, narrow latents and few images first; repeats are together."""
+    """The points of a table, narrow latents and few images first; repeats are one point."""
     order = ["kind", "latent_channels", "tokenizer", "generator", "images_seen"]
     rows = scored(table).sort_values(order, kind="stable")
-    found: dict[Any, list[dict[str, Any]]] = {}
+    groups: dict[Any, list[dict[str, Any]]] = {}
     for cells in rows.astype(object).where(rows.notna(), None).to_dict("records"):
         row = {str(name): cell for name, cell in cells.items()}
         if row[METRIC[row["kind"]]] is not None:
             key = (row["kind"], _run(row), row["images_seen"], *(row[name] for name in PROTOCOL))
-            found.setdefault(repr(key), []).append(row)
+            groups.setdefault(repr(key), []).append(row)
     return [
         Point(
             kind=group[0]["kind"],
@@ -161,12 +162,12 @@ def _points(table: pd.DataFrame) -> list[Point]:
             values=tuple(row[METRIC[row["kind"]]] for row in group),
             rows=tuple(group),
         )
-        for group in found.values()
+        for group in groups.values()
     ]
 
 
 def _run(row: dict[str, Any]) -> str:
-    """What names a run in any study: no seed, no fingerprint, no weights that were given."""
+    """A name that identifies a run in any study: without seed, fingerprint and pretrained weights."""
     parts = [row["tokenizer"], row["generator"], *(f"{name}={value}" for name, value in changes_of(row["run"]).items())]
     guided = row["kind"] == "generator" and row["guidance_scale"] != 1
     return " + ".join(filter(None, parts)) + (", guided" if guided else "")
@@ -184,20 +185,20 @@ def _matched(a: Sequence[Point], b: Sequence[Point]) -> Iterator[Line]:
     for one, other in pairs:
         groups.setdefault((one.kind, one.run, one.judge, other.judge), []).append((one, other))
     for group in groups.values():
-        said = [(p, q) for p, q in group if p.images and q.images and _agree(p.images, q.images, SAME_IMAGES)]
-        unsaid = [(p, q) for p, q in group if p.images is None or q.images is None]
-        chosen = said or [max(unsaid or group, key=lambda pair: (pair[0].images or 0, pair[1].images or 0))]
-        alike = [pair for pair in chosen if _agree(pair[0].samples, pair[1].samples)]
-        yield from (Line(a=one, b=other) for one, other in alike or chosen)
+        equal = [(p, q) for p, q in group if p.images and q.images and _agree(p.images, q.images, SAME_IMAGES)]
+        unstated = [(p, q) for p, q in group if p.images is None or q.images is None]
+        chosen = equal or [max(unstated or group, key=lambda pair: (pair[0].images or 0, pair[1].images or 0))]
+        same_samples = [pair for pair in chosen if _agree(pair[0].samples, pair[1].samples)]
+        yield from (Line(a=one, b=other) for one, other in same_samples or chosen)
 
 
 def _last(points: Sequence[Point]) -> list[Point]:
-    """Of every run by every judge the last number of images."""
+    """The point with the most images seen, for every run and judge."""
     return list({(point.kind, point.run, point.judge, point.samples): point for point in points}.values())
 
 
 def _differs(a: Sequence[Point], b: Sequence[Point]) -> Iterator[tuple[str, str, list[str], list[str]]]:
-
+    """Kind, field and the values of both studies, for every field whose values differ."""
     for kind in METRIC:
         rows = [[row for point in side if point.kind == kind for row in point.rows] for side in (a, b)]
         for name in (*FIELDS, *PROTOCOL) if all(rows) else ():
@@ -215,80 +216,83 @@ def _cell(value: Any) -> str:
     return "not stated" if value is None else f"{value:,}" if type(value) is int else str(value)
 
 
-# What is shown
+# Output
 
 
 def _images(line: Line) -> str:
-    said = [f"{point.images:,}" for point in (line.a, line.b) if point and point.images is not None]
-    return " | ".join(dict.fromkeys(said))
+    numbers = [f"{point.images:,}" for point in (line.a, line.b) if point and point.images is not None]
+    return " | ".join(dict.fromkeys(numbers))
 
 
-def tables(found: Comparison) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
-    """Title, header and rows of each part, as text."""
-    a, b = found.names
+def tables(comparison: StudyComparison) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
+    """Title, header and rows of each table, as text."""
+    a, b = comparison.names
     lines = []
-    for line in found.lines:
+    for line in comparison.lines:
         assert line.a and line.b
         left, right = mean(line.a.values), mean(line.b.values)
         change = (
             "" if line.difference is None else f"{line.difference:+.3g}{relative_change(left, right)}".replace("-", "−")
         )
-        metric = METRIC[line.some.kind].replace("fid", "FID")
+        metric = METRIC[line.point.kind].replace("fid", "FID")
         numbers = (_images(line), mean_and_range(line.a.values), mean_and_range(line.b.values), change)
-        lines.append((line.some.run, metric, _judges(line), *numbers))
+        lines.append((line.point.run, metric, _judges(line), *numbers))
     if lines:
-        yield "Rows of both", ("run", "metric", "judge", "images", a, b, f"{a} less {b}"), lines
-    ranks = [(f"{METRIC[kind]} by {judges}".replace("fid", "FID"), str(one)) for kind, judges, one in found.ranks]
+        yield "Rows of both", ("run", "metric", "judge", "images", a, b, f"{a} minus {b}"), lines
+    ranks = [(f"{METRIC[kind]} by {judges}".replace("fid", "FID"), str(one)) for kind, judges, one in comparison.ranks]
     if ranks:
         yield "Do they put the runs in the same order?", ("of", "agreement"), ranks
-    alone = [line for line in found.alone if line.some.judge == _first_judge(found, line)]
-    alone.sort(key=lambda line: "=" in line.some.run)  # a long list of changes last
-    both = [[line for line in alone if side(line)] for side in SIDES]
+    unmatched = [line for line in comparison.unmatched if line.point.judge == _first_judge(comparison, line)]
+    unmatched.sort(key=lambda line: "=" in line.point.run)  # runs with changes, whose names are long, come last
+    sides = [[line for line in unmatched if side(line)] for side in SIDES]
     rows = [
-        (name, str(side[0].some.judge), "; ".join(_named(one.some) for one in side[:NAMED]) + _more(len(side) - NAMED))
-        for name, side in zip(found.names, both, strict=True)
-        if side
+        (name, str(lines[0].point.judge), _list_of_points([line.point for line in lines]))
+        for name, lines in zip(comparison.names, sides, strict=True)
+        if lines
     ]
     if rows:
         yield "Without a counterpart", ("only in", "judge", "runs"), rows
-    measured = [(one, other) for one, other in found.claims if one.places or other.places]
+    measured = [(one, other) for one, other in comparison.claims if one.places or other.places]
     claims = [(one.claim.text, one.claim.where, _verdict(one), _verdict(other)) for one, other in measured]
     if claims:
         yield "The paper's claims", ("claim", "where", a, b), claims
-    differs = [(kind, name, *("; ".join(side) for side in (left, right))) for kind, name, left, right in found.differs]
+    differs = [(kind, name, "; ".join(left), "; ".join(right)) for kind, name, left, right in comparison.differs]
     if differs:
-        yield "What was not done alike", ("of", "field", a, b), differs
+        yield "Settings that differ", ("of", "field", a, b), differs
 
 
-def _first_judge(found: Comparison, line: Line) -> Judge:
-    """The judge that stands for a study's rows without a counterpart."""
+def _first_judge(comparison: StudyComparison, line: Line) -> Judge:
+    """The judge whose rows are listed for the study of an unmatched line."""
     side = 0 if line.a else 1
-    return next(point.judge for other in found.alone if (point := SIDES[side](other)))
+    return next(point.judge for other in comparison.unmatched if (point := SIDES[side](other)))
 
 
-def _named(point: Point) -> str:
+def _list_of_points(points: Sequence[Point]) -> str:
+    """The first NAMED points as text, and how many more there are."""
+    texts = [_text(point) for point in points[:NAMED]]
+    more = len(points) - NAMED
+    return "; ".join(texts) + (f"; and {more} more" if more > 0 else "")
+
+
+def _text(point: Point) -> str:
     after = f" after {point.images:,} images" if point.images and point.kind == "generator" else ""
     return f"{point.run} {mean_and_range(point.values)}{after}"
-
-
-def _more(count: int) -> str:
-    return f"; and {count} more" if count > 0 else ""
 
 
 def _verdict(judged: Judged) -> str:
     return judged.verdict + (f" ({judged.repeats})" if judged.repeats else "")
 
 
-def write_csv(found: Comparison, path: Path) -> None:
-    """Every line, those of one study alone included, with unrounded numbers."""
+def write_csv(comparison: StudyComparison, path: Path) -> None:
+    """Write every line, unmatched ones included, with unrounded numbers."""
     header = ["kind", "run", "metric"]
     header += [f"{name}_{side}" for side in "ab" for name in ("study", "judge", "images", "mean", "min", "max", "runs")]
     with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*header, "difference"])
-        for line in [*found.lines, *found.alone]:
-            cells: list[Any] = [line.some.kind, line.some.run, METRIC[line.some.kind]]
-            for name, side in zip(found.names, SIDES, strict=True):
+        for line in [*comparison.lines, *comparison.unmatched]:
+            cells: list[Any] = [line.point.kind, line.point.run, METRIC[line.point.kind]]
+            for name, side in zip(comparison.names, SIDES, strict=True):
                 point = side(line)
                 if point is None:
                     cells += [name, *[""] * 6]
@@ -305,7 +309,7 @@ def main(
     csv_: Annotated[Path | None, arg(name="csv", metavar="FILE", help_behavior_hint="")] = None,
     out: Annotated[Path, arg(metavar="FOLDER", help_behavior_hint="")] = CHECKOUT,
 ) -> int:
-    """Set two studies side by side: numbers, order, claims, and what was not done alike.
+    """Compare two studies: their numbers, the order of their runs, the claims, and the settings that differ.
 
     Args:
         a: A folder of results/ that holds a table.csv; paper: its published tables; since: systems published later.
@@ -316,16 +320,16 @@ def main(
     """
     results = out / "results"
     try:
-        found = compare(load_study(a, results), load_study(b, results), (a, b))
+        comparison = compare(load_study(a, results), load_study(b, results), (a, b))
         if csv_ is not None:
-            write_csv(found, csv_)
+            write_csv(comparison, csv_)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    none = "" if found.lines else f"No run of {a} is one of {b}: nothing to subtract."
+    message = "" if comparison.lines else f"No run of {a} matches one of {b}: there are no differences to show."
     if markdown_:
-        parts = [f"**{title}**\n\n{markdown(header, rows)}" for title, header, rows in tables(found)]
-        print("\n\n".join(filter(None, [none, *parts])))
+        texts = [f"**{title}**\n\n{markdown(header, rows)}" for title, header, rows in tables(comparison)]
+        print("\n\n".join(filter(None, [message, *texts])))
         return 0
 
     from rich.console import Console
@@ -333,13 +337,13 @@ def main(
     from rich.table import Table
 
     console = Console(highlight=False)
-    if none:
-        console.print(none, markup=False)
-    for title, header, rows in tables(found):
-        shown = Table(*map(escape, header), title=title, title_justify="left", box=None, pad_edge=False)
+    if message:
+        console.print(message, markup=False)
+    for title, header, rows in tables(comparison):
+        table = Table(*map(escape, header), title=title, title_justify="left", box=None, pad_edge=False)
         for row in rows:
-            shown.add_row(*map(escape, row))
-        console.print(shown, "")
+            table.add_row(*map(escape, row))
+        console.print(table, "")
     return 0
 
 

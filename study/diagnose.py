@@ -1,4 +1,4 @@
-"""python -m study.diagnose: numbers of finished tokenizers that may foretell how well they generate."""
+"""python -m study.diagnose: measures of finished tokenizers that may predict how well a generator trains on them."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Annotated
 import tyro
 from tyro.conf import arg
 
-from study.core.study_name import StudyInPlace, StudyOption, one_study
+from study.core.study_name import StudyArgument, StudyOption, one_study
 
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnose:
-    """Fill in the diagnostics of a study's finished tokenizers, then its table and its figures.
+    """Compute the missing diagnostics of a study's finished tokenizers, then update its table and its figures.
 
-    How latents lie, with their map, where their stage did not tell it yet, and the interpolated FID, which no sweep
-    computes: it takes about as long as judging the reconstructions. What is there already is kept, and nothing is
-    trained.
+    The diagnostics are the distribution of the latents with its map, if their stage has not computed it, and the
+    interpolated FID, which no sweep computes: it takes about as long as judging the reconstructions. Existing
+    diagnostics are kept, and nothing is trained.
     """
 
-    study: StudyInPlace = ""
+    study: StudyArgument = ""
     """Name of the study. Default: the one that was started last."""
     named: StudyOption = ""
     """The same as STUDY."""
     points: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
-    """Latent tokens, one of each image, on the t-SNE map, for every tokenizer anew. Default: 10,000, and on data sets
-    of fewer than 100,000 training images 1,500."""
+    """Latent tokens on the t-SNE map, one per image; the map of every tokenizer is then recomputed. Default: 10,000, on
+    data sets with fewer than 100,000 training images 1,500."""
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Folder that holds results/ and figures/. Default: that of the sweep."""
 
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = tyro.cli(
         Diagnose, prog="python -m study.diagnose", args=arguments, config=(tyro.conf.FlagCreatePairsOff,)
     )
-    # here, because it loads torch, which takes seconds that --help does not need
+    # imported here: it loads torch, which takes seconds that --help does not need
     from study.report.diagnosis import diagnose
 
     try:

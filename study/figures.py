@@ -1,4 +1,4 @@
-"""Redraw figures and report of a study from its results table alone: `python -m study.figures [STUDY]`."""
+"""Redraw a study's figures and report from its results table alone: `python -m study.figures [STUDY]`."""
 
 import difflib
 import sys
@@ -9,21 +9,21 @@ import tyro
 from tyro.conf import arg
 
 from study.core.paths import CHECKOUT
-from study.core.study_name import StudyInPlace, StudyOption, one_study
+from study.core.study_name import StudyArgument, StudyOption, one_study
 
-PAPER = "paper"  # the published tables, which are no study
+PAPER = "paper"  # the published tables, which have figures but no report
 
 
 def main(
-    study: StudyInPlace = "",
+    study: StudyArgument = "",
     out: Annotated[Path, arg(metavar="FOLDER", help_behavior_hint="")] = CHECKOUT,
     named: StudyOption = "",
 ) -> int:
-    """Draw every figure of a study again, and write its report, from its results table alone.
+    """Redraw every figure of a study and write its report, from its results table alone.
 
-    Reads results/STUDY/table.csv, the picture sheets beside it and what searches found (search/); writes
-    figures/STUDY/NAME.png (to look at), NAME.pdf (to print) and NAME.csv (the numbers plotted), and of all that
-    the page results/STUDY/report.html. Nothing is trained or measured, and the same table gives the same files.
+    Reads results/STUDY/table.csv, its picture sheets (sheets/) and the results of searches (search/). Writes
+    figures/STUDY/NAME.png (for the screen), NAME.pdf (for print) and NAME.csv (the plotted numbers), and the page
+    results/STUDY/report.html. Nothing is trained or measured, and the same table gives the same files.
 
     Args:
         study: A folder of results/ that holds a table.csv, or 'paper': the published tables. Default: all folders.
@@ -44,7 +44,7 @@ def main(
         print(f"no study in {out / 'results'}: run python -m study.sweep first", file=sys.stderr)
         return 2
 
-    # here, because they load pandas and matplotlib, a second that --help does not need
+    # imported here: they load pandas and matplotlib, which takes a second that --help does not need
     from figures.render import render
     from study.report.html.page import write_page
 

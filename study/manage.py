@@ -1,7 +1,6 @@
-"""python -m study.sweep status|watch|retry|cancel|clean: sweeps and searches that were started, from any later process.
+"""python -m study.sweep status|watch|retry|cancel|clean: manage launched sweeps and searches from any later process.
 
-The state of a run is read from its record, its failure and its lease; then, for what runs on Slurm, from the queue and
-the accounts.
+The state of a job is read from its records, failures and leases; on Slurm also from the queue and the accounting.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from study.core.lease import holder, process_alive
 from study.core.paths import CHECKOUT, job_folder, study_root
 from study.core.settings import change
 from study.core.stopping import ask_to_end
-from study.core.study_name import StudyInPlace, StudyOption, one_study
+from study.core.study_name import StudyArgument, StudyOption, one_study
 from study.plan.runs import Job, Plan
 from study.report.amounts import disk_size, progress_texts
 from study.report.carry_out import carry_out
@@ -51,10 +50,10 @@ WATCH_SECONDS = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class Status:
-    """Show every run of a study that was started: state, progress, time left, host, job, attempts, reason and log; and
-    how far its searches are."""
+    """Show every run of a launched study (state, progress, time left, host, job, attempts, reason, log), and the
+    progress of its searches."""
 
-    study: StudyInPlace = ""
+    study: StudyArgument = ""
     """Name of the study. Default: the one that was started last."""
     named: StudyOption = ""
     """The same as STUDY."""
@@ -62,22 +61,22 @@ class Status:
 
 @dataclass(frozen=True, kw_only=True)
 class Watch(Status):
-    """Show the same again and again until nothing waits or runs."""
+    """Show the same as status, updated until nothing waits or runs."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retry(Status):
-    """Submit exactly the runs that failed, and those that wait for them, again."""
+    """Submit the failed runs and those that wait for them again, and no others."""
 
     memory_gb: Annotated[float | None, arg(metavar="GB", help_behavior_hint="")] = None
-    """On Slurm: ask for so much memory this time."""
+    """On Slurm: request this much memory."""
     minutes: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
-    """On Slurm: ask for so long this time."""
+    """On Slurm: request this much time."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cancel(Status):
-    """End what waits or runs; what is done stays, and the same sweep goes on from there."""
+    """End the jobs that wait or run; finished work stays, and the same sweep resumes from there."""
 
     yes: Annotated[bool, arg(help_behavior_hint="")] = False
     """Do not ask."""
@@ -85,10 +84,10 @@ class Cancel(Status):
 
 @dataclass(frozen=True, kw_only=True)
 class Clean:
-    """Delete what no results table and no started sweep refers to any more, of whatever study; records are kept."""
+    """Delete stage files that no results table and no launched sweep of any study refers to; records are kept."""
 
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
-    """Folder whose results/ count beside those of started sweeps. Default: the checkout."""
+    """Folder whose results/ count in addition to those of launched sweeps. Default: the checkout."""
     yes: Annotated[bool, arg(help_behavior_hint="")] = False
     """Do not ask."""
 
@@ -101,7 +100,7 @@ COMMANDS: dict[str, type] = {"status": Status, "watch": Watch, "retry": Retry, "
 
 @dataclass(frozen=True)
 class State:
-    """Where a job stands; texts are '' where there is nothing to say."""
+    """State of a job; texts that do not apply are ''."""
 
     job: Job
     state: str  # done, running, queued, interrupted, pending, failed, diverged, timed out
@@ -109,7 +108,7 @@ class State:
     share: str = ""
     left: str = ""
     host: str = ""
-    number: str = ""  # of the job, on Slurm
+    number: str = ""  # Slurm id
     attempts: int = 0
     reason: str = ""
     log: str = ""
@@ -117,36 +116,36 @@ class State:
 
 def states_of(plan: Plan) -> list[State]:
     """The state of every job of a plan."""
-    slurm.settle(plan.jobs)
+    slurm.note_ended_jobs(plan.jobs)
     queued = slurm.active_jobs(plan.jobs)
     return [_state(job, queued) for job in plan.jobs]
 
 
 def _state(job: Job, queued: dict[str, str]) -> State:
-    note = read_json(job_folder(job.name) / "submission.json") or {}
-    common = {"number": note.get("job_id", ""), "attempts": note.get("attempt", 0), "log": log_of(job)}
-    left = job.missing()
-    if not left:
+    submission = read_json(job_folder(job.name) / "submission.json") or {}
+    common = {"number": submission.get("job_id", ""), "attempts": submission.get("attempt", 0), "log": log_of(job)}
+    missing = job.missing()
+    if not missing:
         return State(job, "done", **common)
-    for stage in left:
+    for stage in missing:
         if lease := holder(stage.folder):
             progress = lease["progress"]
             share, _, time_left = progress_texts(progress)
             return State(job, "running", progress.get("stage", ""), share, time_left, lease["host"], **common)
-    for stage in left:
+    for stage in missing:
         if failure := stage.failure():
             return State(job, failure["state"], stage.kind, reason=failure["reason"], **common)
     if job.name in queued:
         return State(job, "queued", **common)
-    if note and note.get("executor") != "slurm" and process_alive(note):
+    if submission and submission.get("executor") != "slurm" and process_alive(submission):
         return State(job, "running", "starting", **common)
-    if any(stage.interrupted() for stage in left):
-        return State(job, "interrupted", reason="saved; the same sweep goes on from there", **common)
+    if any(stage.interrupted() for stage in missing):
+        return State(job, "interrupted", reason="saved; the same sweep resumes from there", **common)
     return State(job, "pending", **common)
 
 
 def status_table(study: str, states: list[State]) -> Group:
-    """The table of `status`, and below it why runs have failed and where their logs are."""
+    """The table of `status`, followed by the reasons of failed runs and the paths of their logs."""
     table = _table("run", "state", "stage", "done", "left", "host", "job", "attempts")
     for s in states:
         title = f"tokenizer {s.job.title}" if s.job.kind == "tokenizer" else s.job.title
@@ -170,10 +169,11 @@ def _table(*columns: str) -> Table:
 
 
 def search_table(problem: Problem) -> Group:
-    """How far a search is, how many workers it has, and the runs that are under way."""
+    """The progress of a search, the number of its workers, and its running stages."""
     trials = open_trials(problem)
-    runs = {str(trial.number): problem.run(trials.values(trial)) for trial in trials.asked() if under_way(trial)}
-    runs |= {f"again {number}": problem.run(*one) for number, one in enumerate(repeat_runs(problem, trials), start=1)}
+    runs = {str(trial.number): problem.run(trials.values(trial)) for trial in trials.with_values() if under_way(trial)}
+    repeats = enumerate(repeat_runs(problem, trials), start=1)
+    runs |= {f"again {number}": problem.run(*repeat) for number, repeat in repeats}
     table = _table("trial", "run", "stage", "done", "left", "host", "job")
     for name, run in runs.items():
         title = dataclasses.replace(run, changes={}, options={}).name
@@ -184,24 +184,24 @@ def search_table(problem: Problem) -> Group:
     count = len(worker_pool.local(problem)) + len(worker_pool.queued(problem))
     lines = [escape(f"{problem.setting.study}, search {problem.space}: {progress_line(problem, trials)}")]
     if count:
-        workers_ = "1 worker runs or waits" if count == 1 else f"{count} workers run or wait"
-        lines.append(f"  {workers_}; logs: {escape(str(problem.folder / 'workers'))}")
+        workers = "1 worker runs or waits" if count == 1 else f"{count} workers run or wait"
+        lines.append(f"  {workers}; logs: {escape(str(problem.folder / 'workers'))}")
     return Group(*([table] if table.row_count else []), *lines)
 
 
 def _status(options: Status) -> int:
     for _, plan in launched_plans(options.study):
         console.print(status_table(plan.study, states_of(plan)))
-        _say_if_changed(plan)
+        _print_if_code_changed(plan)
     for _, problem in launched_searches(options.study):
         console.print(search_table(problem))
     return 0
 
 
-def _say_if_changed(plan: Plan) -> None:
-    notes = slurm.submissions([job for job in plan.jobs if job.missing()])
-    if {note["code"] for note in notes.values()} - {code_name()}:
-        console.print("the code has changed since jobs were submitted; they run what was submitted", markup=False)
+def _print_if_code_changed(plan: Plan) -> None:
+    submissions = slurm.submissions([job for job in plan.jobs if job.missing()])
+    if {submission["code"] for submission in submissions.values()} - {code_name()}:
+        console.print("the code has changed since jobs were submitted; they run the submitted code", markup=False)
 
 
 def _watch(options: Watch) -> int:
@@ -209,9 +209,9 @@ def _watch(options: Watch) -> int:
     with Live(console=console, refresh_per_second=1) as live:
         while True:
             states = {plan.study + "/" + plan.ablation: states_of(plan) for _, plan in plans}
-            tables = [status_table(name.rpartition("/")[0], found) for name, found in states.items()]
+            tables = [status_table(name.rpartition("/")[0], of_plan) for name, of_plan in states.items()]
             live.update(Group(*tables, *map(search_table, searches)))
-            busy = any(s.state in ("running", "queued") for found in states.values() for s in found)
+            busy = any(s.state in ("running", "queued") for of_plan in states.values() for s in of_plan)
             if not busy and not any(worker_pool.local(problem) or worker_pool.queued(problem) for problem in searches):
                 break
             time.sleep(WATCH_SECONDS)
@@ -220,20 +220,18 @@ def _watch(options: Watch) -> int:
 
 
 def _collect(plans: list[tuple[Any, Plan]]) -> None:
-
     for options, plan in plans:
         StudyFiles(plan, options.out).update()
 
 
-# Changing what was started
+# Commands that change something
 
 
 def _retry(options: Retry) -> int:
-
     code = 0
     for _, problem in launched_searches(options.study):
-        console.print(f"{escape(problem.setting.study)}, search {problem.space}: its own command goes on with it")
-    for asked, plan in launched_plans(options.study):
+        console.print(f"{escape(problem.setting.study)}, search {problem.space}: its own command continues it")
+    for sweep, plan in launched_plans(options.study):
         failed = [s.job for s in states_of(plan) if s.state in ("failed", "diverged", "timed out", "interrupted")]
         names = {job.name for job in failed}
         waiting = [job for job in plan.jobs if job.after in names and job.missing() and job.name not in names]
@@ -245,44 +243,44 @@ def _retry(options: Retry) -> int:
             for stage in job.missing():
                 (stage.folder / "failure.json").unlink(missing_ok=True)
         console.print(f"{escape(plan.study)}: again " + escape(", ".join(job.title for job in todo)))
-        if asked.executor == "slurm":
-            wishes = {"memory_gb": options.memory_gb, "minutes": options.minutes}
-            profiles = read_profile(asked.cluster)
-            for field, wish in wishes.items():
-                if wish is not None:
-                    profiles = {kind: change(profile, field, wish) for kind, profile in profiles.items()}
-            slurm.submit(plan, todo, profiles, asked.out, collect)
+        if sweep.executor == "slurm":
+            overrides = {"memory_gb": options.memory_gb, "minutes": options.minutes}
+            profiles = read_profile(sweep.cluster)
+            for field, value in overrides.items():
+                if value is not None:
+                    profiles = {kind: change(profile, field, value) for kind, profile in profiles.items()}
+            slurm.submit(plan, todo, profiles, sweep.out, collect)
         else:
-            code = max(code, carry_out(asked, plan, todo))
+            code = max(code, carry_out(sweep, plan, todo))
     return code
 
 
 def _cancel(options: Cancel) -> int:
-    found: list[tuple[str, list[str], list[int]]] = []  # what it is, jobs of Slurm, processes of this machine
+    active: list[tuple[str, list[str], list[int]]] = []  # name of a launch, Slurm ids, pids on this machine
     for _, plan in launched_plans(options.study):
-        own = {job.name: read_json(job_folder(job.name) / "submission.json") or {} for job in plan.jobs}
-        here = [note["pid"] for note in own.values() if "pid" in note and process_alive(note)]
+        submissions = [read_json(job_folder(job.name) / "submission.json") or {} for job in plan.jobs]
+        pids = [submission["pid"] for submission in submissions if "pid" in submission and process_alive(submission)]
         collector = read_json(job_folder(f"{slurm.COLLECTOR}-{plan.study}-{plan.ablation}") / "submission.json")
         queued = list(slurm.active_jobs(plan.jobs).values())
-        found.append((plan.study, [*queued, *([collector["job_id"]] if collector and queued else [])], here))
+        active.append((plan.study, [*queued, *([collector["job_id"]] if collector and queued else [])], pids))
     for _, problem in launched_searches(options.study):
         name = f"{problem.setting.study}, search {problem.space}"
-        found.append((name, list(worker_pool.queued(problem).values()), list(worker_pool.local(problem).values())))
-    for name, queued, here in found:
-        if not queued and not here:
+        active.append((name, list(worker_pool.queued(problem).values()), list(worker_pool.local(problem).values())))
+    for name, queued, pids in active:
+        if not queued and not pids:
             console.print(f"{escape(name)}: nothing waits or runs")
             continue
-        if not options.yes and not _agreed(f"end {len(queued) + len(here)} jobs of {name}?"):
+        if not options.yes and not _confirmed(f"end {len(queued) + len(pids)} jobs of {name}?"):
             return 1
         cluster.cancel_jobs(queued)
-        for pid in here:
+        for pid in pids:
             ask_to_end(pid)
     return 0
 
 
-def _agreed(question: str) -> bool:
+def _confirmed(question: str) -> bool:
     if not sys.stdin.isatty():
-        raise ValueError("nobody to ask: give --yes")
+        raise ValueError("standard input is no terminal, so nobody can confirm: use --yes")
     return input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
 
 
@@ -290,11 +288,11 @@ def _clean(options: Clean) -> int:
     folders = unreferenced(options.out)
     bytes_ = sum(path.stat().st_size for folder in folders for path in _contents(folder))
     if not folders:
-        console.print("everything is referred to")
+        console.print("nothing to delete: everything is referred to")
         return 0
     counted = "1 stage folder" if len(folders) == 1 else f"{len(folders)} stage folders"
-    console.print(f"of no table and no started sweep: {counted}, {disk_size(bytes_)}")
-    if not options.yes and not _agreed("delete what they hold, but for the records?"):
+    console.print(f"no table and no launched sweep refers to {counted}, {disk_size(bytes_)}")
+    if not options.yes and not _confirmed("delete their files, except the records?"):
         return 1
     for folder in folders:
         for path in _contents(folder):
@@ -309,31 +307,31 @@ def _contents(folder: Path) -> list[Path]:
 
 
 def unreferenced(out: Path | None) -> list[Path]:
-    """Stage folders that hold more than a record, run nowhere, and that nothing refers to.
+    """Folders of stages that are not running, that nothing refers to, and that contain more than a record.
 
     Args:
-        out: folder whose results/ count beside those of started sweeps; None is the checkout.
+        out: folder whose results/ count in addition to those of launched sweeps; None is the checkout.
     """
-    kept = {fingerprint for about in trial_notes() for fingerprint in about["stages"]}
+    referenced = {fingerprint for note in trial_notes() for fingerprint in note["stages"]}
     tables = set((out or CHECKOUT).glob("results/*/table.csv"))
     for study in launched_studies():
         for options, plan in launched_plans(study):
-            kept |= {stage.fingerprint for stage in plan.stages}
+            referenced |= {stage.fingerprint for stage in plan.stages}
             tables |= set(options.out.glob("results/*/table.csv"))
     for table in tables:
         rows = load(table)
-        kept |= {*rows["fingerprint"], *rows["tokenizer_fingerprint"]}
+        referenced |= {*rows["fingerprint"], *rows["tokenizer_fingerprint"]}
     folders = [folder for folder in study_root().glob("stages/*/*") if folder.is_dir()]
     records = {folder.name: read_json(folder / "record.json") or {} for folder in folders}
-    for _ in range(3):  # what is kept keeps what it was made from, and what was made from it alone
+    for _ in range(3):  # inputs of referenced stages, and results of referenced stages only, count as referenced too
         for name, record in records.items():
             inputs = set(record.get("inputs", {}).values())
-            if name in kept:
-                kept |= inputs
-            elif inputs and inputs <= kept and record["stage"] != "fit_generator":
-                kept.add(name)
-    loose = [folder for folder in folders if folder.name not in kept and holder(folder) is None]
-    return [folder for folder in loose if _contents(folder)]
+            if name in referenced:
+                referenced |= inputs
+            elif inputs and inputs <= referenced and record["stage"] != "fit_generator":
+                referenced.add(name)
+    candidates = [folder for folder in folders if folder.name not in referenced and holder(folder) is None]
+    return [folder for folder in candidates if _contents(folder)]
 
 
 RUN: dict[str, Callable[[Any], int]] = {
@@ -342,7 +340,7 @@ RUN: dict[str, Callable[[Any], int]] = {
 
 
 def main(arguments: list[str]) -> int:
-    """Run a command; errors of the caller are one line on standard error and exit code 2."""
+    """Run a command; a user error is one line on standard error and exit code 2."""
     name = arguments[0]
     options: Any = tyro.cli(
         COMMANDS[name], prog=f"python -m study.sweep {name}", args=arguments[1:], config=(tyro.conf.FlagCreatePairsOff,)

@@ -1,4 +1,4 @@
-"""python -m study.prefetch: bring what a plan needs to this machine, so that nodes without a network can run it."""
+"""python -m study.prefetch: download what a plan needs, so that nodes without a network can run it."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from study.submit.prepare import prepare
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Prefetch:
-    """Bring the weights, references and data of a plan to this machine; nodes without a network can run it afterwards.
+    """Download the weights, references and data of a plan, so that nodes without a network can run it.
 
     Weight files and references go to the folder named by STUDY_WEIGHTS (default: weights/ under $STUDY_ROOT),
-    published data sets to $STUDY_ROOT. A file whose hash its publisher states is checked against that; of the others
-    the hash is recorded when they are first fetched and checked from then on. ImageNet is never fetched: give it to
-    the sweep with --data.
+    published data sets to $STUDY_ROOT. A file whose publisher states its hash is checked against it; the hash of any
+    other file is recorded when it is first downloaded and checked from then on. ImageNet is never downloaded: give it
+    to the sweep with --data.
     """
 
     ablation: Annotated[tyro.conf.Positional[str], arg(metavar="[ABLATION]")] = DEFAULT_ABLATION
-    """Whose plan: a file of ablations/."""
+    """Which ablation's plan: a file of ablations/."""
     scale: Annotated[str, arg(metavar="NAME")] = "desk"
     """At which scale (see study.sweep)."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, arg(metavar="FIELD=VALUE", help_behavior_hint="")] = ()
@@ -36,17 +36,17 @@ class Prefetch:
 
 
 def run(options: Prefetch) -> int:
-    """Fetch what is missing, a line per file; 0 when all of it is here, 1 when something could not be had.
+    """Download what is missing and print a line per file; returns 0, or 1 if a download failed.
 
     Raises:
-        ValueError: one clear line for a wrong option.
+        ValueError: a wrong option, in one line.
     """
-    asked = Sweep(ablation=options.ablation, scale=options.scale, set=options.set)
-    plan = prepare(asked)  # brings and packs the data set where it can
+    sweep = Sweep(ablation=options.ablation, scale=options.scale, set=options.set)
+    plan = prepare(sweep)  # downloads and packs the data set if it is published
     print(f"{'there' if plan.data.content else 'missing':<8} data {plan.data.name} at {plan.data.resolution} px")
     code = 0
     for name in needed_files(plan.stages):
-        weight, before = weight_file(name), find_weights(name)
+        weight, was_there = weight_file(name), find_weights(name) is not None
         try:
             path = fetch_weights(name)
         except (OSError, ValueError) as error:
@@ -55,12 +55,12 @@ def run(options: Prefetch) -> int:
             print(f"failed   {weight.file}: {error}{by_hand}")
         else:
             size = disk_size(path.stat().st_size)
-            print(f"{'there' if before else 'fetched':<8} {path.name} ({size}, {weight.purpose})")
+            print(f"{'there' if was_there else 'fetched':<8} {path.name} ({size}, {weight.purpose})")
     return code
 
 
 def main() -> None:
-    """Entry point: errors of the caller are one line on standard error and exit code 2."""
+    """Entry point: a user error is one line on standard error and exit code 2."""
     options = tyro.cli(Prefetch, prog="python -m study.prefetch", config=(tyro.conf.FlagCreatePairsOff,))
     code = 2
     try:

@@ -33,38 +33,38 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-DEFAULT_CLASSES = 10  # at most, in a sheet that names none
-COLUMNS = 8  # of a sheet of one class
-CHECKPOINT_CHUNK = 50  # pictures drawn at once from a checkpoint; with its solvers it moves no picture
+DEFAULT_CLASSES = 10  # largest number of classes in a sheet if none are named
+COLUMNS = 8  # of a sheet with one class
+CHECKPOINT_CHUNK = 50  # pictures drawn at once from a checkpoint; does not change pictures with its solvers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
-    """Draw a sheet of pictures from a finished generator: a column per class, its pictures below one another.
+    """Draw a sheet of pictures from a finished generator, with one column per class.
 
-    Picture i of the sheet depends on i, its class and the seed alone, and is drawn as the run's own samples were: with
-    all classes in turn and nothing changed, it is sample i of the sweep. A published checkpoint is drawn from as its
-    authors do: by default with 249 steps of Euler and timestep shift 0.3 (250 ancestral steps for DiT), and where it is
-    guided, on three channels and from t = 0.1 on.
+    Picture i of the sheet depends only on i, its class and the seed, and is drawn like the run's own samples: with all
+    classes in turn and no option changed, it is sample i of the sweep. A published checkpoint is sampled as by its
+    authors: by default with 249 Euler steps and timestep shift 0.3 (250 ancestral steps for DiT), and guidance, if
+    any, on three channels and from t = 0.1 on.
     """
 
     run: Annotated[tyro.conf.Positional[str], arg(metavar="RUN|GENERATOR=FILE")]
-    """Fingerprint of a generator, or its name where that is unique, as results/STUDY/table.csv has them; or a
-    checkpoint in the published form, such as LightningDiT-XL/1=lightningdit-xl-imagenet256-64ep.pt."""
+    """Fingerprint of a generator in results/STUDY/table.csv, or its name if that is unique; or a published checkpoint,
+    such as LightningDiT-XL/1=lightningdit-xl-imagenet256-64ep.pt."""
     tokenizer: Annotated[str | None, arg(metavar="TOKENIZER=FILE", help_behavior_hint="")] = None
-    """Of a checkpoint: its tokenizer, such as f16d32-dinov2=vavae-imagenet256-f16d32-dinov2.pt."""
+    """For a checkpoint: its tokenizer, such as f16d32-dinov2=vavae-imagenet256-f16d32-dinov2.pt."""
     statistics: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
-    """Of a checkpoint: mean and spread of the latents that it was trained on, such as latents_stats.pt."""
+    """For a checkpoint: mean and std of the latents that it was trained on, such as latents_stats.pt."""
     study: Annotated[str, arg(metavar="NAME")] = "desk"
     """A folder of results/."""
     classes: Annotated[str | None, arg(metavar="N,N,...", help_behavior_hint="")] = None
-    """Numbers of the classes, from 0, a column each. Default: all of them, at most the first 10."""
+    """Numbers of the classes, from 0, one column each. Default: all of them, at most the first 10."""
     each: Annotated[int, arg(metavar="N")] = 6
     """Pictures of each class."""
     images_seen: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
-    """Which snapshot, by the images it had seen. Default: the last."""
+    """Snapshot to use, by its images seen. Default: the last one."""
     steps: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
-    """Steps of the solver. Default: those that the run was judged with, as for the two below."""
+    """Steps of the solver. Default for this and the next two options: as the run was judged."""
     guidance: Annotated[float | None, arg(metavar="SCALE", help_behavior_hint="")] = None
     """Scale of classifier-free guidance; 1 is none."""
     seed: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
@@ -76,30 +76,30 @@ class Sample:
 
 
 def _rows(options: Sample) -> pd.DataFrame:
-    """The table's rows of the run asked for; ValueError, with the nearest names, unless it is one generator's."""
+    """The table's rows of the named run; ValueError with the nearest names unless they belong to one generator."""
     studies = sorted(path.parent.name for path in options.results.glob("*/table.csv"))
     if options.study not in studies:
         near = nearest(options.study, studies) if studies else "there is none, run python -m study.sweep first"
         raise ValueError(f"no study {options.study!r} in {options.results}; {near}")
     table = load(options.results / options.study / "table.csv")
-    asked = table[(table["fingerprint"] == options.run) | (table["run"] == options.run)]
-    ours = table[(table["kind"] == "generator") & ~table["fingerprint"].str.startswith(FOREIGN)]
-    found = asked[asked.index.isin(ours.index)]
-    if len(found) == 0:
-        if len(asked):
-            made = asked["fingerprint"].iloc[0].startswith(FOREIGN)
-            what = "was made elsewhere: there is only its score" if made else "is a tokenizer, which draws nothing"
-            raise ValueError(f"{options.run!r} {what}; generators: {_listed(ours['run'])}")
-        names = sorted(set(ours["fingerprint" if set(options.run) <= set("0123456789abcdef") else "run"]))
+    named = table[(table["fingerprint"] == options.run) | (table["run"] == options.run)]
+    generators = table[(table["kind"] == "generator") & ~table["fingerprint"].str.startswith(FOREIGN)]
+    rows = named[named.index.isin(generators.index)]
+    if len(rows) == 0:
+        if len(named):
+            foreign = named["fingerprint"].iloc[0].startswith(FOREIGN)
+            reason = "was made elsewhere: only its score is here" if foreign else "is a tokenizer, not a generator"
+            raise ValueError(f"{options.run!r} {reason}; generators: {_listed(generators['run'])}")
+        names = sorted(set(generators["fingerprint" if set(options.run) <= set("0123456789abcdef") else "run"]))
         near = nearest(options.run, names) if names else "it has no generator"
         raise ValueError(f"no run {options.run!r} in study {options.study!r}; {near}")
-    fingerprints = sorted(set(found["fingerprint"]))
+    fingerprints = sorted(set(rows["fingerprint"]))
     if len(fingerprints) > 1:
         raise ValueError(
             f"{options.run!r} names {len(fingerprints)} runs: give a fingerprint, {', '.join(fingerprints)}"
         )
-    # its own protocol before that of a sweep over guidance
-    return found.sort_values(["sampling_seed", "guidance_scale"], kind="stable")
+    # rows with the run's own protocol come before those of a guidance sweep
+    return rows.sort_values(["sampling_seed", "guidance_scale"], kind="stable")
 
 
 def _listed(names: Any) -> str:
@@ -107,32 +107,32 @@ def _listed(names: Any) -> str:
 
 
 def _training(row: pd.Series) -> Stage:
-    """The fit_generator stage of a row, with the tokenizer and the latents it was trained on, all of them done.
+    """The fit_generator stage of a row; checks that it and all its inputs are finished.
 
     Raises:
-        ValueError: a folder of theirs is not under `$STUDY_ROOT`, or cannot be told to be theirs.
+        ValueError: the folder of one of these stages is not under `$STUDY_ROOT`, or cannot be identified.
     """
     try:
-        found = stage_from_record("fit_generator", row["fingerprint"]) or _planned_again(row)
-        waiting = [found]
-        while waiting:  # a record that was read above may be gone, and one that was planned may never have been
-            stage = waiting.pop()
+        training = stage_from_record("fit_generator", row["fingerprint"]) or _planned_again(row)
+        unchecked = [training]
+        while unchecked:  # records of inputs may have been deleted, and planned stages may never have run
+            stage = unchecked.pop()
             if stage.record() is None:
                 raise ValueError(f"no finished {stage.kind} in {stage.folder}")
-            waiting += stage.inputs.values()
+            unchecked += stage.inputs.values()
     except ValueError as error:
         raise ValueError(
-            f"{row['run']!r} is in the table of {row['study']}, but what it was made of is not at hand: {error}. "
+            f"{row['run']!r} is in the table of {row['study']}, but its stages are not available here: {error}. "
             f"Set STUDY_ROOT (now {study_root()}) to where it was trained, or train it here with study.sweep"
         ) from error
-    return found
+    return training
 
 
 def _planned_again(row: pd.Series) -> Stage:
-    """The same from the row's ablation and scale, for records that do not hold their spec: those written at first.
+    """The fit_generator stage of a row from its ablation and scale, for early records, which do not hold their spec.
 
     Raises:
-        ValueError: the plan of no ablation has it, as when settings of the scale were changed.
+        ValueError: no ablation plans it, for instance because settings of the scale were changed.
     """
     names = [name for name in row["ablations"].split() if not name.startswith(SEARCH)]
     for name in names if row["scale"] in SCALES else ():
@@ -148,9 +148,9 @@ def _planned_again(row: pd.Series) -> Stage:
 
 
 def _sampling(row: pd.Series, options: Sample, pictures: int) -> Sampling:
-    """The run's own protocol with what the options change."""
+    """The run's own sampling protocol, with the changes that the options ask for."""
     if options.steps is not None and row["solver"] == "dopri5":
-        raise ValueError(f"--steps {options.steps}: dopri5 chooses its own")
+        raise ValueError(f"--steps {options.steps}: the solver dopri5 chooses its own steps")
     low, high = map(float, row["guidance_interval"].split())
     own = Sampling(
         samples=pictures,
@@ -165,21 +165,23 @@ def _sampling(row: pd.Series, options: Sample, pictures: int) -> Sampling:
         weights=row["weights"],
         seed=int(row["sampling_seed"]),
     )
-    asked: dict[str, Any] = {"steps": options.steps, "guidance_scale": options.guidance, "seed": options.seed}
-    return dataclasses.replace(own, **{name: value for name, value in asked.items() if value is not None})
+    changes: dict[str, Any] = {"steps": options.steps, "guidance_scale": options.guidance, "seed": options.seed}
+    return dataclasses.replace(own, **{name: value for name, value in changes.items() if value is not None})
 
 
 def _classes(text: str | None, names: tuple[str, ...]) -> list[int]:
-    """Numbers of the classes that were asked for; ValueError for one that there is not."""
+    """The class numbers in the option's text; ValueError for a class that does not exist."""
     if text is None:
         return list(range(min(len(names), DEFAULT_CLASSES)))
-    parts = [part.strip() for part in text.split(",")]
-    wrong = [part for part in parts if not part.isdecimal() or int(part) >= len(names)]
-    if wrong:
-        some = ", ".join(f"{number} {name}" for number, name in list(enumerate(names))[:12])
+    numbers = [number.strip() for number in text.split(",")]
+    invalid = [number for number in numbers if not number.isdecimal() or int(number) >= len(names)]
+    if invalid:
+        first = ", ".join(f"{number} {name}" for number, name in list(enumerate(names))[:12])
         more = " ..." if len(names) > 12 else ""
-        raise ValueError(f"--classes takes numbers from 0 to {len(names) - 1}, got {wrong[0]!r}; they are {some}{more}")
-    return [int(part) for part in parts]
+        raise ValueError(
+            f"--classes takes numbers from 0 to {len(names) - 1}, got {invalid[0]!r}; they are {first}{more}"
+        )
+    return [int(number) for number in numbers]
 
 
 def _check(options: Sample) -> None:
@@ -194,10 +196,10 @@ def _check(options: Sample) -> None:
 
 
 def prepare(options: Sample) -> tuple[Generate, dict[str, Stage], list[int]]:
-    """What to draw: spec and inputs of a generate stage that is never recorded, and the classes in turn.
+    """Spec and inputs of a generate stage that is never recorded, and the classes in turn.
 
     Raises:
-        ValueError: one clear line.
+        ValueError: an option is invalid; the message is one line.
     """
     rows = _rows(options)
     training = _training(rows.iloc[0])
@@ -205,7 +207,7 @@ def prepare(options: Sample) -> tuple[Generate, dict[str, Stage], list[int]]:
     fit, encode = training.spec, latents.spec
     assert isinstance(fit, FitGenerator) and isinstance(encode, Encode)
     if fit.compute.device == "cuda" and compute.resolve().device != "cuda":
-        raise ValueError(f"{rows.iloc[0]['run']!r} was trained on a GPU, and there is none here")
+        raise ValueError(f"{rows.iloc[0]['run']!r} was trained on a GPU, and this machine has none")
     marks = fit.recipe.snapshot_images
     mark = max(marks) if options.images_seen is None else options.images_seen
     if mark not in marks:
@@ -230,20 +232,20 @@ def _is_checkpoint(run: str) -> bool:
     return bool(equals)
 
 
-def _of_checkpoint(options: Sample) -> tuple[Callable[[int], Tensor], Sampling, list[int]]:
-    """Function from a chunk's number to its images, how they are drawn, and the classes in turn.
+def _checkpoint_sampler(options: Sample) -> tuple[Callable[[int], Tensor], Sampling, list[int]]:
+    """A function from the number of a chunk to its images, the sampling protocol, and the classes in turn.
 
     Raises:
-        ValueError: what is missing, cannot be read or does not belong together; in one line.
+        ValueError: a file is missing, unreadable or does not fit the others; the message is one line.
     """
-    # here, because they load torch, which takes seconds that --help does not need
+    # imported here: they load torch, which takes seconds that --help does not need
     from models import load_generator, load_latent_statistics, load_tokenizer
     from study.stages.generate import make_sampler
 
     if options.tokenizer is None or options.statistics is None or "=" not in options.tokenizer:
-        raise ValueError("a checkpoint is drawn from with --tokenizer TOKENIZER=FILE and --statistics FILE")
+        raise ValueError("a checkpoint needs --tokenizer TOKENIZER=FILE and --statistics FILE")
     if options.images_seen is not None:
-        raise ValueError("--images-seen chooses among the snapshots of a run; a checkpoint is one")
+        raise ValueError("--images-seen selects a snapshot of a run; a checkpoint has only one")
     name, _, path = options.run.partition("=")
     network = load_generator(name, path).network
     tokenizer_name, _, tokenizer_path = options.tokenizer.partition("=")
@@ -251,7 +253,7 @@ def _of_checkpoint(options: Sample) -> tuple[Callable[[int], Tensor], Sampling, 
     latents = load_latent_statistics(options.statistics)
     channels = (network.config.in_channels, tokenizer.config.z_channels, latents.mean.numel())
     if len(set(channels)) > 1:
-        raise ValueError(f"generator, tokenizer and statistics have {channels} latent channels: they belong together?")
+        raise ValueError(f"generator, tokenizer and statistics have different latent channels: {channels}")
     classes = _classes(options.classes, tuple("" for _ in range(network.config.num_classes)))
     pictures = len(classes) * options.each
     sampling = dataclasses.replace(
@@ -284,26 +286,25 @@ def _of_checkpoint(options: Sample) -> tuple[Callable[[int], Tensor], Sampling, 
 
 
 def draw(options: Sample) -> tuple[Sampling, str]:
-    """Write the sheet; returns how it was drawn, and from what.
+    """Write the sheet; returns the sampling protocol, and a text that names the network.
 
     Raises:
         ValueError: see `prepare`.
     """
     _check(options)
-    # here, because they load torch, which takes seconds that --help does not need
+    # imported here: they load torch, which takes seconds that --help does not need
     import torch
 
     from study.judge.sheets import save_sheet
     from study.stages.generate import chunks_of, sampler
 
     if _is_checkpoint(options.run):
-        chunk, sampling, classes = _of_checkpoint(options)
+        chunk, sampling, classes = _checkpoint_sampler(options)
         source = options.run
     else:
         if options.tokenizer is not None or options.statistics is not None:
-            raise ValueError("--tokenizer and --statistics are a checkpoint's; a run has its own")
+            raise ValueError("--tokenizer and --statistics are for a checkpoint; a run has its own")
         spec, inputs, classes = prepare(options)
-
         compute.apply(spec.compute)
         chunk, sampling = sampler(spec, inputs, classes), spec.sampling
         source = f"{options.run} after {spec.images_seen:,} images"

@@ -6,13 +6,13 @@ import sys
 
 import tyro
 
-from study.core.distributed import rank_and_count
+from study.core.distributed import rank_and_world_size
 from study.submit.options import MANAGEMENT, Sweep
 
 
 def main() -> None:
-    """Entry point: errors of the caller are one line on standard error and exit code 2."""
-    # imports are here, because they load pandas and matplotlib, seconds that --help does not need
+    """Entry point: a user error is one line on standard error and exit code 2."""
+    # imported here: they load pandas and matplotlib, which takes seconds that --help does not need
     if sys.argv[1:2] and sys.argv[1] in MANAGEMENT:
         from study.manage import main as manage
 
@@ -24,14 +24,14 @@ def main() -> None:
     from study.submit.cluster import SlurmRefused
     from study.submit.prepare import prepare
 
-    code = 2  # until the plan stands, what goes wrong is the caller's to mend
+    code = 2  # until there is a plan, every error is a user error
     try:
         if options.list:
             print_list(options)
             sys.exit(0)
         plan = prepare(options)
         code = 1
-        code = run(options, plan) if rank_and_count()[0] == 0 else follow(plan)
+        code = run(options, plan) if rank_and_world_size()[0] == 0 else follow(plan)
     except (ValueError, OSError) as error:
         print(f"study.sweep: {error}", file=sys.stderr)
         code = 2 if isinstance(error, SlurmRefused) else code

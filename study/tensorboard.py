@@ -1,7 +1,7 @@
-"""python -m study.tensorboard: curves, scores and picture sheets of studies as TensorBoard's event files.
+"""python -m study.tensorboard: curves, scores and picture sheets of studies as TensorBoard event files.
 
-A mirror of what the harness writes anyway: trainings' histories in their stages' folders, the results table and the
-sheets beside it. Nothing reads it back but this command, to add no point twice.
+A copy of data that the harness writes anyway: the histories in the folders of trainings, the results table and its
+picture sheets. Only this command reads the event files again, so that no point is added twice.
 """
 
 from __future__ import annotations
@@ -22,39 +22,38 @@ from results.schema import METRICS
 from results.table import load
 from study.core.paths import CHECKOUT, stage_folder, study_root
 from study.core.settings import nearest
-from study.core.study_name import StudyInPlace, StudyOption, one_study
+from study.core.study_name import StudyArgument, StudyOption, one_study
 from study.train import history
 
 if TYPE_CHECKING:
     import pandas as pd
 
 WATCH_SECONDS = 30.0
-NO_CURVE = ("images_seen", "time")  # of a history's points
+NO_CURVE = ("images_seen", "time")  # fields of a history's points that are not drawn as curves
 
 
 @dataclass(frozen=True, kw_only=True)
 class TensorBoard:
-    """Mirror studies into event files, a folder per run: tensorboard --logdir FOLDER shows them.
+    """Copy studies into event files, a folder per run: tensorboard --logdir FOLDER shows them.
 
-    Of trainings the loss and its parts, learning rate, norm of the gradient and images/s; of the table every metric, by
-    judge and protocol; the sheets of pictures. Steps are images seen. Run again, it adds what is new.
+    Contents: for trainings the loss and its terms, learning rate, gradient norm and images/s; from the table every
+    metric, by judge and protocol; the picture sheets. Steps are images seen. Run it again to add what is new.
     """
 
-    study: StudyInPlace = ""
+    study: StudyArgument = ""
     """A folder of results/ that holds a table.csv. Default: all of them."""
     named: StudyOption = ""
     """The same as STUDY."""
     logdir: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
-    """Where event files go. Default: tensorboard/ under $STUDY_ROOT."""
+    """Folder for the event files. Default: tensorboard/ under $STUDY_ROOT."""
     out: Annotated[Path, arg(metavar="FOLDER", help_behavior_hint="")] = CHECKOUT
     """Folder that holds results/. Default: the checkout."""
     watch: Annotated[bool, arg(help_behavior_hint="")] = False
-    """Go on and add what comes, until Ctrl-C."""
+    """Keep running and add new points, until Ctrl-C."""
 
 
 class Point(NamedTuple):
-    """One value of a curve, or a picture (the path of a PNG), at so many images seen. seconds: since 1970, when it
-    was measured; None where nobody wrote it down."""
+    """A value of a curve, or a picture (the path of a PNG). seconds: Unix time of the measurement, None if unknown."""
 
     tag: str
     images_seen: int
@@ -63,7 +62,7 @@ class Point(NamedTuple):
 
 
 class Mirror:
-    """Event files under one folder, each point in them once.
+    """Event files under one folder, which hold each point once.
 
     Raises:
         ValueError: TensorBoard is not installed.
@@ -82,9 +81,9 @@ class Mirror:
         self._writers: dict[Path, Any] = {}
 
     def add(self, study: str, run: str, fingerprint: str, points: Iterator[Point]) -> int:
-        """Write those points of a run that its event files do not have yet; returns how many.
+        """Write the points of a run that its event files lack; returns how many.
 
-        Its folder has its name, whatever name another ablation has for the same training later.
+        The folder keeps its first name, even if another ablation later gives the same training another name.
         """
         name = re.sub(r"[^\w.=,+()-]+", "-", run)[:120]
         folder = self.logdir / study / f"{name}-{fingerprint[:8]}"
@@ -116,7 +115,7 @@ class Mirror:
 
 
 def _written(folder: Path) -> set[tuple[str, int]]:
-    """Tag and step of everything in a run's event files."""
+    """Tag and step of all points in a run's event files."""
     from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
     files = sorted(folder.glob("*tfevents*"))
@@ -147,8 +146,8 @@ def runs_of(table: pd.DataFrame, sheets: Path) -> Iterator[tuple[str, str, Itera
     """A study's runs: name, fingerprint, and all their points.
 
     Args:
-        table: the study's.
-        sheets: the folder of its picture sheets.
+        table: of the study.
+        sheets: folder of its picture sheets.
     """
     for fingerprint, rows in table.groupby("fingerprint", sort=False):
         first = rows.iloc[0]
@@ -157,7 +156,6 @@ def runs_of(table: pd.DataFrame, sheets: Path) -> Iterator[tuple[str, str, Itera
 
 
 def _points(folder: Path, rows: pd.DataFrame, sheets: Path) -> Iterator[Point]:
-
     for point in history.read_history(folder):
         for name, value in point.items():
             if name not in NO_CURVE and value is not None:
@@ -165,47 +163,47 @@ def _points(folder: Path, rows: pd.DataFrame, sheets: Path) -> Iterator[Point]:
     done = rows[(rows["state"] == "done") & rows["images_seen"].notna() & ~choosing(rows)]
     for row in done.astype(object).where(done.notna(), None).to_dict("records"):
         guided = row["guidance_scale"] not in (None, 1)
-        way = f"-guidance-{row['guidance_scale']:g}" if guided else ""
-        # rows share a curve where they share a protocol
-        judge = f"{row['extractor']}{way}-{row['protocol'][:6]}"
+        guidance = f"-guidance-{row['guidance_scale']:g}" if guided else ""
+        # rows with the same protocol share a curve
+        judge = f"{row['extractor']}{guidance}-{row['protocol'][:6]}"
         for metric in METRICS:
             if row[metric] is not None:
                 yield Point(f"{metric}/{judge}", int(row["images_seen"]), float(row[metric]))
         if row["sheet"] and (sheets / row["sheet"]).is_file():
-            kind = f"{row['sheet'].partition('-')[0]}{way}-{row['protocol'][:6]}"
+            kind = f"{row['sheet'].partition('-')[0]}{guidance}-{row['protocol'][:6]}"
             yield Point(f"sheets/{kind}", int(row["images_seen"]), sheets / row["sheet"])
 
 
 def mirror(options: TensorBoard) -> None:
-    """Mirror the studies asked for, a line for each that had something new.
+    """Copy the named study, or all studies, and print a line for each that has new points.
 
     Raises:
-        ValueError: no such study, two of them, or TensorBoard is not installed.
+        ValueError: there is no such study, two were named, or TensorBoard is not installed.
     """
-    asked, results = one_study(options.study, options.named), options.out / "results"
-    found = sorted(path.parent.name for path in results.glob("*/table.csv"))
-    if asked and asked not in found:
-        near = nearest(asked, found) if found else "there is none, run python -m study.sweep first"
-        raise ValueError(f"no study {asked!r} in {results}; {near}")
+    named, results = one_study(options.study, options.named), options.out / "results"
+    studies = sorted(path.parent.name for path in results.glob("*/table.csv"))
+    if named and named not in studies:
+        near = nearest(named, studies) if studies else "there is none, run python -m study.sweep first"
+        raise ValueError(f"no study {named!r} in {results}; {near}")
     logdir = (options.logdir or study_root() / "tensorboard").expanduser()
-    into = Mirror(logdir)
+    event_files = Mirror(logdir)
     try:
         while True:
-            for study in [asked] if asked else found:
+            for study in [named] if named else studies:
                 table = load(results / study / "table.csv")
                 runs = runs_of(table, results / study / "sheets")
-                new = sum(into.add(study, *run) for run in runs)
+                new = sum(event_files.add(study, *run) for run in runs)
                 if new or not options.watch:
                     print(f"{study}: {new:,} new points in {logdir / study}", flush=True)
             if not options.watch:
                 return
             time.sleep(WATCH_SECONDS)
     finally:
-        into.close()
+        event_files.close()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point: 0 done; 2 and one line on standard error for bad input; 130 stopped, as --watch always is."""
+    """Entry point: 0 done; 2 and one line on standard error for bad input; 130 stopped, as always with --watch."""
     options = tyro.cli(
         TensorBoard, prog="python -m study.tensorboard", args=arguments, config=(tyro.conf.FlagCreatePairsOff,)
     )

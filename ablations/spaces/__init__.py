@@ -1,6 +1,6 @@
-"""What is searched: one file per space, for `python -m study.search`.
+"""The search spaces: one file per space, for `python -m study.search`.
 
 A file declares `QUESTION`, `OBJECTIVES` (metrics of the results table, all of them minimised), `dimensions(scale)` and
-`run(scale, values, repeat, scored)`; and nothing else. Repeat 0 is the trial; later ones are the same settings with
-other seeds, `scored` where they give the score that is published and no longer choose.
+`run(scale, values, repeat, scored)`, and nothing else. Repeat 0 is the trial; other repeats have the same settings with
+other seeds. `scored` is true for repeats that give the final score and take no part in choosing the winner.
 """

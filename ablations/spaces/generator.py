@@ -1,9 +1,9 @@
 """Which recipe trains a generator best, at a given number of images?
 
-The first generator on the middle tokenizer, aligned where the scale aligns any. Repeats have training seeds of their
-own. The scale's own recipe is the first trial, and a run of `frontier`.
+The first generator on the middle tokenizer, aligned if the scale aligns any. Every repeat has its own training seed.
+The scale's own recipe is the first trial, and also a run of `frontier`.
 
-We would change our mind about a recipe if it did not beat the scale's own on seeds that it was not chosen on.
+We would change our mind about a recipe if it did not beat the scale's own on seeds that were not used to choose it.
 """
 
 from study.plan.runs import Run
@@ -16,7 +16,7 @@ LABEL_DROPOUT = 0.1  # of every generator, see models/specs.py
 
 
 def dimensions(scale: Scale) -> dict[str, Dimension]:
-    """The recipe's rate, beta2 (as what it lacks to 1), training times, direction loss and label dropout."""
+    """The recipe's learning rate, 1 - beta2, distribution of t, weight of the direction loss, and label dropout."""
     recipe = scale.generator
     rate = recipe.learning_rate
     return {
@@ -38,7 +38,7 @@ def dimensions(scale: Scale) -> dict[str, Dimension]:
 
 
 def run(scale: Scale, values: Values, repeat: int = 0, scored: bool = False) -> Run:
-    """One training; a trial is judged at every mark, where it may be pruned."""
+    """One training; a trial is judged at every mark and may be pruned there."""
     wanted = {
         "generator.learning_rate": values["learning_rate"],
         "generator.betas": (scale.generator.betas[0], round(1 - values["one_minus_beta2"], 6)),

@@ -1,10 +1,10 @@
 """Which guidance, timestep shift and number of steps suit a trained generator?
 
-The middle tokenizer, aligned where the scale aligns any, under the first generator, at its last snapshot. Nothing is
-trained twice, so a trial costs its samples alone. Trials and the choice among the best draw with seeds that
-only choose (results/schema.py, SELECTION_SEED), scores with others.
+The last snapshot of the first generator on the middle tokenizer, aligned if the scale aligns any. Nothing is trained
+twice, so a trial costs only its samples. Trials and choosing repeats use sampling seeds that only choose
+(results/schema.py, SELECTION_SEED); scoring repeats use other seeds.
 
-We would change our mind about a setting if it did not beat the scale's own on samples that it was not chosen on.
+We would change our mind about a setting if it did not beat the scale's own on samples that were not used to choose it.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ ADAPTIVE = "dopri5"  # has neither steps nor a shift: the search is over Euler's
 
 
 def dimensions(scale: Scale) -> dict[str, Dimension]:
-    """Guidance is on from t = `guidance_start` (0 is noise) for `guidance_share` of what is left until 1."""
+    """Guidance is on from t = `guidance_start` (0 is noise) for the share `guidance_share` of the rest up to 1."""
     sampling = scale.sampling
     start, end = sampling.guidance_interval
     return {
@@ -39,7 +39,7 @@ def dimensions(scale: Scale) -> dict[str, Dimension]:
 
 
 def run(scale: Scale, values: Values, repeat: int = 0, scored: bool = False) -> Run:
-    """The generator under one protocol."""
+    """The generator with one sampling protocol."""
     start = values["guidance_start"]
     end = round(start + values["guidance_share"] * (1 - start), 4)
     guided = values["guidance_scale"] != 1

@@ -1,10 +1,10 @@
 """Which tokenizers are on the frontier of reconstruction and generation?
 
 Two objectives, rFID of the tokenizer and gFID of the first generator trained on it: the paper's dilemma (arXiv
-2501.01423, Figures 1 and 2), searched instead of laid out as a grid. Nothing is pruned. Repeats have seeds of their own
+2501.01423, Figures 1 and 2), explored by a search instead of a grid. Nothing is pruned. Every repeat has its own seeds
 for both trainings.
 
-We would change our mind about a tokenizer of the front if other seeds put it behind another one.
+We would change our mind about a tokenizer of the front if another one dominated it with other seeds.
 """
 
 from study.plan.runs import Run
@@ -17,7 +17,7 @@ PLAIN = "none"
 
 
 def dimensions(scale: Scale) -> dict[str, Dimension]:
-    """Width, foundation model and weights; the VF loss's own move nothing where nothing is aligned."""
+    """Width, foundation model and weights; parameters of the VF loss have no effect on plain tokenizers."""
     recipe = scale.tokenizer
     narrowest = min(scale.latent_channels)
     widths = tuple(range(narrowest, max(scale.latent_channels) + 1, narrowest))
@@ -47,7 +47,7 @@ def dimensions(scale: Scale) -> dict[str, Dimension]:
 
 
 def run(scale: Scale, values: Values, repeat: int = 0, scored: bool = False) -> Run:
-    """A tokenizer and the generator that tells how well it serves, judged when both are trained."""
+    """A tokenizer and a generator trained on it, judged when both are trained."""
     model = values.get("foundation_model", PLAIN)
     names = ("kl_weight",) if model == PLAIN else ("vf_weight", "vf_cosine_margin", "vf_distance_margin", "kl_weight")
     width = values.get("channels", scale.latent_channels[0])

@@ -1,1 +1,1 @@
-"""How fast the parts of a study run here."""
+"""Benchmarks: how fast the parts of a study run on this machine."""

@@ -1,7 +1,7 @@
-"""Our speed beside that of the released code (a checkout of hustvl/LightningDiT), on one machine, in turn.
+"""Compare our speed with that of the released code (a checkout of hustvl/LightningDiT), on one machine, in turn.
 
-Same weights, sizes, dtype and threads; their code runs in a process of its own, see study/bench/theirs.py. It is timed
-as it comes, with torch.compile where there is a C++ compiler, and without it (TORCHDYNAMO_DISABLE).
+Weights, sizes, dtype and threads are the same. The released code runs in a separate process, see study/bench/theirs.py.
+It is timed unchanged, with torch.compile if there is a C++ compiler, and without it (TORCHDYNAMO_DISABLE).
 """
 
 from __future__ import annotations
@@ -30,37 +30,41 @@ from study.data.latents import Latents
 from study.stages.fit_generator import build
 
 NEEDED = ("models/lightningdit.py", "transport/transport.py", "datasets/img_latent_dataset.py")
-PACKAGES = ("einops", "fairscale")  # that its generator imports and ours does not
-LOADER_IMAGES = 4096  # stored: one shard
-WORKERS = (0, 2)  # of its DataLoader
+PACKAGES = ("einops", "fairscale")  # imported by the released generator and not by ours
+LOADER_IMAGES = 4096  # stored latents: one shard
+WORKERS = (0, 2)  # of the released DataLoader
 GOALS = {"generator step": 1.3, "sampling": 1.15, "loader": 10.0}
 
-# Why ours is faster, and what speaks against it. No result differs by more than rounding, where that is said
+# Why ours is faster, and what ours does in addition. Results are the same, or differ by rounding where noted
 CAUSES = {
     "generator step": (
-        "fused AdamW, and EMA by one foreach call; theirs go from parameter to parameter",
-        "one SiLU of the condition for all adaLN",
-        "RMSNorm's scale joins adaLN's, gate and residual are one pass (rounding differs)",
-        "queries and keys turn in one complex product (rounding differs)",
-        "the loss is not read in every step, which waits for a GPU",
-        "against ours: it draws its batch and clips gradients in the step, theirs has its batch and clips nothing",
+        "fused AdamW, and EMA in one foreach call; the released code updates parameter by parameter",
+        "one SiLU of the condition for all adaLN layers",
+        "RMSNorm's scale is merged with adaLN's, gate and residual are one pass (rounding differs)",
+        "queries and keys are rotated in one complex product (rounding differs)",
+        "the loss is not read in every step, which would wait for the GPU",
+        "extra work of ours: the step draws its batch and clips gradients; the released step is given its batch and "
+        "clips nothing",
     ),
     "sampling": (
-        "the unconditional half is skipped where guidance is off (the same result)",
-        "one state is kept, not all of them (the same result)",
+        "the unconditional half is skipped while guidance is off (the same result)",
+        "only one state is kept, not all of them (the same result)",
         "the network, as above",
     ),
     "loader": (
-        "shards are mapped once, theirs opens a file for every image",
+        "shards are memory-mapped once; the released code opens a file for every image",
         "a batch is gathered and normalised at once",
-        "against ours: it draws the posterior anew from a stored mean and spread, theirs has one sample stored",
+        "extra work of ours: it samples the posterior from a stored mean and std; the released code stores one sample",
     ),
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compared:
-    """One thing that both do: images per second by whose, and our rate (without compiling) over each of the others."""
+    """The comparison of one task.
+
+    images_per_second: by implementation. ratios: our rate (not compiled) over that of each other implementation.
+    """
 
     name: str
     images_per_second: dict[str, float]
@@ -69,8 +73,8 @@ class Compared:
     causes: tuple[str, ...]
 
 
-class Theirs:
-    """The released code in its process: `call(name)` runs something there and waits for it."""
+class ReleasedCode:
+    """The released code in its process: `call(name)` runs one of its functions and waits for it."""
 
     def __init__(self, checkout: Path, settings: Path, log: Path, *, compiled: bool) -> None:
         path = os.pathsep.join([str(checkout), os.environ.get("PYTHONPATH", "")])
@@ -91,7 +95,7 @@ class Theirs:
             raise RuntimeError(f"the released code stopped: {last[0] if last else 'it gave no reason'}")
 
     def call(self, name: str) -> None:
-        """Raises RuntimeError with the last line that it printed, when it stopped."""
+        """Run a function; RuntimeError with the last line that the process printed if it has stopped."""
         assert self.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
             print(name, file=self.process.stdin, flush=True)
@@ -105,38 +109,38 @@ class Theirs:
 
 
 def check(checkout: Path) -> None:
-    """Raises ValueError in one line for a folder that is no such checkout, or packages that it needs and lack."""
+    """Raises ValueError in one line if the folder is not such a checkout, or if packages that it needs are missing."""
     import importlib.util
 
     for name in NEEDED:
         if not (checkout / name).is_file():
-            raise ValueError(f"{checkout} is no checkout of hustvl/LightningDiT: it has no {name}")
-    lacking = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if lacking:
-        raise ValueError(f"the released code imports {' and '.join(lacking)}: pip install {' '.join(lacking)}")
+            raise ValueError(f"{checkout} is not a checkout of hustvl/LightningDiT: it has no {name}")
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ValueError(f"the released code imports {' and '.join(missing)}: pip install {' '.join(missing)}")
 
 
-def compiler() -> bool:
+def has_compiler() -> bool:
     """Whether torch.compile has a C++ compiler here."""
     return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
 
 
 @contextlib.contextmanager
-def started(checkout: Path, settings: Path, folder: Path) -> Iterator[dict[str, Theirs]]:
-    """Their processes, by what the table calls them."""
-    kinds = {"released, eager": False, **({"released, compiled": True} if compiler() else {})}
-    processes: dict[str, Theirs] = {}
+def released_processes(checkout: Path, settings: Path, folder: Path) -> Iterator[dict[str, ReleasedCode]]:
+    """Processes of the released code, by their names in the printed table."""
+    kinds = {"released, eager": False, **({"released, compiled": True} if has_compiler() else {})}
+    processes: dict[str, ReleasedCode] = {}
     try:
         for name, compiled in kinds.items():
-            processes[name] = Theirs(checkout, settings, folder / f"{name}.log", compiled=compiled)
+            processes[name] = ReleasedCode(checkout, settings, folder / f"{name}.log", compiled=compiled)
         yield processes
     finally:
         for process in processes.values():
             process.close()
 
 
-def compare(setting: cases.Workload, checkout: Path, *, compiled: bool = False) -> tuple[list[Compared], float]:
-    """Generator step, sampling and loader of both; and how far their samples lie apart at most, in latent units.
+def compare(workload: cases.Workload, checkout: Path, *, compiled: bool = False) -> tuple[list[Compared], float]:
+    """Compare generator step, sampling and loader; also returns the largest difference of samples, in latent units.
 
     Raises:
         ValueError: see `check`.
@@ -145,17 +149,17 @@ def compare(setting: cases.Workload, checkout: Path, *, compiled: bool = False) 
     check(checkout)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        state = build(cases.generator_spec(setting))
-        ours = moved(state["generator"])
+        state = build(cases.generator_spec(workload))
+        ours = perturb(state["generator"])
         state["ema"].load_state_dict(ours.state_dict())
-        latents = cases.made_latents(setting, folder, min(setting.scale.train_images, LOADER_IMAGES))
-        noise, labels = write_inputs(setting, folder, ours, latents)
-        with started(checkout, folder / "settings.json", folder) as theirs:
-            return compared(setting, state, latents, (noise, labels), theirs, folder, compiled)
+        latents = cases.random_latents(workload, folder, min(workload.scale.train_images, LOADER_IMAGES))
+        noise, labels = write_inputs(workload, folder, ours, latents)
+        with released_processes(checkout, folder / "settings.json", folder) as released:
+            return time_both(workload, state, latents, (noise, labels), released, folder, compiled)
 
 
-def moved(network: LightningDiT) -> LightningDiT:
-    """The same network with weights that do something: at the start its velocity is 0."""
+def perturb(network: LightningDiT) -> LightningDiT:
+    """Add noise to the weights, in place, because the velocity of a freshly initialised network is 0."""
     rng = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in network.parameters():
@@ -165,27 +169,27 @@ def moved(network: LightningDiT) -> LightningDiT:
 
 
 def write_inputs(
-    setting: cases.Workload, folder: Path, network: LightningDiT, latents: Latents
+    workload: cases.Workload, folder: Path, network: LightningDiT, latents: Latents
 ) -> tuple[Tensor, Tensor]:
-    """Everything their process reads; returns noise (B, C, h, w) and labels (B,) of the samples."""
-    config, recipe, rng = setting.architecture, setting.scale.generator, setting.rng
-    images = setting.generator_images
-    drawn = setting.images("sampling", setting.scale.sampling.chunk)
-    noise = torch.randn(drawn, *latents.shape, generator=rng)
-    labels = torch.arange(drawn) % config.num_classes
+    """Write the inputs of the released code; returns noise (B, C, h, w) and labels (B,) of the samples."""
+    config, recipe, rng = workload.architecture, workload.scale.generator, workload.rng
+    images = workload.generator_images
+    samples = workload.images("sampling", workload.scale.sampling.chunk)
+    noise = torch.randn(samples, *latents.shape, generator=rng)
+    labels = torch.arange(samples) % config.num_classes
     save_tensors(folder / "weights.safetensors", dict(network.state_dict()))
     data = torch.randn(images, *latents.shape, generator=rng)
     inputs = {"data": data, "labels": latents.labels[:images], "noise": noise, "sample_labels": labels}
     save_tensors(folder / "inputs.safetensors", inputs)
-    (shard,) = latents.shards  # stored as its extract_features.py does
+    (shard,) = latents.shards  # stored in the form of the released extract_features.py
     mean = shard["mean"].float()
     stored = {"latents": mean[:, 0], "latents_flip": mean[:, -1].clone(), "labels": latents.labels}
     save_tensors(folder / "latents" / "latents_rank00_shard000.safetensors", stored)
     settings: dict[str, Any] = {
         "folder": str(folder),
-        "device": setting.compute.device,
-        "precision": setting.compute.precision,
-        "threads": setting.compute.threads,
+        "device": workload.compute.device,
+        "precision": workload.compute.precision,
+        "threads": workload.compute.threads,
         "network": {
             "input_size": config.grid,
             "patch_size": config.patch,
@@ -217,61 +221,62 @@ def write_inputs(
     return noise, labels
 
 
-def compared(
-    setting: cases.Workload,
+def time_both(
+    workload: cases.Workload,
     state: dict[str, Any],
     latents: Latents,
-    start: tuple[Tensor, Tensor],
-    theirs: dict[str, Theirs],
+    noise_and_labels: tuple[Tensor, Tensor],
+    released: dict[str, ReleasedCode],
     folder: Path,
     compiled: bool,
 ) -> tuple[list[Compared], float]:
-    """The comparison, once both sides have all they need."""
-    device = setting.compute.device
+    """The comparison, once the released code runs and its inputs are written; returns the same as `compare`."""
+    device = workload.compute.device
     network = state["ema"].eval()
-    noise, labels = (tensor.to(device) for tensor in start)
+    noise, labels = (tensor.to(device) for tensor in noise_and_labels)
 
     def sampler(guidance: Guidance) -> Callable[[], Tensor]:
-        velocity = velocity_function(network, labels, setting.architecture.num_classes, guidance)
+        velocity = velocity_function(network, labels, workload.architecture.num_classes, guidance)
 
         def run() -> Tensor:
-            with torch.inference_mode(), autocast(setting.compute):
+            with torch.inference_mode(), autocast(workload.compute):
                 return integrate(velocity, noise, solver="euler", steps=cases.STEPS, shift=cases.SHIFT)
 
         return run
 
     sample = sampler(cases.GUIDANCE)
-    theirs["released, eager"].call("keep")
-    apart = float((sample().float().cpu() - load_tensors(folder / "theirs.safetensors")["samples"]).abs().max())
+    released["released, eager"].call("save samples")
+    released_samples = load_tensors(folder / "theirs.safetensors")["samples"]
+    largest_difference = float((sample().float().cpu() - released_samples).abs().max())
 
     unskipped = sampler(replace(cases.GUIDANCE, interval=(0.0, 1.0)))
-    steps = {"ours": cases.generator_step(setting, state, latents)}
+    steps = {"ours": cases.generator_step(workload, state, latents)}
     if compiled:
-        faster = replace(setting, compute=replace(setting.compute, compile=True))
-        fresh = build(cases.generator_spec(faster))
-        steps["ours, compiled"] = cases.generator_step(faster, fresh, latents)
+        with_compile = replace(workload, compute=replace(workload.compute, compile=True))
+        fresh = build(cases.generator_spec(with_compile))
+        steps["ours, compiled"] = cases.generator_step(with_compile, fresh, latents)
 
     def calls(name: str) -> dict[str, Callable[[], None]]:
-        return {whose: lambda process=process: process.call(name) for whose, process in theirs.items()}  # type: ignore[misc]
+        return {kind: lambda process=process: process.call(name) for kind, process in released.items()}  # type: ignore[misc]
 
     loaders = {
-        f"released, {workers} workers": lambda workers=workers: theirs["released, eager"].call(f"loader {workers}")  # type: ignore[misc]
+        f"released, {workers} workers": lambda workers=workers: released["released, eager"].call(f"loader {workers}")  # type: ignore[misc]
         for workers in WORKERS
     }
-    work: dict[str, tuple[int, dict[str, Callable[[], Any]]]] = {
-        "generator step": (setting.generator_images, {**steps, **calls("step")}),
+    tasks: dict[str, tuple[int, dict[str, Callable[[], Any]]]] = {
+        "generator step": (workload.generator_images, {**steps, **calls("step")}),
         "sampling": (len(noise), {"ours": sample, "ours, no half skipped": unskipped, **calls("sample")}),
         "loader": (
-            cases.LOADER_BATCHES * setting.generator_images,
-            {"ours": cases.latent_batches(setting, latents), **loaders},
+            cases.LOADER_BATCHES * workload.generator_images,
+            {"ours": cases.latent_batches(workload, latents), **loaders},
         ),
     }
     results = []
-    for name, (images, functions) in work.items():
-        seconds = medians(functions, setting.repeats, device, at_most=60.0)
-        rates = {whose: images / took for whose, took in seconds.items()}
-        ratios = {whose: rates["ours"] / rate for whose, rate in rates.items() if whose != "ours"}
+    for name, (images, functions) in tasks.items():
+        seconds = medians(functions, workload.repeats, device, at_most=60.0)
+        rates = {kind: images / time for kind, time in seconds.items()}
+        ratios = {kind: rates["ours"] / rate for kind, rate in rates.items() if kind != "ours"}
         results.append(
             Compared(name=name, images_per_second=rates, ratios=ratios, goal=GOALS[name], causes=CAUSES[name])
         )
-    return results, apart
+    return results, largest_difference

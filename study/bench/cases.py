@@ -1,4 +1,4 @@
-"""What study/bench/__main__.py times: every part of a study at a scale's shapes, as functions that run it once.
+"""The cases that the benchmark times: every part of a study at a scale's shapes, as functions that run it once.
 
 Pictures, latents and most weights are random, because speed does not depend on them.
 """
@@ -42,18 +42,18 @@ from study.stages.fit_generator import build, step_function
 from study.stages.fit_tokenizer import Networks, gradients
 from study.train.perceptual_net import perceptual_net
 
-# What goes through one GPU at once at the sizes of imagenet256: a share of the recipe's batch
+# Images that one GPU takes at once at the sizes of imagenet256: a part of the recipe's batch
 GPU_IMAGES = {"generator": 64, "tokenizer": 16, "sampling": 64}
-LOADER_IMAGES = 2 * SHARD_IMAGES  # stored at most; so that the shards are several
-LOADER_BATCHES = 64  # of one run
-# Guidance as released (configs/lightningdit_xl_vavae_f16d32.yaml), on fewer steps: 6 of 20 are without, there 73 of 249
+LOADER_IMAGES = 2 * SHARD_IMAGES  # stored at most, so that there are several shards
+LOADER_BATCHES = 64  # in one run
+# The released guidance (configs/lightningdit_xl_vavae_f16d32.yaml) with fewer steps: 6 of 20 unguided, there 73 of 249
 GUIDANCE = Guidance(scale=10.0, interval=(0.11, 1.0), channels=3)
 SHIFT, STEPS = 0.3, 20
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What is timed: a scale's shapes on a device."""
+    """The shapes to time: those of a scale on a device."""
 
     scale: Scale
     compute: Compute
@@ -62,14 +62,14 @@ class Workload:
 
     @property
     def channels(self) -> int:
-        """Of the pictures."""
-        return self._given("channels", 1)
+        """Channels of the pictures."""
+        return self._data_field("channels", 1)
 
     @property
     def flip(self) -> bool:
-        return bool(self._given("flip", 0))
+        return bool(self._data_field("flip", 0))
 
-    def _given(self, field: str, fashion_mnist: int) -> int:
+    def _data_field(self, field: str, fashion_mnist: int) -> int:
         data = GIVEN_AS_FOLDER.get(self.scale.data)
         return getattr(data, field) if data else fashion_mnist
 
@@ -88,11 +88,11 @@ class Workload:
             self.scale.generators[-1],
             grid=tokenizer.grid,
             in_channels=tokenizer.z_channels,
-            num_classes=self._given("classes", 10),
+            num_classes=self._data_field("classes", 10),
         )
 
     def images(self, part: str, recipe: int) -> int:
-        """Images that this part takes at once: the recipe's, or what one GPU holds."""
+        """Images per batch of this part: the recipe's number, or at most what one GPU holds."""
         return min(recipe, GPU_IMAGES[part]) if self.compute.device == "cuda" else recipe
 
     @property
@@ -107,30 +107,34 @@ class Workload:
 # Tokenizer
 
 
-def tokenizer_cases(setting: Workload) -> list[Case]:
-    """A training step of a tokenizer: plain, aligned, and with all terms of the released objective; the last also as
-    the released code walks it back."""
-    recipe = setting.scale.tokenizer
+def tokenizer_cases(workload: Workload) -> list[Case]:
+    """A training step of a tokenizer: plain, aligned, and with all terms of the released objective.
+
+    The last one is also timed with the backward passes of the released code.
+    """
+    recipe = workload.scale.tokenizer
     plain = dataclasses.replace(recipe, perceptual_weight=0.0)
     full = dataclasses.replace(recipe, perceptual_weight=recipe.perceptual_weight or 1.0, gan_weight=0.5)
     everything = "aligned, perceptual, discriminator"
     steps = {
-        "plain": tokenizer_step(setting, plain, aligned=False),
-        "aligned": tokenizer_step(setting, plain, aligned=True),
-        everything: tokenizer_step(setting, full, aligned=True),
+        "plain": tokenizer_step(workload, plain, aligned=False),
+        "aligned": tokenizer_step(workload, plain, aligned=True),
+        everything: tokenizer_step(workload, full, aligned=True),
         "the same, a backward per adaptive weight": tokenizer_step(
-            setting, full, aligned=True, backward=plain_gradients
+            workload, full, aligned=True, backward=plain_gradients
         ),
     }
-    images, dtype = setting.images("tokenizer", recipe.batch_images), setting.compute.precision
+    images, dtype = workload.images("tokenizer", recipe.batch_images), workload.compute.precision
     return [Case(name=name, run=step, images=images, flops=flops_of(step), dtype=dtype) for name, step in steps.items()]
 
 
 def plain_gradients(
     networks: Networks, recipe: TokenizerRecipe, pixels: Tensor, noise: Tensor, features: Tensor | None, gan_on: bool
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """What fit_tokenizer's `gradients` does, written down plainly as released: one graph through everything, walked
-    back for both losses of each adaptive weight and then for their sum. The same result up to rounding."""
+    """The same as fit_tokenizer's `gradients` up to rounding, in the way of the released code.
+
+    One graph holds everything; each adaptive weight takes a backward pass for both of its losses, then their sum one.
+    """
     tokenizer = networks.tokenizer
     posterior = tokenizer.encode(pixels)
     latent = posterior.sample(noise)
@@ -162,15 +166,15 @@ def plain_gradients(
 
 
 def tokenizer_step(
-    setting: Workload,
+    workload: Workload,
     recipe: TokenizerRecipe,
     *,
     aligned: bool,
     backward: Callable[..., tuple[Any, Tensor]] = gradients,
 ) -> Callable[[], None]:
-    """One update as fit_tokenizer does it, on random pictures and, where features are kept, random features."""
-    config, device, rng = setting.tokenizer, setting.compute.device, setting.rng
-    count, scale = setting.images("tokenizer", recipe.batch_images), setting.scale
+    """One update as in fit_tokenizer, on random pictures and, where features are stored, random features."""
+    config, device, rng = workload.tokenizer, workload.compute.device, workload.rng
+    count, scale = workload.images("tokenizer", recipe.batch_images), workload.scale
     networks = Networks(Autoencoder(config))
     autoencoder.initialize(networks.tokenizer, rng)
     networks.tokenizer.to(memory_format=torch.channels_last)
@@ -186,72 +190,72 @@ def tokenizer_step(
             LPIPS(None) if recipe.perceptual_net == "vgg" else perceptual_net("lite0", recipe.perceptual_size)
         )
     if recipe.gan_weight:
-        networks.discriminator = Discriminator(setting.channels, width=recipe.gan_width)
+        networks.discriminator = Discriminator(workload.channels, width=recipe.gan_width)
         discriminator.initialize(networks.discriminator, rng)
     for network in vars(networks).values():
         if isinstance(network, nn.Module):
             network.to(device)
-    moved = [*networks.tokenizer.parameters(), *(networks.linear_proj.parameters() if networks.linear_proj else ())]
-    optimizer = torch.optim.Adam(moved, betas=recipe.betas, fused=True)
-    adversary, critic = networks.discriminator, None
-    if adversary is not None:
-        critic = torch.optim.Adam(adversary.parameters(), betas=recipe.betas, fused=True)
-    pixels = torch.rand(count, setting.channels, config.resolution, config.resolution, generator=rng) * 2 - 1
+    trained = [*networks.tokenizer.parameters(), *(networks.linear_proj.parameters() if networks.linear_proj else ())]
+    optimizer = torch.optim.Adam(trained, betas=recipe.betas, fused=True)
+    critic, critic_optimizer = networks.discriminator, None
+    if critic is not None:
+        critic_optimizer = torch.optim.Adam(critic.parameters(), betas=recipe.betas, fused=True)
+    pixels = torch.rand(count, workload.channels, config.resolution, config.resolution, generator=rng) * 2 - 1
     pixels = pixels.to(device, memory_format=torch.channels_last)
     noise = torch.randn(count, config.z_channels, config.grid, config.grid, generator=rng).to(device)
-    kept = None  # large models' features do not fit on the disk: they are computed in every step
+    stored = None  # features of large models do not fit on the disk and are computed in every step
     if model is not None and scale.foundation_models[-1] not in TRANSFORMERS:
-        kept = torch.randn(count, model.width, config.grid, config.grid, generator=rng).to(device)
+        stored = torch.randn(count, model.width, config.grid, config.grid, generator=rng).to(device)
 
     def step() -> None:
-        features = kept if kept is not None or model is None else model(pixels)
+        features = stored if stored is not None or model is None else model(pixels)
         optimizer.zero_grad(set_to_none=True)
-        with autocast(setting.compute):
-            _, reconstruction = backward(networks, recipe, pixels, noise, features, adversary is not None)
+        with autocast(workload.compute):
+            _, reconstruction = backward(networks, recipe, pixels, noise, features, critic is not None)
         optimizer.step()
-        if adversary is not None and critic is not None:
-            critic.zero_grad(set_to_none=True)
-            with autocast(setting.compute):
-                real, fake = adversary(pixels), adversary(reconstruction)
+        if critic is not None and critic_optimizer is not None:
+            critic_optimizer.zero_grad(set_to_none=True)
+            with autocast(workload.compute):
+                real, fake = critic(pixels), critic(reconstruction)
             hinge_discriminator_loss(real.float(), fake.float()).backward()
-            critic.step()
+            critic_optimizer.step()
 
     return step
 
 
-def coding_cases(setting: Workload) -> list[Case]:
-    """Encoding as the stage does it, and decoding as samples are."""
-    config, device = setting.tokenizer, setting.compute.device
-    images = setting.images("sampling", encode.BATCH)
+def coding_cases(workload: Workload) -> list[Case]:
+    """Encoding as in the encode stage, and decoding as in the decoding of samples."""
+    config, device = workload.tokenizer, workload.compute.device
+    images = workload.images("sampling", encode.BATCH)
     network = Autoencoder(config)
-    autoencoder.initialize(network, setting.rng)
+    autoencoder.initialize(network, workload.rng)
     network = network.to(memory_format=torch.channels_last).to(device).eval()
-    pixels = torch.rand(images, setting.channels, config.resolution, config.resolution)
+    pixels = torch.rand(images, workload.channels, config.resolution, config.resolution)
     pixels = pixels.to(device, memory_format=torch.channels_last)
     latent = torch.randn(images, config.z_channels, config.grid, config.grid).to(device)
 
     def encoding() -> None:
-        with torch.inference_mode(), autocast(setting.compute):
+        with torch.inference_mode(), autocast(workload.compute):
             network.encode(pixels)
 
     def decoding() -> None:
         with torch.inference_mode():
             network.decode(latent)
 
-    forward, back = (images * flops for flops in autoencoder_flops(config))
+    encoder_flops, decoder_flops = (images * flops for flops in autoencoder_flops(config))
     return [
-        Case(name="encoding", run=encoding, images=images, flops=forward, dtype=setting.compute.precision),
-        Case(name="decoding", run=decoding, images=images, flops=back),
+        Case(name="encoding", run=encoding, images=images, flops=encoder_flops, dtype=workload.compute.precision),
+        Case(name="decoding", run=decoding, images=images, flops=decoder_flops),
     ]
 
 
 # Generator
 
 
-def made_latents(setting: Workload, folder: Path, count: int) -> Latents:
-    """Latents of random numbers in shards on the disk, mapped from there as a stage's are."""
-    config, rng = setting.architecture, setting.rng
-    shape = (2 if setting.flip else 1, config.in_channels, config.grid, config.grid)
+def random_latents(workload: Workload, folder: Path, count: int) -> Latents:
+    """Random latents, written in shards and memory-mapped like those of a stage."""
+    config, rng = workload.architecture, workload.rng
+    shape = (2 if workload.flip else 1, config.in_channels, config.grid, config.grid)
     shards = []
     for start in range(0, count, SHARD_IMAGES):
         rows = min(SHARD_IMAGES, count - start)
@@ -266,16 +270,16 @@ def made_latents(setting: Workload, folder: Path, count: int) -> Latents:
     )
 
 
-def generator_spec(setting: Workload) -> FitGenerator:
-    recipe = dataclasses.replace(setting.scale.generator, batch_images=setting.generator_images)
+def generator_spec(workload: Workload) -> FitGenerator:
+    recipe = dataclasses.replace(workload.scale.generator, batch_images=workload.generator_images)
     return FitGenerator(
-        tokenizer="random", architecture=setting.architecture, recipe=recipe, seed=0, compute=setting.compute
+        tokenizer="random", architecture=workload.architecture, recipe=recipe, seed=0, compute=workload.compute
     )
 
 
-def generator_step(setting: Workload, state: dict[str, Any], latents: Latents) -> Callable[[], None]:
+def generator_step(workload: Workload, state: dict[str, Any], latents: Latents) -> Callable[[], None]:
     """A whole training step: data, forward, backward, clipping, AdamW, EMA."""
-    spec = generator_spec(setting)
+    spec = generator_spec(workload)
     step, images_seen = step_function(spec, state, latents), 0
 
     def one_step() -> None:
@@ -286,28 +290,30 @@ def generator_step(setting: Workload, state: dict[str, Any], latents: Latents) -
     return one_step
 
 
-def generator_cases(setting: Workload, latents: Latents, compiled: bool) -> list[Case]:
+def generator_cases(workload: Workload, latents: Latents, compiled: bool) -> list[Case]:
     """A generator's training step, its matrix products alone and, on request, the step with compiled blocks."""
-    step = generator_step(setting, build(generator_spec(setting)), latents)
+    step = generator_step(workload, build(generator_spec(workload)), latents)
     step()
     with ProductRecorder() as recorder:
         step()
-    images, dtype = setting.generator_images, setting.compute.precision
-    flops = images * FORWARD_AND_BACKWARD * flops_per_image(setting.architecture)
+    images, dtype = workload.generator_images, workload.compute.precision
+    flops = images * FORWARD_AND_BACKWARD * flops_per_image(workload.architecture)
     functions = {"step": step, "its matrix products alone": recorder.replay}
     if compiled:
-        setting = dataclasses.replace(setting, compute=dataclasses.replace(setting.compute, compile=True))
-        functions["step, compiled"] = generator_step(setting, build(generator_spec(setting)), latents)
+        workload = dataclasses.replace(workload, compute=dataclasses.replace(workload.compute, compile=True))
+        functions["step, compiled"] = generator_step(workload, build(generator_spec(workload)), latents)
     return [Case(name=name, run=run, images=images, flops=flops, dtype=dtype) for name, run in functions.items()]
 
 
-def sampling_cases(setting: Workload, network: nn.Module) -> list[Case]:
-    """Euler without guidance, guided at every step, and guided as released from t = 0.11 on, where the unconditional
-    half is skipped before."""
-    architecture, device = setting.architecture, setting.compute.device
-    images = setting.images("sampling", setting.scale.sampling.chunk)
+def sampling_cases(workload: Workload, network: nn.Module) -> list[Case]:
+    """Euler sampling without guidance, guided at every step, and guided from t = 0.11 on as released.
+
+    In the last case the unconditional half is skipped before t = 0.11.
+    """
+    architecture, device = workload.architecture, workload.compute.device
+    images = workload.images("sampling", workload.scale.sampling.chunk)
     shape = (images, architecture.in_channels, architecture.grid, architecture.grid)
-    noise = torch.randn(shape, generator=setting.rng).to(device)
+    noise = torch.randn(shape, generator=workload.rng).to(device)
     labels = (torch.arange(images) % architecture.num_classes).to(device)
     kinds = {
         "no guidance": Guidance(),
@@ -319,19 +325,19 @@ def sampling_cases(setting: Workload, network: nn.Module) -> list[Case]:
         velocity = velocity_function(network, labels, architecture.num_classes, guidance)
 
         def run() -> None:
-            with torch.inference_mode(), autocast(setting.compute):
+            with torch.inference_mode(), autocast(workload.compute):
                 integrate(velocity, noise, solver="euler", steps=STEPS, shift=SHIFT)
 
         passes = sum(2 if guidance.on(t) else 1 for t in time_grid(STEPS, SHIFT)[:-1])
         flops = images * passes * flops_per_image(architecture)
-        return Case(name=name, run=run, images=images, flops=flops, dtype=setting.compute.precision)
+        return Case(name=name, run=run, images=images, flops=flops, dtype=workload.compute.precision)
 
     return [case(name, guidance) for name, guidance in kinds.items()]
 
 
-def latent_batches(setting: Workload, latents: Latents) -> Callable[[], None]:
-    """LOADER_BATCHES normalised posterior samples of a generator's batches, as its step draws them."""
-    images, position = setting.generator_images, 0
+def latent_batches(workload: Workload, latents: Latents) -> Callable[[], None]:
+    """Draw LOADER_BATCHES batches of normalised posterior samples, as a generator's step does."""
+    images, position = workload.generator_images, 0
 
     def run() -> None:
         nonlocal position
@@ -345,42 +351,42 @@ def latent_batches(setting: Workload, latents: Latents) -> Callable[[], None]:
     return run
 
 
-def loader_cases(setting: Workload, latents: Latents) -> list[Case]:
-    run = latent_batches(setting, latents)
-    return [Case(name="batches of latents", run=run, images=LOADER_BATCHES * setting.generator_images)]
+def loader_cases(workload: Workload, latents: Latents) -> list[Case]:
+    run = latent_batches(workload, latents)
+    return [Case(name="batches of latents", run=run, images=LOADER_BATCHES * workload.generator_images)]
 
 
 # Judging
 
 
-def fid(setting: Workload) -> list[Measured]:
-    """Features of the scale's first judge, and the Frechet distance of as many as the reference has.
+def fid(workload: Workload) -> list[Measured]:
+    """Time the features of the scale's first judge, and the Frechet distance of as many features as the reference has.
 
     Raises:
-        ValueError: the judge's weights are not here.
+        ValueError: the judge's weights are missing here.
     """
-    name, size = setting.scale.judges[0]
-    device, count = setting.compute.device, setting.scale.evaluation.reference_images
+    name, size = workload.scale.judges[0]
+    device, count = workload.compute.device, workload.scale.evaluation.reference_images
     spec = judge_spec(name, size, None)
     extractor = build_judge(spec, None, device)
     images = 4 * BATCH[device]
-    side = setting.scale.resolution
-    pictures = torch.randint(256, (images, setting.channels, side, side), dtype=torch.uint8, generator=setting.rng)
+    side = workload.scale.resolution
+    pictures = torch.randint(256, (images, workload.channels, side, side), dtype=torch.uint8, generator=workload.rng)
 
     def judged() -> Tensor:
         return features(extractor, pictures)
 
-    found = torch.randn(count, spec.width, generator=setting.rng)
-    target = statistics(torch.randn(count, spec.width, generator=setting.rng))
-    target["root"] = square_root(target["sigma"])  # of a reference it is computed once
+    samples = torch.randn(count, spec.width, generator=workload.rng)
+    target = statistics(torch.randn(count, spec.width, generator=workload.rng))
+    target["root"] = square_root(target["sigma"])  # computed once per reference, so not timed
     self_test()
     cases = [Case(name=f"features, {name} at {spec.size} px", run=judged, images=images, flops=flops_of(judged))]
     distance = Case(
         name=f"distance of {count:,} features",
-        run=lambda: frechet_distance(statistics(found), target),
+        run=lambda: frechet_distance(statistics(samples), target),
         images=count,
     )
     return [
-        *measure(cases, setting.repeats, device),
-        *measure([distance], min(setting.repeats, 3), device, warmups=0),
+        *measure(cases, workload.repeats, device),
+        *measure([distance], min(workload.repeats, 3), device, warmups=0),
     ]

@@ -1,4 +1,4 @@
-"""What a benchmark is asked for on the command line."""
+"""The command-line options of the benchmark."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ class Bench:
     """Time the parts of a study on this machine."""
 
     quick: bool = False
-    """Only the generator's training step, against its matrix products alone."""
+    """Only the generator's training step, compared with its matrix products alone."""
     scale: Annotated[str, arg(metavar="SCALE", help_behavior_hint="(default: desk)")] = "desk"
-    """Whose shapes: the last of its generators, the middle of its latent widths, its batches."""
+    """Scale that gives the shapes: its last generator, its middle latent width, its batch sizes."""
     batch: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
-    """Images of a generator's step. Default: the scale's; at imagenet256 what one GPU holds."""
+    """Images per generator step. Default: the scale's batch; at imagenet256 as many as one GPU holds."""
     repeats: int = 15
-    """Timed repeats of each; the median counts. Slow ones get fewer."""
+    """Timed repeats of each case; the median counts. Slow cases get fewer."""
     threads: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
-    """Threads of the process. Default: what the planner gives a job here."""
+    """Threads of the process. Default: as many as a job of a sweep gets here."""
     compile: bool = False
-    """Also a generator's step with its blocks through torch.compile."""
+    """Also time a generator step whose blocks go through torch.compile."""
     against: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
-    """Instead, side by side with a checkout of hustvl/LightningDiT: generator step, sampling, loader. On a GPU three
+    """Compare with a checkout of hustvl/LightningDiT instead: generator step, sampling, loader. On a GPU three
     processes share its memory: give --batch."""
     out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """Also write the numbers to this JSON file."""

@@ -1,6 +1,6 @@
-"""How fast the parts of a study run here, against what the machine can do at all.
+"""Run the benchmark: time the parts of a study and print them, compared with the machine's peak rate.
 
-Times are medians of interleaved repeats in one process; what to trust on a noisy machine are the ratios.
+Times are medians of interleaved repeats in one process. On a noisy machine only their ratios are reliable.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from study.bench.cases import (
     generator_spec,
     generator_step,
     loader_cases,
-    made_latents,
+    random_latents,
     sampling_cases,
     tokenizer_cases,
 )
@@ -44,33 +44,33 @@ from study.stages.fit_generator import build
 
 @dataclass(frozen=True)
 class Results:
-    """What was measured; sections by name, `missing` says why one has none."""
+    """Timings by section; `missing` holds the reason for each section without timings."""
 
     sections: dict[str, list[Measured]]
     missing: dict[str, str]
     generator: dict[str, float]  # share of a step's time by kind of operation
 
 
-def run(setting: Workload, *, quick: bool, compiled: bool) -> Results:
-    """Measure every section, or the generator's step alone (`quick`)."""
-    device = setting.compute.device
+def run(workload: Workload, *, quick: bool, compiled: bool) -> Results:
+    """Measure every section, or the generator step alone (`quick`)."""
+    device = workload.compute.device
 
     def timed(cases: list[Case]) -> list[Measured]:
-        return measure(cases, setting.repeats, device)
+        return measure(cases, workload.repeats, device)
 
     with tempfile.TemporaryDirectory() as folder:
-        latents = made_latents(setting, Path(folder), min(setting.scale.train_images, LOADER_IMAGES))
-        sections = {"generator step": timed(generator_cases(setting, latents, compiled))}
-        state = build(generator_spec(setting))
-        shares = breakdown(generator_step(setting, state, latents), device)
+        latents = random_latents(workload, Path(folder), min(workload.scale.train_images, LOADER_IMAGES))
+        sections = {"generator step": timed(generator_cases(workload, latents, compiled))}
+        state = build(generator_spec(workload))
+        shares = breakdown(generator_step(workload, state, latents), device)
         network = state["ema"].eval()
-        del state  # on a GPU its optimizer would take the others' room
+        del state  # on a GPU its optimizer would take memory from the other sections
         others: dict[str, Callable[[], list[Measured]]] = {
-            "tokenizer step": lambda: timed(tokenizer_cases(setting)),
-            "sampling": lambda: timed(sampling_cases(setting, network)),
-            "encoding": lambda: timed(coding_cases(setting)),
-            "loader": lambda: timed(loader_cases(setting, latents)),
-            "FID": lambda: fid(setting),
+            "tokenizer step": lambda: timed(tokenizer_cases(workload)),
+            "sampling": lambda: timed(sampling_cases(workload, network)),
+            "encoding": lambda: timed(coding_cases(workload)),
+            "loader": lambda: timed(loader_cases(workload, latents)),
+            "FID": lambda: fid(workload),
         }
         missing = {}
         for name, measured in () if quick else others.items():
@@ -78,7 +78,7 @@ def run(setting: Workload, *, quick: bool, compiled: bool) -> Results:
                 torch.cuda.empty_cache()
             try:
                 sections[name] = measured()
-            except ValueError as error:  # weights that are not here
+            except ValueError as error:  # missing weights
                 missing[name] = str(error)
     return Results(sections, missing, shares)
 
@@ -103,45 +103,45 @@ def stop(reason: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def alone(setting: Workload, options: Bench, console: Console) -> dict[str, Any]:
-    """Measure, print, and return what goes into the JSON file."""
-    found = run(setting, quick=options.quick, compiled=options.compile)
-    console.print(tabulate(found.sections))
-    step, products = found.sections["generator step"][:2]
-    shares = ", ".join(f"{name} {share:.0%}" for name, share in found.generator.items() if share >= 0.005)
-    console.print(f"a generator's step takes {step.seconds / products.seconds:.2f} times its matrix products: {shares}")
-    for name, reason in found.missing.items():
+def report_own(workload: Workload, options: Bench, console: Console) -> dict[str, Any]:
+    """Measure this code and print the result; returns the content of the JSON file."""
+    results = run(workload, quick=options.quick, compiled=options.compile)
+    console.print(tabulate(results.sections))
+    step, products = results.sections["generator step"][:2]
+    shares = ", ".join(f"{name} {share:.0%}" for name, share in results.generator.items() if share >= 0.005)
+    console.print(f"a generator step takes {step.seconds / products.seconds:.2f} times its matrix products: {shares}")
+    for name, reason in results.missing.items():
         console.print(f"{name}: not measured, {reason}")
     return {
-        "sections": {name: [dataclasses.asdict(one) for one in lines] for name, lines in found.sections.items()},
-        "missing": found.missing,
-        "generator_step_shares": found.generator,
+        "sections": {name: [dataclasses.asdict(one) for one in lines] for name, lines in results.sections.items()},
+        "missing": results.missing,
+        "generator_step_shares": results.generator,
     }
 
 
-def beside(setting: Workload, options: Bench, checkout: Path, console: Console) -> dict[str, Any]:
-    """The same for the comparison with the released code."""
+def report_comparison(workload: Workload, options: Bench, checkout: Path, console: Console) -> dict[str, Any]:
+    """Compare with the released code and print the result; returns the content of the JSON file."""
     try:
-        found, apart = compare(setting, checkout, compiled=options.compile)
+        comparisons, largest_difference = compare(workload, checkout, compiled=options.compile)
     except (ValueError, RuntimeError) as error:
         stop(str(error))
     table = Table(box=None, pad_edge=False)
     table.add_column("")
     table.add_column("images/s", justify="right")
     table.add_column("ours is faster", justify="right")
-    for one in found:
-        table.add_row(f"[bold]{one.name}[/bold], goal {one.goal:g} times")
-        for whose, rate in one.images_per_second.items():
-            table.add_row(f"  {whose}", f"{rate:,.0f}", f"{one.ratios[whose]:.2f} times" if whose in one.ratios else "")
+    for task in comparisons:
+        table.add_row(f"[bold]{task.name}[/bold], goal {task.goal:g} times")
+        for kind, rate in task.images_per_second.items():
+            table.add_row(f"  {kind}", f"{rate:,.0f}", f"{task.ratios[kind]:.2f} times" if kind in task.ratios else "")
     console.print(table)
-    for one in found:
-        console.print(f"{one.name}: {'; '.join(one.causes)}")
-    console.print(f"from the same weights, noise and labels the samples of both differ by at most {apart:.1e}")
-    return {"against": [dataclasses.asdict(one) for one in found], "samples_differ_by": apart}
+    for task in comparisons:
+        console.print(f"{task.name}: {'; '.join(task.causes)}")
+    console.print(f"with the same weights, noise and labels, the samples differ by at most {largest_difference:.1e}")
+    return {"against": [dataclasses.asdict(task) for task in comparisons], "samples_differ_by": largest_difference}
 
 
 def bench(options: Bench) -> None:
-    """Measure, print, and write the numbers where the options say so; exit code 2 for what cannot be measured here."""
+    """Measure, print, and on request write a JSON file; exit code 2 if something cannot be measured here."""
     resolved = compute.resolve()
     if options.scale not in SCALES:
         stop(f"no scale {options.scale!r}; {nearest(options.scale, SCALES)}")
@@ -151,13 +151,13 @@ def bench(options: Bench) -> None:
     if options.threads is not None:
         resolved = dataclasses.replace(resolved, threads=options.threads)
     compute.apply(resolved)
-    setting = Workload(scale, resolved, options.repeats, options.batch)
+    workload = Workload(scale, resolved, options.repeats, options.batch)
     console = Console(highlight=False)
-    made = provenance(resolved)
+    origin = provenance(resolved)
     rates = {dtype: product_rate(resolved.device, dtype) for dtype in dict.fromkeys((resolved.precision, "float32"))}
-    architecture = setting.architecture
+    architecture = workload.architecture
     console.print(
-        f"{made['device']}, {resolved.precision}, {resolved.threads} thread(s); one large matrix product: "
+        f"{origin['device']}, {resolved.precision}, {resolved.threads} thread(s); one large matrix product: "
         + ", ".join(f"{rate:,.0f} GFLOP/s in {dtype}" for dtype, rate in rates.items())
     )
     console.print(
@@ -165,15 +165,15 @@ def bench(options: Bench) -> None:
         f"pictures of {scale.resolution} px; guided sampling with {STEPS} Euler steps"
     )
     content = {
-        "provenance": made,
+        "provenance": origin,
         "compute": dataclasses.asdict(resolved),
         "scale": scale.name,
         "generator": architecture.name,
         "matrix_gflops": rates,
     }
     if options.against is not None:
-        content |= beside(setting, options, options.against, console)
+        content |= report_comparison(workload, options, options.against, console)
     else:
-        content |= alone(setting, options, console)
+        content |= report_own(workload, options, console)
     if options.out is not None:
         write_json(options.out, content)

@@ -1,10 +1,11 @@
-"""Their side of study/bench/against.py: runs the released code in a process of its own, because its packages have the
-names of ours. Imports nothing of ours; reads what to do from a JSON file, and calls from its standard input, a name a
-line.
+"""Runs the released code for study/bench/against.py, in a separate process, because its packages have the same names.
 
-What train.py and inference.py do in a step is repeated here, because they import what is not needed for it (diffusers,
-accelerate, tensorboard) and want a GPU: optimizer, loss, EMA parameter by parameter, the loss read in every step. Left
-out are DistributedDataParallel and accelerate's wrappers.
+Imports nothing of this repository. Reads its settings from a JSON file, and from standard input the names of functions
+to call, one per line.
+
+The steps of train.py and inference.py are repeated here, because those files import packages that a step does not need
+(diffusers, accelerate, tensorboard) and require a GPU: optimizer, loss, EMA parameter by parameter, the loss read in
+every step. DistributedDataParallel and accelerate's wrappers are left out.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 
-def functions(asked: dict[str, Any]) -> dict[str, Callable[[], Any]]:
-    """What can be called, by name."""
-    folder, device, images = Path(asked["folder"]), asked["device"], asked["images"]
+def functions(settings: dict[str, Any]) -> dict[str, Callable[[], Any]]:
+    """The functions that can be called, by name."""
+    folder, device, images = Path(settings["folder"]), settings["device"], settings["images"]
     released = importlib.import_module("models.lightningdit").LightningDiT
     transports = importlib.import_module("transport")
     dataset = importlib.import_module("datasets.img_latent_dataset").ImgLatentDataset
 
     def autocast() -> contextlib.AbstractContextManager[Any]:
-        return torch.autocast(device, torch.bfloat16, enabled=asked["precision"] == "bfloat16")
+        return torch.autocast(device, torch.bfloat16, enabled=settings["precision"] == "bfloat16")
 
-    network = released(**asked["network"])
+    network = released(**settings["network"])
     network.load_state_dict(load_file(folder / "weights.safetensors"), strict=True)
     network.to(device)
     ema = copy.deepcopy(network).requires_grad_(False).eval()
@@ -43,9 +44,9 @@ def functions(asked: dict[str, Any]) -> dict[str, Callable[[], Any]]:
         "Linear", "velocity", None, None, None, use_cosine_loss=True, use_lognorm=True
     )
     optimizer = torch.optim.AdamW(
-        network.parameters(), lr=asked["learning_rate"], weight_decay=0, betas=tuple(asked["betas"])
+        network.parameters(), lr=settings["learning_rate"], weight_decay=0, betas=tuple(settings["betas"])
     )
-    given = {name: tensor.to(device) for name, tensor in load_file(folder / "inputs.safetensors").items()}
+    inputs = {name: tensor.to(device) for name, tensor in load_file(folder / "inputs.safetensors").items()}
     total = 0.0
 
     def predict(x: Any, t: Any, **labels: Any) -> Any:
@@ -55,34 +56,34 @@ def functions(asked: dict[str, Any]) -> dict[str, Callable[[], Any]]:
 
     def step() -> None:
         nonlocal total
-        terms = transport.training_losses(predict, given["data"], {"y": given["labels"]})
+        terms = transport.training_losses(predict, inputs["data"], {"y": inputs["labels"]})
         mse = terms["loss"].mean()
         loss = terms["cos_loss"].mean() + mse
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        moving = dict(ema.named_parameters())
+        averages = dict(ema.named_parameters())
         with torch.no_grad():
             for name, parameter in dict(network.named_parameters()).items():
-                moving[name].mul_(asked["ema_decay"]).add_(parameter.data, alpha=1 - asked["ema_decay"])
+                averages[name].mul_(settings["ema_decay"]).add_(parameter.data, alpha=1 - settings["ema_decay"])
         total += mse.item()
 
     draw = transports.Sampler(transport).sample_ode(
-        sampling_method="euler", num_steps=asked["steps"] + 1, atol=1e-6, rtol=1e-3, timestep_shift=asked["shift"]
+        sampling_method="euler", num_steps=settings["steps"] + 1, atol=1e-6, rtol=1e-3, timestep_shift=settings["shift"]
     )
 
     @torch.no_grad()
     def sample() -> Any:
-        noise, labels = given["noise"], given["sample_labels"]
-        null = torch.full_like(labels, asked["network"]["num_classes"])
+        noise, labels = inputs["noise"], inputs["sample_labels"]
+        null = torch.full_like(labels, settings["network"]["num_classes"])
         with autocast():
             states = draw(
                 torch.cat([noise, noise]), sampled.forward_with_cfg, y=torch.cat([labels, null]),
-                cfg_scale=asked["guidance_scale"], cfg_interval=True, cfg_interval_start=asked["guidance_start"],
+                cfg_scale=settings["guidance_scale"], cfg_interval=True, cfg_interval_start=settings["guidance_start"],
             )  # fmt: skip
         return states[-1].chunk(2)[0]
 
-    def keep() -> None:
+    def save_samples() -> None:
         save_file({"samples": sample().float().cpu().contiguous()}, folder / "theirs.safetensors")
 
     latents = dataset(str(folder / "latents"), latent_norm=True)
@@ -96,30 +97,30 @@ def functions(asked: dict[str, Any]) -> dict[str, Callable[[], Any]]:
             while True:
                 yield from data
 
-        pulled = endless()
+        batches = endless()
 
-        def batches() -> None:
-            for _ in range(asked["loader_batches"]):
-                next(pulled)
+        def load_batches() -> None:
+            for _ in range(settings["loader_batches"]):
+                next(batches)
 
-        return batches
+        return load_batches
 
-    return {"step": step, "sample": sample, "keep": keep} | {
-        f"loader {workers}": loader(workers) for workers in asked["workers"]
+    return {"step": step, "sample": sample, "save samples": save_samples} | {
+        f"loader {workers}": loader(workers) for workers in settings["workers"]
     }
 
 
 def main() -> None:
     answers = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what the released code prints is no answer
-    asked = json.loads(Path(sys.argv[1]).read_text())
-    torch.set_num_threads(asked["threads"])
+    os.dup2(2, 1)  # what the released code prints must not be taken for an answer
+    settings = json.loads(Path(sys.argv[1]).read_text())
+    torch.set_num_threads(settings["threads"])
     torch.manual_seed(0)
-    known = functions(asked)
+    by_name = functions(settings)
     print("ready", file=answers, flush=True)
     for line in sys.stdin:
-        known[line.strip()]()
-        if asked["device"] == "cuda":
+        by_name[line.strip()]()
+        if settings["device"] == "cuda":
             torch.cuda.synchronize()
         print("done", file=answers, flush=True)
 

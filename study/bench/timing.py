@@ -1,4 +1,4 @@
-"""How long a function takes, against what the machine can do at all: medians, matrix products, FLOPs, profiles."""
+"""Time functions and compare them with the machine's peak rate: medians, matrix products, FLOPs, profiles."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.utils._pytree import tree_map
 from torch.utils.flop_counter import flop_registry
 
 FEWEST_REPEATS = 3
-SIDE = {"cpu": 1024, "cuda": 8192}  # of the matrices whose product is the machine's measure
+SIDE = {"cpu": 1024, "cuda": 8192}  # rows and columns of the matrices whose product gives the peak rate
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 aten = torch.ops.aten
@@ -26,7 +26,7 @@ PRODUCTS = {
     aten.convolution_backward.default,
 }  # fmt: skip
 
-# operations of a step by what they are for; the first that fits counts
+# groups of operations by prefix; an operation belongs to the first group that matches
 GROUPS = (
     ("matrix products", ("aten::mm", "aten::addmm", "aten::bmm", "aten::baddbmm", "mkldnn", "aten::mkldnn")),
     ("optimizer", ("aten::_fused_adam", "Optimizer")),
@@ -39,7 +39,7 @@ GROUPS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """Something to be timed. flops: of one run, None where they mean nothing. dtype: of its matrix products."""
+    """A function to time. flops: of one run, None if the case has no useful count. dtype: of its matrix products."""
 
     name: str
     run: Callable[[], Any]
@@ -50,8 +50,10 @@ class Case:
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """A case that was timed. share: of the rate of one large matrix product in the same dtype, timed in turn with
-    it; None without FLOPs."""
+    """The timing of a case.
+
+    share: its rate over that of one large matrix product in the same dtype, timed in turn with it; None without FLOPs.
+    """
 
     name: str
     images: int
@@ -62,40 +64,40 @@ class Measured:
 
 
 def measure(cases: list[Case], repeats: int, device: str, **options: Any) -> list[Measured]:
-    """Time these cases in turn with the machine's matrix products; options as in `medians`."""
-    counted = sorted({case.dtype for case in cases if case.flops is not None})
-    functions: dict[str, Callable[[], Any]] = {f"product in {dtype}": product(device, dtype) for dtype in counted}
+    """Time these cases in turn with large matrix products of their dtypes; options as in `medians`."""
+    dtypes = sorted({case.dtype for case in cases if case.flops is not None})
+    functions: dict[str, Callable[[], Any]] = {f"product in {dtype}": product(device, dtype) for dtype in dtypes}
     functions |= {case.name: case.run for case in cases}
-    seconds = medians(functions, repeats, device, **options)
-    found = []
+    medians_ = medians(functions, repeats, device, **options)
+    measured = []
     for case in cases:
-        took = seconds[case.name]
+        seconds = medians_[case.name]
         gflops = share = None
         if case.flops is not None:
-            gflops = case.flops / took / 1e9
-            share = gflops / (product_gflop(device) / seconds[f"product in {case.dtype}"])
-        found.append(
+            gflops = case.flops / seconds / 1e9
+            share = gflops / (product_gflop(device) / medians_[f"product in {case.dtype}"])
+        measured.append(
             Measured(
                 name=case.name,
                 images=case.images,
-                seconds=took,
-                images_per_second=case.images / took,
+                seconds=seconds,
+                images_per_second=case.images / seconds,
                 gflops=gflops,
                 share=share,
             )
         )
-    return found
+    return measured
 
 
 def medians(
     functions: dict[str, Callable[[], Any]], repeats: int, device: str, *, warmups: int = 2, at_most: float = 15.0
 ) -> dict[str, float]:
-    """Median seconds of each function, measured in turn so that a slow moment of the machine hits all alike.
+    """Median seconds of each function, measured in turn so that a slow moment of the machine affects all of them.
 
     Args:
-        repeats: timed rounds, after `warmups` that are not.
-        at_most: seconds, warm-up left out, after which no further round begins, once there are FEWEST_REPEATS (or
-            `repeats`, if fewer).
+        repeats: timed rounds, after `warmups` untimed ones.
+        at_most: seconds after which no further round starts, warm-up excluded; FEWEST_REPEATS rounds (or `repeats`, if
+            fewer) are always timed.
     """
     times: dict[str, list[float]] = {name: [] for name in functions}
     for repeat in range(repeats + warmups):
@@ -119,7 +121,7 @@ def synchronize(device: str) -> None:
 
 
 def product(device: str, dtype: str) -> Callable[[], Tensor]:
-    """One large square matrix product: what the machine can do."""
+    """One large square matrix product, whose rate is taken as the machine's peak."""
     a, b = (torch.randn(SIDE[device], SIDE[device], device=device).to(DTYPES[dtype]) for _ in range(2))
     return lambda: a @ b
 
@@ -136,14 +138,14 @@ def product_rate(device: str, dtype: str) -> float:
 
 def flops_of(function: Callable[[], Any]) -> int:
     """FLOPs of one run in matrix products, convolutions and attention, by torch's count."""
-    # the fused attention of processors is not in torch's table; the plain one is made of products that are
+    # torch's table lacks the fused CPU attention, but it has the products of the plain one
     with sdpa_kernel(SDPBackend.MATH), FlopCounter() as counter:
         function()
     return counter.flops
 
 
 class FlopCounter(TorchDispatchMode):
-    """Adds up torch's own counts. Its FlopCounterMode also follows modules, and stops at torch.autograd.grad."""
+    """Adds up torch's counts per operation. Torch's FlopCounterMode also tracks modules and fails at autograd.grad."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,16 +154,16 @@ class FlopCounter(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if func.overloadpacket not in flop_registry:
-            with self:  # in inference mode a convolution comes as conv2d, which is made of what is in the table
-                parts = func.decompose(*args, **kwargs)
-            return func(*args, **kwargs) if parts is NotImplemented else parts
+            with self:  # in inference mode a convolution is conv2d, which decomposes into operations of the table
+                decomposed = func.decompose(*args, **kwargs)
+            return func(*args, **kwargs) if decomposed is NotImplemented else decomposed
         out = func(*args, **kwargs)
         self.flops += flop_registry[func.overloadpacket](*args, **kwargs, out_val=out)
         return out
 
 
 class ProductRecorder(TorchDispatchMode):
-    """Notes every matrix product of a block, forward and backward, so that it can be run again alone."""
+    """Records the matrix products of a code block, forward and backward, so that they can be run again alone."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -169,12 +171,12 @@ class ProductRecorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in PRODUCTS:
-            # a stand-in with the same shape, strides and dtype: layout decides how fast a product is
+            # stand-ins have the same shape, strides and dtype, because the layout affects the speed
             self.products.append((func, tree_map(_stand_in, args), tree_map(_stand_in, kwargs or {})))
         return func(*args, **(kwargs or {}))
 
     def replay(self) -> None:
-        """Run the products alone."""
+        """Run the recorded products."""
         for func, args, kwargs in self.products:
             func(*args, **kwargs)
 
@@ -187,7 +189,7 @@ def _stand_in(value: Any) -> Any:
 
 
 def breakdown(function: Callable[[], Any], device: str, runs: int = 3) -> dict[str, float]:
-    """Share of the time of `function` that each group of operations takes itself, by torch's profiler."""
+    """Share of the time of `function` spent in each group of operations, by torch's profiler."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)

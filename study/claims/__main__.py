@@ -1,4 +1,4 @@
-"""python -m study.claims: which of the paper's claims hold in a study, by its results table alone."""
+"""python -m study.claims: which of the paper's claims hold in a study, judged from its results table alone."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from tyro.conf import arg
 from results.published import load_study
 from study.claims.paper_claims import RULE, judge_claims, markdown, rows_of
 from study.core.paths import CHECKOUT
-from study.core.study_name import StudyInPlace, StudyOption, one_study
+from study.core.study_name import StudyArgument, StudyOption, one_study
 
-DEFAULT = "desk"  # the study that is judged where none is named
+DEFAULT = "desk"  # the study that is judged if none is named
 
 
 def main(
-    study: StudyInPlace = "",
+    study: StudyArgument = "",
     named: StudyOption = "",
     markdown_: Annotated[bool, arg(name="markdown")] = False,
     out: Annotated[Path, arg(metavar="FOLDER", help_behavior_hint="")] = CHECKOUT,
 ) -> int:
-    """Judge the paper's claims by the data of a study.
+    """Judge the paper's claims with the data of a study.
 
     Args:
         study: A folder of results/ that holds a table.csv, or paper: its own published numbers. Default: desk.
         named: The same as STUDY.
-        markdown_: Print a Markdown table, of the claims that the study has measured.
+        markdown_: Print a Markdown table of the claims that the study has measured.
         out: Folder that holds results/. Default: the checkout.
     """
     try:
@@ -39,8 +39,8 @@ def main(
         return 2
     header = ("claim", "where", "verdict", "numbers", "runs")
     if markdown_:
-        unmeasured = [one.claim.where.split(",")[0] for one in judged if not one.places]
-        print(markdown(header, rows_of([one for one in judged if one.places])))
+        unmeasured = [claim.claim.where.split(",")[0] for claim in judged if not claim.places]
+        print(markdown(header, rows_of([claim for claim in judged if claim.places])))
         missing = f" Not measured: {', '.join(dict.fromkeys(unmeasured))}." if unmeasured else ""
         print(f"\n{textwrap.fill(RULE + missing, 120)}")
         return 0

@@ -1,7 +1,7 @@
-"""Which of the paper's claims hold in a study, by its results table alone: the list of claims, each with its threshold.
+"""The paper's claims, each with its threshold, and their verdicts in a study, judged from its results table alone.
 
-A claim names the rows it is about and how far apart their numbers must lie; study/claims/evidence.py finds them in a
-table, study/claims/verdicts.py is the rule.
+A claim says which rows it compares and how much their numbers must differ. study/claims/evidence.py finds the rows in a
+table; study/claims/verdicts.py is the rule.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING
 from results.published import SPEED_UPS
 from study.claims import evidence
 from study.claims.evidence import Scores, read_scores
-from study.claims.verdicts import MARGIN, Evidence, Verdict, combined, overall
+from study.claims.verdicts import MARGIN, Evidence, Verdict, verdict_at_place, verdict_over_places
 
 if TYPE_CHECKING:
     import pandas as pd
 
 
-COST = 1.15  # times the plain rFID that an aligned tokenizer may have; the paper's wide ones have at most 1.08
-SPEED = 2.0  # times fewer images; the paper has SPEED_UPS
+COST = 1.15  # largest accepted ratio of aligned to plain rFID; the paper's wide tokenizers have at most 1.08
+SPEED = 2.0  # factor of fewer images; the paper has SPEED_UPS
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What the paper says, where, and the evidence that scores give for or against it."""
+    """A statement of the paper, where it is made, and a function that finds its evidence in scores."""
 
     name: str
     text: str
@@ -37,37 +37,37 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Judged:
-    """A claim with its evidence, by place."""
+    """A claim with its evidence, by place: what is compared there, such as two tokenizers under one generator."""
 
     claim: Claim
     places: dict[str, list[Evidence]]
 
     @property
     def verdicts(self) -> dict[str, Verdict]:
-        return {place: combined([one.verdict() for one in found]) for place, found in self.places.items()}
+        return {place: verdict_at_place([one.verdict() for one in found]) for place, found in self.places.items()}
 
     @property
     def verdict(self) -> Verdict:
-        return overall(list(self.verdicts.values()))
+        return verdict_over_places(list(self.verdicts.values()))
 
     @property
     def repeats(self) -> str:
-        """'single run', or how many repeats the weakest comparison has."""
+        """'single run', or the smallest number of repeats of a comparison."""
         fewest = min((one.repeats for found in self.places.values() for one in found), default=0)
         return "" if not fewest else "single run" if fewest == 1 else f"{fewest} repeats"
 
     def numbers(self) -> list[str]:
-        """A line per verdict that some place has: in how many, and the one that speaks least for the claim."""
+        """A line per verdict that occurs: at how many places, and the place with the weakest support for the claim."""
         lines = []
         for verdict, chosen in (("holds", "least clearly"), ("fails", "most clearly"), ("undecided", "such as")):
-            here = [place for place, found in self.verdicts.items() if found == verdict]
-            if not here:
+            places = [place for place, at_place in self.verdicts.items() if at_place == verdict]
+            if not places:
                 continue
-            weakest = min(here, key=lambda place: min(one.strength for one in self.places[place]))
+            weakest = min(places, key=lambda place: min(one.strength for one in self.places[place]))
             judges = {one.judge for one in self.places[weakest]}
             shown = [f"{one}{f' ({one.judge})' if len(judges) > 1 else ''}" for one in self.places[weakest]]
-            count = f"{verdict} in {len(here)} of {len(self.places)}" if len(self.places) > 1 else ""
-            which = f", {chosen}" if len(here) > 1 else ""
+            count = f"{verdict} in {len(places)} of {len(self.places)}" if len(self.places) > 1 else ""
+            which = f", {chosen}" if len(places) > 1 else ""
             lines.append(": ".join(filter(None, (f"{count}{which}", weakest, "; ".join(shown)))))
         return lines
 
@@ -76,7 +76,7 @@ def judge_claims(table: pd.DataFrame) -> list[Judged]:
     """Every claim of CLAIMS with its evidence in a results table.
 
     Raises:
-        ValueError: two runs of the table cannot be told apart.
+        ValueError: two runs of the table are indistinguishable.
     """
     scores = read_scores(table)
     judged = []
@@ -104,74 +104,74 @@ CLAIMS = (
         name="dilemma-rfid",
         text="A wider plain latent reconstructs better: rFID falls",
         where="Table 2",
-        evidence=lambda scores: evidence.width(scores.tokenizers, rises=False),
+        evidence=lambda scores: evidence.wider_against_narrower(scores.tokenizers, rises=False),
     ),
     Claim(
         name="dilemma-gfid",
         text="A wider plain latent generates worse: gFID rises",
         where="Table 2",
-        evidence=lambda scores: evidence.width(scores.generators, rises=True),
+        evidence=lambda scores: evidence.wider_against_narrower(scores.generators, rises=True),
     ),
     Claim(
         name="vf-gfid",
         text="VF loss lowers gFID above the narrowest width",
         where="Table 2",
-        evidence=lambda scores: evidence.aligned_below(scores.generators),
+        evidence=lambda scores: evidence.aligned_against_plain(scores.generators),
     ),
     Claim(
         name="vf-rfid",
         text=f"Above the narrowest width VF loss costs less than {COST - 1:.0%} of rFID",
         where="Table 2",
-        evidence=lambda scores: evidence.aligned_below(scores.tokenizers, COST),
+        evidence=lambda scores: evidence.aligned_against_plain(scores.tokenizers, COST),
     ),
     Claim(
         name="vf-faster",
         text="Above it, fewer images give the gFID that the plain tokenizer ends with",
         where="Figure 4",
-        evidence=lambda scores: evidence.aligned_learns_faster(scores, 1.0),
+        evidence=lambda scores: evidence.images_to_plain_gfid(scores, 1.0),
     ),
     Claim(
         name="vf-twice-as-fast",
         text=f"At least {SPEED:g} times fewer (the paper: {' and '.join(map(str, SPEED_UPS.values()))})",
         where="Figure 4",
-        evidence=lambda scores: evidence.aligned_learns_faster(scores, SPEED),
+        evidence=lambda scores: evidence.images_to_plain_gfid(scores, SPEED),
     ),
     Claim(
         name="gap-closes",
         text="The gap in gFID between plain and aligned narrows as the generator grows",
         where="Figure 4",
-        evidence=evidence.gap_closes,
+        evidence=evidence.gap_against_smaller_generator,
     ),
     Claim(
         name="best-foundation-model",
         text="DINOv2 gives the lowest gFID of the foundation models",
         where="Table 4",
-        evidence=evidence.best_foundation,
+        evidence=evidence.dinov2_against_others,
     ),
     Claim(
         name="vf-cosine",
         text="Without its cosine part VF loss gives a higher gFID",
         where="Table 5",
-        evidence=lambda scores: evidence.part_helps(scores, "cosine_weight"),
+        evidence=lambda scores: evidence.full_vf_loss_against_part(scores, "cosine_weight"),
     ),
     Claim(
         name="vf-distance",
         text="Without its distance part VF loss gives a higher gFID",
         where="Table 5",
-        evidence=lambda scores: evidence.part_helps(scores, "distance_weight"),
+        evidence=lambda scores: evidence.full_vf_loss_against_part(scores, "distance_weight"),
     ),
     Claim(
         name="vf-margins",
         text="Without its margins VF loss gives a higher gFID",
         where="Table 5",
-        evidence=lambda scores: evidence.part_helps(scores, "cosine_margin", "distance_margin"),
+        evidence=lambda scores: evidence.full_vf_loss_against_part(scores, "cosine_margin", "distance_margin"),
     ),
     *(
         Claim(
             name=f"recipe-{rung}",
             text=f"{what} lowers gFID" if not what.startswith("Rotary") else f"{what} lower gFID",
             where=f"Table 1, row {rung}",
-            evidence=partial(evidence.rung_helps, rung=rung),
+            evidence=partial(evidence.rung_against_previous, rung=rung),
         )
         for rung, what in enumerate(RUNGS, start=1)
     ),
@@ -179,19 +179,19 @@ CLAIMS = (
         name="uniformity",
         text="The more even a latent's density, the lower gFID",
         where="Table 6",
-        evidence=evidence.uniformity,
+        evidence=evidence.density_cv_against_gfid,
     ),
     Claim(
         name="headline-64",
         text="After 64 epochs the guided system (2.11) is ahead of DiT after 1,400 (2.27)",
         where="Abstract",
-        evidence=lambda scores: evidence.headline(scores, 64, lambda one: one.generator == "DiT"),
+        evidence=lambda scores: evidence.system_against_published(scores, 64, lambda score: score.generator == "DiT"),
     ),
     Claim(
         name="headline-800",
         text="After 800 epochs (1.35) it is ahead of all other systems of Table 3",
         where="Abstract",
-        evidence=lambda scores: evidence.headline(scores, 800, lambda one: True),
+        evidence=lambda scores: evidence.system_against_published(scores, 800, lambda score: True),
     ),
 )
 
@@ -206,7 +206,7 @@ RULE = (
 
 
 def rows_of(judged: Sequence[Judged]) -> list[tuple[str, str, str, str, str]]:
-    """Claim, place in the paper, verdict, the numbers behind it, repeats: a row per claim."""
+    """A row per claim: its text, where the paper makes it, verdict, the numbers behind it, repeats."""
     return [(one.claim.text, one.claim.where, one.verdict, "\n".join(one.numbers()), one.repeats) for one in judged]
 
 

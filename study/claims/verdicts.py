@@ -1,4 +1,4 @@
-"""When numbers support a claim: the rule, and the numbers it was applied to."""
+"""The rule for when numbers support a claim, and the kinds of evidence it is applied to."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Literal, Protocol
 from results.ranks import RankAgreement
 
 Verdict = Literal["holds", "fails", "undecided", "not measured"]
-MARGIN = 0.03  # by which single runs must differ: about what another seed does to a FID
-CHANCE = 1 / 6  # what ranks may owe to chance: the bar of two against two repeats whose ranges do not overlap
-RANKS = 0.5  # the least rank correlation that counts as going together
+MARGIN = 0.03  # relative difference that single runs need: about what another seed changes in a FID
+CHANCE = 1 / 6  # largest accepted probability by chance: that of two against two repeats with disjoint ranges
+MIN_RHO = 0.5  # smallest rank correlation that counts as a relation
 
 
 class Evidence(Protocol):
-    """Numbers of one judge, at one place: a pair of tokenizers under one generator, for instance."""
+    """Numbers of one judge at one place: what is compared, for instance two tokenizers under one generator."""
 
     @property
     def place(self) -> str: ...
@@ -27,20 +27,20 @@ class Evidence(Protocol):
     def repeats(self) -> int: ...
     @property
     def strength(self) -> float:
-        """Orders the evidence of a claim: more speaks more for it."""
+        """Orders the evidence of a claim: a larger value supports it more."""
 
     def verdict(self) -> Verdict: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """`low` is claimed to lie below `times` times `high`, by one judge at one place; both have a value per repeat."""
+    """The claim that `low` is below `factor` times `high`, by one judge at one place; both have a value per repeat."""
 
     place: str
     judge: str
     low: tuple[float, ...]
     high: tuple[float, ...]
-    times: float = 1.0
+    factor: float = 1.0
 
     @property
     def repeats(self) -> int:
@@ -48,17 +48,17 @@ class Comparison:
 
     @property
     def strength(self) -> float:
-        return -mean(self.low) / (self.times * mean(self.high)) if mean(self.high) > 0 else -math.inf
+        return -mean(self.low) / (self.factor * mean(self.high)) if mean(self.high) > 0 else -math.inf
 
     def verdict(self) -> Verdict:
-        """Ranges of repeats decide where they do not overlap; means that differ by MARGIN where there is one run."""
-        limits = [self.times * value for value in self.high]
+        """Disjoint ranges decide if there are several repeats; a relative difference of MARGIN decides for one run."""
+        limits = [self.factor * value for value in self.high]
         if min(limits) <= 0:
-            return "undecided"  # a gap that was none cannot close
+            return "undecided"  # without a gap there is nothing that could narrow
         if self.repeats > 1:
             below, above = max(self.low) < min(limits), min(self.low) > max(limits)
         else:
-            limit = self.times * mean(self.high)
+            limit = self.factor * mean(self.high)
             below, above = mean(self.low) <= limit * (1 - MARGIN), mean(self.low) >= limit * (1 + MARGIN)
         return "holds" if below else "fails" if above else "undecided"
 
@@ -68,8 +68,8 @@ class Comparison:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Together:
-    """Two measurements are claimed to rise together, by one judge at one place."""
+class RankCorrelation:
+    """The claim that two measurements rise together, by one judge at one place."""
 
     place: str
     judge: str
@@ -81,43 +81,43 @@ class Together:
         return self.agreement.rho or 0.0
 
     def verdict(self) -> Verdict:
-        """RANKS or more, and at most CHANCE likely without a relation, decide; the other way round likewise."""
+        """Holds with a rho of at least MIN_RHO and a probability by chance of at most CHANCE; fails if mirrored."""
         rho, chance = self.agreement.rho, self.agreement.chance
         if rho is None or chance is None:
             return "undecided"
-        if rho >= RANKS and chance <= CHANCE:
+        if rho >= MIN_RHO and chance <= CHANCE:
             return "holds"
-        return "fails" if rho <= -RANKS and chance >= 1 - CHANCE else "undecided"
+        return "fails" if rho <= -MIN_RHO and chance >= 1 - CHANCE else "undecided"
 
     def __str__(self) -> str:
         return str(self.agreement)
 
 
-def combined(verdicts: Sequence[Verdict]) -> Verdict:
-    """The verdict of judges at one place: theirs where all agree."""
+def verdict_at_place(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict at one place from its judges' verdicts: undecided unless all judges agree."""
     return verdicts[0] if len(set(verdicts)) == 1 else "undecided"
 
 
-def overall(verdicts: Sequence[Verdict]) -> Verdict:
-    """The verdict of all places: a claim fails with one of them, and holds in all of them."""
+def verdict_over_places(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict of a claim from those of its places: it fails if one place fails, and holds if all places hold."""
     if not verdicts:
         return "not measured"
     return "fails" if "fails" in verdicts else "undecided" if "undecided" in verdicts else "holds"
 
 
 def mean_and_range(values: Sequence[float]) -> str:
-    """Mean, and in brackets the range where there are several that differ."""
+    """The mean, and in brackets the range if the values differ."""
     low, high = number(min(values)), number(max(values))
     return number(mean(values)) + (f" ({low}–{high})" if low != high else "")
 
 
 def relative_change(value: float, of: float) -> str:
-    """', −35%': how far a value lies from another; empty where that is no size."""
+    """The relative change from `of` to `value` as ', −35%'; empty if it is not defined."""
     return f", {value / of - 1:+.1%}".replace("-", "−").replace(".0%", "%") if of > 0 and value < math.inf else ""
 
 
 def number(value: float) -> str:
-    """Three digits, and no more decimals than published FIDs have: 992, 25.4, 2.11."""
+    """Three digits, with at most as many decimals as published FIDs: 992, 25.4, 2.11."""
     if value == math.inf:
         return "never"
     if abs(value) >= 1e6:

@@ -1,1 +1,1 @@
-"""What everything else stands on: files, paths, leases, processes, randomness. It knows nothing of a study."""
+"""What all other packages build on: files, paths, leases, processes, randomness. Nothing here depends on a study."""

@@ -1,4 +1,4 @@
-"""Things made once and shared by many runs: frozen features, reference statistics, the trained judge."""
+"""Files computed once and shared by many runs: frozen features, reference statistics, the trained judge."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from study.core.paths import study_root
 
 
 def asset(kind: str, spec: dict[str, Any], build: Callable[[Path], None]) -> Path:
-    """Folder that `build(folder)` filled once for this `spec`; whoever comes later or meanwhile gets the same.
+    """Folder that `build(folder)` filled once for this `spec`; later and concurrent calls get the same folder.
 
     Args:
-        kind: names the sort of asset, a folder under `$STUDY_ROOT/assets`.
-        spec: JSON-able, everything the content depends on.
+        kind: type of asset, the name of a folder under `$STUDY_ROOT/assets`.
+        spec: everything that the content depends on, JSON-serialisable.
         build: fills the folder; called again from the start when an earlier call did not finish, so it must
-            overwrite what it finds, or use it.
+            overwrite or reuse what it finds there.
 
     Returns:
         The filled folder, which also holds `spec.json`, written last.

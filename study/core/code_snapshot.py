@@ -1,8 +1,7 @@
-"""The code that was submitted is the code that runs: a copy of the package, named by its content.
+"""Snapshots of the code: jobs run the code that was submitted, from a copy named by the hash of its content.
 
-The published tables go along: the last job of a sweep draws them beside its own.
-
-Jobs import from the copy, so that a checkout may be edited, or moved to another commit, while they wait or run.
+So a checkout can be edited, or switched to another commit, while jobs wait or run. The copy includes the published
+tables, because the last job of a sweep draws their numbers next to its own.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from study.core.provenance import CODE, SOURCE, commit, difference
 
 
 def _sources() -> dict[str, bytes]:
-    """All modules of the package, and the published tables, by their place in the checkout."""
+    """Contents of all our modules and of the published tables, by path relative to the checkout."""
     paths = sorted(path for package in CODE for path in (CHECKOUT / package).rglob("*.py"))
     paths += sorted((CHECKOUT / "results" / "paper").glob("*.csv"))
     return {str(path.relative_to(CHECKOUT)): path.read_bytes() for path in paths}
 
 
 def code_name() -> str:
-    """What a snapshot of the code as it is now is called."""
+    """Name of the snapshot of the current code."""
     return _name(_sources())
 
 
@@ -38,11 +37,11 @@ def _name(sources: dict[str, bytes]) -> str:
 
 
 def snapshot() -> Path:
-    """The folder with a copy of the code as it is now, made if there is none yet."""
+    """Folder with a copy of the current code, created if it does not exist yet."""
     sources, source = _sources(), {"commit": commit(), "difference": difference()}
     folder = study_root() / "code" / _name(sources)
-    known = read_json(folder / SOURCE)
-    if known is None:
+    recorded = read_json(folder / SOURCE)
+    if recorded is None:
         partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
         for name, content in sources.items():
             (partial / name).parent.mkdir(parents=True, exist_ok=True)
@@ -52,12 +51,12 @@ def snapshot() -> Path:
             os.replace(partial, folder)
         except OSError:  # another process was faster
             shutil.rmtree(partial)
-    elif known != source:
-        write_json(folder / SOURCE, source)  # the same code in another commit: the earlier one may have been amended
+    elif recorded != source:
+        write_json(folder / SOURCE, source)  # same code, other commit: the earlier one may have been amended
     return folder
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Variables under which a process imports from the snapshot, whatever its working directory holds."""
-    others = os.environ.get("PYTHONPATH")
-    return {"PYTHONPATH": f"{folder}{os.pathsep}{others}" if others else str(folder), "PYTHONSAFEPATH": "1"}
+    """Environment variables with which a process imports from the snapshot, whatever its working directory contains."""
+    inherited = os.environ.get("PYTHONPATH")
+    return {"PYTHONPATH": f"{folder}{os.pathsep}{inherited}" if inherited else str(folder), "PYTHONSAFEPATH": "1"}

@@ -1,4 +1,4 @@
-"""What the processor offers, resolved once by the planner so that every stage's spec states it."""
+"""Device, precision and threads of this machine, resolved once by the planner and stated in every stage's spec."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from study.core.settings import later
+from study.core.settings import added_later
 
 if TYPE_CHECKING:
     import torch
 
-CUDA_THREADS = 4  # of a process that trains on a GPU: they prepare batches and move no number
+CUDA_THREADS = 4  # CPU threads of a process that trains on a GPU: they prepare batches and affect no result
 
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
-    """Device kind, precision and threads of a stage; part of its fingerprint, because they move the last bits."""
+    """Device kind, precision and threads of a stage; part of its fingerprint, because they change the last bits."""
 
     device: str  # "cpu" or "cuda"
     precision: str  # "float32", or "bfloat16" (autocast)
-    threads: int  # of one process, on the CPU
-    processes: int = later(1)  # that train together, each on its share of every batch
-    microbatch_images: int = later(0)  # a generator's share goes through in pieces of so many; 0 is all at once
-    checkpointing: bool = later(False)  # a generator's blocks are computed again in the backward pass: less memory
-    compile: bool = later(False)  # a generator's blocks go through torch.compile
+    threads: int  # CPU threads of each process
+    processes: int = added_later(1)  # that train together, each on its share of every batch
+    microbatch_images: int = added_later(0)  # a generator's share is processed in microbatches of this size; 0: whole
+    checkpointing: bool = added_later(False)  # gradient checkpointing of a generator's blocks: less memory
+    compile: bool = added_later(False)  # a generator's blocks are compiled by torch.compile
 
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How a training is spread over devices and memory. Moves nothing but the last bits; see Compute."""
+    """How a training is spread over devices and memory. Changes only the last bits of a result; see Compute."""
 
     processes: int = 1
     microbatch_images: int = 0
@@ -40,7 +40,7 @@ class Execution:
 
 
 def cores() -> int:
-    """Cores this process may use: the affinity mask, cut by the control group's quota where there is one."""
+    """Number of cores this process may use: its affinity mask, limited by the cgroup's CPU quota if there is one."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
         quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
@@ -71,7 +71,7 @@ def _cpuinfo() -> str:
 
 def has_gpu() -> bool:
     """Whether this process can use a GPU."""
-    # importing torch costs seconds: ask it only where a driver is loaded
+    # importing torch takes seconds, so it is imported only where a driver is loaded
     if not Path("/proc/driver/nvidia/version").exists() or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return False
     import torch
@@ -81,12 +81,12 @@ def has_gpu() -> bool:
 
 @functools.cache
 def resolve(device: str = "any") -> Compute:
-    """Choose device, precision and threads: for this machine, or for the kind of device that is named.
+    """Choose device, precision and threads for this machine, or for a device kind ("cpu", "cuda").
 
-    A plan for "cuda" is the same wherever it is made, such as on a login node without a GPU.
-    bfloat16 only where the processor multiplies matrices in it (AVX512-BF16 or AMX: 5 times float32 there;
-    emulated it is 100 times slower). On the CPU two jobs of half the cores each beat one of all cores, because
-    small layers do not fill them.
+    A plan for "cuda" is the same on every machine, also on a login node without a GPU.
+    On a CPU, bfloat16 is used only where the processor has matrix instructions for it (AVX512-BF16 or AMX: 5 times as
+    fast as float32; emulated, it is 100 times slower). Each job gets half of the cores, because two such jobs are
+    faster than one after another on all cores: small layers do not keep all cores busy.
     """
     if device == "cuda" or (device == "any" and has_gpu()):
         return Compute(device="cuda", precision="bfloat16", threads=CUDA_THREADS)
@@ -96,9 +96,9 @@ def resolve(device: str = "any") -> Compute:
 
 
 def apply(compute: Compute) -> None:
-    """Set this process up as `compute` says, with deterministic kernels.
+    """Configure this process as `compute` says, with deterministic kernels.
 
-    NumPy's own thread pool counts too: with as many threads as cores in each of two jobs, the eigenvalues of a
+    NumPy's own thread pool is limited too: with as many threads as cores in each of two jobs, the eigenvalues of a
     1280 x 1280 matrix took 28 s instead of 2.
     """
     import torch
@@ -109,7 +109,7 @@ def apply(compute: Compute) -> None:
     torch.use_deterministic_algorithms(True, warn_only=compute.device == "cuda")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that took 6% of a step
     torch.backends.cudnn.benchmark = False
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # float32 means float32
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # full float32, not TF32
 
 
 def autocast(compute: Compute) -> torch.autocast:
@@ -120,12 +120,12 @@ def autocast(compute: Compute) -> torch.autocast:
 
 
 def gpus(compute: Compute) -> list[int]:
-    """Numbers of the GPUs this process may use; none where jobs run on the CPU."""
+    """Indices of the GPUs this process may use; empty where jobs run on the CPU."""
     if compute.device != "cuda" or not has_gpu():
         return []
     import torch
 
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible and not all(name.strip().isdigit() for name in visible.split(",")):
-        raise ValueError(f"CUDA_VISIBLE_DEVICES must list numbers of GPUs here, got {visible!r}")
+        raise ValueError(f"CUDA_VISIBLE_DEVICES must be a list of GPU indices, got {visible!r}")
     return [int(n) for n in visible.split(",")] if visible else list(range(torch.cuda.device_count()))

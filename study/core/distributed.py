@@ -1,8 +1,8 @@
-"""Several processes on one job: who this one is, and the few things they say to one another.
+"""Several processes on one job: rank and world size, and collectives for gradients and for JSON-serialisable values.
 
-A job of one process never touches torch.distributed, and every function here is then the identity. Between
-processes, gradients go over NCCL on GPUs and gloo on processors; what they agree on (stop, go on, who failed) goes
-over gloo always, as JSON.
+A job of one process never uses torch.distributed: every function here then works on that process alone. With several,
+gradients are reduced with NCCL on GPUs and gloo on CPUs; control values (stop, continue, which process failed) always
+go through gloo, as JSON.
 """
 
 from __future__ import annotations
@@ -23,45 +23,45 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Batch = TypeVar("Batch", "Tensor", "np.ndarray")
 
-# One process may prepare data or wait for a lease for days while the others wait for its word. Those that wait
-# notice at once when it dies: its connection closes.
-PATIENCE = datetime.timedelta(days=30)
+# One process may prepare data or wait for a lease for days while the others wait in a collective. They notice at once
+# when it dies, because its connection closes.
+CONTROL_TIMEOUT = datetime.timedelta(days=30)
 
-_talk: ProcessGroup | None = None  # over gloo, on the CPU
+_control_group: ProcessGroup | None = None  # gloo, for control values; None in a job of one process
 
 
-def rank_and_count() -> tuple[int, int]:
-    """Rank of this process and how many were started with it, by torchrun or by submitit; (0, 1) alone."""
+def rank_and_world_size() -> tuple[int, int]:
+    """Rank and world size that torchrun or submitit gave this process at its start; (0, 1) without them."""
     if "RANK" in os.environ and "WORLD_SIZE" in os.environ:
         return int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if os.environ.get("SUBMITIT_EXECUTOR"):
         from submitit import JobEnvironment
 
-        with contextlib.suppress(RuntimeError):  # not within a job
+        with contextlib.suppress(RuntimeError):  # not inside a job
             environment = JobEnvironment()
             return environment.global_rank, environment.num_tasks
     return 0, 1
 
 
-def processes() -> int:
-    """How many processes work together; 1 outside `together`."""
-    return 1 if _talk is None else _talk.size()
+def world_size() -> int:
+    """Number of processes in the group; 1 outside `process_group`."""
+    return 1 if _control_group is None else _control_group.size()
 
 
 def rank() -> int:
-    """Number of this process among them; 0 is the one that writes."""
-    return 0 if _talk is None else _talk.rank()
+    """Rank of this process in the group; rank 0 writes all files. 0 outside `process_group`."""
+    return 0 if _control_group is None else _control_group.rank()
 
 
 @contextlib.contextmanager
 def process_group(device: str) -> Iterator[None]:
-    """Join the processes that were started with this one for the block, unless that is done already.
+    """Form a process group with the processes that were started together with this one, unless there is one already.
 
     Args:
-        device: "cpu" or "cuda"; there each process takes the GPU of its local rank.
+        device: "cpu" or "cuda"; on "cuda" each process uses the GPU of its local rank.
     """
-    global _talk
-    if _talk is not None or rank_and_count()[1] == 1:
+    global _control_group
+    if _control_group is not None or rank_and_world_size()[1] == 1:
         yield
         return
     import torch
@@ -72,113 +72,113 @@ def process_group(device: str) -> Iterator[None]:
 
         environment = TorchDistributedEnvironment()
         if environment.local_world_size == environment.world_size:
-            environment.master_addr = "localhost"  # whatever this machine calls itself, it may not know the name
+            environment.master_addr = "localhost"  # a machine cannot always resolve its own hostname
         environment.export(set_cuda_visible_devices=False)
     if device == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     distributed.init_process_group("nccl" if device == "cuda" else "gloo")
-    _talk = cast("ProcessGroup", distributed.new_group(backend="gloo", timeout=PATIENCE))
+    _control_group = cast("ProcessGroup", distributed.new_group(backend="gloo", timeout=CONTROL_TIMEOUT))
     try:
         yield
     finally:
-        _talk = None
+        _control_group = None
         distributed.destroy_process_group()
 
 
 def own_share(items: Sequence[T]) -> Sequence[T]:
-    """Every n-th of the items, beginning with this process's: no item twice, none left out."""
-    return items[rank() :: processes()]
+    """Items rank, rank + world size, ...: over all processes each item occurs exactly once."""
+    return items[rank() :: world_size()]
 
 
 def slice_of_batch(batch: Batch) -> Batch:
-    """This process's rows of what was drawn for the whole batch (a tensor or an array); they divide evenly."""
-    size = len(batch) // processes()
+    """This process's rows of a tensor or array for the whole batch, whose length is a multiple of the world size."""
+    size = len(batch) // world_size()
     return batch[rank() * size : (rank() + 1) * size]
 
 
 def barrier() -> None:
-    """Wait until all processes are here."""
-    if _talk is not None:
+    """Wait until all processes have reached this call."""
+    if _control_group is not None:
         from torch import distributed
 
-        distributed.barrier(_talk)
+        distributed.barrier(_control_group)
 
 
-def from_main(value: Any) -> Any:
-    """What process 0 gives, a JSON-able value, in every process."""
-    return value if _talk is None else gathered(value)[0]
+def broadcast(value: Any) -> Any:
+    """The JSON-serialisable `value` of rank 0, returned in every process."""
+    return value if _control_group is None else all_gather(value)[0]
 
 
-def gathered(value: Any) -> list[Any]:
-    """What every process gives, JSON-able values, in order of rank."""
-    if _talk is None:
+def all_gather(value: Any) -> list[Any]:
+    """The JSON-serialisable values of all processes, in order of rank, returned in every process."""
+    if _control_group is None:
         return [value]
     import torch
     from torch import distributed
 
     text = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
-    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(processes())]
-    distributed.all_gather(lengths, torch.tensor([len(text)]), group=_talk)
+    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
+    distributed.all_gather(lengths, torch.tensor([len(text)]), group=_control_group)
     longest = int(max(lengths))
     texts = [torch.zeros(longest, dtype=torch.uint8) for _ in lengths]
-    distributed.all_gather(texts, torch.nn.functional.pad(text, (0, longest - len(text))), group=_talk)
+    distributed.all_gather(texts, torch.nn.functional.pad(text, (0, longest - len(text))), group=_control_group)
     return [json.loads(bytes(t[: int(n)].tolist())) for t, n in zip(texts, lengths, strict=True)]
 
 
-def on_main(work: Callable[[], T]) -> T:
-    """What `work()` gives in process 0, a JSON-able value, in every process; the others wait.
+def on_rank_zero(work: Callable[[], T]) -> T:
+    """Call `work()` in rank 0 only and return its JSON-serialisable result in every process; the others wait.
 
     Raises:
-        Exception: in process 0 whatever `work` raised.
-        Elsewhere: in the others, when it raised.
+        Exception: in rank 0, whatever `work` raised.
+        RankZeroFailed: in the other processes, when it raised.
     """
-    if _talk is None:
+    if _control_group is None:
         return work()
-    value: Any = None
+    result: Any = None
     error: BaseException | None = None
     if rank() == 0:
         try:
-            value = work()
+            result = work()
         except BaseException as raised:
             error = raised
-    value, failed = from_main([value, None if error is None else repr(error)])
+    result, message = broadcast([result, None if error is None else repr(error)])
     if error is not None:
         raise error
-    if failed is not None:
-        raise FailedElsewhere(failed)
-    return value
+    if message is not None:
+        raise RankZeroFailed(message)
+    return result
 
 
-class FailedElsewhere(RuntimeError):
-    """Process 0 failed; it has said why."""
+class RankZeroFailed(RuntimeError):
+    """Rank 0 failed and has reported the reason itself."""
 
 
-def lost_another_process(error: BaseException) -> bool:
-    """Whether an error says no more than that another process of the job has ended."""
-    return _talk is not None and any(word in str(error) for word in ("gloo", "NCCL", "onnection"))
+def another_process_ended(error: BaseException) -> bool:
+    """Whether an error only means that another process of the job has ended."""
+    return _control_group is not None and any(word in str(error) for word in ("gloo", "NCCL", "onnection"))
 
 
 def average(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """The tensors averaged over the processes, in one message; alone they come back as they are.
+    """The tensors averaged over the processes in one all-reduce; unchanged where there is one process.
 
     Args:
-        tensors: float, of the same shapes in every process.
+        tensors: floating point, with the same shapes in every process.
     """
-    if _talk is None:
+    if _control_group is None:
         return tensors
     import torch
     from torch import distributed
 
     flat = torch.cat([tensor.detach().float().flatten() for tensor in tensors])
     distributed.all_reduce(flat)
-    flat /= processes()
-    parts = flat.split([tensor.numel() for tensor in tensors])
-    return tuple(part.view_as(tensor).to(tensor.dtype) for part, tensor in zip(parts, tensors, strict=True))
+    flat /= world_size()
+    means = flat.split([tensor.numel() for tensor in tensors])
+    return tuple(mean.view_as(tensor).to(tensor.dtype) for mean, tensor in zip(means, tensors, strict=True))
 
 
 def average_gradients(parameters: Iterable[Tensor]) -> None:
-    """Replace the gradients of these parameters by their averages over the processes."""
-    if _talk is not None:
+    """Replace the gradients of these parameters by their means over the processes."""
+    if _control_group is not None:
         gradients = [p.grad for p in parameters if p.grad is not None]
         for gradient, mean in zip(gradients, average(*gradients), strict=True):
             gradient.copy_(mean)

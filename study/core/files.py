@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: written beside their place, then moved onto it."""
+"""Atomic file writes: a file is written under a temporary name in its folder, then renamed, so it is never partial."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def atomic(path: Path) -> Iterator[Path]:
-    """Yield a temporary path in the folder of `path`; on success what was written there replaces `path`.
+    """Yield a temporary path in the folder of `path`; on success the file written there replaces `path`.
 
-    The bytes reach the disk before the name does, so a power cut leaves the old file or the new one.
+    The content is flushed to disk before the rename, so a power cut leaves either the old file or the new one.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
@@ -35,21 +35,21 @@ def atomic(path: Path) -> Iterator[Path]:
 
 
 def remove_partial(folder: Path) -> None:
-    """Delete what writers that were killed left of `atomic` in this folder; whoever holds its lease may."""
+    """Delete temporary files that killed writers left in this folder; only the holder of its lease may call this."""
     for path in folder.glob(".*.*.????????"):
-        if not path.name.startswith(".lease.json."):  # the holder's own beat, on its way
+        if not path.name.startswith(".lease.json."):  # the lease file that the holder is just writing
             path.unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write `content` as JSON, atomically; a number that is not finite is refused (ValueError)."""
+    """Write `content` as JSON, atomically; ValueError for a number that is not finite."""
     text = json.dumps(content, indent=1, allow_nan=False)
     with atomic(path) as temporary:
         temporary.write_text(text + "\n")
 
 
 def read_json(path: Path) -> Any | None:
-    """The content of a JSON file, or None when it is missing or torn."""
+    """The content of a JSON file, or None when it is missing or incomplete."""
     try:
         return json.loads(path.read_text())
     except (FileNotFoundError, NotADirectoryError, json.JSONDecodeError, UnicodeDecodeError):
@@ -57,7 +57,7 @@ def read_json(path: Path) -> Any | None:
 
 
 def fingerprint(content: Any, length: int = 16) -> str:
-    """Hash of JSON-able `content`, independent of the order of keys: `length` hex digits of its SHA-256."""
+    """Hash of JSON-serialisable `content`, independent of the order of keys: `length` hex digits of its SHA-256."""
     canonical = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(canonical.encode()).hexdigest()[:length]
 
@@ -71,7 +71,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, str
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:
-    """Read all tensors of a safetensors file onto the CPU; a torn file raises `safetensors.SafetensorError`."""
+    """Read all tensors of a safetensors file onto the CPU; a damaged file raises `safetensors.SafetensorError`."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
@@ -82,7 +82,7 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def read_tensors(path: Path) -> dict[str, Tensor] | None:
-    """The tensors of a safetensors file, or None when it is missing or torn: it is then made again."""
+    """The tensors of a safetensors file, or None when it is missing or damaged, so that the caller makes it again."""
     from safetensors import SafetensorError
 
     try:
@@ -100,10 +100,10 @@ def load_metadata(path: Path) -> dict[str, str]:
 
 
 def create_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap:
-    """A new .npy file, mapped for writing, with all its room taken on the disk now.
+    """A new .npy file, memory-mapped for writing, with all of its disk space allocated now.
 
     Raises:
-        OSError: no room. A file that grows as it is written would end the process with SIGBUS instead.
+        OSError: the disk is full. Without allocation, writing to the map would end the process with SIGBUS instead.
     """
     import numpy as np
 
@@ -115,5 +115,5 @@ def create_array(path: Path, dtype: Any, shape: tuple[int, ...]) -> np.memmap:
 
 
 def remove_tree(folder: Path) -> None:
-    """Delete a folder if it is there."""
+    """Delete a folder if it exists."""
     shutil.rmtree(folder, ignore_errors=True)

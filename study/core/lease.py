@@ -1,9 +1,9 @@
-"""One writer at a time in a folder, over processes and machines that share a file system.
+"""Leases: one writer at a time in a folder, among processes and machines that share a file system.
 
-The writer keeps `lease.json` in the folder: who it is and a beat that grows every few seconds, with its
-progress. A lease is stale when its process is known to be gone (same machine) or when the beat has not grown
-for `STALE_SECONDS` on the *reader's* clock, so clocks that differ between machines do not matter.
-A short file lock makes taking over one step; a writer whose lease was taken notices at its next beat and stops.
+The writer keeps `lease.json` in the folder: its identity, its progress and a heartbeat counter (`beat`) that grows
+every few seconds. A lease is stale when its process is known to be gone (same machine) or when the counter has not
+grown for `STALE_SECONDS` on the *reader's* clock, so clocks may differ between machines.
+A short file lock makes a takeover atomic; a writer that lost its lease notices at its next heartbeat and stops.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ STALE_SECONDS = 60.0
 
 
 class LeaseLost(RuntimeError):
-    """Another process took the lease over: this one must stop writing."""
+    """Another process took over the lease: this one must stop writing."""
 
 
 def _process_start(pid: int) -> str | None:
-    """Start time of a live process as the kernel counts it, or None; tells a reused pid from the same process."""
+    """Start time of a live process in the kernel's clock ticks, or None; distinguishes processes that reuse a pid."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
@@ -41,73 +41,73 @@ def _process_start(pid: int) -> str | None:
 
 
 def _boot() -> str:
-    """Names this machine since it was started, and the space of its pids: they only mean something within it."""
+    """Host name, boot id and pid namespace of this process: a pid is unique only within them."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         boot = ""
     try:
-        space = os.readlink("/proc/self/ns/pid")  # a container counts its processes anew
+        namespace = os.readlink("/proc/self/ns/pid")  # a container has its own pids
     except OSError:
-        space = ""
-    return f"{socket.gethostname()}/{boot}/{space}"
+        namespace = ""
+    return f"{socket.gethostname()}/{boot}/{namespace}"
 
 
 def this_process(pid: int | None = None) -> dict[str, Any]:
-    """Names a process of this machine for good: pid, start time, boot."""
+    """Unique identity of a process of this machine: pid, start time, boot; default: this process."""
     pid = os.getpid() if pid is None else pid
     return {"pid": pid, "start": _process_start(pid), "boot": _boot()}
 
 
 def process_alive(process: dict[str, Any]) -> bool:
-    """Whether a process named by `this_process` surely runs, here."""
+    """Whether a process, as identified by `this_process`, certainly runs on this machine."""
     return _known_alive(process)
 
 
 def _known_gone(lease: dict[str, Any]) -> bool:
-    """Whether the holder surely no longer runs; False where that cannot be told (another machine)."""
+    """Whether the holder certainly no longer runs; False where that is unknown (another machine)."""
     boot = lease.get("boot", "")
     if boot == _boot():
         return lease.get("start") is not None and _process_start(lease["pid"]) != lease["start"]
-    here, there = _boot().split("/"), boot.split("/")
-    return here[0] == there[0] != "localhost" and here[1] != there[1]  # this machine, before it was started anew
+    own, holders = _boot().split("/"), boot.split("/")
+    return own[0] == holders[0] != "localhost" and own[1] != holders[1]  # this machine, before it was rebooted
 
 
 def _known_alive(lease: dict[str, Any]) -> bool:
-    """Whether the holder surely runs: a process of this machine, perhaps suspended, whose beat may stand still."""
+    """Whether the holder certainly runs on this machine; it may be suspended, without heartbeats."""
     return lease.get("boot") == _boot() and lease.get("start") == _process_start(lease["pid"]) is not None
 
 
 def holder(folder: Path) -> dict[str, Any] | None:
-    """The lease of `folder` unless its holder is known to be gone; its `progress` is what the holder reports."""
+    """The lease of `folder`, None when its holder is known to be gone; `progress` is what the holder reports."""
     lease = read_json(folder / "lease.json")
     return None if lease is None or _known_gone(lease) else lease
 
 
 class Watcher:
-    """Tells live leases from stale ones by watching their beats on this process's own clock."""
+    """Distinguishes live leases from stale ones by observing their heartbeats on this process's own clock."""
 
     def __init__(self, stale_seconds: float = STALE_SECONDS) -> None:
         self.stale_seconds = stale_seconds
-        self._seen: dict[Path, tuple[tuple, float]] = {}
+        self._last_beat: dict[Path, tuple[tuple, float]] = {}  # token and beat, and when they were first seen
 
     def live(self, folder: Path) -> dict[str, Any] | None:
         """The lease of `folder` when its holder may be alive, else None."""
         lease = holder(folder)
         if lease is None:
-            self._seen.pop(folder, None)
+            self._last_beat.pop(folder, None)
             return None
         if _known_alive(lease):
             return lease
         now, beat = time.monotonic(), (lease["token"], lease["beat"])
-        if self._seen.get(folder, (None,))[0] != beat:
-            self._seen[folder] = (beat, now)
-        return lease if now - self._seen[folder][1] < self.stale_seconds else None
+        if self._last_beat.get(folder, (None,))[0] != beat:
+            self._last_beat[folder] = (beat, now)
+        return lease if now - self._last_beat[folder][1] < self.stale_seconds else None
 
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's file lock, for a moment."""
+    """Hold the folder's file lock for the block, which should be short."""
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".lock", "a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -115,7 +115,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 class Lease:
-    """Held right to write in a folder. `progress` (JSON-able) is published with each beat."""
+    """A held lease: the right to write in a folder. `progress` (JSON-serialisable) is published with each heartbeat."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -124,14 +124,14 @@ class Lease:
         self._beat = 0
         self._stop = threading.Event()
         self._lost = False
-        self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
+        self._thread = threading.Thread(target=self._keep_beating, name="lease", daemon=True)
 
     def _write(self) -> None:
         self._beat += 1
         content = {**self._identity, "host": socket.gethostname(), "job": os.environ.get("SLURM_JOB_ID", "")}
         write_json(self.folder / "lease.json", {**content, "beat": self._beat, "progress": dict(self.progress)})
 
-    def _run(self) -> None:
+    def _keep_beating(self) -> None:
         while not self._stop.wait(BEAT_SECONDS):
             try:
                 with locked(self.folder):
@@ -140,16 +140,16 @@ class Lease:
                         self._lost = True
                         return
                     self._write()
-            except OSError:  # a full disk or a file server away for a moment: the next beat tries again
+            except OSError:  # a full disk, or a file server that is unreachable for a moment: retried at the next beat
                 continue
 
     def check(self) -> None:
-        """Raise LeaseLost when another process has taken over; called once a step, costs nothing."""
+        """Raise LeaseLost when another process has taken over; cheap enough to call at every step."""
         if self._lost:
             raise LeaseLost(f"another process took over {self.folder}")
 
     def release(self) -> None:
-        """Stop beating and remove the lease if it is still ours."""
+        """Stop the heartbeat and remove the lease if this process still holds it."""
         self._stop.set()
         self._thread.join()
         with locked(self.folder):
@@ -163,9 +163,9 @@ def lease(folder: Path, stale_seconds: float = STALE_SECONDS, poll_seconds: floa
     """Wait until no live process writes in `folder`, then hold its lease for the block.
 
     Args:
-        folder: made when missing.
-        stale_seconds: how long a beat may stand still before its holder counts as gone.
-        poll_seconds: pause between two looks.
+        folder: created when missing.
+        stale_seconds: time without a heartbeat after which a holder counts as gone.
+        poll_seconds: pause between two checks.
 
     Raises:
         Interrupted: asked to stop while waiting.
@@ -176,7 +176,7 @@ def lease(folder: Path, stale_seconds: float = STALE_SECONDS, poll_seconds: floa
     while True:
         if watcher.live(folder) is None:
             with locked(folder):
-                if watcher.live(folder) is None:  # nobody else took it between the look and the lock
+                if watcher.live(folder) is None:  # no other process took it before the lock
                     held._write()
                     break
         stop_if_asked("waiting for another process")

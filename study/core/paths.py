@@ -1,4 +1,4 @@
-"""Where things are kept. Nothing else in the package knows a path."""
+"""Where files are stored. All other modules get their folders from here."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def study_root() -> Path:
-    """Folder of everything that is computed: `$STUDY_ROOT`, else the user's cache folder."""
+    """Folder of all computed files: `$STUDY_ROOT`, by default in the user's cache folder."""
     if root := os.environ.get("STUDY_ROOT"):
         return Path(root).expanduser().absolute()
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -18,7 +18,7 @@ def study_root() -> Path:
 
 
 def stage_folder(stage: str, fingerprint: str) -> Path:
-    """Folder of one stage of one run: checkpoints while it trains, its products and its record at the end."""
+    """Folder of one stage of one run: checkpoints while it trains, its outputs and its record at the end."""
     return study_root() / "stages" / stage / fingerprint
 
 
@@ -28,7 +28,7 @@ def job_folder(job: str) -> Path:
 
 
 def require_writable(folder: Path) -> None:
-    """Make a folder; ValueError, saying how to choose another, when nothing can be written there."""
+    """Create a folder; ValueError, which says how to choose another one, when it is not writable."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable-{time.monotonic_ns()}"

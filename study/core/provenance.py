@@ -1,4 +1,4 @@
-"""Where a number comes from: the code, the packages, the machine."""
+"""Provenance of a result: the code, the packages and the machine that computed it."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from study.core.files import read_json
 from study.core.paths import CHECKOUT
 
 PACKAGES = ("torch", "timm", "torch-fidelity", "torchdiffeq", "numpy")
-CODE = ("study", "models", "ablations", "results", "figures")  # our own
+CODE = ("study", "models", "ablations", "results", "figures")  # packages of this repository
 
-# beside a copy of the code (study/core/code_snapshot.py): the commit and the changes it was made from
+# file in a copy of the code (study/core/code_snapshot.py): the commit and the changes that it was copied from
 SOURCE = "source.json"
 
 
 def commit() -> str:
-    """Commit of the code as it is now, with `+changes` when the code differs from it; empty where there is no
-    checkout."""
+    """Commit of the current code, with `+changes` when the code differs from it; empty outside a git checkout."""
     if source := read_json(CHECKOUT / SOURCE):
         return source["commit"]
     head = _git("rev-parse", "--verify", "--short=12", "HEAD")
@@ -29,33 +28,32 @@ def commit() -> str:
 
 
 def difference() -> str:
-    """What the code has now that its commit has not, new modules included, as git shows it; empty where there is no
-    checkout."""
+    """Git diff of the current code against its commit, new modules included; empty outside a git checkout."""
     if source := read_json(CHECKOUT / SOURCE):
         return source["difference"]
-    new = _git("ls-files", "--others", "--exclude-standard", "--", *(f"{package}/*.py" for package in CODE))
-    added = [_git("diff", "--no-index", "--", "/dev/null", name) for name in new.splitlines()]
-    return "\n".join(part for part in (_git("diff", "HEAD", "--", "*.py"), *added) if part)
+    untracked = _git("ls-files", "--others", "--exclude-standard", "--", *(f"{package}/*.py" for package in CODE))
+    added = [_git("diff", "--no-index", "--", "/dev/null", name) for name in untracked.splitlines()]
+    return "\n".join(diff for diff in (_git("diff", "HEAD", "--", "*.py"), *added) if diff)
 
 
 def _git(*arguments: str) -> str:
-    """What git says; nothing where it, or its repository, is not there."""
+    """Output of a git command; empty where git or a repository is missing."""
     command = ["git", "-C", str(CHECKOUT), *arguments]
     try:
-        said = subprocess.run(command, capture_output=True, check=False, timeout=20).stdout
+        output = subprocess.run(command, capture_output=True, check=False, timeout=20).stdout
     except (OSError, subprocess.SubprocessError):
         return ""
-    return said.decode(errors="replace").strip()
+    return output.decode(errors="replace").strip()
 
 
 @functools.cache
 def _code() -> dict[str, str]:
-    """Commit and difference of the code that this process runs, which began with it: the checkout may be edited."""
+    """Commit and difference of the code that this process runs, read once: the checkout may be edited later."""
     return {"commit": commit(), "difference": difference()}
 
 
 def provenance(compute: Compute) -> dict[str, str | int]:
-    """What is recorded with every stage, and named in a figure's caption when it is mixed."""
+    """What every stage's record states about its origin; a figure's caption mentions it when rows differ in it."""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
     if compute.device == "cuda":
         import torch

@@ -1,4 +1,4 @@
-"""Every random number is a function of (seed, purpose, position): no generator has a state to be saved."""
+"""Every random number is a function of (seed, purpose, position), so no random state has to be saved."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ def derive_seed(seed: int, purpose: str, position: int) -> int:
 
 
 def make_rng(seed: int, purpose: str, position: int, device: str = "cpu") -> torch.Generator:
-    """A fresh generator at this seed, purpose and position; each kind of device draws numbers of its own."""
+    """A new random generator for this seed, purpose and position; CPU and GPU generators give different numbers."""
     import torch
 
     return torch.Generator(device).manual_seed(derive_seed(seed, purpose, position))
 
 
 def batch_indices(seed: int, count: int, images_seen: int, batch: int) -> np.ndarray:
-    """Which of `count` images form the batch that starts after `images_seen` images: (batch,) int64.
+    """Indices, out of `count` images, of the batch that starts after `images_seen` images: (batch,) int64.
 
-    Epochs are permutations that follow one another without a gap, so each image comes once an epoch and a
-    batch may span two.
+    Each epoch is a permutation and epochs follow one another without a gap, so each image occurs once per epoch and a
+    batch may span two epochs.
     """
-    parts, position = [], images_seen
+    chunks, position = [], images_seen
     while position < images_seen + batch:
         epoch, offset = divmod(position, count)
         take = min(count - offset, images_seen + batch - position)
-        parts.append(_permutation(seed, count, epoch)[offset : offset + take])
+        chunks.append(_permutation(seed, count, epoch)[offset : offset + take])
         position += take
-    return np.concatenate(parts)
+    return np.concatenate(chunks)
 
 
-_last: tuple[tuple[int, int, int], np.ndarray] | None = None
+_cached: tuple[tuple[int, int, int], np.ndarray] | None = None  # key and permutation of the epoch used last
 
 
 def _permutation(seed: int, count: int, epoch: int) -> np.ndarray:
-    global _last
+    global _cached
     key = (seed, count, epoch)
-    if _last is None or _last[0] != key:  # one epoch at a time is enough, and the whole of ImageNet is 10 MB
-        _last = (key, np.random.default_rng(derive_seed(seed, "epoch", epoch)).permutation(count))
-    return _last[1]
+    if _cached is None or _cached[0] != key:  # one epoch at a time is enough: for ImageNet it takes 10 MB
+        _cached = (key, np.random.default_rng(derive_seed(seed, "epoch", epoch)).permutation(count))
+    return _cached[1]

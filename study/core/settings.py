@@ -1,4 +1,4 @@
-"""Nested, frozen dataclasses: one field changed by its dotted name, from text or a value; all read back from JSON."""
+"""Nested frozen dataclasses: set one field by its dotted name, from text or a value; read all fields from JSON."""
 
 from __future__ import annotations
 
@@ -12,27 +12,29 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
-def later(value: Any) -> Any:
-    """A field added to a spec when results had been published without it. `value`, its default, means 'as before' and
-    never changes: at it the field is left out of fingerprints, and records that lack the field have it."""
+def added_later(value: Any) -> Any:
+    """A spec field that was added after results had been published without it.
+
+    Its default `value` means 'as before' and never changes: a field at this value is left out of fingerprints, and a
+    record without the field has this value.
+    """
     return dataclasses.field(default=value, metadata={"as_before": value})
 
 
-def hashed(value: Any) -> Any:
-    """What of a spec its fingerprint hashes: `dataclasses.asdict` without the `later` fields that stand at 'as
-    before'."""
+def fingerprint_content(value: Any) -> Any:
+    """The part of a spec that its fingerprint hashes: `dataclasses.asdict` without `added_later` fields 'as before'."""
     if dataclasses.is_dataclass(value):
-        kept = [f for f in dataclasses.fields(value) if not _as_before(f, getattr(value, f.name))]
-        return {f.name: hashed(getattr(value, f.name)) for f in kept}
-    return [hashed(item) for item in value] if isinstance(value, tuple) else value
+        fields = [f for f in dataclasses.fields(value) if not _is_as_before(f, getattr(value, f.name))]
+        return {f.name: fingerprint_content(getattr(value, f.name)) for f in fields}
+    return [fingerprint_content(item) for item in value] if isinstance(value, tuple) else value
 
 
-def _as_before(field: dataclasses.Field[Any], value: Any) -> bool:
+def _is_as_before(field: dataclasses.Field[Any], value: Any) -> bool:
     return "as_before" in field.metadata and value == field.metadata["as_before"]
 
 
 def nearest(name: str, valid: typing.Iterable[str]) -> str:
-    """'; nearest: a, b' or, when nothing is near, all that is valid."""
+    """'nearest: a, b' or, when no valid name is similar, 'valid: ...' with all of them."""
     valid = list(valid)
     close = difflib.get_close_matches(name, valid, n=3, cutoff=0.5)
     return f"nearest: {', '.join(close)}" if close else f"valid: {', '.join(valid)}"
@@ -41,10 +43,10 @@ def nearest(name: str, valid: typing.Iterable[str]) -> str:
 def change(settings: T, key: str, value: Any) -> T:
     """A copy of dataclass `settings` in which the field `key` ("part.field") is `value`.
 
-    Text is read as a Python literal where the field is not text itself.
+    Text is parsed as a Python literal unless the field itself is text.
 
     Raises:
-        ValueError: an unknown field (with the nearest ones) or a value of the wrong type.
+        ValueError: an unknown field (the message suggests similar names) or a value of the wrong type.
     """
     head, _, rest = key.partition(".")
     fields = {f.name: f for f in dataclasses.fields(settings)}  # type: ignore[arg-type]
@@ -63,18 +65,19 @@ def change(settings: T, key: str, value: Any) -> T:
 
 
 def rebuild(hint: Any, content: Any) -> Any:
-    """The value of type `hint` (dataclass, tuple, optional or plain) whose `dataclasses.asdict` went through JSON,
-    perhaps before a `later` field was there.
+    """The value of type `hint` (dataclass, tuple, optional or plain) from its `dataclasses.asdict` read from JSON.
+
+    Fields made with `added_later` may be missing.
 
     Raises:
-        TypeError: a dataclass has other fields, or a value cannot be one of the type.
+        TypeError: the fields are not those of the dataclass, or a value cannot have the type.
     """
     arguments = typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         hints = typing.get_type_hints(hint)
         if isinstance(content, dict):
-            since = {f.name: f.default for f in dataclasses.fields(hint) if "as_before" in f.metadata}
-            content = {**since, **content}
+            defaults = {f.name: f.default for f in dataclasses.fields(hint) if "as_before" in f.metadata}
+            content = {**defaults, **content}
         if not isinstance(content, dict) or set(content) != set(hints):
             raise TypeError(
                 f"{getattr(hint, '__name__', hint)} has the fields {', '.join(hints)}; got {content!r:.100}"
@@ -89,18 +92,18 @@ def rebuild(hint: Any, content: Any) -> Any:
 
 
 def _convert(value: Any, hint: Any, key: str) -> Any:
-    wrong = ValueError(f"{key} must be {_describe(hint)}, got {value!r}")
+    wrong_type = ValueError(f"{key} must be {_describe(hint)}, got {value!r}")
     if hint is str:
         if not isinstance(value, str):
-            raise wrong
+            raise wrong_type
         return value
     if isinstance(value, str):
         try:
             value = ast.literal_eval(value)
         except (ValueError, SyntaxError):
             if typing.get_origin(hint) is not tuple:
-                raise wrong from None
-            value = tuple(part.strip() for part in value.split(","))  # f4d4,f4d16 without quotes
+                raise wrong_type from None
+            value = tuple(item.strip() for item in value.split(","))  # f4d4,f4d16 without quotes
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
@@ -110,23 +113,23 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
         items = tuple(value) if isinstance(value, (tuple, list)) else (value,)
         kinds = arguments[:1] * len(items) if arguments[1:] == (Ellipsis,) else arguments
         if len(kinds) != len(items):
-            raise wrong
+            raise wrong_type
         return tuple(_convert(item, kind, key) for item, kind in zip(items, kinds, strict=True))
     if dataclasses.is_dataclass(hint) and isinstance(value, dict):  # {'from_images': 640, 'vf_weight': 0.1}
         hints = typing.get_type_hints(hint)
         for name in map(str, value):
             if name not in hints:
                 raise ValueError(f"no field {name!r} in {key}; {nearest(name, hints)}")
-        needed = {f.name for f in dataclasses.fields(hint) if f.default is dataclasses.MISSING}
-        if not needed <= set(value):
-            raise wrong
+        required = {f.name for f in dataclasses.fields(hint) if f.default is dataclasses.MISSING}
+        if not required <= set(value):
+            raise wrong_type
         return hint(**{name: _convert(item, hints[name], f"{key}.{name}") for name, item in value.items()})  # type: ignore[operator]
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if hint is int and isinstance(value, float) and value.is_integer():
         return int(value)  # 1e5
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
-        raise wrong
+        raise wrong_type
     return value
 
 

@@ -1,4 +1,4 @@
-"""Asking a process to stop: signals set a flag, and loops look at it where nothing would be lost."""
+"""Stop requests: a signal sets a flag, and loops check the flag where no work would be lost."""
 
 from __future__ import annotations
 
@@ -9,46 +9,49 @@ import threading
 from collections.abc import Iterator
 
 STOP_SIGNALS = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGUSR2")
-KEPT_IGNORED = ("SIGINT", "SIGHUP")  # by nohup and the like; to the others a job of study/submit/slurm.py is born deaf
+# Left alone where they are ignored, as under nohup. A Slurm job starts with the other signals ignored
+# (study/submit/slurm.py) and handles them from here on.
+KEPT_IGNORED = ("SIGINT", "SIGHUP")
 
 stop_requested = threading.Event()
 
 
 class Interrupted(RuntimeError):
-    """The work was asked to stop and has saved what it had; running it again goes on from there."""
+    """The work stopped on request after saving its state; running it again resumes from there."""
 
 
 def stop_if_asked(what: str = "the work") -> None:
-    """Raise Interrupted when a signal asked this process to stop."""
+    """Raise Interrupted when a signal has requested a stop of this process."""
     if stop_requested.is_set():
         raise Interrupted(f"{what} was asked to stop")
 
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[None]:
-    """Turn the signals that ask a process to stop into the flag; of KEPT_IGNORED those that are ignored stay so."""
+    """Set `stop_requested` on STOP_SIGNALS within the block, except on those of KEPT_IGNORED that are ignored."""
 
-    def ask(number: int, _frame: object) -> None:
+    def set_flag(number: int, _frame: object) -> None:
         stop_requested.set()
 
-    before = {}
+    previous_handlers = {}
     for name in STOP_SIGNALS:
         number = getattr(signal, name, None)
         if number is None or (name in KEPT_IGNORED and signal.getsignal(number) is signal.SIG_IGN):
             continue
-        before[number] = signal.signal(number, ask)
+        previous_handlers[number] = signal.signal(number, set_flag)
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in previous_handlers.items():
             signal.signal(number, handler)
 
 
 def ask_to_end(pid: int) -> None:
-    """Ask a process of this machine to save and end, unless it has meanwhile."""
+    """Ask a process of this machine to save and end; nothing happens if it has already ended."""
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, signal.SIGTERM)
 
 
 def raise_stop(number: int, _frame: object) -> None:
+    """Signal handler that ends a command as Ctrl-C does."""
     raise KeyboardInterrupt

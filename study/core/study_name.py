@@ -1,4 +1,4 @@
-"""How commands are told which study: its name in its place on the command line, or after --study."""
+"""The name of a study on a command line: a positional argument, or the option --study."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Annotated
 import tyro
 from tyro.conf import arg
 
-StudyInPlace = Annotated[tyro.conf.Positional[str], arg(metavar="[STUDY]", help_behavior_hint="")]
+StudyArgument = Annotated[tyro.conf.Positional[str], arg(metavar="[STUDY]", help_behavior_hint="")]
 StudyOption = Annotated[str, arg(name="study", metavar="NAME", help_behavior_hint="")]
 
 
-def one_study(in_place: str, option: str) -> str:
-    """The study that was named; '' where none was.
+def one_study(argument: str, option: str) -> str:
+    """The study that the command line names; '' if it names none.
 
     Raises:
-        ValueError: two were, and they differ.
+        ValueError: argument and option name different studies.
     """
-    if in_place and option and in_place != option:
-        raise ValueError(f"two studies were named, {in_place!r} and --study {option!r}: give one of them")
-    return in_place or option
+    if argument and option and argument != option:
+        raise ValueError(f"two studies were named, {argument!r} and --study {option!r}: give one of them")
+    return argument or option

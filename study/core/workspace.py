@@ -1,4 +1,4 @@
-"""What a running stage sees of the world: its folder, its lease, and whether it is asked to stop."""
+"""The environment of a running stage: its folder, its lease, and whether a stop was requested."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Diverged(RuntimeError):
 
 
 class Blocked(RuntimeError):
-    """A stage that this one reads from has no result."""
+    """An input of this stage has no result."""
 
 
 @dataclass
@@ -29,11 +29,11 @@ class Workspace:
     """Folder and lease of one running stage.
 
     Args:
-        folder: the stage's, empty or with what an earlier attempt left.
-        lease: held while the stage runs; carries the progress that others see. Of several processes the first holds
-            it, and speaks for all.
+        folder: of the stage; empty, or with files of an earlier attempt.
+        lease: held while the stage runs; publishes the stage's progress. Of several processes only rank 0 holds it, for
+            all of them.
         title: names the stage in progress lines.
-        pause_at: images seen at which a training saves and stops; it goes on with the same bits.
+        pause_at: images seen at which a training saves and stops; resuming it gives bit-identical results.
     """
 
     folder: Path
@@ -41,22 +41,22 @@ class Workspace:
     title: str
     pause_at: int | None = None
     _started: float = field(default_factory=time.monotonic)
-    _first: int | None = None
+    _first_done: int | None = None  # `done` at the first report, from which the rate is measured
     _logged: float = 0.0
 
     def progress(self, done: int, total: int, unit: str = "images", note: str = "") -> None:
-        """Publish how far the stage is, with its rate in `unit`/s since this attempt began; stop if asked to.
+        """Publish how far the stage is, with its rate in `unit`/s since this attempt began.
 
         Raises:
-            LeaseLost: another process has taken the folder over.
+            LeaseLost: another process has taken over the folder.
         """
         if self.lease is None:
             return
         self.lease.check()
-        if self._first is None:
-            self._first, self._started = done, time.monotonic()
+        if self._first_done is None:
+            self._first_done, self._started = done, time.monotonic()
         elapsed = time.monotonic() - self._started
-        rate = (done - self._first) / elapsed if elapsed > 0 else 0.0
+        rate = (done - self._first_done) / elapsed if elapsed > 0 else 0.0
         self.lease.progress = {
             "stage": self.title, "done": done, "total": total, "unit": unit, "rate": rate, "note": note,
         }  # fmt: skip
@@ -65,7 +65,7 @@ class Workspace:
             log.info("%s: %d of %d %s, %.1f/s %s", self.title, done, total, unit, rate, note)
 
     def preparing(self, what: str, done: int = 0, total: int = 0, unit: str = "images") -> None:
-        """Publish that the stage is making something it needs first, such as frozen features."""
+        """Publish progress of a step before the main work, such as computing frozen features."""
         self.stop_if_asked()
         title, self.title = self.title, f"{self.title}: {what}"
         try:
@@ -73,19 +73,20 @@ class Workspace:
         finally:
             self.title = title
         if done >= total:
-            self._first = None  # what follows has a rate of its own
+            self._first_done = None  # the rate of the next step is measured from its own start
 
     def stop_if_asked(self) -> None:
-        """Raise Interrupted when this process was asked to stop; called where everything is saved."""
+        """Raise Interrupted when a stop was requested; called where everything is saved."""
         stop_if_asked(self.title)
 
     @property
     def stopping(self) -> bool:
+        """Whether a stop was requested."""
         return stop_requested.is_set()
 
 
 def peak_memory_gib(device: str) -> float:
-    """Largest memory this process has held so far, in GiB: the GPU's where it runs on one."""
+    """Peak memory of this process so far, in GiB: GPU memory for "cuda", else resident memory."""
     if device == "cuda":
         import torch
 

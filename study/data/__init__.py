@@ -1,1 +1,1 @@
-"""Images in: data sets packed once and known by their content, pictures of others, latents on the disk."""
+"""Input data: data sets, packed once and identified by a content hash; external pictures; latents on the disk."""

@@ -1,7 +1,8 @@
-"""Images: found or fetched once, packed as arrays under `$STUDY_ROOT/data`, then known by their content.
+"""Data sets: found or fetched once, packed as arrays under `$STUDY_ROOT/data`, then identified by a content hash.
 
-`resolve` reads a manifest and nothing else once a data set is packed; it imports no torch, so that planning starts at
-once. Nothing here unpickles: study/data/named_datasets.py parses bytes, study/data/image_folder.py decodes pictures.
+Once a data set is packed, `resolve_data` only reads a manifest; it does not import torch, so that planning starts
+quickly. Nothing is unpickled: study/data/named_datasets.py parses bytes, study/data/image_folder.py and
+study/data/parquet.py decode pictures.
 """
 
 from __future__ import annotations
@@ -34,10 +35,10 @@ if TYPE_CHECKING:
 
 
 SPLITS = ("train", "test")
-NAMED_RESOLUTION = 32  # pixels, of all data sets that are known by name
-PACK_VERSION = 1  # raised when the same source packs to other pixels
-SAVE_SECONDS = 20.0  # between notes of how far a packing is, from which one that was cut off goes on
-HASHED = 256  # pictures at a time
+NAMED_RESOLUTION = 32  # pixels, of all named data sets
+PACK_VERSION = 1  # raised when packing the same source gives other pixels
+SAVE_SECONDS = 20.0  # between writes of the packing's progress, from which an interrupted one resumes
+HASH_BATCH = 256  # pictures hashed at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +56,7 @@ class ImageSet:
 
 
 class Split(NamedTuple):
-    """What is packed: pictures uint8 (N, C, H, W) in blocks, see `picture_blocks`; labels (N,); shape is (C, H, W)."""
+    """A split to pack: pictures uint8 (N, C, H, W) in blocks, see `picture_blocks`; labels (N,); shape (C, H, W)."""
 
     blocks: Blocks
     labels: np.ndarray
@@ -63,17 +64,17 @@ class Split(NamedTuple):
 
 
 def resolve_data(source: str, resolution: int) -> DataSpec:
-    """The data set called `source`, packed at `resolution` if it was not yet.
+    """The data set called `source`, packed at `resolution` unless it already is.
 
     Args:
         source: 'fashion-mnist', 'cifar10', or a folder with one subfolder of pictures per class, or with two
-            such folders, train/ and test/ (or val/), or with parquet files. Without a split of its own about a
-            tenth of each class is held out for test.
+            such folders, train/ and test/ (or val/), or with parquet files. If it has no test split, about a tenth
+            of each class is held out for test.
         resolution: pixels; 32 for the named sets (Fashion-MNIST is 28, padded with zeros). Pictures of a
-            folder are cropped to the centre square and resized to it.
+            folder are cropped to the centre square and resized.
 
     Raises:
-        ValueError: an unknown source, a data set that cannot be had, a folder that is not laid out so, a
+        ValueError: an unknown source, a data set that cannot be obtained, a folder with another layout, a
             broken picture, or a resolution that the source does not have.
     """
     if source in NAMED_DATASETS:
@@ -82,7 +83,7 @@ def resolve_data(source: str, resolution: int) -> DataSpec:
                 f"{source} comes at {NAMED_RESOLUTION} px, not {resolution}: set the resolution to {NAMED_RESOLUTION}"
             )
         digest = fingerprint({"source": source, "version": PACK_VERSION})
-        return _packed(source, source, resolution, digest) or _pack_known(source, digest)
+        return _packed(source, source, resolution, digest) or _pack_named(source, digest)
     folder = Path(source).expanduser().absolute()
     if not folder.is_dir():
         raise ValueError(
@@ -92,26 +93,26 @@ def resolve_data(source: str, resolution: int) -> DataSpec:
     if resolution < 1:
         raise ValueError(f"the resolution is a number of pixels, got {resolution}")
     name = re.sub(r"[^\w.-]+", "-", folder.name).strip("-.") or "folder"
-    found = parquet_files(folder)
-    state = parquet_digest(found) if found else picture_digest(folder)
-    digest = fingerprint({"pictures": state, "version": PACK_VERSION})
+    parquet = parquet_files(folder)
+    pictures = parquet_digest(parquet) if parquet else picture_digest(folder)
+    digest = fingerprint({"pictures": pictures, "version": PACK_VERSION})
     return _packed(name, str(folder), resolution, digest) or _pack_folder(folder, name, resolution, digest)
 
 
 def native_resolution(folder: Path) -> int:
     """Median short side, in pixels, of the pictures of a folder."""
-    found = parquet_files(folder)
-    return parquet_resolution(found) if found else image_folder.native_resolution(folder)
+    parquet = parquet_files(folder)
+    return parquet_resolution(parquet) if parquet else image_folder.native_resolution(folder)
 
 
 def crop_method(spec: DataSpec) -> str:
-    """How the pictures of a packed data set came to their size."""
+    """How the pictures of a packed data set were cropped and resized."""
     manifest = read_json(_folder(spec) / "manifest.json") or {}
     return image_folder.CROP if any(os.path.isabs(source) for source in manifest.get("sources", ())) else "as published"
 
 
 def packed_data(name: str, resolution: int) -> list[DataSpec]:
-    """The data sets that were packed under this name at this resolution; nothing is packed or fetched for it."""
+    """The data sets already packed under this name at this resolution; packs and fetches nothing."""
     return [_spec(manifest) for manifest in _manifests(name, resolution)]
 
 
@@ -119,7 +120,7 @@ def load_images(spec: DataSpec, split: str) -> ImageSet:
     """The 'train' or 'test' images of a resolved data set.
 
     Raises:
-        ValueError: another split, or the packed arrays are gone or of another size.
+        ValueError: an unknown split, or the packed arrays are missing or of another size.
     """
     if split not in SPLITS:
         raise ValueError(f"no split {split!r}; valid: {', '.join(SPLITS)}")
@@ -130,8 +131,8 @@ def load_images(spec: DataSpec, split: str) -> ImageSet:
         images = np.load(folder / f"{split}.images.npy", mmap_mode="r", allow_pickle=False)
         labels = np.load(folder / f"{split}.labels.npy", allow_pickle=False)
     except FileNotFoundError as error:
-        gone = Path(error.filename).name
-        raise ValueError(f"{gone} is gone from {folder}; delete the folder: the same command packs it again") from None
+        name = Path(error.filename).name
+        raise ValueError(f"{name} is missing in {folder}; delete the folder: the same command packs it again") from None
     count = spec.train_images if split == "train" else spec.test_images
     expected = (count, spec.channels, spec.resolution, spec.resolution)
     if images.shape != expected or images.dtype != np.uint8 or labels.shape != (count,):
@@ -153,9 +154,9 @@ def _spec(manifest: dict[str, Any]) -> DataSpec:
 
 
 def _packed(name: str, source: str, resolution: int, digest: str) -> DataSpec | None:
-    """What was packed from the same source in the same state, if anything."""
-    found = (m for m in _manifests(name, resolution) if m["sources"].get(source) == digest)
-    return next(map(_spec, found), None)
+    """The data set that was packed from this source in this state, if there is one."""
+    matching = (m for m in _manifests(name, resolution) if m["sources"].get(source) == digest)
+    return next(map(_spec, matching), None)
 
 
 def _pack(
@@ -167,13 +168,15 @@ def _pack(
     flip: bool,
     read: Callable[[], dict[str, Split]],
 ) -> DataSpec:
-    """Write both splits of `read()`. The folder appears whole, and its manifest comes last; a packing that was cut
-    off goes on where it was."""
+    """Write both splits of `read()`; an interrupted packing is resumed.
+
+    The folder is moved into place when it is complete, and its manifest is written last.
+    """
     with lease(study_root() / "data" / f".packing-{name}-{resolution}") as held:
         if done := _packed(name, source, resolution, digest):  # another process packed it meanwhile
             return done
-        work, note = held.folder / "arrays", held.folder / "written.json"
-        written: dict[str, Any] = read_json(note) or {}
+        work, progress_file = held.folder / "arrays", held.folder / "written.json"
+        written: dict[str, Any] = read_json(progress_file) or {}
         if written.get("source") != digest or not work.exists():
             remove_tree(work)
             work.mkdir()
@@ -195,12 +198,12 @@ def _pack(
                 if count == len(labels) or time.monotonic() - saved > SAVE_SECONDS:
                     images.flush()
                     written[split], saved = count, time.monotonic()
-                    write_json(note, written)
+                    write_json(progress_file, written)
             assert count == len(labels), (count, len(labels))
             np.save(work / f"{split}.labels.npy", labels.astype(np.int64))
             content.update(repr((split, len(labels), shape)).encode())
-            for start in range(0, len(labels), HASHED):
-                content.update(np.ascontiguousarray(images[start : start + HASHED]).data)
+            for start in range(0, len(labels), HASH_BATCH):
+                content.update(np.ascontiguousarray(images[start : start + HASH_BATCH]).data)
                 held.check()
             content.update(labels.astype("<i8").tobytes())
         spec = DataSpec(
@@ -219,32 +222,32 @@ def _pack(
         if manifest is None:
             remove_tree(target)
             os.replace(work, target)
-        # The same content may come from several folders, and a folder may be touched without a change.
+        # several folders may have the same content, and files may get new times without new content
         sources = {**(manifest["sources"] if manifest else {}), source: digest}
         write_json(target / "manifest.json", {"spec": dataclasses.asdict(spec), "sources": sources})
         remove_tree(work)
-        note.unlink(missing_ok=True)
+        progress_file.unlink(missing_ok=True)
     return spec
 
 
-def _pack_known(name: str, digest: str) -> DataSpec:
-    known = NAMED_DATASETS[name]
+def _pack_named(name: str, digest: str) -> DataSpec:
+    dataset = NAMED_DATASETS[name]
 
     def read() -> dict[str, Split]:
         with tempfile.TemporaryDirectory() as temporary:
-            arrays = known.read(Path(temporary))
-        return {split: Split(_whole(images), labels, images.shape[1:]) for split, (images, labels) in arrays.items()}
+            arrays = dataset.read(Path(temporary))
+        return {split: Split(_block_of(images), labels, images.shape[1:]) for split, (images, labels) in arrays.items()}
 
-    return _pack(name, name, digest, NAMED_RESOLUTION, known.class_names, known.flip, read)
+    return _pack(name, name, digest, NAMED_RESOLUTION, dataset.class_names, dataset.flip, read)
 
 
-def _whole(images: np.ndarray) -> Blocks:
+def _block_of(images: np.ndarray) -> Blocks:
     return lambda start: iter([(np.arange(start, len(images)), images[start:])])
 
 
 def _pack_folder(folder: Path, name: str, resolution: int, digest: str) -> DataSpec:
-    found = parquet_files(folder)
-    class_names, splits = parquet_splits(found) if found else picture_splits(folder)
+    parquet = parquet_files(folder)
+    class_names, splits = parquet_splits(parquet) if parquet else picture_splits(folder)
 
     def read() -> dict[str, Split]:
         channels, blocks = picture_blocks(splits, resolution)

@@ -1,4 +1,4 @@
-"""Bringing files of others to this machine: data sets and weights."""
+"""Downloads of published data sets and weights."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from study.plan.weight_files import FILES, _check, _record, require_weights, weights_folder
+from study.plan.weight_files import FILES, checked_hash, record_hash, require_weights, weights_folder
 
-TIMEOUT_SECONDS = 10.0  # without an answer; a whole download may take longer
+TIMEOUT_SECONDS = 10.0  # of waiting for an answer; a whole download may take longer
 
 
 def download(url: str, path: Path) -> None:
@@ -22,14 +22,14 @@ def download(url: str, path: Path) -> None:
     socket.setdefaulttimeout(TIMEOUT_SECONDS)
     try:
         download_url(url, str(path.parent), path.name)
-    except RuntimeError as error:  # torchvision's word for a broken file
+    except RuntimeError as error:  # torchvision raises it for a broken file
         raise OSError(str(error)) from error
     finally:
         socket.setdefaulttimeout(before)
 
 
 def run_command(command: list[str], folder: Path) -> None:
-    """Run a command in a folder. Raises ValueError with its last words when it fails or is not there."""
+    """Run a command in a folder. Raises ValueError with its last line of output when it fails, or is not installed."""
     if shutil.which(command[0]) is None:
         raise ValueError(f"{command[0]} is not installed")
     try:
@@ -49,11 +49,11 @@ def run_command(command: list[str], folder: Path) -> None:
 
 
 def fetch_weights(name: str) -> Path:
-    """Bring the file called `name` to the folder; the hash of one that states none is recorded.
+    """Download the file called `name` to the weights folder; if no hash is stated for it, its own hash is recorded.
 
     Raises:
         OSError: no answer, or a broken transfer.
-        ValueError: what came is not the stated file, or it is published nowhere.
+        ValueError: the downloaded file is not the stated one, or no URL is known for it.
     """
     if name not in FILES:
         return require_weights(name)
@@ -61,13 +61,13 @@ def fetch_weights(name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / weight.file
     if path.is_file():
-        digest = _check(path, weight)
+        digest = checked_hash(path, weight)
     else:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as temporary:
-            came = Path(temporary) / weight.file
-            download(weight.url, came)
-            digest = _check(came, weight)
-            os.replace(came, path)
+            fetched = Path(temporary) / weight.file
+            download(weight.url, fetched)
+            digest = checked_hash(fetched, weight)
+            os.replace(fetched, path)
     if not weight.sha256:
-        _record(weight, digest)
+        record_hash(weight, digest)
     return path

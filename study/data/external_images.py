@@ -1,8 +1,8 @@
-"""Pictures that someone else made: a lossless folder, or an .npz in ADM's form, as one array of pixels.
+"""External pictures: a folder of lossless files, or an .npz in ADM's format, read as one array of pixels.
 
-What would have to be guessed is refused: a range of floats, a resize, lossy pictures. Pillow decodes; arrays are
-parsed as bytes and never unpickled. An .npz of 50,000 pictures is 10 GB, so pixels lie in a file without a name,
-which goes with the process.
+Inputs that would need a guess are refused: floats of unknown range, pictures to be resized, lossy pictures. Pillow
+decodes; arrays are parsed as bytes and never unpickled. An .npz of 50,000 pictures is 10 GB, so pixels are kept in an
+unnamed temporary file, which disappears with the process.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from study.core.paths import study_root
 from study.data.image_folder import open_picture, walk
 from study.plan.judge_spec import SPATIAL_WIDTH, WIDTHS
 
-SUFFIXES = (".png", ".bmp", ".webp", ".tif", ".tiff", ".jpg", ".jpeg")  # the last two, to refuse them by name
+SUFFIXES = (".png", ".bmp", ".webp", ".tif", ".tiff", ".jpg", ".jpeg")  # the last two are refused
 FORMATS = ("PNG", "BMP", "WEBP", "TIFF", "JPEG")
 LOSSLESS_TIFF = ("raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "lzma", "zstd")
 GREY, COLOUR = ("1", "L"), ("P", "RGB", "LA", "PA", "RGBA")  # modes of 8 bits per value; alpha must be opaque
-LOSSY = "its artefacts move a Frechet distance; keep the pictures as PNG from the start"
+LOSSY = "its artefacts change a Frechet distance; keep the pictures as PNG from the start"
 BLOCK = 256  # pictures at a time
 
-# of ADM's reference files: over a whole data set, of Inception's pooled and of its spatial features
+# in ADM's reference files: statistics over a whole data set, of Inception's pooled and of its spatial features
 STATISTICS = {
     "mu": (WIDTHS["inception"],),
     "sigma": (WIDTHS["inception"],) * 2,
@@ -45,7 +45,7 @@ STATISTICS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Pictures:
-    """pixels: uint8 (N, C, H, W), C 1 or 3. digest: 16 hex digits of the SHA-256 of shape and pixels, in this order."""
+    """pixels: uint8 (N, C, H, W), C 1 or 3. digest: first 16 hex digits of the SHA-256 of shape, then pixels."""
 
     name: str
     pixels: np.ndarray
@@ -58,17 +58,17 @@ class Pictures:
 
 
 def read_pictures(path: Path, count: int | None = None) -> Pictures:
-    """All pictures of a folder (subfolders too, sorted by path) or of an .npz, or the first `count`.
+    """All pictures of a folder (with subfolders, sorted by path) or of an .npz, or the first `count`.
 
     Args:
         path: a folder of lossless PNG, BMP, WebP or TIFF of one size; or an .npz whose `arr_0` is uint8
             (N, H, W, 1 or 3), as ADM writes samples (`openai/guided-diffusion`, scripts/image_sample.py).
-        count: pictures.
+        count: number of pictures; None for all.
 
     Raises:
         ValueError: neither of the two, no pictures or too few, lossy ones, more than 8 bits per value, transparent
             ones, several sizes, a broken file, an array of another type or shape.
-        OSError: no room for the pixels.
+        OSError: not enough disk space for the pixels.
     """
     if path.is_dir():
         shape, blocks = _folder(path, count)
@@ -77,28 +77,28 @@ def read_pictures(path: Path, count: int | None = None) -> Pictures:
     else:
         what = "is neither a folder nor an .npz" if path.exists() else "does not exist"
         raise ValueError(f"{path} {what}: give a folder of lossless pictures, or an .npz with arr_0")
-    pixels, known, row = _scratch(shape), hashlib.sha256(repr(shape).encode()), 0
+    pixels, digest, row = _scratch_array(shape), hashlib.sha256(repr(shape).encode()), 0
     for block in blocks:
         pixels[row : row + len(block)] = block
-        known.update(pixels[row : row + len(block)].data)
+        digest.update(pixels[row : row + len(block)].data)
         row += len(block)
     assert row == len(pixels), (row, shape)
     name = path.stem if path.is_file() else path.resolve().name
-    return Pictures(name=name, pixels=pixels, digest=known.hexdigest()[:16])
+    return Pictures(name=name, pixels=pixels, digest=digest.hexdigest()[:16])
 
 
 def read_statistics(path: Path) -> dict[str, np.ndarray] | None:
-    """float64 arrays named as in STATISTICS from one of ADM's reference files; None for an .npz without any.
+    """float64 arrays named as in STATISTICS from one of ADM's reference files; None for an .npz without them.
 
     Raises:
-        ValueError: a broken file, some without the others, other shapes, Python objects, or values that are not finite.
+        ValueError: a broken file, an incomplete set, other shapes, Python objects, or values that are not finite.
     """
     names = _names(path)
     if not any(name in names for name in STATISTICS):
         return None
     if missing := [name for name in (*STATISTICS, "arr_0") if name not in names]:
         raise ValueError(f"{path} has statistics, but lacks {', '.join(missing)}; found {', '.join(names)}")
-    found = {}
+    statistics = {}
     for name, shape in STATISTICS.items():
         with _Member(path, name) as member:
             if member.shape != shape or member.dtype.kind != "f":
@@ -106,14 +106,14 @@ def read_statistics(path: Path) -> dict[str, np.ndarray] | None:
                     f"{name} in {path} is {member.dtype} {member.shape}; expected floats {shape}, "
                     "of the Inception network that ADM's evaluator uses"
                 )
-            found[name] = member.read(math.prod(shape)).reshape(shape).astype(np.float64)
-        if not np.isfinite(found[name]).all():
+            statistics[name] = member.read(math.prod(shape)).reshape(shape).astype(np.float64)
+        if not np.isfinite(statistics[name]).all():
             raise ValueError(f"{name} in {path} has values that are not finite")
-    return found
+    return statistics
 
 
-def _scratch(shape: tuple[int, ...]) -> np.ndarray:
-    """uint8 array on the disk, with all its room taken now."""
+def _scratch_array(shape: tuple[int, ...]) -> np.ndarray:
+    """uint8 array in a temporary file, with its disk space allocated at once."""
     folder = study_root()
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
@@ -122,12 +122,12 @@ def _scratch(shape: tuple[int, ...]) -> np.ndarray:
         return np.memmap(file, np.uint8, "w+", shape=shape)
 
 
-def _first(found: int, count: int | None, path: Path) -> int:
-    if found == 0:
+def _checked_count(available: int, count: int | None, path: Path) -> int:
+    if available == 0:
         raise ValueError(f"{path} holds no pictures ({', '.join(SUFFIXES[:-2])})")
-    if count is not None and not 1 <= count <= found:
-        raise ValueError(f"asked for {count} pictures of the {found} in {path}; give a count from 1 to {found}")
-    return found if count is None else count
+    if count is not None and not 1 <= count <= available:
+        raise ValueError(f"asked for {count} pictures of the {available} in {path}; give a count from 1 to {available}")
+    return available if count is None else count
 
 
 # Folders
@@ -137,7 +137,7 @@ Blocks = tuple[tuple[int, ...], Iterator[np.ndarray]]  # shape (N, C, H, W) of a
 
 def _folder(folder: Path, count: int | None) -> Blocks:
     files = [Path(entry.path) for entry in walk(folder) if entry.name.lower().endswith(SUFFIXES)]
-    files = files[: _first(len(files), count, folder)]
+    files = files[: _checked_count(len(files), count, folder)]
     with concurrent.futures.ThreadPoolExecutor(cores()) as pool:
         layouts = list(pool.map(_layout, files))
     sizes = [size for _, size in layouts]
@@ -145,7 +145,7 @@ def _folder(folder: Path, count: int | None) -> Blocks:
         if (height, width) != sizes[0]:
             raise ValueError(
                 f"sizes differ: {path} is {height} x {width} px, {files[0].name} {sizes[0][0]} x {sizes[0][1]}; "
-                "pictures that are scored together have one size"
+                "pictures that are scored together must have one size"
             )
     channels = 1 if {mode for mode, _ in layouts} <= set(GREY) else 3
 
@@ -158,11 +158,11 @@ def _folder(folder: Path, count: int | None) -> Blocks:
 
 
 def _layout(path: Path) -> tuple[str, tuple[int, int]]:
-    """Mode, and height and width in pixels; ValueError unless the picture keeps 8 bits per value as they were."""
+    """Mode, and height and width in pixels; ValueError unless the file is lossless with 8 bits per value."""
     with open_picture(path, FORMATS) as picture:
         try:
             frames, bits = getattr(picture, "n_frames", 1), _bits(path, picture)
-        except Exception as error:  # a TIFF's directories are walked for them, and fail in many ways
+        except Exception as error:  # reading them parses a TIFF's directories, which fails in many ways
             raise ValueError(f"{path} cannot be read as a picture ({error}); remove or replace it") from error
         if picture.format in ("JPEG", "MPO"):  # MPO: several JPEGs in one
             raise ValueError(f"{path} is a JPEG: {LOSSY}")
@@ -171,7 +171,7 @@ def _layout(path: Path) -> tuple[str, tuple[int, int]]:
         if picture.format == "TIFF" and picture.info.get("compression") not in LOSSLESS_TIFF:
             raise ValueError(f"{path} is a TIFF with {picture.info.get('compression')} inside: {LOSSY}")
         if frames != 1:
-            raise ValueError(f"{path} holds {frames} pictures; write one to a file")
+            raise ValueError(f"{path} holds {frames} pictures; write one picture per file")
         if bits > 8 or picture.mode.startswith(("I", "F")):
             raise ValueError(f"{path} has more than 8 bits per value; convert it to 8")
         if picture.mode not in (*GREY, *COLOUR):
@@ -180,7 +180,7 @@ def _layout(path: Path) -> tuple[str, tuple[int, int]]:
 
 
 def _bits(path: Path, picture: Any) -> int:
-    """Bits per value as the file says: Pillow cuts 16 of a colour picture to 8 without a word."""
+    """Bits per value according to the file: Pillow silently reduces 16 bits of a colour picture to 8."""
     if picture.format == "PNG":
         with open(path, "rb") as file:
             return file.read(25)[24]  # signature, then the header chunk: length, name, width, height, depth
@@ -210,7 +210,7 @@ def _decode(path: Path, channels: int) -> np.ndarray:
             if "A" in picture.mode or "transparency" in picture.info:
                 opaque = picture.convert("RGBA").getchannel("A").getextrema() == (255, 255)
                 if not opaque:
-                    raise ValueError("it is transparent in places, and what is behind is not known")
+                    raise ValueError("it is partly transparent, and its background is not known")
             array = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{path} cannot be decoded ({error}); remove or replace it") from error
@@ -221,7 +221,7 @@ def _decode(path: Path, channels: int) -> np.ndarray:
 
 
 class _Member:
-    """One array of an .npz, read as bytes from its beginning. The context turns every kind of damage to ValueError."""
+    """One array of an .npz, read sequentially as bytes. As a context manager it raises ValueError for any damage."""
 
     def __init__(self, path: Path, name: str) -> None:
         self.path, self.name = path, name
@@ -249,16 +249,16 @@ class _Member:
         read = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
         version = np.lib.format.read_magic(self._file)
         if version not in read:
-            raise ValueError(f"array format {version} is not for numbers")
+            raise ValueError(f"array format {version} is not supported")
         self.shape, column_major, self.dtype = read[version](self._file)
         if column_major and len(self.shape) > 1:
-            raise ValueError("the array lies in columns; save np.ascontiguousarray of it")
+            raise ValueError("the array is column-major; save np.ascontiguousarray of it")
         stored = self._archive.getinfo(f"{self.name}.npy").file_size
         if min(self.shape, default=0) < 0 or math.prod(self.shape) * self.dtype.itemsize > stored:
-            raise ValueError(f"it says it is {self.dtype} {self.shape}, and has {stored} bytes")
+            raise ValueError(f"its header states {self.dtype} {self.shape}, but it has {stored} bytes")
 
     def read(self, values: int) -> np.ndarray:
-        """The next so many values, flat, in the array's own type."""
+        """The next values, as a flat array of the stored type."""
         size = values * self.dtype.itemsize
         try:
             content = self._file.read(size)
@@ -269,13 +269,13 @@ class _Member:
         return np.frombuffer(content, self.dtype)
 
     def finish(self) -> None:
-        """Read on to the end, where the archive's checksum is compared; ValueError when there are more values."""
+        """Read to the end, where the archive's checksum is compared; ValueError when there are more values."""
         try:
             more = self._file.read(1)
         except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
             raise self._damaged(error) from error
         if more:
-            raise self._damaged(f"it goes on after the {self.shape} that it says it has")
+            raise self._damaged(f"it has more values than the {self.shape} in its header")
 
     def _damaged(self, reason: object) -> ValueError:
         why = " ".join(str(reason).split())
@@ -301,13 +301,13 @@ def _npz(path: Path, count: int | None) -> Blocks:
     if "arr_0" not in names:
         raise ValueError(f"{path} has no arr_0, {wanted}; found {', '.join(names) or 'no arrays'}")
     with _Member(path, "arr_0") as member:
-        found, dtype = member.shape, member.dtype
-    if len(found) != 4 or found[3] not in (1, 3) or dtype != np.uint8:
-        raise ValueError(f"arr_0 of {path} is {dtype} {found}; it should be {wanted}")
-    total, height, width, channels = found
+        shape, dtype = member.shape, member.dtype
+    if len(shape) != 4 or shape[3] not in (1, 3) or dtype != np.uint8:
+        raise ValueError(f"arr_0 of {path} is {dtype} {shape}; it should be {wanted}")
+    total, height, width, channels = shape
     if total and not height * width:
         raise ValueError(f"the pictures in {path} are {height} x {width} px")
-    rows = _first(total, count, path)
+    rows = _checked_count(total, count, path)
 
     def blocks() -> Iterator[np.ndarray]:
         with _Member(path, "arr_0") as member:

@@ -1,4 +1,4 @@
-"""Pictures decoded by Pillow and cropped to a square, by several workers; folders with a subfolder per class."""
+"""Folders with a subfolder of pictures per class; decoding and square cropping by several workers."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from study.core.compute import cores
 T = TypeVar("T")
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
-FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # of those files, as Pillow names them
+FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # of these files, by Pillow's names
 CROP = "centre square, as ADM"
-TEST_SHARE = 0.1  # of each class of a folder that has no split of its own
-BLOCK = 64  # pictures that a worker decodes at a time
-PROCESSES_FROM = 4096  # pictures; fewer are decoded by threads before processes would have started
-AHEAD = 2  # blocks per worker that are decoded or wait to be
+TEST_SHARE = 0.1  # held out from each class of a folder without a test split
+BLOCK = 64  # pictures that a worker decodes in one task
+PROCESSES_FROM = 4096  # pictures; for fewer, threads finish before processes would have started
+AHEAD = 2  # blocks per worker that are queued or being decoded
 
 Blocks = Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]]
 
@@ -42,8 +42,8 @@ class PictureSplit:
 
     Args:
         labels: (N,) int64, in the order of packing.
-        pictures: the pictures as they come from the source, without the first so many: place in the order of packing,
-            a name for errors, and the encoded picture as a file or as bytes.
+        pictures: function from a number to skip to the remaining pictures, in the order of the source: position in the
+            order of packing, name for error messages, and the encoded picture as a path or as bytes.
     """
 
     labels: np.ndarray
@@ -51,7 +51,7 @@ class PictureSplit:
 
 
 def native_resolution(folder: str | Path) -> int:
-    """Median short side, in pixels, of a folder's pictures (of 2,000, evenly spread, when there are more)."""
+    """Median short side, in pixels, of a folder's pictures (of about 2,000, evenly spread, if there are more)."""
     _, splits = _files(Path(folder).expanduser())
     paths = sorted(path for files, _ in splits.values() for path in files)
     sides = []
@@ -62,28 +62,28 @@ def native_resolution(folder: str | Path) -> int:
 
 
 def picture_digest(folder: Path) -> str:
-    """Changes when a picture is added, removed, renamed or rewritten; reads names, sizes and times only."""
-    found = (entry for entry in walk(folder) if entry.name.lower().endswith(SUFFIXES))
-    return file_digest((os.path.relpath(entry.path, folder), entry.stat()) for entry in found)
+    """Hash that changes when a picture is added, removed, renamed or rewritten; reads names, sizes and times only."""
+    pictures = (entry for entry in walk(folder) if entry.name.lower().endswith(SUFFIXES))
+    return file_digest((os.path.relpath(entry.path, folder), entry.stat()) for entry in pictures)
 
 
 def file_digest(files: Iterable[tuple[str, os.stat_result]]) -> str:
-    """Changes with any name, size or time of these files."""
-    known = hashlib.sha256()
+    """Hash that changes with any name, size or time of these files."""
+    digest = hashlib.sha256()
     for name, stat in files:
-        known.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
-    return known.hexdigest()
+        digest.update(f"{name}\0{stat.st_size}\0{stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
 
 
 def picture_splits(folder: Path) -> tuple[tuple[str, ...], dict[str, PictureSplit]]:
     """Class names, sorted, and the pictures of 'train' and 'test'.
 
-    Where the folder has no train/ and test/ (or val/), some of each class are held out, see `hold_out`. The classes
-    are mixed in both, by the hash of each path, so that the first so many are a fair part.
+    If the folder has no train/ and test/ (or val/), some pictures of each class are held out, see `hold_out`. Both
+    splits are ordered by the hash of each path, which mixes the classes, so that the beginning of a split is a fair
+    sample.
 
     Raises:
-        ValueError: no subfolders, one without pictures or with a single one, or a test class unknown in
-        train/.
+        ValueError: no subfolders, a subfolder without pictures or with a single one, or a test class that train/ lacks.
     """
 
     def split(files: list[Path], labels: np.ndarray) -> PictureSplit:
@@ -91,24 +91,24 @@ def picture_splits(folder: Path) -> tuple[tuple[str, ...], dict[str, PictureSpli
             labels, lambda start: ((row, str(path), path) for row, path in enumerate(files[start:], start))
         )
 
-    class_names, found = _files(folder)
-    return class_names, {name: split(*files) for name, files in found.items()}
+    class_names, splits = _files(folder)
+    return class_names, {name: split(*files) for name, files in splits.items()}
 
 
 def _files(folder: Path) -> tuple[tuple[str, ...], dict[str, tuple[list[Path], np.ndarray]]]:
-    found: dict[str, dict[str, list[Path]]] = {"train": {}, "test": {}}
+    per_split: dict[str, dict[str, list[Path]]] = {"train": {}, "test": {}}
     if own := own_split(folder):
-        found = {"train": _per_class(folder / own[0]), "test": _per_class(folder / own[1])}
-        if unknown := sorted(set(found["test"]) - set(found["train"])):
-            raise ValueError(f"{folder / own[1]} has classes that train/ has not: {', '.join(unknown[:5])}")
+        per_split = {"train": _per_class(folder / own[0]), "test": _per_class(folder / own[1])}
+        if unknown := sorted(set(per_split["test"]) - set(per_split["train"])):
+            raise ValueError(f"{folder / own[1]} has classes that train/ does not have: {', '.join(unknown[:5])}")
     else:
         for name, files in _per_class(folder).items():
-            found["train"][name], found["test"][name] = hold_out(
+            per_split["train"][name], per_split["test"][name] = hold_out(
                 files, lambda path: _key(folder, path), str(folder / name)
             )
-    label = {name: number for number, name in enumerate(found["train"])}
+    label = {name: number for number, name in enumerate(per_split["train"])}
     splits = {}
-    for split, classes in found.items():
+    for split, classes in per_split.items():
         label_of = {path: label[name] for name, paths in classes.items() for path in paths}
         mixed = sorted(label_of, key=lambda path: _key(folder, path))
         splits[split] = mixed, np.array([label_of[path] for path in mixed], np.int64)
@@ -116,15 +116,17 @@ def _files(folder: Path) -> tuple[tuple[str, ...], dict[str, tuple[list[Path], n
 
 
 def own_split(folder: Path) -> tuple[str, ...]:
-    """The two folders of one that has a split of its own, for training and held out; empty for another."""
+    """Names of the training and test subfolders of a folder that has them; else ()."""
     names = {path.name for path in _subfolders(folder)}
     held_out = next((name for name in ("test", "val") if name in names), None)
     return ("train", held_out) if "train" in names and held_out else ()
 
 
 def hold_out(pictures: list[T], key: Callable[[T], str], name: str) -> tuple[list[T], list[T]]:
-    """The pictures of a class for training, and those that are held out: TEST_SHARE of them, and at least one, by the
-    order of their keys. ValueError, with the name of the class, when there is only one."""
+    """The pictures of a class for training, and those held out: the first TEST_SHARE by their keys, at least one.
+
+    Raises ValueError, with the name of the class, when there is only one picture.
+    """
     if len(pictures) < 2:
         raise ValueError(f"{name} has {len(pictures)} picture; a class needs 2, one of them for test")
     order = sorted(pictures, key=key)
@@ -133,22 +135,21 @@ def hold_out(pictures: list[T], key: Callable[[T], str], name: str) -> tuple[lis
 
 
 def picture_key(path: str) -> str:
-    """Where a picture of this path comes in a mixed order: the hash of the path."""
+    """Sort key of a picture in the mixed order: the hash of its path."""
     return hashlib.sha256(path.encode()).hexdigest()
 
 
 def picture_blocks(splits: dict[str, PictureSplit], resolution: int) -> tuple[int, dict[str, Blocks]]:
-    """Channels, 1 when every picture is grey and else 3; and by split a function that decodes all pictures but the
-    first so many.
+    """Channels (1 if every picture is grey, else 3), and by split a function that decodes its pictures.
 
-    It yields their places in the order of packing (rows,) int64, and the pictures, uint8 (rows, C, H, W). Neither
-    depends on the number of workers.
+    The function takes the number of pictures to skip and yields blocks: positions in the order of packing (rows,)
+    int64, and pictures uint8 (rows, C, H, W). Neither depends on the number of workers.
 
     Raises:
-        ValueError: a picture that cannot be decoded, or one with more than 8 bits per value.
+        ValueError: a picture cannot be decoded, or has more than 8 bits per value.
     """
-    every = (picture for split in splits.values() for picture in split.pictures(0))
-    channels = 3 if any(_mode(name, content) not in ("L", "1") for _, name, content in every) else 1
+    pictures = (picture for split in splits.values() for picture in split.pictures(0))
+    channels = 3 if any(_mode(name, content) not in ("L", "1") for _, name, content in pictures) else 1
     return channels, {name: functools.partial(_blocks, split, resolution, channels) for name, split in splits.items()}
 
 
@@ -170,30 +171,30 @@ def _blocks(split: PictureSplit, resolution: int, channels: int, start: int) -> 
 
 
 def _workers(pictures: int) -> Executor:
-    """Processes for many pictures, because Python's share of the work keeps more than some 20 threads waiting."""
+    """Threads, or processes for many pictures: Python's share of the work limits threads to about 20."""
     if pictures < PROCESSES_FROM:
         return ThreadPoolExecutor(cores())
     return ProcessPoolExecutor(cores(), multiprocessing.get_context("spawn"), _start_worker)
 
 
 def _start_worker() -> None:
-    """Leave Ctrl-C to the process that gives the work, and end with it however it ends."""
+    """Ignore Ctrl-C, which the parent process handles, and exit when the parent ends, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None
 
-    def follow() -> None:
+    def exit_with_parent() -> None:
         multiprocessing.connection.wait([parent.sentinel])
         os._exit(1)
 
-    threading.Thread(target=follow, daemon=True).start()
+    threading.Thread(target=exit_with_parent, daemon=True).start()
 
 
 def centre_crop(picture: Any, resolution: int) -> Any:
     """The centre square of a PIL image at `resolution` pixels, as ADM prepares ImageNet.
 
-    Halved by box averages while the short side is at least twice as long, then resized by bicubic
-    interpolation, then cut. Source: `openai/guided-diffusion`, image_datasets.py (center_crop_arr).
+    It is halved by box averages while the short side is at least twice `resolution`, then resized by bicubic
+    interpolation, then cropped. Source: `openai/guided-diffusion`, image_datasets.py (center_crop_arr).
     """
     from PIL import Image
 
@@ -206,12 +207,12 @@ def centre_crop(picture: Any, resolution: int) -> Any:
 
 
 def walk(folder: Path, above: tuple[str, ...] = ()) -> Iterator[os.DirEntry[str]]:
-    """Files below `folder`, sorted; hidden ones and links that lead back to a folder above are left out."""
-    here = Path(os.path.realpath(folder))
-    loops = (*above, str(here), *map(str, here.parents))
+    """Files below `folder`, sorted, without hidden files and links that lead back to a parent folder."""
+    real = Path(os.path.realpath(folder))
+    loops = (*above, str(real), *map(str, real.parents))
     with os.scandir(folder) as entries:
-        found = sorted(entries, key=lambda entry: entry.name)
-    for entry in found:
+        by_name = sorted(entries, key=lambda entry: entry.name)
+    for entry in by_name:
         if entry.name.startswith("."):
             continue
         link = entry.is_symlink()  # then not entry.is_dir(), which raises on a link to itself
@@ -227,10 +228,10 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def _subfolders(folder: Path) -> list[Path]:
-    here = Path(os.path.realpath(folder))
-    loops = {here, *here.parents}
-    found = (Path(folder, name) for name in sorted(os.listdir(folder)) if not name.startswith("."))
-    return [path for path in found if os.path.isdir(path) and Path(os.path.realpath(path)) not in loops]
+    real = Path(os.path.realpath(folder))
+    loops = {real, *real.parents}
+    paths = (Path(folder, name) for name in sorted(os.listdir(folder)) if not name.startswith("."))
+    return [path for path in paths if os.path.isdir(path) and Path(os.path.realpath(path)) not in loops]
 
 
 def _per_class(folder: Path) -> dict[str, list[Path]]:
@@ -249,12 +250,14 @@ def _key(folder: Path, path: Path) -> str:
 
 
 def open_picture(file: Path | io.BytesIO, formats: tuple[str, ...] = FORMATS, name: str = "") -> Any:
-    """The PIL image of a file, not decoded yet. Raises ValueError, with the name or the file's own, unless it is a
-    picture of one of the formats."""
+    """The PIL image of a file, not decoded yet.
+
+    Raises ValueError, with `name` or else the file, unless it is a picture in one of the formats.
+    """
     from PIL import Image
 
     try:
-        return Image.open(file, formats=formats)  # Pillow would hand others, such as PostScript, to programs
+        return Image.open(file, formats=formats)  # Pillow passes some others, such as PostScript, to programs
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{name or file} cannot be read as a picture ({error}); remove or replace it") from error
 
@@ -276,7 +279,7 @@ def _decode(name: str, content: Path | bytes, resolution: int, channels: int) ->
     from PIL import Image
 
     with _open(name, content) as picture:
-        if picture.mode.startswith(("I", "F")):  # Pillow would cut its values off at 255
+        if picture.mode.startswith(("I", "F")):  # Pillow would clip its values at 255
             raise ValueError(f"{name} has more than 8 bits per value (mode {picture.mode}); convert it to 8")
         try:
             converted = picture.convert("L" if channels == 1 else "RGB")

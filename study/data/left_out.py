@@ -1,4 +1,4 @@
-"""The files of a folder that are not read from it, in words: nothing that a user has given vanishes silently."""
+"""Reports which files in a data folder are not used, so that no file of a user is ignored silently."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from pathlib import Path
 from study.data import external_images, image_folder
 from study.data.image_folder import own_split, walk
 from study.data.named_datasets import NAMED_DATASETS
-from study.data.parquet import PARTS, Found, parquet_files
+from study.data.parquet import FILE_NAME, ParquetFiles, parquet_files
 from study.plan.data_spec import GIVEN_AS_FOLDER
 
-LITTER = ("thumbs.db", "ehthumbs.db", "desktop.ini")  # of systems; hidden files are passed over in any case
-KINDS = 6  # at most that are named
+LITTER = ("thumbs.db", "ehthumbs.db", "desktop.ini")  # of operating systems; hidden files are always skipped
+KINDS = 6  # that are named, at most
 
 
 def left_out_of_data(source: str) -> list[str]:
-    """What a folder holds beside its data set, a line each; none for a data set that is known by its name."""
+    """Lines about files in a folder that are not part of its data set; none for a named data set."""
     folder = Path(source).expanduser().absolute()
     if source in NAMED_DATASETS or source in GIVEN_AS_FOLDER or not folder.is_dir():
         return []
-    found = parquet_files(folder)
-    return _beside_parquet(folder, found) if found else _beside_classes(folder)
+    parquet = parquet_files(folder)
+    return _left_out_of_parquet(folder, parquet) if parquet else _left_out_of_classes(folder)
 
 
 def left_out_of_pictures(folder: Path) -> list[str]:
-    """What a folder holds beside pictures that are scored, a line or none."""
+    """A line about files in a folder that are not scored as pictures, or none."""
     return _lines((name for name, _ in _files(folder)), external_images.SUFFIXES, external_images.SUFFIXES[:-2])
 
 
-def _beside_classes(folder: Path) -> list[str]:
+def _left_out_of_classes(folder: Path) -> list[str]:
     split, names, loose = own_split(folder), [], 0
     for name, above in _files(folder):
         names.append(name)
@@ -45,16 +45,16 @@ def _beside_classes(folder: Path) -> list[str]:
     return lines
 
 
-def _beside_parquet(folder: Path, found: Found) -> list[str]:
-    read = {str(path) for paths in found.values() for path in paths}
+def _left_out_of_parquet(folder: Path, parquet: ParquetFiles) -> list[str]:
+    read = {str(path) for paths in parquet.values() for path in paths}
     names = [name for name, above in _files(folder) if os.path.join(folder, *above, name) not in read]
-    splits = " and ".join(f"{split}*.parquet" for split in found)
+    splits = " and ".join(f"{split}*.parquet" for split in parquet)
     kinds = _kinds(names)
     return [f"left out {kinds}: only {splits} are read"] if kinds else []
 
 
 def _files(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Names of all files below a folder, each with the names of the folders that lead to it."""
+    """Names of all files below a folder, each with the names of its parent folders below `folder`."""
     start = len(os.path.join(folder, ""))
     for entry in walk(folder):
         *above, name = entry.path[start:].split(os.sep)
@@ -67,7 +67,7 @@ def _lines(names: Iterable[str], suffixes: tuple[str, ...], pictures: tuple[str,
 
 
 def _kinds(names: Iterable[str]) -> str:
-    """How many files there are of each kind, the most frequent first; '' for none."""
+    """Number of files of each kind, the most frequent first; '' for none."""
     counts = Counter(_kind(name) for name in names if name.lower() not in LITTER)
     ordered = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
     named = [f"{count:,} {kind}" for kind, count in ordered[:KINDS]]
@@ -76,6 +76,6 @@ def _kinds(names: Iterable[str]) -> str:
 
 
 def _kind(name: str) -> str:
-    if match := PARTS.fullmatch(name):
+    if match := FILE_NAME.fullmatch(name):
         return f"{match[1]}*.parquet"
     return os.path.splitext(name)[1].lower() or "without a suffix"

@@ -1,4 +1,4 @@
-"""Published data sets: found on this machine or fetched, checked against known hashes, parsed as bytes."""
+"""Published data sets: found on this machine or downloaded, checked against published hashes, parsed as bytes."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ Arrays = dict[str, tuple[np.ndarray, np.ndarray]]  # by split: images uint8 (N, 
 FASHION_MNIST_CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
-# SHA-256 of the idx files, not of their gzip: packagers recompress, so the published MD5 of the archives does
-# not fit theirs.
+# SHA-256 of the idx files, not of the gzip files: packagers recompress them, so the published MD5 of the archives does
+# not match.
 FASHION_MNIST_FILES = {
     "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
     "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
@@ -32,11 +32,11 @@ FASHION_MNIST_FILES = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 FASHION_MNIST_PACKAGE = "dataset-fashion-mnist"
-FASHION_MNIST_INSTALLED = Path("/usr/share/datasets/fashion-mnist")  # where that package puts it
+FASHION_MNIST_INSTALLED = Path("/usr/share/datasets/fashion-mnist")  # where that package installs it
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 CIFAR10_ARCHIVE = "cifar-10-binary.tar.gz"
-CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"  # published beside the archive by its authors
+CIFAR10_MD5 = "c32a1d4ab5d03f1284b67883e8d87530"  # published by the authors, with the archive
 CIFAR10_BATCHES = {
     "train": tuple(f"cifar-10-batches-bin/data_batch_{i}.bin" for i in range(1, 6)),
     "test": ("cifar-10-batches-bin/test_batch.bin",),
@@ -101,11 +101,11 @@ def _fashion_mnist_mirrors(temporary: Path) -> Path:
             return temporary
         except OSError as error:
             reasons.append(str(error))
-    raise ValueError("; ".join(reasons) or "none is known")
+    raise ValueError("; ".join(reasons) or "torchvision knows none")
 
 
 def _fashion_mnist_package(temporary: Path) -> Path:
-    """Fetch Debian's package as any user; where its lists are missing they are brought into `temporary`."""
+    """Download and unpack Debian's package without root; missing package lists are downloaded into `temporary`."""
     lists, cache = temporary / "lists", temporary / "cache"
     (lists / "partial").mkdir(parents=True)
     cache.mkdir()
@@ -118,15 +118,15 @@ def _fashion_mnist_package(temporary: Path) -> Path:
         run_command([*private, "download", FASHION_MNIST_PACKAGE], temporary)
     packages = sorted(temporary.glob("*.deb"))
     if not packages:
-        raise ValueError("apt-get brought no package")
+        raise ValueError("apt-get downloaded no package")
     run_command(["dpkg-deb", "-x", str(packages[0]), str(temporary / "unpacked")], temporary)
     return temporary / "unpacked" / FASHION_MNIST_INSTALLED.relative_to("/")
 
 
 def fashion_mnist_sources() -> list[tuple[str, Callable[[Path], Path]]]:
-    """Where Fashion-MNIST is looked for, in order: a description, and what brings a folder with its files.
+    """Sources of Fashion-MNIST in the order they are tried: a description, and a function that returns its folder.
 
-    Each is called with a folder of its own, and raises OSError or ValueError when it has nothing.
+    Each function gets an empty temporary folder, and raises OSError or ValueError when the source has nothing.
     """
     raw = study_root() / "data" / "fashion-mnist" / "raw"
     return [
@@ -139,27 +139,26 @@ def fashion_mnist_sources() -> list[tuple[str, Callable[[Path], Path]]]:
 
 def _fashion_mnist(temporary: Path) -> Arrays:
     sources, reasons = fashion_mnist_sources(), []
-    for number, (label, bring) in enumerate(sources):
-        own = temporary / str(number)
-        own.mkdir()
+    for number, (label, fetch) in enumerate(sources):
+        empty = temporary / str(number)
+        empty.mkdir()
         try:
-            arrays = read_fashion_mnist(bring(own))
+            arrays = read_fashion_mnist(fetch(empty))
         except (OSError, ValueError) as error:
             reasons.append(f"  {label}: {error}")
             continue
         log.info("Fashion-MNIST from %s", label)
         return arrays
     raise ValueError(
-        "Fashion-MNIST could not be had. Tried:\n"
+        "Fashion-MNIST could not be obtained. Tried:\n"
         + "\n".join(reasons)
         + f"\nPut its four idx files ({', '.join(FASHION_MNIST_FILES)}; .gz or not) into {sources[0][0]}, "
-        f"or install the package {FASHION_MNIST_PACKAGE}, or give a folder of pictures instead."
+        f"or install the package {FASHION_MNIST_PACKAGE}, or use a folder of pictures instead."
     )
 
 
 def parse_cifar_batch(content: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 images (N, 3, 32, 32) and labels (N,) of a batch of CIFAR-10's binary version (label, then
-    pixels).
+    """uint8 images (N, 3, 32, 32) and labels (N,) of a batch file in CIFAR-10's binary version (label, then pixels).
 
     Raises:
         ValueError: the length is no multiple of a record's, or a label is above 9.
@@ -173,7 +172,7 @@ def parse_cifar_batch(content: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def read_cifar_archive(path: Path) -> Arrays:
-    """Both splits of CIFAR-10's binary archive, not unpacked. Raises ValueError for another file."""
+    """Both splits, read from CIFAR-10's binary archive without unpacking it. Raises ValueError for another file."""
     arrays = {}
     try:
         with tarfile.open(path, "r:gz") as archive:
@@ -194,14 +193,14 @@ def _cifar10(temporary: Path) -> Arrays:
     if not raw.is_file():
         from torchvision.datasets import CIFAR10
 
-        path = temporary / CIFAR10_ARCHIVE  # torchvision's own choice is a pickle; this is bytes
+        path = temporary / CIFAR10_ARCHIVE  # torchvision downloads the pickled version; this one is plain bytes
         url = CIFAR10.url.replace("cifar-10-python.tar.gz", CIFAR10_ARCHIVE)
         try:
             download(url, path)
         except OSError as error:
             raise ValueError(
-                f"CIFAR-10 could not be had: no {raw}, and no download ({error}). Put the file there, "
-                "or give fashion-mnist or a folder of pictures instead."
+                f"CIFAR-10 could not be obtained: no {raw}, and no download ({error}). Put the file there, "
+                "or use fashion-mnist or a folder of pictures instead."
             ) from error
     digest = hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
     if digest != CIFAR10_MD5:
@@ -210,7 +209,7 @@ def _cifar10(temporary: Path) -> Arrays:
 
 
 class NamedDataset(NamedTuple):
-    """How a published data set is read (given an empty temporary folder), and what it is."""
+    """Reader (called with an empty temporary folder) and properties of a published data set."""
 
     read: Callable[[Path], Arrays]
     class_names: tuple[str, ...]

@@ -1,1 +1,1 @@
-"""How good pictures and latents are: judges, the references they compare with, and the numbers."""
+"""Evaluation of pictures and latents: judges, references and metrics."""

@@ -1,8 +1,8 @@
-"""Numbers that may foretell how well a tokenizer's latents can be generated, before a generator is trained on them.
+"""Diagnostics that may predict how well a tokenizer's latents can be generated, before a generator is trained on them.
 
-Kept beside a stage's record, never in it: no result rests on them, so they may come later, be missing, or be made anew
-without a stage losing its name. The stage `encode` leaves those of its latents; study/diagnose.py brings what is
-missing, and the interpolated FID, which costs as much as a reconstruction.
+They are in files next to a stage's record, not in it: no result depends on them, so they may be missing, added later
+or recomputed while the stage keeps its fingerprint. The stage `encode` writes those of its latents; study/diagnose.py
+adds missing ones, and the interpolated FID, which costs as much as a reconstruction.
 """
 
 from __future__ import annotations
@@ -19,82 +19,85 @@ from study.core.randomness import derive_seed, make_rng
 from study.data.datasets import ImageSet
 from study.data.latents import Latents
 from study.judge.finite import MetricError
-from study.judge.latent_metrics import FEWEST_POINTS, density_map, effective_rank, spectrum, unevenness
+from study.judge.latent_metrics import MIN_POINTS, density_map, effective_rank, spectrum, unevenness
 from study.judge.sheets import save_sheet
 from study.plan.stage import DIAGNOSTICS, LATENT_MAP, LATENT_PICTURES
 
 log = logging.getLogger(__name__)
 
-POINTS = 10_000  # latent tokens, as the paper has them: more than a minute of t-SNE
+POINTS = 10_000  # latent tokens, as in the paper: more than a minute of t-SNE
 FEW_POINTS = 1_500  # on data sets of fewer than MANY_IMAGES: under 10 seconds
 MANY_IMAGES = 100_000
 BATCH = 128
-PICTURES = 8  # a sheet's columns
-SHOWN = (0.01, 0.99)  # quantiles of a component that are drawn as 0 and as 255
+PICTURES = 8  # columns of a sheet
+COLOUR_RANGE = (0.01, 0.99)  # quantiles of a component that are drawn as 0 and as 255
 
 
 def points_for(images: int) -> int:
-    """How many latent tokens describe the latents of so many images."""
+    """Number of latent tokens for the diagnostics of a data set with this number of images."""
     return min(images, POINTS if images >= MANY_IMAGES else FEW_POINTS)
 
 
 def tokens(latents: Latents, count: int) -> np.ndarray:
-    """Latent tokens (count, d) float32, normalised per channel: one of each of `count` images, at a place of its own.
+    """Latent tokens (count, d) float32, normalised per channel: one from each of `count` images, at a random position.
 
-    Images, places and, where posteriors are kept, the noise of their samples are drawn with a fixed seed.
+    Images, positions and, if posteriors are stored, the noise of their samples are drawn with a fixed seed.
     """
     draw = np.random.default_rng(derive_seed(0, "diagnostics", 0))
     images = draw.permutation(len(latents.labels))[:count]
-    places = torch.from_numpy(draw.integers(np.prod(latents.shape[1:]), size=count))
+    positions = torch.from_numpy(draw.integers(np.prod(latents.shape[1:]), size=count))
     parts = []
     for start in range(0, count, BATCH):
         rows = images[start : start + BATCH]
         noise = torch.randn(len(rows), *latents.shape, generator=make_rng(0, "diagnostics", start))
         batch = latents.sample(rows, torch.zeros(len(rows), dtype=torch.int64), noise).flatten(2)  # (B, d, N)
-        parts.append(batch[torch.arange(len(rows)), :, places[start : start + BATCH]])
+        parts.append(batch[torch.arange(len(rows)), :, positions[start : start + BATCH]])
     return torch.cat(parts).numpy()
 
 
 def describe_latents(latents: Latents, folder: Path, points: int | None = None) -> dict[str, Any]:
-    """Write how the latents of an encode stage lie, and return it: diagnostic_points; effective_rank and eigenvalues,
-    largest first, of the covariance of the normalised tokens; density_cv, gini and normalized_entropy (`uniformity`).
-    The map behind the last three goes into a file of its own: x, y, and density over its mean, a line per token.
+    """Write and return the diagnostics of an encode stage's latents.
+
+    These are diagnostic_points; effective_rank and eigenvalues, largest first, of the covariance of the normalised
+    tokens; density_cv, gini and normalized_entropy (`uniformity`). The map behind the last three is written to its own
+    file: x, y, and density over its mean, one line per token.
 
     Args:
-        folder: the stage's.
-        points: tokens; default: `points_for` the images. At most the images there are.
+        folder: of the stage.
+        points: number of tokens, at most the number of images; default: `points_for` the images.
 
-    What cannot be told is left out, with a line in the log: it must not cost anyone the latents themselves.
+    What cannot be computed is left out and logged: a failed diagnostic must not make the latents unusable.
     """
     count = min(points or points_for(len(latents.labels)), len(latents.labels))
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     try:
-        if count < FEWEST_POINTS:
-            raise ValueError(f"too few images to tell how latents lie: {count}, and {FEWEST_POINTS} are needed")
+        if count < MIN_POINTS:
+            raise ValueError(f"too few images for latent diagnostics: {count}, and {MIN_POINTS} are needed")
         chosen = tokens(latents, count)
         eigenvalues = spectrum(chosen)
-        found = {
+        values = {
             "diagnostic_points": count,
             "effective_rank": effective_rank(eigenvalues),
             "eigenvalues": eigenvalues.tolist(),
         }
         places, density = density_map(chosen)
-        found |= unevenness(density)
+        values |= unevenness(density)
         with atomic(folder / LATENT_MAP) as temporary:
             lines = np.column_stack([places, density / density.mean()])
             np.savetxt(temporary, lines, "%.5g", ",", header="x,y,density", comments="")
     except (ValueError, MetricError) as error:
         log.warning("no latent diagnostics in %s: %s", folder, error)
         (folder / LATENT_MAP).unlink(missing_ok=True)
-    write_json(folder / DIAGNOSTICS, found)
-    return found
+    write_json(folder / DIAGNOSTICS, values)
+    return values
 
 
 def picture_latents(latents: Latents, images: ImageSet, folder: Path) -> None:
-    """Write a sheet of PICTURES training images, the same for every tokenizer, and below each its latent: the first
-    three principal components of these latents (posterior means) as red, green and blue, each over its own range.
+    """Write a sheet of PICTURES training images, the same for every tokenizer, and below each image its latent.
 
-    With fewer images, or latents that are not finite, there is no sheet; with fewer channels a component is grey.
+    A latent is drawn as the first three principal components of these latents (posterior means) in red, green and blue,
+    each scaled to its own range. With fewer images, or latents that are not finite, no sheet is written; with fewer
+    than three channels, missing components are grey.
     """
     if len(latents.labels) < PICTURES:
         return
@@ -111,11 +114,11 @@ def picture_latents(latents: Latents, images: ImageSet, folder: Path) -> None:
 
 
 def _principal(points: torch.Tensor) -> torch.Tensor:
-    """The first three principal components of points (N, d), each in [0, 1] over SHOWN: (N, 3)."""
+    """The first three principal components of points (N, d), each in [0, 1] over COLOUR_RANGE: (N, 3)."""
     points = points - points.mean(dim=0)
     axes = torch.linalg.eigh(points.T @ points).eigenvectors.flip(1)[:, :3]  # (d, 3)
-    axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()  # of either direction, always the same
-    found = points @ axes
-    low, high = (torch.quantile(found, share, dim=0) for share in SHOWN)
-    found = ((found - low) / (high - low).clamp(min=1e-9)).clamp(0, 1)
-    return torch.nn.functional.pad(found, (0, 3 - found.shape[1]), value=0.5)
+    axes = axes * axes.gather(0, axes.abs().argmax(dim=0, keepdim=True)).sign()  # fixes the arbitrary sign of an axis
+    components = points @ axes
+    low, high = (torch.quantile(components, share, dim=0) for share in COLOUR_RANGE)
+    components = ((components - low) / (high - low).clamp(min=1e-9)).clamp(0, 1)
+    return torch.nn.functional.pad(components, (0, 3 - components.shape[1]), value=0.5)

@@ -1,4 +1,4 @@
-"""The networks behind the judges, as torch-fidelity's extractors: uint8 (B, 3, H, W) in, a tuple of features out."""
+"""The judges' networks, as torch-fidelity extractors: uint8 (B, 3, H, W) in, a tuple of features out."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CLASSIFIER_RATE = 4e-3
 
 
 class Penultimate(FeatureExtractorBase):
-    """What our extractors share: images resized to `size` (bilinear, antialiased), in [-1, 1]."""
+    """Base of our extractors: images are resized to `size` (bilinear, antialiased) and scaled to [-1, 1]."""
 
     def __init__(self, name: str, features_list: list[str], size: int) -> None:
         super().__init__(name, features_list)
@@ -59,15 +59,15 @@ class Penultimate(FeatureExtractorBase):
 
     def prepare(self, images: Tensor) -> Tensor:
         if images.dtype != torch.uint8 or images.ndim != 4 or images.shape[1] != 3:
-            raise ValueError(f"images are uint8 (B, 3, H, W), got {images.dtype} {tuple(images.shape)}")
+            raise ValueError(f"images must be uint8 (B, 3, H, W), got {images.dtype} {tuple(images.shape)}")
         return prepared(images, self.size)
 
 
 class EfficientNetLite2(Penultimate):
     """ImageNet's EfficientNet-Lite2: pooled features before the classifier, width 1280.
 
-    Deviation from timm's recipe: bilinear, not bicubic, and at a small input, see `study/judge/judges.py`. Batch
-    norms are folded into their convolutions (features move by 1e-5 of their range; a third faster).
+    Deviation from timm's recipe: bilinear, not bicubic, and a small input, see `study/judge/judges.py`. Batch norms
+    are folded into their convolutions (features change by 1e-5 of their range; a third faster).
     """
 
     def __init__(self, name: str, features_list: list[str], size: int = 64, **_: Any) -> None:
@@ -80,12 +80,12 @@ class EfficientNetLite2(Penultimate):
 
 
 class Classifier(Penultimate):
-    """The classifier trained here, see `train_classifier`: pooled features, width 128."""
+    """The classifier that `train_classifier` trains: pooled features, width 128."""
 
     def __init__(self, name: str, features_list: list[str], size: int = 32, weights: Path | None = None, **_: Any):
         super().__init__(name, features_list, size)
         if weights is None:
-            raise ValueError("the classifier needs the file of its weights")
+            raise ValueError("the classifier needs the path of its weights")
         tensors = load_tensors(weights)
         self.trunk, self.head = classifier(len(tensors["head.bias"]))
         self.load_state_dict(tensors)
@@ -96,14 +96,14 @@ class Classifier(Penultimate):
 
 
 class Inception(FeatureExtractorInceptionV3):
-    """torch-fidelity's Inception: pooled features (B, 2048) and, of the same pass, spatial ones (B, 2023), float32.
+    """torch-fidelity's Inception: pooled features (B, 2048) and, from the same pass, spatial ones (B, 2023), float32.
 
-    The spatial ones are the first SPATIAL_CHANNELS of the 192 channels of `mixed_6/conv` in TensorFlow's graph, after
-    its ReLU: `Mixed_6d.branch1x1` by PyTorch's names. They lie channels last, 17 x 17 x 7, so that the statistics in
-    ADM's reference files fit. torch-fidelity itself gives 64, 192, 768 or 2048 pooled ones only.
+    The spatial features are the first SPATIAL_CHANNELS of the 192 channels of `mixed_6/conv` in TensorFlow's graph,
+    after its ReLU: `Mixed_6d.branch1x1` by PyTorch's names. Their layout is channels last, 17 x 17 x 7, to match the
+    statistics in ADM's reference files. torch-fidelity itself only gives 64, 192, 768 or 2048 pooled features.
 
     Source: sFID of Nash et al. 2021 (arXiv 2103.03841) as in `openai/guided-diffusion`, evaluations/evaluator.py
-    (FID_SPATIAL_NAME, _create_feature_graph); the names side by side are in `toshas/torch-fidelity`,
+    (FID_SPATIAL_NAME, _create_feature_graph); the correspondence of names is in `toshas/torch-fidelity`,
     utils/util_convert_inception_weights.py.
     """
 
@@ -137,7 +137,7 @@ def prepared(images: Tensor, size: int) -> Tensor:
 
 
 def plain_weights(path: Path) -> io.BytesIO:
-    """Inception's weights, safely read, in memory: torch-fidelity unpickles what it is given, so not the
+    """Inception's weights, read safely, in a buffer: torch-fidelity unpickles its argument, so it must not get the
     file."""
     buffer = io.BytesIO()
     torch.save(load_foreign(path), buffer)
@@ -146,7 +146,7 @@ def plain_weights(path: Path) -> io.BytesIO:
 
 
 def class_scores(extractor: FeatureExtractorBase) -> Tensor:
-    """(classes, D) from Inception's features to its unbiased class scores, on which its score is defined."""
+    """Matrix (classes, D) from Inception's features to class scores without bias, on which its score is defined."""
     return extractor.fc.weight.detach().clone()
 
 
@@ -163,11 +163,10 @@ def classifier(classes: int) -> tuple[nn.Sequential, nn.Linear]:
 
 
 def train_classifier(data: DataSpec, size: int, folder: Path) -> None:
-    """Train the classifier on the training images, write it to `folder`, and its test accuracy to
-    `judge.json`.
+    """Train the classifier on the training images; writes it and its test accuracy (`judge.json`) to `folder`.
 
-    One pass of AdamW with a one-cycle rate; seeds are fixed, so the same machine and number of threads give
-    the same bytes. The accuracy (0 to 1) is on at most 10,000 test images; it is recorded, not acted upon.
+    AdamW with a one-cycle rate; seeds are fixed, so the same machine and number of threads give the same bytes. The
+    accuracy (0 to 1) is on at most 10,000 test images; it is recorded and not used.
     """
     started = time.monotonic()
     train, test = load_images(data, "train"), load_images(data, "test")
@@ -193,12 +192,12 @@ def train_classifier(data: DataSpec, size: int, folder: Path) -> None:
         schedule.step()
     network.eval()
     rows = np.arange(len(test.labels))[:: -(-len(test.labels) // 10_000)]
-    right = 0
+    correct = 0
     with torch.inference_mode():
-        for part in np.array_split(rows, -(-len(rows) // 250)):
-            right += int((head(trunk(_batch(test, part, size))).argmax(1).numpy() == test.labels[part]).sum())
+        for batch in np.array_split(rows, -(-len(rows) // 250)):
+            correct += int((head(trunk(_batch(test, batch, size))).argmax(1).numpy() == test.labels[batch]).sum())
     save_tensors(folder / CLASSIFIER_FILE, network.state_dict())
-    accuracy = right / len(rows)
+    accuracy = correct / len(rows)
     write_json(
         folder / "judge.json",
         {

@@ -1,4 +1,4 @@
-"""A number that is not finite is an error and never a result."""
+"""Checks that numbers are finite: one that is not is an error, never a result."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ class MetricError(ArithmeticError):
 
 
 def check_finite(values: Tensor, what: str) -> None:
-    """MetricError unless all values (N, D) are finite, which says of how many images they are not."""
+    """MetricError, with the number of affected images, unless all values (N, D) are finite."""
     bad = len(values) - int(torch.isfinite(values).all(dim=1).sum())
     if bad:
         raise MetricError(f"{what} of {bad} of {len(values)} images are not finite")
 
 
 def checked(values: dict[str, float]) -> dict[str, float]:
-    """The same numbers by name; MetricError names the first that is not finite."""
+    """Return `values`; MetricError with the name of the first value that is not finite."""
     for name, value in values.items():
         if not math.isfinite(value):
             raise MetricError(f"{name} is not finite: {value}")

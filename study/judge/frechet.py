@@ -1,5 +1,7 @@
-"""The Frechet distance between two sets of features, by two formulas that must agree: a matrix square root can go wrong
-without any error."""
+"""The Frechet distance between two sets of features, by two formulas that must agree.
+
+A matrix square root can be wrong without raising an error.
+"""
 
 from __future__ import annotations
 
@@ -12,23 +14,23 @@ from torch import Tensor
 from study.judge.finite import MetricError, check_finite
 
 RELATIVE_TOLERANCE = 1e-3  # between the two formulas
-# And relative to both traces: eigenvalues of a product of singular covariances are 0 up to rounding, about
-# 1e-16 of the largest, and their square roots, about 1e-8, add up over the features. Measured: up to 2e-7 of
-# the traces.
+# Also between them, relative to the sum of both traces: eigenvalues of a product of singular covariances are 0 up to
+# rounding, about 1e-16 of the largest, and their square roots, about 1e-8, add up over the features. Measured: up to
+# 2e-7 of the traces.
 TRACE_TOLERANCE = 1e-5
 
-# mu float64 (D,), sigma float64 (D, D), and perhaps the square root of sigma, root
+# mu float64 (D,), sigma float64 (D, D), and optionally root, the square root of sigma
 Statistics = Mapping[str, np.ndarray]
 
 
-def statistics(found: Tensor) -> dict[str, np.ndarray]:
+def statistics(features: Tensor) -> dict[str, np.ndarray]:
     """Mean and covariance, both float64, of features (N, D). Raises MetricError when some are not finite."""
     from torch_fidelity.metric_fid import fid_features_to_statistics
 
-    check_finite(found, "features")
-    if len(found) < 2:
-        raise ValueError(f"a covariance needs at least 2 images, got {len(found)}")
-    return fid_features_to_statistics(found.double().cpu())
+    check_finite(features, "features")
+    if len(features) < 2:
+        raise ValueError(f"a covariance needs at least 2 images, got {len(features)}")
+    return fid_features_to_statistics(features.double().cpu())
 
 
 def square_root(sigma: np.ndarray) -> np.ndarray:
@@ -41,14 +43,14 @@ def frechet_distance(stats_a: Statistics, stats_b: Statistics) -> float:
     """Squared Frechet distance between two Gaussians (Heusel et al. 2017, arXiv 1706.08500, equation 6).
 
     torch-fidelity's value, from the eigenvalues of the product of the covariances S_a S_b; checked against
-    those of the symmetric root(S_b) S_a root(S_b), which are real and not negative. It may lie below 0 by
-    rounding.
+    those of the symmetric root(S_b) S_a root(S_b), which are real and not negative. It may be slightly negative due
+    to rounding.
 
     Args:
-        stats_a, stats_b: see Statistics; stats_b may hold its root, which then is not computed again.
+        stats_a, stats_b: see Statistics; if stats_b has its root, it is not computed again.
 
     Raises:
-        MetricError: a value that is not finite, or the formulas differ by more than RELATIVE_TOLERANCE of the
+        MetricError: a value is not finite, or the formulas differ by more than RELATIVE_TOLERANCE of the
             distance and TRACE_TOLERANCE of the covariances' traces.
     """
     self_test()
@@ -76,21 +78,21 @@ def _frechet(stats_a: Statistics, stats_b: Statistics) -> float:
 
 @functools.cache
 def self_test() -> None:
-    """Two Gaussians with diagonal covariances, one singular: |m_a - m_b|^2 + sum (s_a - s_b)^2. Runs once.
+    """Check two Gaussians of known distance |m_a - m_b|^2 + sum (s_a - s_b)^2, one of them singular. Runs once.
 
     Raises:
         MetricError: the linear algebra of this machine gives another number.
     """
     rng = np.random.default_rng(0)
-    spread_a, spread_b = rng.uniform(0.5, 2, 32), rng.uniform(0.5, 2, 32)
-    spread_a[20:] = 0
+    std_a, std_b = rng.uniform(0.5, 2, 32), rng.uniform(0.5, 2, 32)
+    std_a[20:] = 0
     rotation = np.linalg.qr(rng.normal(size=(32, 32)))[0]  # the distance is the same in any orthogonal frame
     mean_a, mean_b = rng.normal(size=32), rng.normal(size=32)
-    expected = np.square(mean_a - mean_b).sum() + np.square(spread_a - spread_b).sum()
+    expected = np.square(mean_a - mean_b).sum() + np.square(std_a - std_b).sum()
     a, b = (
-        {"mu": rotation @ mean, "sigma": (rotation * spread**2) @ rotation.T}
-        for mean, spread in ((mean_a, spread_a), (mean_b, spread_b))
+        {"mu": rotation @ mean, "sigma": (rotation * std**2) @ rotation.T}
+        for mean, std in ((mean_a, std_a), (mean_b, std_b))
     )
-    found = _frechet(a, b)
-    if not abs(found - expected) <= 1e-5 * expected:
-        raise MetricError(f"the Frechet distance fails its self-test: {found!r}, expected {expected!r}")
+    distance = _frechet(a, b)
+    if not abs(distance - expected) <= 1e-5 * expected:
+        raise MetricError(f"the Frechet distance fails its self-test: {distance!r}, expected {expected!r}")

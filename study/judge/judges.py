@@ -1,12 +1,11 @@
 """Judges: frozen feature extractors in whose space images are compared.
 
-There are two unrelated ones at small scales, an ImageNet network and a classifier trained here; a conclusion holds when
-both agree. Neither is a network that a tokenizer is aligned with. The planner knows them by study/plan/judge_spec.py,
-their networks are in study/judge/extractors.py, what they compare with is in study/judge/references.py.
+Small scales use two unrelated judges, an ImageNet network and a classifier trained here; a conclusion holds when both
+agree. Tokenizers are never aligned with either of these networks. Planning uses study/plan/judge_spec.py; the networks
+are in study/judge/extractors.py, and the references that images are compared with in study/judge/references.py.
 
-Measured on Fashion-MNIST with EfficientNet-Lite2, 5,000 images against 5,000: Frechet distance of a
-corrupted test set to the training set, over that of the test set itself. The smallest input separates best
-and costs least.
+Measured on Fashion-MNIST with EfficientNet-Lite2, 5,000 images against 5,000: Frechet distance of a corrupted test set
+to the training set, divided by that of the unchanged test set. The smallest input separates best and costs least.
 
     input   blurred   noise of 8/255   3 bits   a class missing   images/s (2 cores)
      64       4.4         13.9          3.3          1.6               600 to 800
@@ -40,11 +39,11 @@ BATCH = {"cpu": 25, "cuda": 250}
 def build_judge(spec: JudgeSpec, data: DataSpec | None, device: str = "cpu") -> FeatureExtractorBase:
     """The frozen extractor on `device`: uint8 (B, 3, H, W) in, a tuple that begins with features float32 (B, D) out.
 
-    `data` is what `judge_spec` was given. The classifier is trained the first time it is asked for, which takes well
-    under a minute on two cores.
+    `data` is the same as for `judge_spec`. The classifier is trained on first use, which takes well under a minute on
+    two cores.
 
     Raises:
-        ValueError: weights that are missing or damaged.
+        ValueError: weights are missing or damaged.
     """
     from torch_fidelity.utils import create_feature_extractor
 
@@ -61,10 +60,9 @@ def build_judge(spec: JudgeSpec, data: DataSpec | None, device: str = "cpu") -> 
 
 
 def features(extractor: FeatureExtractorBase, images: np.ndarray | Tensor, batch_size: int | None = None) -> Tensor:
-    """Features float32 (N, D), on the CPU, of uint8 images (N, 1 or 3, H, W); one channel is repeated to
-    three.
+    """Features float32 (N, D), on the CPU, of uint8 images (N, 1 or 3, H, W); one channel is repeated to three.
 
-    Independent of `batch_size` (images; None is what suits the device) up to the last float32 digits.
+    Independent of `batch_size` (images; None: BATCH for the device) up to the last float32 digits.
 
     Raises:
         ValueError: images of another type or shape.
@@ -75,11 +73,11 @@ def features(extractor: FeatureExtractorBase, images: np.ndarray | Tensor, batch
 def all_features(
     extractor: FeatureExtractorBase, images: np.ndarray | Tensor, batch_size: int | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """`features`, and of the same pass Inception's spatial ones, float32 (N, SPATIAL_WIDTH); None for other judges."""
+    """`features`, and Inception's spatial features from the same pass, float32 (N, SPATIAL_WIDTH); else None."""
     import torch
 
     if images.ndim != 4 or images.shape[1] not in (1, 3) or images.dtype not in (np.uint8, torch.uint8):
-        raise ValueError(f"images are uint8 (N, 1 or 3, H, W), got {images.dtype} {tuple(images.shape)}")
+        raise ValueError(f"images must be uint8 (N, 1 or 3, H, W), got {images.dtype} {tuple(images.shape)}")
     if not len(images):
         raise ValueError("no images to judge")
     device = next(extractor.parameters()).device
@@ -91,9 +89,9 @@ def all_features(
             batch = images[start : start + batch_size]
             if isinstance(batch, np.ndarray):
                 batch = torch.from_numpy(batch.copy())
-            found = extractor(batch.to(device).expand(-1, 3, -1, -1))
-            parts.append([one.float().cpu() for one in found])
-    pooled, *spatial = (torch.cat(kind) for kind in zip(*parts, strict=True))
+            outputs = extractor(batch.to(device).expand(-1, 3, -1, -1))
+            parts.append([output.float().cpu() for output in outputs])
+    pooled, *spatial = (torch.cat(batches) for batches in zip(*parts, strict=True))
     return pooled, spatial[0] if spatial else None
 
 
@@ -101,6 +99,6 @@ def trained_classifier(spec: JudgeSpec, data: DataSpec) -> Path:
     """Folder with the trained classifier and `judge.json`, which holds its accuracy."""
     import torch
 
-    # threads move the last bits of its weights, and it must not matter who trained it first
+    # the number of threads changes the last bits of its weights, so it is part of the key
     key = {"judge": spec.fingerprint, "data": data.content, "size": spec.size, "threads": torch.get_num_threads()}
     return asset("classifier", key, lambda folder: train_classifier(data, spec.size, folder))

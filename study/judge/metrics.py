@@ -1,7 +1,7 @@
 """Numbers that compare sets of images: Frechet distance, KID, precision, recall; PSNR, SSIM, perceptual distance.
 
-torch-fidelity's functions on our features; its cache stays off, because it unpickles. The Frechet distance itself is in
-study/judge/frechet.py.
+They are torch-fidelity's functions, applied to our features; its cache stays off, because it unpickles. The Frechet
+distance itself is in study/judge/frechet.py.
 """
 
 from __future__ import annotations
@@ -17,59 +17,59 @@ from study.judge.references import Reference
 
 NEIGHBOURS = 3  # of precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991)
 KID_SUBSETS = 10
-KID_SUBSET_IMAGES = 1000  # or all, when there are fewer
+KID_SUBSET_IMAGES = 1000  # or all images, if there are fewer
 KID_SEED = 2020
 PSNR_CEILING = 100.0  # dB: an image that is reproduced exactly counts as this, not as infinity
-PRC_FULL_IMAGES = 10_000  # up to here all pairs at once; above it in parts, which needs less memory
+PRC_FULL_IMAGES = 10_000  # up to this size all pairs at once; above it in parts, which needs less memory
 
 
 def comparable(samples: int, width: int) -> bool:
-    """Whether a Frechet distance of so many samples means something: the covariance needs twice the width."""
+    """Whether there are enough samples for a meaningful Frechet distance: the covariance needs twice the width."""
     return samples >= 2 * width
 
 
-def generation_metrics(found: Tensor, reference: Reference, spatial: Tensor | None = None) -> dict[str, float]:
+def generation_metrics(features: Tensor, reference: Reference, spatial: Tensor | None = None) -> dict[str, float]:
     """How samples compare with real images.
 
     Args:
-        found: features of the samples, float32 (N, D), N at least 4.
+        features: of the samples, float32 (N, D), N at least 4.
         reference: of real images, by the same judge.
         spatial: Inception's spatial features of the same samples, float32 (N, 2023); None for other judges.
 
     Returns:
         gfid; kid (unbiased, polynomial kernel of degree 3, KID_SUBSETS subsets, not scaled; may be below 0);
-        precision and recall with NEIGHBOURS neighbours, of all N against all of the reference; and when the judge is
-        Inception inception_score (10 splits) and sfid, the distance of gfid between spatial features (Nash et al.
-        2021, arXiv 2103.03841).
+        precision and recall with NEIGHBOURS neighbours, of all N against all of the reference; for Inception also
+        inception_score (10 splits) and sfid, the same distance as gfid but of spatial features (Nash et al. 2021, arXiv
+        2103.03841).
 
     Raises:
         ValueError: too few samples, or features of another width.
-        MetricError: see `frechet_distance`; any number that is not finite.
+        MetricError: see `frechet_distance`; or a number is not finite.
     """
     from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
     from torch_fidelity.metric_prc import prc_features_to_metric
 
-    fewest = min(len(found), len(reference.features))
-    if fewest <= NEIGHBOURS:
-        raise ValueError(f"{NEIGHBOURS} neighbours need more than {NEIGHBOURS} images, got {fewest}")
-    if found.ndim != 2 or found.shape[1] != reference.features.shape[1]:
-        raise ValueError(f"features {tuple(found.shape)} do not fit the reference's width {len(reference.mu)}")
+    smaller = min(len(features), len(reference.features))
+    if smaller <= NEIGHBOURS:
+        raise ValueError(f"{NEIGHBOURS} neighbours need more than {NEIGHBOURS} images, got {smaller}")
+    if features.ndim != 2 or features.shape[1] != reference.features.shape[1]:
+        raise ValueError(f"features {tuple(features.shape)} do not fit the reference's width {len(reference.mu)}")
     target = {name: getattr(reference, name).numpy() for name in ("mu", "sigma", "root")}
-    distance = frechet_distance(statistics(found), target)
+    distance = frechet_distance(statistics(features), target)
     kid = kid_features_to_metric(
-        found.double(),
+        features.double(),
         reference.features.double(),
         kid_subsets=KID_SUBSETS,
-        kid_subset_size=min(KID_SUBSET_IMAGES, fewest),
+        kid_subset_size=min(KID_SUBSET_IMAGES, smaller),
         rng_seed=KID_SEED,
         verbose=False,
     )
-    centre = reference.mu.float()  # moves no distance, and keeps digits where distances are taken in float32
+    centre = reference.mu.float()  # changes no distance, and keeps digits when distances are computed in float32
     neighbours = prc_features_to_metric(  # generated first, real second
-        found - centre,
+        features - centre,
         reference.features - centre,
         prc_neighborhood=NEIGHBOURS,
-        save_cpu_ram=max(len(found), len(reference.features)) > PRC_FULL_IMAGES,
+        save_cpu_ram=max(len(features), len(reference.features)) > PRC_FULL_IMAGES,
         verbose=False,
     )
     values = {
@@ -80,12 +80,12 @@ def generation_metrics(found: Tensor, reference: Reference, spatial: Tensor | No
         "recall": neighbours["recall"],
     }
     if reference.head is not None:
-        values["inception_score"] = inception_score(found @ reference.head.T)
+        values["inception_score"] = inception_score(features @ reference.head.T)
     return checked(values)
 
 
 def _spatial_distance(spatial: Tensor | None, reference: Reference) -> dict[str, float]:
-    """sfid, or nothing where a side has no spatial features."""
+    """sfid, or nothing if either side has no spatial features."""
     if spatial is None or reference.spatial is None:
         return {}
     if spatial.ndim != 2 or spatial.shape[1] != len(reference.spatial["mu"]):
@@ -96,22 +96,21 @@ def _spatial_distance(spatial: Tensor | None, reference: Reference) -> dict[str,
 
 
 def inception_score(scores: Tensor) -> float:
-    """Inception score (Salimans et al. 2016, arXiv 1606.03498) of class scores (N, classes), at most 10
-    splits."""
+    """Inception score (Salimans et al. 2016, arXiv 1606.03498) of class scores (N, classes), with at most 10 splits."""
     from torch_fidelity.metric_isc import KEY_METRIC_ISC_MEAN, isc_features_to_metric
 
     check_finite(scores, "class scores")
     return isc_features_to_metric(scores, splits=min(10, len(scores)))[KEY_METRIC_ISC_MEAN]
 
 
-def reconstruction_distance(found: Tensor, inputs: Reference) -> float:
-    """rFID: Frechet distance between features of reconstructions (N, D) and those of their own inputs.
+def reconstruction_distance(features: Tensor, inputs: Reference) -> float:
+    """rFID: Frechet distance between features (N, D) of reconstructions and those of their inputs.
 
     Raises:
         MetricError: see `frechet_distance`.
     """
     target = {name: getattr(inputs, name).numpy() for name in ("mu", "sigma", "root")}
-    return checked({"rfid": frechet_distance(statistics(found), target)})["rfid"]
+    return checked({"rfid": frechet_distance(statistics(features), target)})["rfid"]
 
 
 def reconstruction_metrics(
@@ -120,7 +119,7 @@ def reconstruction_metrics(
     perceptual: Callable[[Tensor, Tensor], Tensor],
     batch_size: int = 50,
 ) -> dict[str, float]:
-    """How reconstructions compare with their own inputs.
+    """How reconstructions compare with their inputs.
 
     Args:
         images, reconstructions: uint8 (N, 1 or 3, H, W), in the same order.
@@ -132,14 +131,14 @@ def reconstruction_metrics(
         Gaussian window of 11 pixels) and perceptual.
 
     Raises:
-        ValueError: shapes or types that do not fit.
-        MetricError: a number that is not finite.
+        ValueError: shapes or types do not fit.
+        MetricError: a number is not finite.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     if images.shape != reconstructions.shape or {images.dtype, reconstructions.dtype} != {torch.uint8}:
-        found = " and ".join(f"{x.dtype} {tuple(x.shape)}" for x in (images, reconstructions))
-        raise ValueError(f"images and reconstructions are uint8 of one shape, got {found}")
+        actual = " and ".join(f"{x.dtype} {tuple(x.shape)}" for x in (images, reconstructions))
+        raise ValueError(f"images and reconstructions must be uint8 of one shape, got {actual}")
     if min(images.shape[2:]) < 6 or len(images) < 2:
         raise ValueError(f"SSIM needs at least 6 pixels and 2 images, got {tuple(images.shape)}")
     weights = list(perceptual.parameters()) if isinstance(perceptual, torch.nn.Module) else []

@@ -1,4 +1,4 @@
-"""References: features of real images and their statistics, computed once and kept, that images are compared with."""
+"""References that images are compared with: features of real images and their statistics, computed once and cached."""
 
 from __future__ import annotations
 
@@ -34,11 +34,10 @@ REFERENCE_VERSION = 1
 class Reference:
     """Features of real images and their statistics.
 
-    features: float32 (N, D). mu: float64 (D,). sigma: float64 (D, D), unbiased. root: its symmetric square
-    root.
-    head: float32 (classes, D) of a judge whose class scores mean something (Inception), else None.
-    spatial: mu, sigma and root, as above, of Inception's spatial features (SPATIAL_WIDTH wide); else None.
-    hash names judge (weights included where they were trained here), data, split, count and choice of images.
+    features: float32 (N, D). mu: float64 (D,). sigma: float64 (D, D), unbiased. root: its symmetric square root.
+    head: float32 (classes, D), weights of the class scores, for Inception; else None.
+    spatial: mu, sigma and root of Inception's spatial features (SPATIAL_WIDTH wide); else None.
+    hash: covers judge (with its weights if trained here), data, split, count and choice of images.
     """
 
     features: Tensor
@@ -52,12 +51,12 @@ class Reference:
 
 
 def balanced_choice(labels: np.ndarray, count: int) -> np.ndarray:
-    """Indices (count,) of a fixed, class-balanced choice; a smaller count takes a part of a larger one's.
+    """Indices (count,) of a fixed, class-balanced choice; a smaller choice is the beginning of a larger one.
 
     Each class is shuffled by a fixed seed and the classes take turns, until the small ones are used up.
 
     Raises:
-        ValueError: more than there are, or fewer than 1.
+        ValueError: `count` is below 1 or above the number of images.
     """
     if not 1 <= count <= len(labels):
         raise ValueError(f"asked for {count} of {len(labels)} images; give a count from 1 to {len(labels)}")
@@ -70,7 +69,7 @@ def balanced_choice(labels: np.ndarray, count: int) -> np.ndarray:
 
 
 def dataset_reference(spec: JudgeSpec, data: DataSpec, split: str, count: int, device: str = "cpu") -> Reference:
-    """Features and statistics of `count` real images of a split, computed once and kept as safetensors.
+    """Features and statistics of `count` real images of a split, computed once and cached as safetensors.
 
     Raises:
         ValueError: more images than the split has, or fewer than 2.
@@ -85,7 +84,7 @@ def dataset_reference(spec: JudgeSpec, data: DataSpec, split: str, count: int, d
         "version": REFERENCE_VERSION,
         "device": device,
     }
-    if spec.name == "classifier":  # trained on another machine it is another judge
+    if spec.name == "classifier":  # a classifier trained on another machine is another judge
         weights = (trained_classifier(spec, data) / CLASSIFIER_FILE).read_bytes()
         key["weights"] = hashlib.sha256(weights).hexdigest()[:16]
 
@@ -93,7 +92,7 @@ def dataset_reference(spec: JudgeSpec, data: DataSpec, split: str, count: int, d
         images = load_images(data, split)
         return np.ascontiguousarray(images.images[balanced_choice(images.labels, count)])
 
-    return _kept_reference(spec, key, pixels, lambda: build_judge(spec, data, device))
+    return _cached_reference(spec, key, pixels, lambda: build_judge(spec, data, device))
 
 
 def pictures_reference(
@@ -101,22 +100,22 @@ def pictures_reference(
     images: np.ndarray,
     digest: str,
     device: str = "cpu",
-    given: dict[str, np.ndarray] | None = None,
+    published: dict[str, np.ndarray] | None = None,
 ) -> Reference:
-    """The reference that images made elsewhere give: of all of them, computed once and kept.
+    """The reference made of all these images, which come from outside this study; computed once and cached.
 
     Args:
         spec: any judge but the classifier.
         images: uint8 (N, 1 or 3, H, W), N at least 2.
-        digest: names them by their content.
+        digest: hash of their content.
         device: "cpu" or "cuda".
-        given: float64 mu (2048,), sigma, mu_s (SPATIAL_WIDTH,), sigma_s of Inception's features over more images than
-            these, which then take the place of their own; for Inception alone.
+        published: float64 mu (2048,), sigma, mu_s (SPATIAL_WIDTH,), sigma_s of Inception's features over more images
+            than these; they replace the statistics of these images. For Inception only.
 
     Raises:
         ValueError: fewer than 2 images.
     """
-    assert given is None or spec.name == "inception", "statistics belong to the network they were taken with"
+    assert published is None or spec.name == "inception", "statistics belong to the network that computed them"
     if len(images) < 2:
         raise ValueError(f"a reference needs at least 2 images to have a covariance, got {len(images)}")
     key: dict[str, Any] = {
@@ -126,35 +125,35 @@ def pictures_reference(
         "version": REFERENCE_VERSION,
         "device": device,
     }
-    if given is not None:
-        known = hashlib.sha256(b"".join(given[name].tobytes() for name in sorted(given)))
-        key["statistics"] = known.hexdigest()[:16]
-    return _kept_reference(spec, key, lambda: images, lambda: build_judge(spec, None, device), given)
+    if published is not None:
+        content = hashlib.sha256(b"".join(published[name].tobytes() for name in sorted(published)))
+        key["statistics"] = content.hexdigest()[:16]
+    return _cached_reference(spec, key, lambda: images, lambda: build_judge(spec, None, device), published)
 
 
-def _kept_reference(
+def _cached_reference(
     spec: JudgeSpec,
     key: dict[str, Any],
     pixels: Callable[[], np.ndarray],
     extractor: Callable[[], FeatureExtractorBase],
-    given: dict[str, np.ndarray] | None = None,
+    published: dict[str, np.ndarray] | None = None,
 ) -> Reference:
-    """The reference named by `key`, computed from `pixels()` by `extractor()` if it was not yet."""
+    """The reference named by `key`, computed from `pixels()` by `extractor()` unless it is cached."""
 
     def fill(folder: Path) -> None:
         import torch
 
         network = extractor()
-        found, spatial = all_features(network, pixels())
-        gaussians = {"": statistics(found)}
+        pooled, spatial = all_features(network, pixels())
+        gaussians = {"": statistics(pooled)}
         if spatial is not None:
             gaussians["spatial_"] = statistics(spatial)
-        if given is not None:
+        if published is not None:
             gaussians = {
-                "": {"mu": given["mu"], "sigma": given["sigma"]},
-                "spatial_": {"mu": given["mu_s"], "sigma": given["sigma_s"]},
+                "": {"mu": published["mu"], "sigma": published["sigma"]},
+                "spatial_": {"mu": published["mu_s"], "sigma": published["sigma_s"]},
             }
-        tensors = {"features": found}
+        tensors = {"features": pooled}
         for prefix, stats in gaussians.items():
             for name, value in {**stats, "root": square_root(stats["sigma"])}.items():
                 tensors[prefix + name] = torch.from_numpy(value)
@@ -162,9 +161,9 @@ def _kept_reference(
             tensors["head"] = class_scores(network)
         save_tensors(folder / "reference.safetensors", tensors)
 
-    # Inception's once had no spatial part: those are made again, under the hash they had
-    kept = {**key, "spatial": SPATIAL_WIDTH} if spec.name == "inception" else key
-    tensors = load_tensors(asset("reference", kept, fill) / "reference.safetensors")
+    # earlier references of Inception had no spatial features: they are computed again, and keep their hash
+    asset_key = {**key, "spatial": SPATIAL_WIDTH} if spec.name == "inception" else key
+    tensors = load_tensors(asset("reference", asset_key, fill) / "reference.safetensors")
     spatial = {name: tensors[f"spatial_{name}"] for name in ("mu", "sigma", "root") if f"spatial_{name}" in tensors}
     return Reference(
         features=tensors["features"],
@@ -178,18 +177,19 @@ def _kept_reference(
     )
 
 
-def published_reference(judge: JudgeSpec, given: ForeignFile, device: str) -> Reference:
-    """The statistics of a published file, and its pictures for precision and recall, as study.evaluate takes them.
+def published_reference(judge: JudgeSpec, file: ForeignFile, device: str) -> Reference:
+    """The statistics of a published file, and its pictures for precision and recall, as in study.evaluate.
 
     Raises:
-        ValueError: the file is missing, another than planned, or does not hold what REFERENCES says.
+        ValueError: the file is missing, is not the planned one, or does not hold what REFERENCES says.
     """
-    path, of = require_weights(given.name, given.sha256), REFERENCES[given.name]
-    statistics, pictures = read_statistics(path), read_pictures(path)
-    found = (len(pictures.pixels), *pictures.size)
-    if statistics is None or found != (of.images, of.resolution, of.resolution):
+    path, expected = require_weights(file.name, file.sha256), REFERENCES[file.name]
+    published, pictures = read_statistics(path), read_pictures(path)
+    count, (height, width) = len(pictures.pixels), pictures.size
+    size = (expected.images, expected.resolution, expected.resolution)
+    if published is None or (count, height, width) != size:
         raise ValueError(
-            f"{path} should hold statistics and {of.images} pictures of {of.resolution} px; it holds "
-            f"{'no' if statistics is None else 'its'} statistics and {found[0]} pictures of {found[1]} x {found[2]} px"
+            f"{path} should hold statistics and {expected.images} pictures of {expected.resolution} px; it holds "
+            f"{'no' if published is None else 'its'} statistics and {count} pictures of {height} x {width} px"
         )
-    return pictures_reference(judge, pictures.pixels, pictures.digest, device, statistics)
+    return pictures_reference(judge, pictures.pixels, pictures.digest, device, published)

@@ -1,4 +1,4 @@
-"""Sheets of pictures: native pixels, no gaps; figures cut and label them."""
+"""Sheets of pictures in native pixels, without gaps; figures cut and label them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from study.core.files import atomic
 
 
 def save_sheet(path: Path, images: Tensor, columns: int) -> None:
-    """Write images uint8 (N, C, H, W), C 1 or 3, as one PNG of `columns` pictures a row; a last gap is black."""
+    """Write images uint8 (N, C, H, W), C 1 or 3, as one PNG with `columns` pictures per row; unused cells are black."""
     from PIL import Image
 
     count, channels, height, width = images.shape

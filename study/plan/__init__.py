@@ -1,4 +1,4 @@
-"""What is asked, resolved: from an ablation and a scale to runs, stages and jobs.
+"""Planning: an ablation and a scale are resolved to runs, stages and jobs.
 
-Torch-free; nothing is computed here.
+Does not import torch; nothing is computed here.
 """

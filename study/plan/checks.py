@@ -1,4 +1,4 @@
-"""What must hold of a scale and its data before a study starts: a wrong value is one clear line, not a failed job."""
+"""Checks of a scale and its data before a study starts: an invalid value gives one clear line, not a failed job."""
 
 from __future__ import annotations
 
@@ -18,24 +18,23 @@ PERCEPTUAL_NETS = ("lite0", "lite2", "vgg")
 LABEL_SCHEMES = ("equal", "random")
 WEIGHTS = ("ema", "raw")
 STORED_LATENTS = ("posterior", "sample")
-FEWEST_SAMPLES = 4  # precision and recall look at three neighbours
+FEWEST_SAMPLES = 4  # precision and recall use the three nearest neighbours
 
-Check = tuple[Callable[[Any], bool], str]
+Check = tuple[Callable[[Any], bool], str]  # whether a value is valid, and the requirement in words
 
 _positive: Check = (lambda v: 0 < v < float("inf"), "above 0")
 _not_negative: Check = (lambda v: 0 <= v < float("inf"), "0 or more")
 _share: Check = (lambda v: 0 <= v <= 1, "between 0 and 1")
 _decay: Check = (lambda v: 0 <= v < 1, "at least 0 and below 1")
 _betas: Check = (lambda v: all(0 <= b < 1 for b in v), "two numbers at least 0 and below 1")
-_some: Check = (lambda v: len(v) > 0, "at least one")
-_different: Check = (lambda v: len(set(v)) == len(v) > 0, "at least one, none twice")
+_distinct: Check = (lambda v: len(set(v)) == len(v) > 0, "at least one, none twice")
 
 
 def _one_of(valid: tuple[Any, ...]) -> Check:
     return (lambda v: v in valid), f"one of {', '.join(map(str, valid))}"
 
 
-def _in_turn(phases: tuple[Phase, ...]) -> bool:
+def _valid_phases(phases: tuple[Phase, ...]) -> bool:
     starts = [phase.from_images for phase in phases]
     margins = [m for phase in phases for m in (phase.vf_cosine_margin, phase.vf_distance_margin)]
     weights = [phase.vf_weight for phase in phases]
@@ -46,10 +45,10 @@ CHECKS: dict[str, Check] = {
     "device": _one_of(("any", "cpu", "cuda")),
     "train_images": _positive,
     "downsampling": _positive,
-    "latent_channels": _different,
-    "generators": _different,
-    "tokenizer_seeds": _different,
-    "seeds": _different,
+    "latent_channels": _distinct,
+    "generators": _distinct,
+    "tokenizer_seeds": _distinct,
+    "seeds": _distinct,
     "autoencoder.ch": _positive,
     "autoencoder.ch_mult": (lambda v: len(v) > 0 and min(v) > 0, "at least one number above 0"),
     "autoencoder.num_res_blocks": _positive,
@@ -75,8 +74,8 @@ CHECKS: dict[str, Check] = {
     "tokenizer.vf_distance_weight": _not_negative,
     "tokenizer.vf_cosine_margin": _share,
     "tokenizer.vf_distance_margin": _share,
-    "tokenizer.phases": (_in_turn, "phases in the order of their from_images, with weights and margins as above"),
-    "generator.snapshot_images": _different,
+    "tokenizer.phases": (_valid_phases, "phases in the order of their from_images, with weights and margins as above"),
+    "generator.snapshot_images": _distinct,
     "generator.learning_rate": _positive,
     "generator.betas": _betas,
     "generator.weight_decay": _not_negative,
@@ -113,7 +112,7 @@ CHECKS: dict[str, Check] = {
 
 
 def check_study(name: str) -> str:
-    """The name of a study, which is that of a folder; ValueError for another, or for one of published numbers."""
+    """The name; ValueError unless it is a plain folder name that is not reserved for published results."""
     if not name or name in (".", "..", *PUBLISHED_STUDIES) or set(name) & set("/\\"):
         reserved = " and ".join(map(repr, PUBLISHED_STUDIES))
         raise ValueError(f"--study must be a plain folder name other than {reserved}, got {name!r}")
@@ -121,14 +120,15 @@ def check_study(name: str) -> str:
 
 
 def check_scale(scale: Scale) -> None:
-    """ValueError, naming the field, its value and what it must be, for the first value that no run could use."""
-    for field, (holds, must) in CHECKS.items():
+    """ValueError for the first invalid value; it names the field, the value and the requirement."""
+    for field, (is_valid, requirement) in CHECKS.items():
         value: Any = scale
-        for part in field.split("."):
-            value = getattr(value, part)
-        if not holds(value):
-            text = f"; {nearest(value, must.removeprefix('one of ').split(', '))}" if isinstance(value, str) else ""
-            raise ValueError(f"{field} must be {must}, got {value!r}{text}")
+        for name in field.split("."):
+            value = getattr(value, name)
+        if not is_valid(value):
+            choices = requirement.removeprefix("one of ").split(", ")
+            hint = f"; {nearest(value, choices)}" if isinstance(value, str) else ""
+            raise ValueError(f"{field} must be {requirement}, got {value!r}{hint}")
     solver, objective = scale.sampling.solver, scale.generator.objective
     if solver not in OBJECTIVES[objective]:
         raise ValueError(
@@ -141,8 +141,8 @@ def check_scale(scale: Scale) -> None:
         )
     if len(scale.tokenizer_seeds) > len(scale.seeds):
         raise ValueError(
-            f"tokenizer_seeds take turns under seeds, so there are at most as many: {len(scale.tokenizer_seeds)} "
-            f"tokenizer_seeds for {len(scale.seeds)} seeds; give both, such as seeds=0,1 and tokenizer_seeds=0,1"
+            f"seeds use tokenizer_seeds in turn, so there cannot be more of them: {len(scale.tokenizer_seeds)} "
+            f"tokenizer_seeds for {len(scale.seeds)} seeds; set both, such as seeds=0,1 and tokenizer_seeds=0,1"
         )
     names = [name for name, _ in scale.judges]
     if not names or len(set(names)) < len(names):
@@ -150,67 +150,69 @@ def check_scale(scale: Scale) -> None:
     reference, others = scale.evaluation.reference, [name for name in names if name != "inception"]
     if reference and others:
         raise ValueError(
-            f"evaluation.reference {reference} holds statistics of Inception, which are not for the judge {others[0]}; "
-            "--set evaluation.reference= for training images"
+            f"evaluation.reference {reference} holds statistics of Inception features, which the judge {others[0]} "
+            "cannot use; --set evaluation.reference= compares with training images"
         )
 
 
 def check_data(scale: Scale, data: DataSpec) -> None:
-    """ValueError when there are too few pictures to train on or to be judged by, or the reference is of others."""
+    """ValueError for too few pictures to train on or to judge with, or a reference of other classes or another size."""
     if data.test_images < 2 or data.train_images < FEWEST_SAMPLES:
         raise ValueError(
             f"{data.name} has {data.train_images} pictures to train on and {data.test_images} to test with; "
             f"a study needs at least {FEWEST_SAMPLES} and 2"
         )
-    of = REFERENCES.get(scale.evaluation.reference)
-    if of is not None and (data.resolution, data.classes) != (of.resolution, of.classes):
+    reference = REFERENCES.get(scale.evaluation.reference)
+    if reference is not None and (data.resolution, data.classes) != (reference.resolution, reference.classes):
         raise ValueError(
-            f"evaluation.reference {scale.evaluation.reference} is of {of.classes} classes at {of.resolution} px, "
-            f"{data.name} has {data.classes} at {data.resolution} px: --set evaluation.reference= for training images"
+            f"evaluation.reference {scale.evaluation.reference} has {reference.classes} classes at "
+            f"{reference.resolution} px, {data.name} has {data.classes} at {data.resolution} px: "
+            "--set evaluation.reference= compares with training images"
         )
 
 
-SMALLEST_FOR_GAN = 24  # pixels: three halvings and two kernels of 4
+SMALLEST_FOR_GAN = 24  # pixels: the discriminator halves three times, then has two kernels of size 4
 
 
 def check_grid(scale: Scale, resolution: int) -> None:
-    """ValueError, naming sizes that fit, unless every generator's patches tile the latent of this picture size."""
+    """ValueError unless every generator's patches tile the latent at this resolution; it names resolutions that do."""
     patches = [parse_generator(generator)[2] for generator in scale.generators]
-    unit = scale.downsampling * max(patches)
-    if resolution % unit or resolution < 2 * unit:
-        near = max(2, round(resolution / unit)) * unit
-        fits = sorted({max(2 * unit, near - unit), near, near + unit})
+    multiple = scale.downsampling * max(patches)
+    if resolution % multiple or resolution < 2 * multiple:
+        closest = max(2, round(resolution / multiple)) * multiple
+        suggestions = sorted({max(2 * multiple, closest - multiple), closest, closest + multiple})
         raise ValueError(
             f"pictures of {resolution} px do not fit the grid of scale {scale.name} (downsampling "
-            f"{scale.downsampling}, patch {max(patches)}: multiples of {unit} from {2 * unit} px); nearest that fit: "
-            f"{', '.join(map(str, fits))} (choose one with --resolution)"
+            f"{scale.downsampling}, patch {max(patches)}: multiples of {multiple} from {2 * multiple} px); nearest "
+            f"that fit: {', '.join(map(str, suggestions))} (choose one with --resolution)"
         )
 
 
 def check_budgets(scale: Scale, data: DataSpec) -> None:
-    """ValueError for budgets that no training could keep."""
+    """ValueError for training budgets, batches, snapshots and phases that do not fit together."""
     for name, recipe in (("tokenizer", scale.tokenizer), ("generator", scale.generator)):
         if recipe.batch_images < 1 or recipe.budget_images < 1 or recipe.budget_images % recipe.batch_images:
             raise ValueError(
                 f"{name}.budget_images {recipe.budget_images} must be a multiple of "
                 f"{name}.batch_images {recipe.batch_images}"
             )
-        shares, pieces = scale.execution.processes, scale.execution.microbatch_images
-        if recipe.batch_images % shares:
+        processes, microbatch = scale.execution.processes, scale.execution.microbatch_images
+        if recipe.batch_images % processes:
             raise ValueError(
-                f"{name}.batch_images {recipe.batch_images} must be a multiple of execution.processes {shares}"
+                f"{name}.batch_images {recipe.batch_images} must be a multiple of execution.processes {processes}"
             )
-        if name == "generator" and pieces and recipe.batch_images // shares % pieces:
+        if name == "generator" and microbatch and recipe.batch_images // processes % microbatch:
             raise ValueError(
-                f"execution.microbatch_images {pieces} must divide the {recipe.batch_images // shares} images of a "
-                "process's share"
+                f"execution.microbatch_images {microbatch} must divide the {recipe.batch_images // processes} images "
+                "of a process's share"
             )
     generator = scale.generator
-    wrong = [m for m in generator.snapshot_images if m % generator.batch_images or not 0 < m <= generator.budget_images]
-    if wrong or not generator.snapshot_images:
+    marks = generator.snapshot_images
+    invalid = [mark for mark in marks if mark % generator.batch_images or not 0 < mark <= generator.budget_images]
+    if invalid or not marks:
         raise ValueError(
-            f"generator.snapshot_images {generator.snapshot_images} must name multiples of generator.batch_images "
-            f"{generator.batch_images}, none past generator.budget_images {generator.budget_images}"
+            f"generator.snapshot_images {marks} must name multiples of generator.batch_images "
+            f"{generator.batch_images}, none above generator.budget_images {generator.budget_images}"
         )
     starts = [phase.from_images for phase in scale.tokenizer.phases]
     batch, budget = scale.tokenizer.batch_images, scale.tokenizer.budget_images

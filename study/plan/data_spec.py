@@ -1,4 +1,4 @@
-"""What a plan knows of a data set: its sizes and its content."""
+"""What a plan needs to know about a data set: its sizes and the hash of its content."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class DataSpec:
-    """A packed data set. The same pixels and labels in the same order have the same content, wherever
-    from."""
+    """A packed data set. `content` is the same for the same pixels and labels in the same order, whatever their
+    source."""
 
     name: str
     resolution: int  # pixels, height and width
@@ -17,11 +17,11 @@ class DataSpec:
     train_images: int
     test_images: int
     content: str  # 16 hex digits of the SHA-256 of all pixels and labels
-    flip: bool  # whether a mirrored image is as good as the image
+    flip: bool  # whether images may be mirrored in training
     class_names: tuple[str, ...]
 
 
-# Data sets that only their users can give, as a folder: a study on them can be planned without it
+# Data sets that a user must supply as a folder (--data); a study on them can be planned without the folder
 GIVEN_AS_FOLDER = {
     "imagenet": DataSpec(
         name="imagenet",

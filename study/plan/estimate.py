@@ -1,6 +1,6 @@
-"""How long a plan will take: floating-point operations over the rate this machine reached before.
+"""Estimates of a plan's run time (FLOPs divided by the rate that this machine reached before), memory and disk use.
 
-Rates come from the records of this processor and precision; without any, from what two cores of a laptop reach.
+Rates are measured on finished stages, per processor and precision; without any, those of two laptop cores are used.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from study.plan.data_spec import DataSpec
 from study.plan.specs import Encode, FitGenerator, FitTokenizer, Generate, Reconstruct
 from study.plan.stage import Stage
 
-# GFLOP/s of one process until a stage of this kind has been recorded here. A GPU is taken to be an H100; its rate for
-# generators is what the released code reaches (284 images/s of LightningDiT-XL/1 a card, 712 GFLOP each), the others
-# are guesses.
+# GFLOP/s of one process, used until a stage of this kind has run on this machine. A GPU is assumed to be an H100; its
+# rate for generators is that of the released code (284 images/s of LightningDiT-XL/1 per GPU, 712 GFLOP each), the
+# other GPU rates are guesses.
 GUESSED_GPU = "H100"
 FIRST_GUESS: dict[str, dict[str, float]] = {
     "cpu": {"fit_tokenizer": 25, "reconstruct": 10, "encode": 40, "fit_generator": 40, "generate": 20},
     "cuda": {"fit_tokenizer": 50e3, "reconstruct": 5e3, "encode": 40e3, "fit_generator": 200e3, "generate": 60e3},
 }
 SHORTEST_SECONDS = 10.0
-KEPT = 2  # checkpoints of a training, as study/train/checkpoint.py keeps them
-FORWARD_AND_BACKWARD = 3  # a backward pass costs two forward passes
+CHECKPOINTS_KEPT = 2  # of each training, as in study/train/checkpoint.py
+FORWARD_AND_BACKWARD = 3  # in forward passes: a backward pass costs two
 
 
 def training_flops(stage: Stage) -> int:
-    """FLOPs of one training image, forward and backward, of the network that a fit stage trains."""
+    """FLOPs per training image, forward and backward, of the network that a fit stage trains."""
     spec = stage.spec
     if isinstance(spec, FitTokenizer):
         return FORWARD_AND_BACKWARD * sum(autoencoder_flops(spec.architecture))
@@ -38,7 +38,7 @@ def training_flops(stage: Stage) -> int:
 
 
 def stage_flops(stage: Stage) -> float:
-    """FLOPs of a whole stage, of its own networks alone; the judges' share is in the rate."""
+    """FLOPs of a whole stage, without those of the judges, whose time is contained in the measured rate."""
     spec = stage.spec
     if isinstance(spec, (FitTokenizer, Encode, FitGenerator)) and spec.given:
         return 0.0
@@ -55,9 +55,9 @@ def stage_flops(stage: Stage) -> float:
     assert isinstance(spec, Generate) and isinstance(fit, FitGenerator)
     steps = spec.sampling.steps
     evaluations = {"euler": steps, "heun": 2 * steps, "dopri5": 100, "ddpm": steps}
-    guided = 1 if spec.sampling.guidance_scale == 1 else 2
-    velocity = flops_per_image(fit.architecture) * evaluations[spec.sampling.solver] * guided
-    return float(velocity + decode) * spec.sampling.samples
+    passes = 1 if spec.sampling.guidance_scale == 1 else 2  # guidance needs a second one without the label
+    sample = flops_per_image(fit.architecture) * evaluations[spec.sampling.solver] * passes
+    return float(sample + decode) * spec.sampling.samples
 
 
 def stage_parameters(stage: Stage) -> int:
@@ -70,15 +70,15 @@ def stage_parameters(stage: Stage) -> int:
 
 
 def disk_bytes(stage: Stage) -> int:
-    """Bytes that a stage keeps when it is done, and while it trains: weights and checkpoints, latents, samples."""
+    """Bytes on disk of a stage's outputs (weights, latents, samples) and of the checkpoints while it trains."""
     spec = stage.spec
     if isinstance(spec, (FitTokenizer, FitGenerator)) and spec.given:
         return 4 * stage_parameters(stage)
-    if isinstance(spec, FitTokenizer):  # weights; in each checkpoint also Adam's two moments
-        return 4 * stage_parameters(stage) * (1 + KEPT * 3)
-    if isinstance(spec, FitGenerator):  # EMA and raw at each mark; in each checkpoint also the two moments
-        return 4 * stage_parameters(stage) * (2 * len(spec.recipe.snapshot_images) + KEPT * 4)
-    if isinstance(spec, Encode):  # mean and spread in float16, or a sample
+    if isinstance(spec, FitTokenizer):  # weights; each checkpoint also holds Adam's two moments
+        return 4 * stage_parameters(stage) * (1 + CHECKPOINTS_KEPT * 3)
+    if isinstance(spec, FitGenerator):  # EMA and raw weights at each mark; each checkpoint also holds the two moments
+        return 4 * stage_parameters(stage) * (2 * len(spec.recipe.snapshot_images) + CHECKPOINTS_KEPT * 4)
+    if isinstance(spec, Encode):  # mean and standard deviation, or a sample; float16
         tokenizer = stage.inputs["tokenizer"].spec
         assert isinstance(tokenizer, FitTokenizer)
         values = tokenizer.architecture.z_channels * tokenizer.architecture.grid**2
@@ -89,7 +89,7 @@ def disk_bytes(stage: Stage) -> int:
 
 
 def data_bytes(data: DataSpec) -> int:
-    """Bytes of a packed data set."""
+    """Bytes on disk of a packed data set."""
     return (data.train_images + data.test_images) * data.channels * data.resolution**2
 
 
@@ -99,13 +99,13 @@ def _rates_file(compute: Compute, device: str) -> Path:
 
 
 def has_rates(compute: Compute, device: str) -> bool:
-    """Whether stages have been recorded on this machine, so that its estimates are not guesses."""
+    """Whether this machine has measured rates, so that its estimates are not guesses."""
     return _rates_file(compute, device).exists()
 
 
 def note_rate(stage: Stage, seconds: float, device: str) -> None:
-    """Remember how fast a stage went on this device; short ones say more about start-up and are left out, and so are
-    those that compute nothing."""
+    """Store the rate of a finished stage on this device; stages that were short (dominated by start-up) or computed
+    nothing are ignored."""
     if seconds < SHORTEST_SECONDS or not stage_flops(stage):
         return
     path = _rates_file(stage.spec.compute, device)
@@ -115,7 +115,7 @@ def note_rate(stage: Stage, seconds: float, device: str) -> None:
 
 
 def estimated_seconds(stage: Stage, device: str) -> float:
-    """Seconds that one process will need for a stage, roughly."""
+    """Approximate seconds that one process needs for a stage."""
     compute = stage.spec.compute
     rates = {**FIRST_GUESS[compute.device], **(read_json(_rates_file(compute, device)) or {})}
     return stage_flops(stage) / (rates[stage.kind] * 1e9)

@@ -1,8 +1,8 @@
-"""In what two runs differ: their resolved settings by name, and the factors that an ablation makes of them.
+"""Differences between runs: their resolved settings by name, grouped into the factors that an ablation declares.
 
-A ladder's step is confounded where it changes more than one factor. That is found by comparing what the runs resolve
-to, so no file can claim it away; an ablation only says which settings change as one (`FACTORS`), and which run the
-others are compared with where it is not the one before (`BASE`, its label).
+A step of an ablation is confounded when it changes more than one factor. This is computed from the resolved settings of
+the runs, so no ablation file can hide it. The file only declares which settings count as one factor (`FACTORS`) and the
+label of the run that all others are compared with (`BASE`; by default, each run is compared with the previous one).
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from study.plan.stage import Stage
 
 
 def resolved_settings(planned: Planned) -> dict[str, Any]:
-    """What makes a run's number, by name; seeds, and what the run does not use, are left out.
+    """All settings that determine a run's result, by name, except seeds and settings that the run does not use.
 
-    So are sizes that follow from others: of pictures and of the latent in the generator's network.
+    Sizes that follow from other settings are left out too: those of pictures and latents in the generator's network.
     """
     fit = planned.fit.spec
     if isinstance(fit, FitTokenizer):
@@ -35,8 +35,8 @@ def resolved_settings(planned: Planned) -> dict[str, Any]:
         "patch": network.patch,
         "given_generator": fit.given.name if fit.given else "",
         **{name: getattr(network, name) for name in GENERATOR_OPTIONS},
-        **_named("generator", fit.recipe),
-        **_named("sampling", result.sampling),
+        **_by_name("generator", fit.recipe),
+        **_by_name("sampling", result.sampling),
     }
 
 
@@ -44,7 +44,7 @@ def _tokenizer(stage: Stage) -> dict[str, Any]:
     fit = stage.spec
     assert isinstance(fit, FitTokenizer)
     name, shape = parse_tokenizer(fit.tokenizer), fit.architecture
-    recipe = _named("tokenizer", fit.recipe)
+    recipe = _by_name("tokenizer", fit.recipe)
     if name.foundation is None:
         recipe = {key: value for key, value in recipe.items() if ".vf_" not in key and key != "tokenizer.phases"}
     return {
@@ -54,44 +54,45 @@ def _tokenizer(stage: Stage) -> dict[str, Any]:
         "given_tokenizer": fit.given.name if fit.given else "",
         **{f"autoencoder.{key}": getattr(shape, key) for key in ("ch", "ch_mult", "num_res_blocks", "unshuffle")},
         **recipe,
-        **(_named("foundation", fit.foundation) if fit.foundation else {}),
+        **(_by_name("foundation", fit.foundation) if fit.foundation else {}),
     }
 
 
-def _named(part: str, spec: Any) -> dict[str, Any]:
-    return {f"{part}.{field.name}": getattr(spec, field.name) for field in dataclasses.fields(spec)}
+def _by_name(prefix: str, spec: Any) -> dict[str, Any]:
+    return {f"{prefix}.{field.name}": getattr(spec, field.name) for field in dataclasses.fields(spec)}
 
 
 def changed_factors(before: Mapping[str, Any], after: Mapping[str, Any], factors: Factors) -> tuple[str, ...]:
-    """Names of the factors in which two runs' settings differ; a setting that no factor claims is one by itself.
+    """Names of the factors in which two runs differ; a setting outside all factors is a factor of its own.
 
-    Settings that only one of them has follow from one that both have, as VF settings do from the foundation model.
+    Settings that only one of the runs has are ignored: they follow from a setting that both have, as the VF settings
+    follow from the foundation model.
     """
-    of = {setting: name for name, together in factors.items() for setting in together}
-    found = [of.get(name, name) for name in after if name in before and before[name] != after[name]]
-    return tuple(dict.fromkeys(found))
+    factor_of = {setting: factor for factor, settings in factors.items() for setting in settings}
+    changed = [factor_of.get(name, name) for name in after if name in before and before[name] != after[name]]
+    return tuple(dict.fromkeys(changed))
 
 
 def run_labels(plan: Plan) -> dict[str, Label]:
-    """The labels of a plan's runs in order, each with the factors in which it differs from the run that it is compared
-    with: the plan's `base`, or the one before."""
+    """The labels of a plan's runs in order, each with the factors in which its run differs from the one that it is
+    compared with: the plan's `base`, or the previous run."""
     runs: dict[str, dict[str, Any]] = {}
     for planned in plan.runs:
-        if planned.run.label and planned.run.label not in runs:  # or another seed's
+        if planned.run.label and planned.run.label not in runs:  # the first seed stands for all
             runs[planned.run.label] = resolved_settings(planned)
-    before = dict(zip(list(runs)[1:], runs, strict=False))
-    found = {}
-    for place, (text, here) in enumerate(runs.items()):
-        other = runs.get(plan.base or before.get(text, text), here)
-        found[text] = Label(place, text, changed_factors(other, here, plan.factors))
-    return found
+    previous = dict(zip(list(runs)[1:], runs, strict=False))
+    labels = {}
+    for place, (text, settings) in enumerate(runs.items()):
+        compared = runs.get(plan.base or previous.get(text, text), settings)
+        labels[text] = Label(place, text, changed_factors(compared, settings, plan.factors))
+    return labels
 
 
 def varied_factors(plan: Plan) -> dict[str, list[Any]]:
-    """The factors in which a plan's generators differ and, for a factor of one setting, its values in order."""
+    """The factors that differ among a plan's generators, with the values in order of a factor of one setting."""
     runs = [resolved_settings(planned) for planned in plan.runs if planned.kind == "generator"]
     names = dict.fromkeys(name for run in runs for name in run)
     values = {name: list(dict.fromkeys(run[name] for run in runs if name in run)) for name in names}
-    of = {setting: name for name, together in plan.factors.items() for setting in together}
-    several = [name for name in names if len(values[name]) > 1]
-    return {of.get(name, name): [] if name in of else values[name] for name in several}
+    factor_of = {setting: factor for factor, settings in plan.factors.items() for setting in settings}
+    varied = [name for name in names if len(values[name]) > 1]
+    return {factor_of.get(name, name): [] if name in factor_of else values[name] for name in varied}

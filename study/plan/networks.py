@@ -1,4 +1,4 @@
-"""The tokenizer's network that a scale and the size of the pictures ask for."""
+"""The tokenizer's network for a scale and an image size."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from study.plan.scales import AutoencoderShape, Scale
 def network_config(
     shape: AutoencoderShape, *, channels: int, resolution: int, latent_channels: int
 ) -> AutoencoderConfig:
-    """The tokenizer's network of a scale for pictures of this size."""
+    """The tokenizer's network with the shape of a scale, for images of this size."""
     return AutoencoderConfig(
         in_channels=channels,
         resolution=resolution,
@@ -27,13 +27,13 @@ def network_config(
 
 
 def autoencoder_config(spec: str, scale: Scale, data: DataSpec) -> AutoencoderConfig:
-    """The network of this tokenizer spec; ValueError when the scale or the picture size does not fit it."""
+    """The network of this tokenizer spec; ValueError when it does not match the scale or the image size."""
     name = parse_tokenizer(spec)
     if name.external:
-        theirs = EXTERNAL_TOKENIZERS[spec].config
-        attended = tuple(side * data.resolution // theirs.resolution for side in theirs.attn_resolutions)
+        external = EXTERNAL_TOKENIZERS[spec].config
+        attention = tuple(side * data.resolution // external.resolution for side in external.attn_resolutions)
         return dataclasses.replace(
-            theirs, in_channels=data.channels, resolution=data.resolution, attn_resolutions=attended
+            external, in_channels=data.channels, resolution=data.resolution, attn_resolutions=attention
         )
     config = network_config(
         scale.autoencoder, channels=data.channels, resolution=data.resolution, latent_channels=name.channels

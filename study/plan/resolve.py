@@ -1,4 +1,4 @@
-"""From an ablation and a scale to runs, stages and jobs. Torch-free; nothing is computed here."""
+"""Resolves an ablation and a scale to runs, stages and jobs. Does not import torch; nothing is computed here."""
 
 from __future__ import annotations
 
@@ -33,24 +33,24 @@ from study.plan.specs import (
 from study.plan.stage import Stage
 from study.plan.weight_files import content_hash, weight_file
 
-# parts of a scale that a single run may change; the others are common to a study
+# fields of a scale that a single run may change; the others are the same for a whole study
 CHANGEABLE = (
     "train_images", "autoencoder", "foundation", "tokenizer", "generator", "sampling", "evaluation", "execution",
 )  # fmt: skip
 
 
 def _used_recipe(recipe: TokenizerRecipe, *, aligned: bool) -> TokenizerRecipe:
-    """The recipe with every field that this tokenizer does not use at its default: such a field moves no number,
-    so it must not move the fingerprint either.
+    """The recipe with its defaults for all fields that this tokenizer does not use: they affect no result, so they must
+    not affect the fingerprint either.
 
-    Phases of a plain tokenizer keep their starts: the optimizers' restart moves its numbers too, and it has to have
-    the aligned one's to be compared with it.
+    Phases of a plain tokenizer keep their starts: restarting the optimizers there changes its results too, and it must
+    restart where the aligned tokenizer does to be comparable with it.
     """
-    unused = [] if aligned else ["vf_"]
-    unused += [] if recipe.gan_weight else ["gan_"]
-    unused += [] if recipe.perceptual_weight else ["perceptual_"]
+    unused_prefixes = [] if aligned else ["vf_"]
+    unused_prefixes += [] if recipe.gan_weight else ["gan_"]
+    unused_prefixes += [] if recipe.perceptual_weight else ["perceptual_"]
     defaults: dict[str, Any] = {
-        f.name: f.default for f in dataclasses.fields(recipe) if f.name.startswith(tuple(unused))
+        f.name: f.default for f in dataclasses.fields(recipe) if f.name.startswith(tuple(unused_prefixes))
     }
     if not aligned:
         defaults["phases"] = tuple(Phase(from_images=phase.from_images) for phase in recipe.phases)
@@ -58,7 +58,7 @@ def _used_recipe(recipe: TokenizerRecipe, *, aligned: bool) -> TokenizerRecipe:
 
 
 def _used_foundation(name: str | None, recipe: FoundationRecipe) -> FoundationRecipe | None:
-    """How the foundation model is used; only lite0's input and stride can be chosen, the others own theirs."""
+    """The foundation recipe without unused fields: input size and stride are configurable for lite0 only."""
     if name is None:
         return None
     if name == "lite0":
@@ -67,7 +67,7 @@ def _used_foundation(name: str | None, recipe: FoundationRecipe) -> FoundationRe
 
 
 def _used_sampling(sampling: Sampling) -> Sampling:
-    """The protocol with the fields that its solver ignores at fixed values."""
+    """The sampling protocol with fixed values in the fields that its solver ignores."""
     if sampling.solver == "dopri5":
         return dataclasses.replace(sampling, steps=0, timestep_shift=1.0)
     if sampling.solver == "ddpm":
@@ -76,10 +76,10 @@ def _used_sampling(sampling: Sampling) -> Sampling:
 
 
 def _foreign_file(name: str) -> ForeignFile:
-    """The file as it lies in the weights folder; without a hash when it does not, and the plan says that it is missing.
+    """The file of this name in the weights folder; its hash is empty when it is missing, which the plan reports.
 
     Raises:
-        ValueError: not the name of a file in that folder.
+        ValueError: the name contains a path.
     """
     file = weight_file(name).file
     if file != Path(file).name:
@@ -102,8 +102,8 @@ def _fit_tokenizer(run: Run, scale: Scale, data: DataSpec, compute: Compute) -> 
     if run.pretrained_tokenizer is None:
         return spec
     recipe = TokenizerRecipe(budget_images=run.pretrained_tokenizer.images_seen, batch_images=0, learning_rate=0.0)
-    given = _foreign_file(run.pretrained_tokenizer.name)
-    return dataclasses.replace(spec, train_images=0, foundation=None, recipe=recipe, compute=compute, given=given)
+    weights = _foreign_file(run.pretrained_tokenizer.name)
+    return dataclasses.replace(spec, train_images=0, foundation=None, recipe=recipe, compute=compute, given=weights)
 
 
 def _encode(run: Run, scale: Scale, data: DataSpec, compute: Compute) -> Encode:
@@ -139,14 +139,14 @@ def _fit_generator(
     if run.pretrained_generator is None:
         return spec
     if scale.sampling.weights != "ema":
-        raise ValueError(f"{run.name}: a given generator has its moving average alone, so sampling.weights is ema")
-    seen = run.pretrained_generator.images_seen
-    recipe = GeneratorRecipe(budget_images=seen, snapshot_images=(seen,), batch_images=0, learning_rate=0.0)
+        raise ValueError(f"{run.name}: a pretrained generator has EMA weights only, so sampling.weights must be ema")
+    mark = run.pretrained_generator.images_seen
+    recipe = GeneratorRecipe(budget_images=mark, snapshot_images=(mark,), batch_images=0, learning_rate=0.0)
     return dataclasses.replace(spec, recipe=recipe, compute=compute, given=_foreign_file(run.pretrained_generator.name))
 
 
 def _used_generator_recipe(recipe: GeneratorRecipe) -> GeneratorRecipe:
-    """The recipe with the fields that its objective ignores at fixed values."""
+    """The recipe with fixed values in the fields that its objective ignores."""
     if recipe.objective == "gaussian-diffusion":
         recipe = dataclasses.replace(recipe, logit_normal=False, direction_weight=0.0)
     if recipe.logit_normal:
@@ -155,13 +155,14 @@ def _used_generator_recipe(recipe: GeneratorRecipe) -> GeneratorRecipe:
 
 
 def _training(compute: Compute, execution: Execution, *, generator: bool) -> Compute:
-    """How a training is spread; the other stages come to the same numbers however many processes share them."""
-    if not generator:  # a discriminator normalises by batch statistics, so its batch is never cut
+    """Compute of a training stage; only there does the number of processes affect the result."""
+    if not generator:  # a discriminator uses batch statistics, so its batch is never split into microbatches
         return dataclasses.replace(compute, processes=execution.processes)
     return dataclasses.replace(compute, **dataclasses.asdict(execution))
 
 
 def _stages(run: Run, base: Scale, data: DataSpec, compute: Compute, judges: Sequence[JudgeSpec]) -> dict[str, Any]:
+    """The stages of a run: under "tokenizer" fit, reconstruct and encode; under "generator" fit and one per mark."""
     scale = base
     for key, value in run.changes.items():
         if key.partition(".")[0] not in CHANGEABLE:
@@ -220,17 +221,17 @@ def _stages(run: Run, base: Scale, data: DataSpec, compute: Compute, judges: Seq
 
 
 def make_plan(ablation: str, module: ModuleType, scale: Scale, data: DataSpec, compute: Compute, study: str) -> Plan:
-    """Resolve every run of an ablation; each tokenizer is planned as a run of its own, once.
+    """Resolve every run of an ablation; each tokenizer becomes one run of its own, however many runs use it.
 
     Args:
-        ablation: its name, a column of the table.
-        module: declares `QUESTION`, `runs(scale) -> list[Run]` and perhaps `FACTORS` and `BASE`, see
+        ablation: its name, as in the results table.
+        module: declares `QUESTION`, `runs(scale) -> list[Run]` and optionally `FACTORS` and `BASE`, see
             study/plan/factors.py.
-        scale, data, compute: resolved.
+        scale, data, compute: already resolved.
         study: name of the results folder.
 
     Raises:
-        ValueError: a spec, an option or a size that does not fit, before anything runs.
+        ValueError: an invalid spec, option or size.
     """
     check_grid(scale, data.resolution)
     judges = [judge_spec(name, size, data) for name, size in scale.judges]
@@ -246,16 +247,16 @@ def make_plan(ablation: str, module: ModuleType, scale: Scale, data: DataSpec, c
             pretrained_tokenizer=run.pretrained_tokenizer,
         )
         tokenizer_job = Job("tokenizer", tokenizer_run.name, (fit, reconstruct, encode))
-        if same := jobs.get(tokenizer_job.name):
-            stages_of_both = dict.fromkeys((*same.stages, *tokenizer_job.stages))
-            tokenizer_job = dataclasses.replace(same, stages=tuple(stages_of_both))
+        if existing := jobs.get(tokenizer_job.name):
+            all_stages = dict.fromkeys((*existing.stages, *tokenizer_job.stages))
+            tokenizer_job = dataclasses.replace(existing, stages=tuple(all_stages))
         jobs[tokenizer_job.name] = tokenizer_job
         planned.setdefault((fit, reconstruct), Planned(tokenizer_run, fit, (reconstruct,)))
         if run.generator is not None:
             fit_generator, *generate = stages["generator"]
             job = Job("generator", run.title, (fit_generator, *generate), after=tokenizer_job.name)
-            if same := jobs.get(job.name):  # the same training, perhaps judged by another protocol
-                job = dataclasses.replace(same, stages=tuple(dict.fromkeys((*same.stages, *job.stages))))
+            if existing := jobs.get(job.name):  # the same training, perhaps judged by another protocol
+                job = dataclasses.replace(existing, stages=tuple(dict.fromkeys((*existing.stages, *job.stages))))
             jobs[job.name] = job
             planned.setdefault((fit_generator, *generate), Planned(run, fit_generator, tuple(generate)))
     ordered = sorted(jobs.values(), key=lambda job: job.kind != "tokenizer")  # stable: tokenizers first

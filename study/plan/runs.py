@@ -1,4 +1,4 @@
-"""What an ablation asks for, a list of runs, and what it is resolved to: a plan of stages, grouped into jobs."""
+"""The runs that an ablation declares, and the plan they are resolved to: stages, grouped into jobs."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from study.plan.data_spec import DataSpec
 from study.plan.scales import Scale
 from study.plan.stage import Stage
 
-Factors = Mapping[str, tuple[str, ...]]  # name of a factor: the settings that change together
+Factors = Mapping[str, tuple[str, ...]]  # factor: names of the settings that change together
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """Weights that take the place of a training.
+    """Pretrained weights, used instead of a training.
 
-    name: in FILES of study/plan/weight_files.py, or of a file in its folder. images_seen: in their training, as their
-    authors say; the file does not.
+    Args:
+        name: a key of FILES in study/plan/weight_files.py, or the name of a file in the weights folder.
+        images_seen: during their training, as their authors state it; the file does not contain it.
     """
 
     name: str
@@ -35,18 +36,18 @@ class Pretrained:
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One training that an ablation asks for: a tokenizer, or a generator on a tokenizer.
+    """One training that an ablation declares: a tokenizer, or a generator on the latents of a tokenizer.
 
     Args:
         tokenizer: spec such as `f16d32-dinov2`.
-        generator: spec such as `LightningDiT-B/1`; None for a run that ends with the tokenizer.
-        tokenizer_seed, seed: of the two trainings.
+        generator: spec such as `LightningDiT-B/1`; None for a run of a tokenizer alone.
+        tokenizer_seed, seed: of the tokenizer's and of the generator's training.
         changes: scale fields that this run changes, by dotted name, such as `{"tokenizer.vf_weight": 0.5}`.
         options: of the generator's network, such as `{"rope": False}`.
-        judged_at: images seen at which the generator is judged, of generator.snapshot_images; empty is all of them.
-        pretrained_tokenizer, pretrained_generator: weights that are not trained but given; None for a training.
-        pretrained_statistics: name of the file with the latents' statistics that a given generator was trained with.
-        label: what the ablation calls the run, such as `+ rectified flow`; moves no fingerprint and no name.
+        judged_at: marks, out of generator.snapshot_images, at which the generator is judged; empty is all of them.
+        pretrained_tokenizer, pretrained_generator: weights to use instead of a training; None trains the network.
+        pretrained_statistics: name of the file with the latent statistics that a pretrained generator was trained with.
+        label: the ablation's name for the run, such as `+ rectified flow`; part of no fingerprint and of no run name.
     """
 
     tokenizer: str
@@ -63,41 +64,42 @@ class Run:
 
     def __post_init__(self) -> None:
         if set(self.label) & set(BREAKS) or self.label != " ".join(self.label.split()):
-            raise ValueError(f"a run's label is one line without semicolons and brackets, got {self.label!r}")
+            raise ValueError(f"a run's label must be one line without semicolons and brackets, got {self.label!r}")
         if (self.pretrained_generator is None) == bool(self.pretrained_statistics):
-            raise ValueError(f"{self.name}: a given generator and the statistics of its latents are given together")
+            raise ValueError(f"{self.name}: pretrained_generator and pretrained_statistics must be set together")
         if self.pretrained_generator and not (self.generator and self.pretrained_tokenizer):
-            raise ValueError(f"{self.name}: a given generator needs its name, and the tokenizer that it was trained on")
+            raise ValueError(f"{self.name}: pretrained_generator needs generator and pretrained_tokenizer too")
         if self.tokenizer in EXTERNAL_TOKENIZERS and self.pretrained_tokenizer is None:
-            raise ValueError(f"{self.name}: nobody trains this tokenizer here, so its weights are given")
-        for given, seed in ((self.pretrained_tokenizer, self.tokenizer_seed), (self.pretrained_generator, self.seed)):
-            if given and seed:
-                raise ValueError(f"{self.name}: weights that are given have no seed, got {seed}")
+            raise ValueError(f"{self.name}: this tokenizer cannot be trained here, so pretrained_tokenizer must be set")
+        for weights, seed in ((self.pretrained_tokenizer, self.tokenizer_seed), (self.pretrained_generator, self.seed)):
+            if weights and seed:
+                raise ValueError(f"{self.name}: pretrained weights have no seed, got {seed}")
 
     @property
     def name(self) -> str:
-        parts = [_named(self.tokenizer, self.tokenizer_seed, self.pretrained_tokenizer)]
+        """Tokenizer, generator and changed settings, such as `f4d4 + LightningDiT-XXS/2 + rope=False`."""
+        networks = [_network_name(self.tokenizer, self.tokenizer_seed, self.pretrained_tokenizer)]
         if self.generator:
-            parts.append(_named(self.generator, self.seed, self.pretrained_generator))
+            networks.append(_network_name(self.generator, self.seed, self.pretrained_generator))
         changed = [f"{key}={value}" for key, value in {**self.options, **self.changes}.items()]
-        return " + ".join(parts + changed)
+        return " + ".join(networks + changed)
 
     @property
     def title(self) -> str:
-        """The label, with seeds, or else the name."""
+        """The label with its seeds, or the name of a run without a label."""
         seeds = [f"seed {seed}" for seed in dict.fromkeys((self.tokenizer_seed, self.seed)) if seed]
         return " ".join([self.label, *([f"({' and '.join(seeds)})"] if seeds else [])]) if self.label else self.name
 
 
-def _named(spec: str, seed: int, given: Pretrained | None) -> str:
-    if given is not None:
-        return f"given {given.name}"
+def _network_name(spec: str, seed: int, pretrained: Pretrained | None) -> str:
+    if pretrained is not None:
+        return f"given {pretrained.name}"
     return spec if seed == 0 else f"{spec} (seed {seed})"
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A run with the stages that answer it."""
+    """A run with its stages."""
 
     run: Run
     fit: Stage
@@ -110,26 +112,26 @@ class Planned:
 
 @dataclass(frozen=True)
 class Job:
-    """The unit of submission: stages that one process does in order."""
+    """The unit of submission: stages that run in order."""
 
     kind: str  # "tokenizer" or "generator"
     title: str
     stages: tuple[Stage, ...]
-    after: str | None = None  # name of the job that makes its inputs
+    after: str | None = None  # name of the job that computes its inputs
 
     @functools.cached_property
     def name(self) -> str:
-        """Folder-safe and stable: the kind and the fingerprint of what it trains."""
+        """Valid as a folder name and stable: the kind and the fingerprint of the training stage."""
         return f"{self.kind}-{self.stages[0].fingerprint}"
 
     def missing(self) -> list[Stage]:
-        """Its stages that have no record."""
+        """The stages of the job that have no record."""
         return [stage for stage in self.stages if stage.record() is None]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All runs of one ablation at one scale, and the jobs that do them."""
+    """All runs of one ablation at one scale, and the jobs that compute them."""
 
     ablation: str
     question: str
@@ -138,9 +140,9 @@ class Plan:
     data: DataSpec
     runs: tuple[Planned, ...]
     jobs: tuple[Job, ...]
-    missing: tuple[str, ...] = ()  # what it needs and is not here, one line each
+    missing: tuple[str, ...] = ()  # what it needs and this machine lacks, one line each
     factors: Factors = field(default_factory=dict)  # the ablation's FACTORS
-    base: str = ""  # its BASE
+    base: str = ""  # the ablation's BASE
 
     @property
     def compute(self) -> Compute:

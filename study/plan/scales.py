@@ -1,4 +1,4 @@
-"""Scales: the same study at the size of a test, of a laptop, of a cluster. A scale is data, never code."""
+"""Scales: the same study sized for a test, a laptop or a cluster. A scale contains data only, no code."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from study.plan.specs import Evaluation, FoundationRecipe, GeneratorRecipe, Phas
 
 @dataclass(frozen=True, kw_only=True)
 class AutoencoderShape:
-    """The tokenizer's network, but for what data and tokenizer spec give."""
+    """The shape of the tokenizer's network, except what data and tokenizer spec determine."""
 
     ch: int
     ch_mult: tuple[int, ...]
     num_res_blocks: int
-    attention_grids: tuple[int, ...] = ()  # side lengths at which there is attention
+    attention_grids: tuple[int, ...] = ()  # side lengths of the feature maps with attention
     unshuffle: int = 1
     norm_groups: int = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """Everything that a study's size decides."""
+    """All settings that depend on the size of a study."""
 
     name: str
-    device: str = "any"  # cpu, cuda, or any: a GPU where this machine has one
-    data: str  # known data set; a folder takes its place with --data
+    device: str = "any"  # cpu, cuda, or any: a GPU if this machine has one
+    data: str  # name of a data set; --data replaces it
     resolution: int  # pixels
-    train_images: int  # the first so many of the training split are used
+    train_images: int  # this many images from the start of the training split are used
     downsampling: int
     latent_channels: tuple[int, ...]
     foundation_models: tuple[str, ...]
     generators: tuple[str, ...]
-    seeds: tuple[int, ...] = (0,)  # of the generators: each is a repeat of the study
-    tokenizer_seeds: tuple[int, ...] = (0,)  # they take turns, so equally many make every repeat independent
+    seeds: tuple[int, ...] = (0,)  # of the generators: each is one repeat of the study
+    tokenizer_seeds: tuple[int, ...] = (0,)  # used in turn by the repeats; as many as `seeds` make them independent
     judges: tuple[tuple[str, int], ...] = ()  # name and input size in pixels; the first is the main one
     autoencoder: AutoencoderShape
     foundation: FoundationRecipe
@@ -42,24 +42,24 @@ class Scale:
     generator: GeneratorRecipe
     sampling: Sampling
     evaluation: Evaluation
-    stored_latents: str = "posterior"  # what generators train on: see Encode.stored
+    stored_latents: str = "posterior"  # what generators are trained on, see Encode.stored
     execution: Execution = field(default_factory=Execution)
-    guidance_scales: tuple[float, ...] = (1.0, 1.25, 1.5, 2.0, 3.0)  # of the sweep over guidance; 1 is none
-    compared_models: tuple[str, ...] = ()  # by the ablation foundation_models; empty is foundation_models
+    guidance_scales: tuple[float, ...] = (1.0, 1.25, 1.5, 2.0, 3.0)  # of the ablation guidance; 1 is no guidance
+    compared_models: tuple[str, ...] = ()  # in the ablation foundation_models; empty: the field foundation_models
 
     @property
     def middle(self) -> str:
-        """The plain tokenizer of middle width, the wider of two: where an ablation needs one (the paper's f16d32)."""
+        """The plain tokenizer of middle width (the wider of two), for ablations at one width (the paper's f16d32)."""
         return f"f{self.downsampling}d{self.latent_channels[len(self.latent_channels) // 2]}"
 
     @property
     def repeats(self) -> list[tuple[int, int]]:
-        """Seeds of tokenizer and generator, a pair per repeat."""
+        """(tokenizer seed, generator seed) of each repeat."""
         return [(self.tokenizer_seeds[i % len(self.tokenizer_seeds)], seed) for i, seed in enumerate(self.seeds)]
 
 
 def smoke() -> Scale:
-    """Seconds, for tests: every stage and every figure, no result worth looking at."""
+    """Seconds, for tests: runs every stage and draws every figure; the results mean nothing."""
     return Scale(
         name="smoke",
         data="fashion-mnist",
@@ -98,7 +98,7 @@ def desk() -> Scale:
         foundation=FoundationRecipe(input_size=96, stride=16, standardise=True),
         tokenizer=TokenizerRecipe(
             budget_images=9_600,
-            batch_images=8,  # at so few images, many small steps beat few large ones
+            batch_images=8,  # with so few images, many small steps are better than few large ones
             learning_rate=2e-3,
             warmup_images=400,
             final_learning_rate=0.05,
@@ -122,7 +122,7 @@ def desk() -> Scale:
 
 
 def desk_full() -> Scale:
-    """80 minutes on two cores: what the README shows. results/desk-full/RECIPE.md says how it was found."""
+    """80 minutes on two cores: the results in the README. results/desk-full/RECIPE.md says how the recipe was found."""
     base = desk()
     return replace(
         base,
@@ -146,10 +146,10 @@ def desk_full() -> Scale:
 
 
 def imagenet256() -> Scale:
-    """The paper's, on GPUs: Table 2 and Figures 1, 2 and 4. ImageNet is given with --data.
+    """The scale of the paper, on GPUs: Table 2 and Figures 1, 2 and 4. Needs ImageNet, with --data.
 
-    As released where the code or the paper says so, see the recipes' defaults too. The paper does not say how long the
-    generators of its Table 2 were trained; 160 epochs (of 1,280,000 images) are those of its Figure 4.
+    Settings are those of the released code or the paper where they state them, as are the recipes' defaults. The paper
+    does not say how long the generators of Table 2 were trained; 160 epochs (of 1,280,000 images) are from Figure 4.
     """
     epoch = 1_280_000
     return Scale(
@@ -166,13 +166,13 @@ def imagenet256() -> Scale:
         autoencoder=AutoencoderShape(ch=128, ch_mult=(1, 1, 2, 2, 4), num_res_blocks=2, attention_grids=(16,)),
         foundation=FoundationRecipe(input_size=256, stride=16, standardise=False),
         tokenizer=TokenizerRecipe(
-            budget_images=64_058_368,  # 50 epochs, to the next whole batch
+            budget_images=64_058_368,  # 50 epochs, rounded up to a whole batch
             batch_images=256,
             learning_rate=1e-4,
             perceptual_weight=1.0,
             perceptual_net="vgg",
             gan_weight=0.5,
-            gan_start_images=640_256,  # step 5001 of a count that two optimizers share
+            gan_start_images=640_256,  # step 5001 of a step counter that two optimizers increment
         ),
         generator=GeneratorRecipe(
             budget_images=160 * epoch,
@@ -192,9 +192,9 @@ def imagenet256() -> Scale:
 
 def imagenet256_system() -> Scale:
     """The system of the paper's Table 3, on GPUs, for the ablation `system`: the released tokenizer's long training in
-    three phases (100, 15 and 15 epochs), each to the next whole batch, and 800 epochs of the generator.
+    three phases (100, 15 and 15 epochs, each rounded up to a whole batch), and 800 epochs of the generator.
 
-    Without guidance. The released code takes 249 evaluations on its grid of 250 points.
+    Sampled without guidance, with 249 evaluations as in the released code (a grid of 250 points).
     """
     base = imagenet256()
     epoch = 1_280_000

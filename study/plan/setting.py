@@ -1,4 +1,4 @@
-"""A study's setting: at what size, on what data, on what device."""
+"""The setting of a study: scale, data, device and name."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from study.plan.scales import Scale
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Setting:
-    """What the options say but for the question: at what size, on what data, on what device, under what name."""
+    """Everything that the options of a command resolve to, except the ablation."""
 
     scale: Scale
     data: DataSpec
     compute: Compute
     study: str
-    missing: tuple[str, ...] = ()  # what is not here, one line each
+    missing: tuple[str, ...] = ()  # what the study needs and this machine lacks, one line each

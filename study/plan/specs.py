@@ -1,6 +1,7 @@
-"""What each of the five stages is asked to do, fully resolved. Torch-free, so that planning starts at once.
+"""Specs: the fully resolved settings of each of the five stages. Does not import torch, so that planning is fast.
 
-A field that comes later is declared with `later`, so that no earlier result loses its name."""
+A field added after results were published is declared with `added_later`, so that their fingerprints stay valid.
+"""
 
 from __future__ import annotations
 
@@ -8,21 +9,22 @@ from dataclasses import dataclass, replace
 
 from models.specs import AutoencoderConfig, GeneratorConfig
 from study.core.compute import Compute
-from study.core.settings import later
+from study.core.settings import added_later
 from study.plan.data_spec import DataSpec
 from study.plan.judge_spec import JudgeSpec
 
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A later part of a tokenizer's training, which goes on from the weights so far, the discriminator's too.
+    """A later phase of a tokenizer's training, which continues from the current weights, the discriminator's included.
 
-    As its authors chain trainings by hand (LightningDiT, vavae/configs/f16d32_vfdinov2_long.yaml, and `init_weight` in
-    vavae/main.py): the optimizers start anew and the discriminator plays from the phase's first batch. Deviations: the
-    order of the images goes on instead of starting again, and the tokenizer feels the discriminator one batch earlier.
+    This is how the authors chain trainings by hand (LightningDiT, vavae/configs/f16d32_vfdinov2_long.yaml, and
+    `init_weight` in vavae/main.py): the optimizers are reset, and the discriminator is used from the first batch of the
+    phase. Deviations: the order of the images continues instead of restarting, and the discriminator's loss reaches the
+    tokenizer one batch earlier.
     """
 
-    from_images: int  # images seen in all when it starts
+    from_images: int  # total images seen when the phase starts
     vf_weight: float = 0.1
     vf_cosine_margin: float = 0.5
     vf_distance_margin: float = 0.25
@@ -30,41 +32,41 @@ class Phase:
 
 @dataclass(frozen=True, kw_only=True)
 class ForeignFile:
-    """A file of others that a stage reads, see study/plan/weight_files.py. It is known by its content: its name moves
-    no fingerprint."""
+    """A published or user-supplied file that a stage reads, see study/plan/weight_files.py. Only its content, not its
+    name, is part of a fingerprint."""
 
-    name: str  # in `FILES`, or of a file in the weights folder
-    sha256: str  # 64 hex digits; empty in a plan that is made while the file is not there, and cannot run
+    name: str  # a key of `FILES`, or the name of a file in the weights folder
+    sha256: str  # 64 hex digits; empty in a plan made while the file is missing, which cannot run
 
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerRecipe:
     """How a tokenizer is trained. Losses are summed over an image's values and averaged over the batch."""
 
-    budget_images: int  # images seen in all
+    budget_images: int  # images seen in the whole training
     batch_images: int
     learning_rate: float
     betas: tuple[float, float] = (0.5, 0.9)
     warmup_images: int = 0  # linear
-    final_learning_rate: float = 1.0  # cosine decay to this share of the rate; 1 is none
+    final_learning_rate: float = 1.0  # cosine decay to this fraction of the rate; 1 is no decay
     l1_weight: float = 1.0
     l2_weight: float = 0.0
     perceptual_weight: float = 0.0
     perceptual_net: str = "lite0"
-    perceptual_size: int = 64  # pixels that smaller pictures are enlarged to
+    perceptual_size: int = 64  # pixels; smaller images are enlarged to this size
     kl_weight: float = 1e-6
-    gan_weight: float = 0.0  # hinge PatchGAN times its adaptive weight; 0 is none
+    gan_weight: float = 0.0  # of the PatchGAN hinge loss, times the adaptive weight; 0 is no GAN
     gan_start_images: int = 0
     gan_width: int = 64
-    vf_weight: float = 0.1  # times the adaptive weight; unused without a foundation model
+    vf_weight: float = 0.1  # of the VF loss, times the adaptive weight; unused without a foundation model
     vf_cosine_weight: float = 1.0
     vf_distance_weight: float = 1.0
     vf_cosine_margin: float = 0.5
     vf_distance_margin: float = 0.25
-    phases: tuple[Phase, ...] = later(())  # after the first, which is this recipe; learning_rate's course spans them
+    phases: tuple[Phase, ...] = added_later(())  # after the first, this recipe; the learning rate schedule spans all
 
     def at(self, images_seen: int) -> TokenizerRecipe:
-        """The recipe of the batch that starts after so many images seen."""
+        """The recipe for the batch that starts at this number of images seen."""
         started = [phase for phase in self.phases if phase.from_images <= images_seen]
         if not started:
             return self
@@ -79,13 +81,14 @@ class TokenizerRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class FoundationRecipe:
-    """How the foundation model sees an image, and what is aligned with."""
+    """Input and feature grid of the foundation model, with whose features latents are aligned."""
 
-    input_size: int  # pixels; 0 is the model's own
-    stride: int  # pixels of its input per feature
-    standardise: bool  # features to mean 0 and spread 1 per channel over the training images
-    # pixels enter by the mean and spread that the model was trained with, not in [-1, 1] as released; lite0's are those
-    own_statistics: bool = later(False)
+    input_size: int  # pixels; 0 is the model's own size
+    stride: int  # input pixels per feature
+    standardise: bool  # features to mean 0 and standard deviation 1 per channel over the training images
+    # normalise pixels with the mean and standard deviation of the model's own training, not to [-1, 1] as the released
+    # code does; False for lite0, which was trained with [-1, 1]
+    own_statistics: bool = added_later(False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,67 +96,67 @@ class GeneratorRecipe:
     """How a generator is trained on normalised latents."""
 
     budget_images: int
-    snapshot_images: tuple[int, ...]  # images seen at which the EMA weights are kept
+    snapshot_images: tuple[int, ...]  # marks: images seen at which EMA and raw weights are saved
     batch_images: int
     learning_rate: float
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = 0.0
     warmup_images: int = 0
-    gradient_clip: float = 1.0  # norm
+    gradient_clip: float = 1.0  # largest gradient norm
     ema_decay: float = 0.9999  # per step
     logit_normal: bool = True
     direction_weight: float = 1.0
-    objective: str = later("rectified-flow")  # or "gaussian-diffusion", without logit_normal and direction_weight
-    logit_normal_end_images: int | None = later(None)  # images seen from which t is uniform after all
-    logit_normal_mean: float = later(0.0)  # of the logit of t: more is nearer data
-    logit_normal_std: float = later(1.0)
+    objective: str = added_later("rectified-flow")  # or "gaussian-diffusion", without logit_normal and direction_weight
+    logit_normal_end_images: int | None = added_later(None)  # images seen from which t is uniform instead
+    logit_normal_mean: float = added_later(0.0)  # of the logit of t; larger is closer to data
+    logit_normal_std: float = added_later(1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How samples are drawn: with the judge and the reference, the protocol that must match to share an axis."""
+    """How samples are drawn. Scores are comparable only with the same sampling, judge and reference (the protocol)."""
 
     samples: int
-    chunk: int  # samples are drawn in aligned groups of this many
-    solver: str  # euler, heun, dopri5; ddpm for generators trained by gaussian-diffusion
-    steps: int  # evaluations of the network (euler, ddpm) or steps (heun); ignored by dopri5
-    timestep_shift: float = 1.0  # 1 is none
-    guidance_scale: float = 1.0  # 1 is none
+    chunk: int  # samples are drawn in groups of this size
+    solver: str  # euler, heun, dopri5; ddpm for generators with objective gaussian-diffusion
+    steps: int  # of the solver (euler, ddpm: one network evaluation each; heun: two); ignored by dopri5
+    timestep_shift: float = 1.0  # 1 is no shift
+    guidance_scale: float = 1.0  # 1 is no guidance
     guidance_interval: tuple[float, float] = (0.0, 1.0)
-    guidance_channels: int = 0  # the first so many latent channels; 0 is all
+    guidance_channels: int = 0  # guidance applies to this many latent channels, from the first on; 0 is all
     label_scheme: str = "equal"  # or "random"
     weights: str = "ema"  # or "raw"
-    seed: int = 0  # of noise and labels; from results.schema.SELECTION_SEED on, the samples only choose a setting
+    seed: int = 0  # of noise and labels; samples with seeds from results.schema.SELECTION_SEED on only select settings
 
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """Against what images are judged."""
+    """What images are judged with and compared with."""
 
-    reference_images: int  # training images behind the statistics that samples are compared with
-    reconstruct_images: int  # test images that are reconstructed
+    reference_images: int  # training images in the statistics that samples are compared with
+    reconstruct_images: int  # number of test images that are reconstructed
     perceptual_net: str = "lite2"
-    perceptual_size: int = 64  # pixels that smaller pictures are enlarged to
-    reference: str = later("")  # name in REFERENCES of study/plan/weight_files.py that takes the training images' place
+    perceptual_size: int = 64  # pixels; smaller images are enlarged to this size
+    reference: str = added_later("")  # key of REFERENCES in study/plan/weight_files.py, replaces training images
 
 
 @dataclass(frozen=True, kw_only=True)
 class FitTokenizer:
     data: DataSpec
-    train_images: int  # the first so many of the training split
+    train_images: int  # this many images from the start of the training split
     tokenizer: str
     architecture: AutoencoderConfig
     foundation: FoundationRecipe | None
     recipe: TokenizerRecipe
     seed: int
     compute: Compute
-    given: ForeignFile | None = later(None)  # its weights, which are then not trained
+    given: ForeignFile | None = added_later(None)  # pretrained weights, used instead of a training
 
 
 @dataclass(frozen=True, kw_only=True)
 class Reconstruct:
     data: DataSpec
-    images: int  # of the test split
+    images: int  # number of images of the test split
     perceptual_net: str
     perceptual_size: int
     judges: tuple[JudgeSpec, ...]
@@ -165,8 +168,8 @@ class Encode:
     data: DataSpec
     train_images: int
     compute: Compute
-    stored: str = later("posterior")  # mean and spread of each; or "sample", one of each view, as released
-    given: ForeignFile | None = later(None)  # the latents' statistics; then nothing is encoded
+    stored: str = added_later("posterior")  # mean and standard deviation; or "sample": one sample per view, as released
+    given: ForeignFile | None = added_later(None)  # published latent statistics; nothing is encoded then
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,7 +179,7 @@ class FitGenerator:
     recipe: GeneratorRecipe
     seed: int
     compute: Compute
-    given: ForeignFile | None = later(None)  # its weights, which are then not trained
+    given: ForeignFile | None = added_later(None)  # pretrained weights, used instead of a training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,10 +187,10 @@ class Generate:
     data: DataSpec
     images_seen: int
     sampling: Sampling
-    reference_images: int  # of the training split
+    reference_images: int  # number of images of the training split
     judges: tuple[JudgeSpec, ...]
     compute: Compute
-    reference: ForeignFile | None = later(None)  # one of ADM's files, in place of training images
+    reference: ForeignFile | None = added_later(None)  # one of ADM's reference files, used instead of training images
 
 
 Spec = FitTokenizer | Reconstruct | Encode | FitGenerator | Generate

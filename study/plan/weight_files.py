@@ -1,9 +1,9 @@
-"""Weight files and references of others: what they are called, where they come from, what needs them.
+"""Published weight files and reference statistics: names, sources, hashes, and what needs them.
 
-Torch-free, so that a plan can say what is missing before anything starts. Files lie in one folder, `$STUDY_WEIGHTS`
-(default: `weights` under `$STUDY_ROOT`), where `python -m study.prefetch` brings them; nothing else downloads one.
-A file whose hash somebody stated is checked against that; of the others the hash is recorded when they are fetched
-and checked from then on.
+Does not import torch, so that a plan can report missing files before anything starts. All files are in one folder,
+`$STUDY_WEIGHTS` (default: `weights` under `$STUDY_ROOT`), to which `python -m study.prefetch` downloads them; nothing
+else downloads any. A file whose publisher states its hash is checked against it; the hash of any other file is recorded
+when it is downloaded and checked from then on.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from study.core.files import read_json, write_json
 from study.core.lease import locked
 from study.core.paths import study_root
 
-HASHES = "hashes.json"  # in that folder: SHA-256 by file name
+HASHES = "hashes.json"  # in the weights folder: SHA-256 by file name
 FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
 ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet"
-HUB = "https://huggingface.co/hustvl"  # files as the README of hustvl/LightningDiT names them
+HUB = "https://huggingface.co/hustvl"  # file names as in the README of hustvl/LightningDiT
 VAVAE = "vavae-imagenet256-f16d32-dinov2"
-# tokenizers of the paper's Table 2; that README names the folder alone, its files are as users of them list them
+# tokenizers of the paper's Table 2; that README names only the folder, the file names are those that users report
 VARIANTS = f"{HUB}/va-vae-imagenet256-experimental-variants/resolve/main"
 SD_VAE = "https://huggingface.co/stabilityai/sd-vae-ft-ema/resolve/main/diffusion_pytorch_model.safetensors"
-# as LTH14/mar fetches it (util/download.py), but for dl=1, which gives the file and not a page
+# as in LTH14/mar (util/download.py), except dl=1, which returns the file instead of a web page
 MAR_VAE = "https://www.dropbox.com/scl/fi/hhmuvaiacrarfg28qxhwz/kl16.ckpt?rlkey=l44xipsezc8atcffdp4q7mwmh&dl=1"
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightFile:
-    """A file of others. sha256: its first digits where its publisher states them, else empty."""
+    """A published or user-supplied file. sha256: its first digits if its publisher states them, else empty."""
 
     file: str
-    url: str  # empty: nobody publishes it, it is put into the folder by hand
+    url: str  # empty: the user puts the file into the folder
     purpose: str
-    megabytes: int = 0  # about; 0: not known
+    megabytes: int = 0  # approximate; 0: unknown
     sha256: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReferenceFile:
-    """What a file of ADM's statistics is of, and how many images it holds for precision and recall."""
+    """Data behind a file of ADM's reference statistics, and the number of its images for precision and recall."""
 
     resolution: int  # pixels
     classes: int
@@ -57,7 +57,7 @@ FILES = {
         url=f"{FIDELITY}/weights-inception-2015-12-05-6726825d.pth",
         purpose="the judge 'inception'",
         megabytes=96,
-        sha256="6726825d",  # part of its name, by torch.hub's convention
+        sha256="6726825d",  # part of the file name, by torch.hub's convention
     ),
     "vgg": WeightFile(
         file="vgg16-397923af.pth",
@@ -124,32 +124,32 @@ REFERENCES = {"adm-imagenet256": ReferenceFile(resolution=256, classes=1000, ima
 
 
 def weights_folder() -> Path:
-    """Where weight files of others lie."""
+    """Folder of the weight files."""
     if folder := os.environ.get("STUDY_WEIGHTS"):
         return Path(folder).expanduser().absolute()
     return study_root() / "weights"
 
 
 def weight_file(name: str) -> WeightFile:
-    """What is known of a file: that of FILES, else a file of this name that somebody puts into the folder."""
-    return FILES.get(name) or WeightFile(file=name, url="", purpose="a run whose weights are given")
+    """The entry of FILES, or else a file of this name that the user puts into the folder."""
+    return FILES.get(name) or WeightFile(file=name, url="", purpose="a run with pretrained weights")
 
 
 def find_weights(name: str) -> Path | None:
-    """The file called `name`, if it is there; not checked."""
+    """Path of the file called `name`, not checked; None if it is missing."""
     path = weights_folder() / weight_file(name).file
     return path if path.is_file() else None
 
 
 def require_weights(name: str, sha256: str | None = None) -> Path:
-    """The file called `name`, checked.
+    """Path of the file called `name`, after its hash was checked.
 
     Args:
-        name: in FILES, or of a file in the folder.
-        sha256: of its content, all digits, where a plan was made for this very file; empty if it was not there then.
+        name: a key of FILES, or the name of a file in the folder.
+        sha256: all digits of the planned file's hash; empty if it was missing when planned; None: any content.
 
     Raises:
-        ValueError: it is not there, or its hash is not the stated, the recorded or the planned one.
+        ValueError: the file is missing, or its hash is not the published, the recorded or the planned one.
     """
     weight, folder = weight_file(name), weights_folder()
     path = find_weights(name)
@@ -157,42 +157,44 @@ def require_weights(name: str, sha256: str | None = None) -> Path:
         where = folder if os.environ.get("STUDY_WEIGHTS") else f"{folder}; STUDY_WEIGHTS is not set"
         raise ValueError(
             f"{weight.purpose} needs {weight.file} in the folder named by STUDY_WEIGHTS ({where}): "
-            f"{'python -m study.prefetch brings it' if weight.url else 'put it there'}"
+            f"{'python -m study.prefetch downloads it' if weight.url else 'put it there'}"
         )
-    digest = _check(path, weight)
+    digest = checked_hash(path, weight)
     if sha256 is not None and sha256 != digest:
         raise ValueError(
-            f"{path} is not the file that was planned for: its SHA-256 starts with {digest[:8]}, planned "
-            f"{sha256[:8] or 'when there was none'}; plan again with study.sweep, or put that one back"
+            f"{path} is not the planned file: its SHA-256 starts with {digest[:8]}, planned "
+            f"{sha256[:8] or 'when the file was missing'}; plan again with study.sweep, or put the planned file back"
         )
     return path
 
 
 def content_hash(name: str) -> str:
-    """SHA-256 of the file called `name`, for a plan; empty when it is not there. One of FILES is hashed once.
+    """SHA-256 of the file called `name`, for a plan; empty if it is missing. Files of FILES are hashed only once.
 
     Raises:
-        ValueError: its hash is not the stated one.
+        ValueError: its hash is not the published one.
     """
     path, weight = find_weights(name), weight_file(name)
     if path is None:
         return ""
     if recorded := (read_json(weights_folder() / HASHES) or {}).get(weight.file):
         return str(recorded)
-    digest = _check(path, weight)
+    digest = checked_hash(path, weight)
     if name in FILES:
-        _record(weight, digest)
+        record_hash(weight, digest)
     return digest
 
 
-def _record(weight: WeightFile, digest: str) -> None:
+def record_hash(weight: WeightFile, digest: str) -> None:
+    """Store the SHA-256 of a file, with which later reads are compared."""
     folder = weights_folder()
     with locked(folder):
         write_json(folder / HASHES, {**(read_json(folder / HASHES) or {}), weight.file: digest})
 
 
-def _check(path: Path, weight: WeightFile) -> str:
-    digest = _digest(path, path.stat().st_mtime_ns, path.stat().st_size)
+def checked_hash(path: Path, weight: WeightFile) -> str:
+    """SHA-256 of a file; ValueError when it is not the published or the recorded one."""
+    digest = _file_sha256(path, path.stat().st_mtime_ns, path.stat().st_size)
     expected = weight.sha256 or (read_json(weights_folder() / HASHES) or {}).get(weight.file, "")
     if not digest.startswith(expected):
         raise ValueError(
@@ -203,7 +205,7 @@ def _check(path: Path, weight: WeightFile) -> str:
 
 
 @functools.cache
-def _digest(path: Path, _changed: int, _size: int) -> str:
-    """SHA-256 of a file, which the runs of a plan ask for again and again."""
+def _file_sha256(path: Path, _modified: int, _size: int) -> str:
+    """SHA-256 of a file, cached because many runs of a plan need it; the other arguments detect changes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,1 +1,1 @@
-"""From records to what people read: the table, the terminal, the page."""
+"""From records to readable results: the results table, the terminal output, the HTML report."""

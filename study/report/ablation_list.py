@@ -1,4 +1,4 @@
-"""The list of ablations: a block for each, with what it asks, varies and costs at a scale."""
+"""The list of ablations: a block for each, with its question, its factors and its cost at a scale."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from study.report.console import console
 from study.submit.options import DEFAULT_ABLATION, Sweep
 from study.submit.prepare import find_data, resolve_scale
 
-WIDEST = 120  # columns, however wide the terminal is
+MAX_WIDTH = 120  # columns, also on wider terminals
 SHARED = "Trainings that ablations share are counted in each and done once; cost is of all stages."
 
 
@@ -29,21 +29,21 @@ def print_list(options: Sweep) -> None:
     scale = resolve_scale(options)
     data, _ = find_data(options, scale)
     resolved = compute.resolve(scale.device)
-    found: list[tuple[str, ModuleType, Plan | str]] = []
+    ablations: list[tuple[str, ModuleType, Plan | str]] = []
     for name in ablation_names():
         module = ablation(name)
         try:
-            found.append((name, module, make_plan(name, module, scale, data, resolved, "")))
+            ablations.append((name, module, make_plan(name, module, scale, data, resolved, "")))
         except ValueError as error:
-            found.append((name, module, str(error)))
-    print_ablations(scale.name, found)
+            ablations.append((name, module, str(error)))
+    print_ablations(scale.name, ablations)
 
 
-def print_ablations(scale: str, found: Sequence[tuple[str, ModuleType, Plan | str]]) -> None:
-    """Print what each ablation asks, varies and costs at a scale; a text in place of a plan says why there is none."""
-    width = min(console.width, WIDEST)
+def print_ablations(scale: str, ablations: Sequence[tuple[str, ModuleType, Plan | str]]) -> None:
+    """Print question, factors and cost of each ablation at a scale; a text instead of a plan says why there is none."""
+    width = min(console.width, MAX_WIDTH)
     console.print(f"ablations at scale [bold]{scale}[/bold]\n")
-    for name, module, plan in found:
+    for name, module, plan in ablations:
         console.print(f"[bold]{name}[/bold]" + (" (default)" if name == DEFAULT_ABLATION else ""))
         console.print("\n".join(_block(module, plan, width)), "", sep="\n", markup=False)
     console.print(textwrap.fill(SHARED, width))
@@ -51,35 +51,38 @@ def print_ablations(scale: str, found: Sequence[tuple[str, ModuleType, Plan | st
 
 def _block(module: ModuleType, plan: Plan | str, width: int) -> list[str]:
     """The lines below an ablation's name."""
-    asks = _wrapped(module.QUESTION, "  ", "  ", width)
+    question = _wrapped(module.QUESTION, "  ", "  ", width)
     if isinstance(plan, str):
-        return asks + _wrapped(plan, "  cannot be asked: ", "    ", width)
-    varies = "; ".join(_factor(name, values) for name, values in varied_factors(plan).items())
-    about = {
-        "varies": varies or "nothing",
+        return question + _wrapped(plan, "  cannot be asked: ", "    ", width)
+    factors = "; ".join(_factor(name, values) for name, values in varied_factors(plan).items())
+    entries = {
+        "varies": factors or "nothing",
         "in paper": module.SOURCE,
         "costs": f"{counted(len(plan.jobs), 'training')}, {_whole_cost(plan)}",
     }
-    return asks + [line for name, text in about.items() for line in _wrapped(text, f"  {name:<10}", " " * 12, width)]
+    lines = question
+    for name, text in entries.items():
+        lines += _wrapped(text, f"  {name:<10}", " " * 12, width)
+    return lines
 
 
 def _wrapped(text: str, first: str, others: str, width: int) -> list[str]:
-    """Lines of whole words, an option and its value one of them, that begin with `first`, and with `others`."""
-    kept = re.sub(r"(--\w+) ", "\\1\u00a0", text)  # a space at which nothing is broken
+    """Wrap a text between words, never between an option and its value; `first` and `others` are the indents."""
+    text = re.sub(r"(--\w+) ", "\\1\u00a0", text)  # a no-break space after an option
     lines = textwrap.wrap(
-        kept, width, initial_indent=first, subsequent_indent=others, break_long_words=False, break_on_hyphens=False
+        text, width, initial_indent=first, subsequent_indent=others, break_long_words=False, break_on_hyphens=False
     )
     return [line.replace("\u00a0", " ") for line in lines]
 
 
 def _factor(name: str, values: list[Any]) -> str:
-    """A factor in words, with its values where those are names or sizes."""
-    telling = [str(value) for value in values if isinstance(value, (str, int)) and not isinstance(value, bool)]
-    return name.split(".")[-1].replace("_", " ") + (f" ({', '.join(telling)})" if telling else "")
+    """A factor in words, with its values if they are names or integers."""
+    texts = [str(value) for value in values if isinstance(value, (str, int)) and not isinstance(value, bool)]
+    return name.split(".")[-1].replace("_", " ") + (f" ({', '.join(texts)})" if texts else "")
 
 
 def _whole_cost(plan: Plan) -> str:
-    """GPU hours, or time on one processor with half its cores for each of two jobs at once."""
+    """GPU hours, or the time on this processor with as many jobs at once as its cores allow."""
     seconds = [sum(estimated_seconds(stage, processor()) for stage in job.stages) for job in plan.jobs]
     if plan.compute.device == "cuda":
         return f"~{sum(seconds) / 3600:,.0f} GPU h"

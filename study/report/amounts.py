@@ -1,4 +1,4 @@
-"""Numbers as people read them: durations, counts, sizes, paths."""
+"""Numbers as readable text: durations, counts, sizes, paths."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def short_count(number: float) -> str:
-    """A count with three digits and its unit: 675M, 1.46e+20 beyond billions."""
+    """A count with three digits and a unit, such as 675M, or 1.46e+20 from 1e12 on."""
     for unit, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
         if unit <= number < 1e12:
             return f"{number / unit:.3g}{letter}"
@@ -36,7 +36,7 @@ def disk_size(bytes_: float) -> str:
 
 
 def progress_texts(progress: dict[str, Any]) -> tuple[str, str, str]:
-    """Share done, rate and time left of a stage, as text."""
+    """Finished share, rate and remaining time of a stage, as text."""
     if not progress.get("total"):
         return "", "", ""
     share, rate = progress["done"] / progress["total"], progress["rate"]

@@ -1,4 +1,4 @@
-"""What the sweep says on the terminal: the plan, live progress, the closing summary."""
+"""Terminal output of a sweep: the plan, live progress, the final summary."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from study.report.refresh import StudyFiles
 from study.report.rows import state_of
 from study.submit.cluster import Profile
 
-LINE_SECONDS = 20.0  # between progress lines where there is no terminal
+LINE_SECONDS = 20.0  # between progress lines if the output is not a terminal
 console = Console(highlight=False, soft_wrap=True)
 
 
 def remaining_seconds(jobs: list[Job], slots: int) -> float:
-    """Rough wall-clock time of what is missing: tokenizers, then generators, spread over the slots."""
+    """Rough wall-clock time of the missing stages: tokenizers, then generators, spread over the slots."""
     total = 0.0
     for kind in ("tokenizer", "generator"):
         times = [_seconds_left(job) for job in jobs if job.kind == kind]
@@ -50,11 +50,11 @@ def remaining_seconds(jobs: list[Job], slots: int) -> float:
 def print_plan(
     plan: Plan, slots: int, profiles: dict[str, Profile] | None = None, left_out: Sequence[str] = ()
 ) -> None:
-    """Print what will run before anything runs.
+    """Print the plan before anything runs.
 
     Args:
-        profiles: what Slurm is asked for, where it runs there.
-        left_out: what the folder of the data holds beside them, a line each.
+        profiles: resources to request from Slurm, by kind of job; None if it does not run there.
+        left_out: files in the folder of the data that are not used, a line per kind.
     """
     compute = plan.compute
     console.print(f"[bold]{plan.ablation}[/bold] at scale [bold]{plan.scale.name}[/bold]: {plan.question}")
@@ -68,21 +68,22 @@ def print_plan(
     for line in left_out:
         console.print(f"  {line}", markup=False)
     if profiles:
-        asked = {kind: _asked(compute, profile) for kind, profile in profiles.items()}
-        same = len(set(asked.values())) == 1
-        told = asked["tokenizer"] if same else "; ".join(f"{wishes} ({kind}s)" for kind, wishes in asked.items())
-        console.print(f"each job asks Slurm for {told}", markup=False)
+        requests = {kind: _slurm_request(compute, profile) for kind, profile in profiles.items()}
+        same = len(set(requests.values())) == 1
+        text = (
+            requests["tokenizer"] if same else "; ".join(f"{request} ({kind}s)" for kind, request in requests.items())
+        )
+        console.print(f"each job asks Slurm for {text}", markup=False)
     cached = sum(stage.record() is not None for job in plan.jobs for stage in job.stages)
     stages = f"{len(plan.runs)} runs, {len(plan.stages)} stages, {cached} done before; "
     if compute.device == "cuda":
         console.print(_costs(plan))
         hours = sum(_seconds_left(job) for job in plan.jobs) / 3600
-        kept = disk_size(sum(disk_bytes(stage) for stage in plan.stages))
-        console.print(
-            f"{stages}about {hours:,.0f} GPU hours, {kept} of results and {disk_size(data_bytes(data))} of data"
-        )
+        results_size = disk_size(sum(disk_bytes(stage) for stage in plan.stages))
+        data_size = disk_size(data_bytes(data))
+        console.print(f"{stages}about {hours:,.0f} GPU hours, {results_size} of results and {data_size} of data")
         if not has_rates(compute, processor()):
-            console.print(f"The hours are those of one {GUESSED_GPU} at assumed rates (study/plan/estimate.py).")
+            console.print(f"The hours are for one {GUESSED_GPU} at assumed rates (study/plan/estimate.py).")
     else:
         console.print(_times(plan))
         left = remaining_seconds(list(plan.jobs), slots)
@@ -92,23 +93,24 @@ def print_plan(
         for line in plan.missing:
             console.print(f"  {line}", markup=False)
         if any("study.prefetch" in line for line in plan.missing):
-            console.print(f"to bring: python -m study.prefetch {plan.ablation} --scale {plan.scale.name}", markup=False)
+            command = f"python -m study.prefetch {plan.ablation} --scale {plan.scale.name}"
+            console.print(f"to download: {command}", markup=False)
 
 
-def _asked(compute: Compute, profile: Profile) -> str:
-    """What a job asks Slurm for, in words."""
-    wishes = [
+def _slurm_request(compute: Compute, profile: Profile) -> str:
+    """The resources that a job requests from Slurm, as text."""
+    resources = [
         counted(compute.processes * (profile.cpus or compute.threads), "CPU"),
         counted(compute.processes, "GPU") if compute.device == "cuda" else "",
         f"{profile.memory_gb:g} GB" if profile.memory_gb else "",
         duration(profile.minutes * 60),
         f"partition {profile.partition}" if profile.partition else "",
     ]
-    return ", ".join(filter(None, wishes))
+    return ", ".join(filter(None, resources))
 
 
 def _times(plan: Plan) -> Table:
-    """What each job has to do and about how long it takes."""
+    """Stages of each job, how many are done, and about how long the others take."""
     table = _plan_table("stages", "done", "state", "time")
     for job in plan.jobs:
         done = sum(stage.record() is not None for stage in job.stages)
@@ -119,7 +121,7 @@ def _times(plan: Plan) -> Table:
 
 
 def _costs(plan: Plan) -> Table:
-    """What each job costs: parameters that it trains, FLOPs of all its stages, GPU hours left, disk."""
+    """Cost of each job: trained parameters, FLOPs of all its stages, remaining GPU hours, disk."""
     table = _plan_table("state", "params", "FLOPs", "GPU hours", "disk")
     for job in plan.jobs:
         flops, left = sum(stage_flops(stage) for stage in job.stages), _seconds_left(job)
@@ -138,7 +140,7 @@ def _costs(plan: Plan) -> Table:
 
 def _plan_table(*columns: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("run")  # the one that gives way where the terminal is narrow
+    table.add_column("run")  # the only column that wraps on a narrow terminal
     for name in columns:
         table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
     return table
@@ -166,7 +168,7 @@ def _started(stage: Stage) -> bool:
 
 
 class Progress:
-    """Shows running jobs: a live table on a terminal, a line now and then elsewhere."""
+    """Shows running jobs: a live table on a terminal, otherwise a line per job every LINE_SECONDS."""
 
     def __init__(self, jobs: list[Job]) -> None:
         self._titles = {job.name: _title(job) for job in jobs}
@@ -212,8 +214,8 @@ class Progress:
         return table
 
 
-def print_summary(plan: Plan, collector: StudyFiles, seconds: float, stopped: bool) -> int:
-    """Print what came out and where it is; returns how many rows have no result."""
+def print_summary(plan: Plan, files: StudyFiles, seconds: float, stopped: bool) -> int:
+    """Print the states of all rows and the paths of the results; returns how many rows have no result."""
     states: Counter[str] = Counter()
     reasons: dict[str, str] = {}
     for planned in plan.runs:
@@ -226,34 +228,34 @@ def print_summary(plan: Plan, collector: StudyFiles, seconds: float, stopped: bo
     console.print(f"{'stopped' if stopped else 'finished'} after {duration(seconds)}: {counted}")
     for name, reason in reasons.items():
         console.print(f"  {name}: {reason}", markup=False)
-    print_guidance(collector.table)
-    for name, reason in collector.skipped.items():
+    print_guidance(files.table)
+    for name, reason in files.skipped.items():
         console.print(f"  figure {name} not drawn: {reason}", markup=False)
-    console.print(f"table    {relative_path(collector.table)}", markup=False)
-    if collector.report.exists():
-        console.print(f"report   {relative_path(collector.report)}", markup=False)
-    folders = sorted({path.parent for path in collector.made})
+    console.print(f"table    {relative_path(files.table)}", markup=False)
+    if files.report.exists():
+        console.print(f"report   {relative_path(files.report)}", markup=False)
+    folders = sorted({path.parent for path in files.drawn})
     for folder in folders:
-        names = sorted({path.stem for path in collector.made if path.parent == folder})
+        names = sorted({path.stem for path in files.drawn if path.parent == folder})
         console.print(f"figures  {relative_path(folder)}/ ({', '.join(names)}; each as png, pdf and csv)", markup=False)
     unfinished = sum(states.values()) - states["done"]
     if stopped or unfinished:
-        console.print("run the same command again to go on")
+        console.print("run the same command again to continue")
     return unfinished
 
 
 def print_guidance(path: Path) -> None:
-    """Print 'none' and 'best' of a sweep over guidance, where the table holds one."""
-    found = choices(load(path)) if path.exists() else []
-    if not found:
+    """Print 'none' and 'best' of a guidance sweep, if the table holds one."""
+    chosen = choices(load(path)) if path.exists() else []
+    if not chosen:
         return
-    console.print("guidance: gFID without, and at the scale that other samples chose")
-    shown = Table(box=None, pad_edge=False, header_style="bold")
-    shown.add_column("generator", no_wrap=True)
-    shown.add_column("judge")
+    console.print("guidance: gFID without guidance, and at the scale chosen on other samples")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("generator", no_wrap=True)
+    table.add_column("judge")
     for name in ("none", "best", "at scale"):
-        shown.add_column(name, justify="right")
-    for choice in found:
+        table.add_column(name, justify="right")
+    for choice in chosen:
         numbers = ("" if v is None else f"{v:.4g}" for v in (choice.none, choice.best, choice.scale))
-        shown.add_row(escape(choice.run), choice.extractor, *numbers)
-    console.print(shown)
+        table.add_row(escape(choice.run), choice.extractor, *numbers)
+    console.print(table)

@@ -1,4 +1,4 @@
-"""Diagnostics of finished tokenizers: how their latents lie, and the interpolated FID, where they are missing."""
+"""Diagnostics of finished tokenizers, computed if missing: the distribution of latents and the interpolated FID."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from study.data.datasets import load_images
 from study.data.latents import read_latents
 from study.judge.diagnostics import describe_latents, picture_latents
 from study.judge.finite import MetricError
-from study.judge.latent_metrics import FEWEST_POINTS
+from study.judge.latent_metrics import MIN_POINTS
 from study.plan.specs import Encode
 from study.plan.stage import DIAGNOSTICS, LATENT_MAP, LATENT_PICTURES, Stage
 from study.report.refresh import StudyFiles
@@ -18,18 +18,18 @@ from study.submit.launches import launched_plans
 
 
 def diagnose(study: str, points: int | None, out: Path | None = None) -> None:
-    """Compute what is missing, a line for each tokenizer; then write the table and draw the figures.
+    """Compute the missing diagnostics and print a line per tokenizer; then write the table and draw the figures.
 
     Args:
         study: its name; '' is the study that was started last.
-        points: latent tokens on the t-SNE map, for every tokenizer anew; None keeps the maps that are there.
+        points: latent tokens on the t-SNE map, which is then recomputed for every tokenizer; None keeps existing maps.
         out: folder that holds results/ and figures/; None is that of each sweep.
 
     Raises:
         ValueError: no such study was started here, or too few points.
     """
-    if points is not None and points < FEWEST_POINTS:
-        raise ValueError(f"--points {points}: t-SNE needs at least {FEWEST_POINTS}")
+    if points is not None and points < MIN_POINTS:
+        raise ValueError(f"--points {points}: t-SNE needs at least {MIN_POINTS}")
     plans = launched_plans(study)
     if not plans:
         raise ValueError("only searches of this study were started, no sweep")
@@ -37,32 +37,33 @@ def diagnose(study: str, points: int | None, out: Path | None = None) -> None:
     for stage, title in titles.items():
         if stage.kind in ("encode", "reconstruct") and stage.record() is not None:
             print(f"{title}: {_describe(stage, points)}", flush=True)
-    for asked, plan in plans:
-        collector = StudyFiles(plan, out or asked.out)
-        collector.update()
-        print(collector.table)
-        for figure, reason in collector.skipped.items():
+    for options, plan in plans:
+        files = StudyFiles(plan, out or options.out)
+        files.update()
+        print(files.table)
+        for figure, reason in files.skipped.items():
             print(f"no {figure}: {reason}")
 
 
 def _describe(stage: Stage, points: int | None) -> str:
-    """What a finished stage's diagnostics say, computed where they are missing; or why there are none."""
-    found = stage.diagnostics()
+    """A finished stage's diagnostics as text, computed if they are missing; or why there are none."""
+    diagnostics = stage.diagnostics()
     try:
         if stage.kind == "reconstruct":
-            if not found:
-                found = {"ifid": interpolated_distances(stage)}
-                write_json(stage.folder / DIAGNOSTICS, found)
-            return ", ".join(f"iFID {value:.4g} ({judge})" for judge, value in found["ifid"].items())
+            if not diagnostics:
+                diagnostics = {"ifid": interpolated_distances(stage)}
+                write_json(stage.folder / DIAGNOSTICS, diagnostics)
+            return ", ".join(f"iFID {value:.4g} ({judge})" for judge, value in diagnostics["ifid"].items())
         assert isinstance(stage.spec, Encode)
         if stage.spec.given is not None:
-            return "the statistics of its latents were given: there are no latents here"
+            return "its latent statistics are pretrained: there are no latents here"
         if not (stage.folder / LATENT_PICTURES).exists():
             picture_latents(read_latents(stage), load_images(stage.spec.data, "train"), stage.folder)
         if not (stage.folder / LATENT_MAP).exists() or points is not None:
-            found = describe_latents(read_latents(stage), stage.folder, points or found.get("diagnostic_points"))
+            number = points or diagnostics.get("diagnostic_points")
+            diagnostics = describe_latents(read_latents(stage), stage.folder, number)
         names = ("density_cv", "gini", "normalized_entropy", "effective_rank")
-        values = ", ".join(f"{name} {found[name]:.4g}" for name in names if name in found)
-        return f"{values} of {found['diagnostic_points']:,} latents" if values else "too few latents to describe"
-    except (ValueError, OSError, MetricError) as error:  # of one tokenizer; the others have theirs
+        values = ", ".join(f"{name} {diagnostics[name]:.4g}" for name in names if name in diagnostics)
+        return f"{values} of {diagnostics['diagnostic_points']:,} latents" if values else "too few latents to describe"
+    except (ValueError, OSError, MetricError) as error:  # concerns this tokenizer only; continue with the others
         return f"none: {error}"

@@ -1,4 +1,4 @@
-"""Keeping table, figures and report up to date with the records, while jobs run and after."""
+"""Keep table, figures and report up to date with the records, while jobs run and afterwards."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from study.core.paths import study_root
 from study.plan.runs import Job, Plan
 from study.report.html.page import write_page
 from study.report.rows import update_table
-from study.submit.slurm import settle
+from study.submit.slurm import note_ended_jobs
 
 DRAW_SECONDS = 120.0  # between drawings while jobs run
 
@@ -24,9 +24,9 @@ class StudyFiles:
 
     def __init__(self, plan: Plan, out: Path) -> None:
         self.plan, self.out = plan, out
-        self.made: list[Path] = []
+        self.drawn: list[Path] = []
         self.skipped: dict[str, str] = {}
-        self._drawn = -math.inf
+        self._last_update = -math.inf
 
     @property
     def table(self) -> Path:
@@ -37,48 +37,46 @@ class StudyFiles:
         return self.table.with_name("report.html")
 
     def progress(self) -> None:
-        """Rewrite the table while jobs run; the figures now and then, because drawing takes time from the jobs."""
-        if time.monotonic() - self._drawn > DRAW_SECONDS:
+        """Rewrite the table while jobs run, and every DRAW_SECONDS the figures, whose drawing takes time from jobs."""
+        if time.monotonic() - self._last_update > DRAW_SECONDS:
             self.update()
-            self._drawn = time.monotonic()
+            self._last_update = time.monotonic()
         else:
             update_table(self.plan, self.out)
 
     def update(self) -> None:
-        """Rewrite the table, and figures and report unless they were made from this very table, these sheets and
-        searches."""
+        """Rewrite the table, and redraw figures and report if the table, the sheets or the searches have changed."""
         update_table(self.plan, self.out)
-        drawn = self.out / "figures" / self.plan.study
-        mark = study_root() / "tables" / f"{fingerprint(str(drawn.resolve()))}.json"
+        folder = self.out / "figures" / self.plan.study
+        note_path = study_root() / "tables" / f"{fingerprint(str(folder.resolve()))}.json"
         sheets = sorted(path.name for path in (self.table.parent / "sheets").glob("*.*"))
         searches = sorted((self.table.parent / "search").glob("*.json"))
-        read = [self.table.read_bytes(), " ".join(sheets).encode(), *(path.read_bytes() for path in searches)]
-        state = hashlib.sha256(b"".join(read)).hexdigest()
-        known = read_json(mark) or {}
-        made = [drawn / name for name in known.get("made", ())]
-        if known.get("table") == state and all(path.exists() for path in (*made, self.report)) and made:
-            self.made, self.skipped = made, known["skipped"]
+        inputs = [self.table.read_bytes(), " ".join(sheets).encode(), *(path.read_bytes() for path in searches)]
+        digest = hashlib.sha256(b"".join(inputs)).hexdigest()
+        note = read_json(note_path) or {}
+        drawn = [folder / name for name in note.get("made", ())]
+        if note.get("table") == digest and all(path.exists() for path in (*drawn, self.report)) and drawn:
+            self.drawn, self.skipped = drawn, note["skipped"]
             return
         measured = any(stage.record() for planned in self.plan.runs for stage in planned.results)
         if measured:
-            rendering = render(self.table.parent, drawn)
-            self.made, self.skipped = rendering.written, {**rendering.skipped, **rendering.refused}
-        self._write_report(drawn)
+            rendering = render(self.table.parent, folder)
+            self.drawn, self.skipped = rendering.written, {**rendering.skipped, **rendering.refused}
+        self._write_report(folder)
         if measured:
-            with contextlib.suppress(OSError):  # a full disk under $STUDY_ROOT: they are drawn again
-                about = {"table": state, "skipped": self.skipped, "made": [path.name for path in self.made]}
-                write_json(mark, about)  # last: a drawing that was cut off is done again
+            with contextlib.suppress(OSError):  # without the note (disk full) figures are drawn again next time
+                note = {"table": digest, "skipped": self.skipped, "made": [path.name for path in self.drawn]}
+                write_json(note_path, note)  # written last, so that an interrupted drawing is repeated
 
-    def _write_report(self, drawn: Path) -> None:
-
+    def _write_report(self, figures: Path) -> None:
         try:
-            write_page(self.table.parent, drawn, self.skipped)
-        except Exception as error:  # a fault in the page must not stop the study
-            self.report.unlink(missing_ok=True)  # of an earlier table
+            write_page(self.table.parent, figures, self.skipped)
+        except Exception as error:  # a bug in the report must not stop the study
+            self.report.unlink(missing_ok=True)  # it shows an earlier table
             self.skipped["report"] = f"{type(error).__name__}: {error}"
 
 
 def collect(plan: Plan, jobs: list[Job], out: Path) -> None:
-    """The last job of a sweep on Slurm: settle what has ended, write the table, draw the figures."""
-    settle(jobs)
+    """The last job of a sweep on Slurm: note failures of ended jobs, write the table, draw the figures."""
+    note_ended_jobs(jobs)
     StudyFiles(plan, out).update()

@@ -1,4 +1,4 @@
-"""From records to the results table: every planned row is listed, with its numbers or with why it has none."""
+"""From records to the results table: every planned row, with its numbers or the reason why it has none."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 
 Row = dict[str, Any]
-COSTS = ("train_seconds", "train_images_per_second", "peak_memory_gib", "parameters")  # of a training's record
+COSTS = ("train_seconds", "train_images_per_second", "peak_memory_gib", "parameters")  # from a training's record
 
 
 def state_of(planned: Planned, result: Stage) -> tuple[str, str, Stage]:
-    """State, reason and stage of one row: the one that measures it, or the one that keeps it from being measured."""
+    """State and reason of one row, and the stage that measures it or that prevents it from being measured."""
     if result.record() is not None:
         return "done", "", result
     chain = _upstream(result)
@@ -51,12 +51,12 @@ def state_of(planned: Planned, result: Stage) -> tuple[str, str, Stage]:
 
 
 def _upstream(stage: Stage) -> list[Stage]:
-    """A stage after everything it reads from."""
-    return [*(above for source in stage.inputs.values() for above in _upstream(source)), stage]
+    """All stages that a stage depends on, in order, and the stage itself last."""
+    return [*(upstream for source in stage.inputs.values() for upstream in _upstream(source)), stage]
 
 
 def protocols(stage: Stage) -> dict[str, Row]:
-    """Protocol columns of each judge's row, by judge."""
+    """Protocol columns of the rows of a stage, by judge."""
     spec = stage.spec
     assert isinstance(spec, (Reconstruct, Generate))
     rows: dict[str, Row] = {}
@@ -93,29 +93,29 @@ def protocols(stage: Stage) -> dict[str, Row]:
 
 
 def measured_protocol(stage: Stage, judge: str) -> Row:
-    """Protocol columns of a judge's row of a finished stage."""
+    """Protocol columns of the row of a finished stage by one judge."""
     record = stage.record()
     assert record is not None
-    return protocols(stage)[judge] | _measured(record["metrics"][judge])
+    return protocols(stage)[judge] | _protocol_from_metrics(record["metrics"][judge])
 
 
-def _measured(metrics: dict[str, Any]) -> Row:
-    """Of the protocol what only the measurement knows: the hash has the weights of a judge that was trained here."""
+def _protocol_from_metrics(metrics: dict[str, Any]) -> Row:
+    """Protocol columns known only after measuring: the hash covers the weights of a judge that is trained here."""
     return {"comparable": metrics["comparable"], "reference_hash": metrics["reference"][:12]}
 
 
 def _compared_with(judge: JudgeSpec, spec: Generate) -> tuple[str, str]:
-    """What samples are compared with, and what names it."""
+    """The reference of samples as text, and its hash."""
     if spec.reference is None:
         images = spec.reference_images
         return reference_name(spec.data, "train", images), _reference(judge, spec.data, "train", images)
     file, of = weight_file(spec.reference.name).file, REFERENCES[spec.reference.name]
-    known = fingerprint({"judge": judge.fingerprint, "file": spec.reference.sha256}, 12)
-    return f"{Path(file).stem}, its statistics and {of.images} images", known
+    hash_ = fingerprint({"judge": judge.fingerprint, "file": spec.reference.sha256}, 12)
+    return f"{Path(file).stem}, its statistics and {of.images} images", hash_
 
 
 def _reference(judge: JudgeSpec, data: DataSpec, split: str, images: int) -> str:
-    """Names what images are compared with: data, choice, and the judge with its version."""
+    """Hash of a reference from a data set: the data, the choice of images, and the judge with its version."""
     return fingerprint({"judge": judge.fingerprint, "data": data.content, "split": split, "images": images}, 12)
 
 
@@ -123,7 +123,7 @@ def _identity(plan: Plan, planned: Planned, label: Label | None) -> Row:
     run, fit = planned.run, planned.fit
     name = parse_tokenizer(run.tokenizer)
     tokenizer = fit if planned.kind == "tokenizer" else fit.inputs["latents"].inputs["tokenizer"]
-    given = _given(fit)
+    pretrained = _pretrained_file(fit)
     tokenizer_seed = None if run.pretrained_tokenizer else run.tokenizer_seed
     return {
         "ablations": plan.ablation,
@@ -136,8 +136,8 @@ def _identity(plan: Plan, planned: Planned, label: Label | None) -> Row:
         "latent_channels": name.channels,
         "generator": run.generator or "",
         "tokenizer_seed": tokenizer_seed,
-        "seed": None if given else tokenizer_seed if planned.kind == "tokenizer" else run.seed,
-        "given_weights": given,
+        "seed": None if pretrained else tokenizer_seed if planned.kind == "tokenizer" else run.seed,
+        "given_weights": pretrained,
         "tokenizer_fingerprint": tokenizer.fingerprint,
         "study": plan.study,
         "scale": plan.scale.name,
@@ -146,37 +146,37 @@ def _identity(plan: Plan, planned: Planned, label: Label | None) -> Row:
     }
 
 
-def _given(fit: Stage) -> str:
-    """Which weights were given instead of trained; empty for a training."""
-    given = fit.spec.given if isinstance(fit.spec, (FitTokenizer, FitGenerator)) else None
-    return f"{weight_file(given.name).file} {given.sha256[:12]}" if given else ""
+def _pretrained_file(fit: Stage) -> str:
+    """File and hash of pretrained weights; empty if the network is trained."""
+    weights = fit.spec.given if isinstance(fit.spec, (FitTokenizer, FitGenerator)) else None
+    return f"{weight_file(weights.name).file} {weights.sha256[:12]}" if weights else ""
 
 
 def rows_of(plan: Plan, sheets: Path) -> list[Row]:
-    """Every row of a plan; picture sheets of finished ones and maps of latents are copied into the folder `sheets`.
+    """Every row of a plan; copies picture sheets of finished stages and maps of latents into the folder `sheets`.
 
     Args:
-        sheets: made when missing.
+        sheets: created if missing.
     """
     jobs = {stage: job for job in plan.jobs for stage in job.stages}
     encoded = [stage for stage in plan.stages if isinstance(stage.spec, Encode) and stage.spec.given is None]
     latents = {stage.inputs["tokenizer"]: stage for stage in encoded}
-    rows, named = [], run_labels(plan)
-    searched = plan.ablation.startswith(SEARCH)  # of trials there are too many sheets: they stay in the stages' folders
+    rows, labels = [], run_labels(plan)
+    is_search = plan.ablation.startswith(SEARCH)  # the many sheets of its trials stay in the stages' folders
     for planned in plan.runs:
-        identity, fit = _identity(plan, planned, named.get(planned.run.label)), planned.fit.record()
+        identity, fit = _identity(plan, planned, labels.get(planned.run.label)), planned.fit.record()
         for result in planned.results:
             spec, record = result.spec, result.record()
-            state, reason, culprit = state_of(planned, result)
+            state, reason, deciding_stage = state_of(planned, result)
             images_seen = spec.images_seen if isinstance(spec, Generate) else planned.fit.spec.recipe.budget_images  # type: ignore[union-attr]
             sheet, seed = "", spec.sampling.seed if isinstance(spec, Generate) else None
             if record is not None:
                 sheet = f"{Path(record['sheet']).stem}-{result.fingerprint}.png"
-                if not searched:
+                if not is_search:
                     _copy(result.folder / record["sheet"], sheets / sheet)
                 elif not (sheets / sheet).exists():
                     sheet = ""
-                if planned.fit in latents and planned.kind == "tokenizer" and not searched:
+                if planned.fit in latents and planned.kind == "tokenizer" and not is_search:
                     for name in (LATENT_MAP, LATENT_PICTURES):
                         target = latents_file(planned.fit.fingerprint, Path(name).suffix)
                         _copy(latents[planned.fit].folder / name, sheets / target)
@@ -188,7 +188,7 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
                     "sampling_seed": seed,
                     "state": state,
                     "reason": reason,
-                    "log": log_of(jobs[culprit]) if state not in ("done", "pending") else "",
+                    "log": log_of(jobs[deciding_stage]) if state not in ("done", "pending") else "",
                     **protocol,
                     "flops_per_image": float(training_flops(planned.fit)),
                 }
@@ -206,7 +206,7 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
                         "threads": origin["threads"],
                         "evaluate_seconds": record["seconds"],
                         "sheet": sheet,
-                        **_measured(measured),
+                        **_protocol_from_metrics(measured),
                     }
                     if planned.kind == "tokenizer":
                         row |= _diagnostics(latents.get(planned.fit), result, judge)
@@ -215,23 +215,23 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
 
 
 def _diagnostics(latents: Stage | None, reconstruct: Stage, judge: str) -> Row:
-    """What is known of a tokenizer beside its metrics, see study/judge/diagnostics.py."""
-    found = {} if latents is None else latents.diagnostics()
-    row = {name: found[name] for name in (*DIAGNOSTICS, "diagnostic_points") if name in found}
-    interpolated = reconstruct.diagnostics().get("ifid", {})
-    return row | ({"ifid": interpolated[judge]} if judge in interpolated else {})
+    """The diagnostics of a tokenizer, see study/judge/diagnostics.py."""
+    of_latents = {} if latents is None else latents.diagnostics()
+    row = {name: of_latents[name] for name in (*DIAGNOSTICS, "diagnostic_points") if name in of_latents}
+    ifid = reconstruct.diagnostics().get("ifid", {})
+    return row | ({"ifid": ifid[judge]} if judge in ifid else {})
 
 
-def _with(names: str, name: str) -> str:
+def _add_name(names: str, name: str) -> str:
     return " ".join(sorted({*names.split(), name}))
 
 
-def _without(names: str, name: str) -> str:
+def _remove_name(names: str, name: str) -> str:
     return " ".join(n for n in names.split() if n != name)
 
 
-def _labelled(old: str, new: str, ablation: str) -> str:
-    """The labels of a row: those of other ablations as they were, this one's as the plan has it."""
+def _merge_labels(old: str, new: str, ablation: str) -> str:
+    """The labels of a row: the old ones of other ablations, and the new one of this ablation."""
     return cell({**{name: label for name, label in parse(old).items() if name != ablation}, **parse(new)})
 
 
@@ -246,10 +246,10 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def update_table(plan: Plan, out: Path) -> Path:
-    """Write the study's table: this plan's rows, and every row that other plans have put there.
+    """Write the study's table: this plan's rows, and the rows that other plans have added.
 
-    A row that this ablation asked for before and no longer does stays, without the ablation's name; so does a
-    result while the run that would replace it has none.
+    A measured row that this ablation no longer asks for stays in the table, without the ablation's name. An earlier
+    result stays until the run that replaces it has one.
 
     Args:
         out: folder that holds `results/`.
@@ -264,23 +264,23 @@ def update_table(plan: Plan, out: Path) -> Path:
 
 
 def _update(plan: Plan, path: Path) -> None:
-
     new = from_records(rows_of(plan, path.parent / "sheets"))
     if path.exists():
         old = load(path)
-        asked = dict(zip(_keys(old), old["ablations"].astype(str), strict=True))
+        ablations = dict(zip(_keys(old), old["ablations"].astype(str), strict=True))
         measured = set(_keys(old[old["state"] == "done"]))
-        # a result stays until a new one comes, for instance one that was measured on another machine
+        # an old result, from another machine for instance, stays until there is a new one
         waiting = [key in measured and state != "done" for key, state in zip(_keys(new), new["state"], strict=True)]
         still_asked = set(_keys(new[waiting]))
-        new["ablations"] = [_with(asked.get(key, ""), plan.ablation) for key in _keys(new)]
+        new["ablations"] = [_add_name(ablations.get(key, ""), plan.ablation) for key in _keys(new)]
         old["ablations"] = [
-            _with(text, plan.ablation) if key in still_asked else _without(text, plan.ablation)
-            for key, text in asked.items()
+            _add_name(text, plan.ablation) if key in still_asked else _remove_name(text, plan.ablation)
+            for key, text in ablations.items()
         ]
         before, now = (dict(zip(_keys(t), t["labels"].astype(str), strict=True)) for t in (old, new))
         for table in (old, new):
-            table["labels"] = [_labelled(before.get(key, ""), now.get(key, ""), plan.ablation) for key in _keys(table)]
-        dropped = (old["ablations"] == "") & (old["state"] != "done")  # was never measured: nothing is lost
+            keys = list(_keys(table))
+            table["labels"] = [_merge_labels(before.get(key, ""), now.get(key, ""), plan.ablation) for key in keys]
+        dropped = (old["ablations"] == "") & (old["state"] != "done")  # never measured, so nothing is lost
         new = merge(old[~dropped], new[[not waits for waits in waiting]])
     write(new, path)

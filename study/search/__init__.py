@@ -1,1 +1,1 @@
-"""Searching settings: trials that are runs, shared by workers."""
+"""Hyperparameter search: every trial is a run of the study, and several workers share the trials."""

@@ -1,4 +1,4 @@
-"""python -m study.search: which settings are best, by trials that are runs, of many workers on one storage."""
+"""python -m study.search: find the best settings; each trial is a run, and many workers share one storage."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ import sys
 
 import tyro
 
-from study.core.distributed import rank_and_count
+from study.core.distributed import rank_and_world_size
 from study.search.options import Search
 
 
 def main() -> None:
-    """Entry point: errors of the caller are one line on standard error and exit code 2."""
+    """Entry point: a user error is one line on standard error and exit code 2."""
     options = tyro.cli(Search, prog="python -m study.search", config=(tyro.conf.FlagCreatePairsOff,))
-    # here, because they load pandas, matplotlib and Optuna, seconds that --help does not need
+    # imported here: they load pandas, matplotlib and Optuna, which takes seconds that --help does not need
     from study.search.prepare import prepare
     from study.search.run import follow, run
 
     code = 2
     try:
         problem, missing = prepare(options)
-        code = run(options, problem, missing) if rank_and_count()[0] == 0 else follow(options, problem, missing)
+        code = run(options, problem, missing) if rank_and_world_size()[0] == 0 else follow(options, problem, missing)
     except (ValueError, OSError, RuntimeError) as error:
         print(f"study.search: {error}", file=sys.stderr)
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""What a search says on the terminal: its space before it begins, and what it found."""
+"""What a search prints on the terminal: its space before it begins, and its result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from study.search.trials import Trials, has_result
 
 
 def print_space(problem: Problem, trials: Trials) -> None:
-    """Print what a search varies, how far it is, and about what is left of it."""
+    """Print the parameters of a search, its progress, and an estimate of the remaining time."""
     setting = problem.setting
     console.print(f"[bold]{problem.space}[/bold] at scale [bold]{setting.scale.name}[/bold]: {problem.module.QUESTION}")
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -38,31 +38,33 @@ def print_space(problem: Problem, trials: Trials) -> None:
                 dimension.label, escape(", ".join(map(str, dimension.choices))), "", "", str(dimension.default)
             )
     console.print(table)
-    console.print(trials.standing(), markup=False)
+    console.print(trials.summary(), markup=False)
     plan = problem.plan([problem.run(problem.default())])
     common = _shared(problem)
     shared = [stage for stage in plan.stages if stage.record() is None and stage.fingerprint in common]
-    each = sum(estimated_seconds(stage, processor()) for stage in plan.stages if stage.fingerprint not in common)
+    per_trial = sum(estimated_seconds(stage, processor()) for stage in plan.stages if stage.fingerprint not in common)
     left = max(0, problem.budget - sum(map(has_result, trials.all())))
-    total = sum(estimated_seconds(stage, processor()) for stage in shared) + each * left / problem.workers
+    total = sum(estimated_seconds(stage, processor()) for stage in shared) + per_trial * left / problem.workers
     pruned = ", less what is pruned" if problem.prunes() else ""
     repeats = BEST * len(CHOOSING) + 2 * len(SCORING) if len(problem.objectives) == 1 else (BEST + 1) * len(SCORING)
     console.print(
-        f"a trial takes about {duration(each)}; {counted(left, 'trial')} left, {counted(problem.workers, 'worker')}: "
-        f"about {duration(total)}{pruned}, and at most {duration(each * repeats / problem.workers)} for the best again"
+        f"a trial takes about {duration(per_trial)}; {counted(left, 'trial')} left, "
+        f"{counted(problem.workers, 'worker')}: about {duration(total)}{pruned}, and at most "
+        f"{duration(per_trial * repeats / problem.workers)} to repeat the best trials"
     )
     if not problem.storage:
         console.print(f"trials are kept in {relative_path(problem.folder / JOURNAL)}", markup=False)
 
 
 def _shared(problem: Problem) -> set[str]:
-    """Stages that a trial shares with the next one, whatever its values."""
+    """Fingerprints of the stages that all trials have in common, whatever their values."""
     default = problem.default()
-    others = []
+    fingerprints = []
     for name, dimension in problem.dimensions().items():
-        other = next(v for v in (*getattr(dimension, "choices", ()), *_ends(dimension)) if v != default[name])
-        others.append({stage.fingerprint for stage in problem.plan([problem.run({**default, name: other})]).stages})
-    return set.intersection(*others)
+        value = next(v for v in (*getattr(dimension, "choices", ()), *_ends(dimension)) if v != default[name])
+        plan = problem.plan([problem.run({**default, name: value})])
+        fingerprints.append({stage.fingerprint for stage in plan.stages})
+    return set.intersection(*fingerprints)
 
 
 def _ends(dimension: Any) -> tuple[Any, ...]:
@@ -70,7 +72,7 @@ def _ends(dimension: Any) -> tuple[Any, ...]:
 
 
 def print_findings(search: Search, folder: Path) -> None:
-    """Print the best of a search, and whether the winner beats the default."""
+    """Print the best trials of a search, and whether the winner beats the default."""
     console.print(f"[bold]{search.space}[/bold]: {search.question}")
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("")
@@ -80,30 +82,30 @@ def print_findings(search: Search, folder: Path) -> None:
             ("winner " if candidate.trial == search.winner else "") + str(candidate.trial), justify="right"
         )
     values = {trial.trial: trial.values for trial in search.trials}
-    first = next((trial.values for trial in search.trials if trial.params == search.default.params), {})
+    of_default = next((trial.values for trial in search.trials if trial.params == search.default.params), {})
     for name in search.objectives:
-        found = [first.get(name), *(values[candidate.trial][name] for candidate in search.candidates)]
-        table.add_row(printed(name), *map(_score, found))
-        again = [fmean(candidate.again[name]) if candidate.again.get(name) else None for candidate in search.candidates]
-        if any(again):
-            table.add_row(f"{printed(name)}, mean of new seeds", "", *map(_score, again))
+        scores = [of_default.get(name), *(values[candidate.trial][name] for candidate in search.candidates)]
+        table.add_row(printed(name), *map(_score, scores))
+        means = [fmean(candidate.again[name]) if candidate.again.get(name) else None for candidate in search.candidates]
+        if any(means):
+            table.add_row(f"{printed(name)}, mean of new seeds", "", *map(_score, means))
     for name, parameter in search.parameters.items():
-        tried = [search.default.params.get(name), *(candidate.params.get(name) for candidate in search.candidates)]
-        table.add_row(parameter.label, *(f"{v:g}" if isinstance(v, float) else str(v) for v in tried))
+        settings = [search.default.params.get(name), *(candidate.params.get(name) for candidate in search.candidates)]
+        table.add_row(parameter.label, *(f"{v:g}" if isinstance(v, float) else str(v) for v in settings))
     console.print(table)
     if search.reason:
-        verdict = {True: "the winner beats the default", False: "the default beats the winner", None: "undecided"}
+        verdicts = {True: "the winner beats the default", False: "the default beats the winner", None: "undecided"}
         if search.default.scores and search.winner is not None:
-            verdict[None] = "undecided, where ranges overlap or judges disagree"
-        told = f"{verdict[search.beats_default]}: " if len(search.objectives) == 1 else ""
-        console.print(told + search.reason, markup=False)
+            verdicts[None] = "undecided, where ranges overlap or judges disagree"
+        verdict = f"{verdicts[search.beats_default]}: " if len(search.objectives) == 1 else ""
+        console.print(verdict + search.reason, markup=False)
     with contextlib.suppress(SearchError):
-        if load(folder, search.space) == search:  # one that got further stays
+        if load(folder, search.space) == search:  # otherwise the files hold another search that got further
             console.print(f"written  {relative_path(folder / 'search')}/ ({search.space}.csv and .json)", markup=False)
-    drawn = folder.parents[1] / "figures" / search.study
-    if (drawn / f"search-{search.space}.png").exists():
+    figures = folder.parents[1] / "figures" / search.study
+    if (figures / f"search-{search.space}.png").exists():
         report = relative_path(folder / "report.html")
-        console.print(f"figures  {relative_path(drawn)}/ (search-{search.space}; in {report} too)", markup=False)
+        console.print(f"figures  {relative_path(figures)}/ (search-{search.space}; in {report} too)", markup=False)
 
 
 def _score(value: float | None) -> str:

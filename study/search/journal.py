@@ -1,10 +1,10 @@
-"""Where a search keeps its trials: Optuna's journal file, or any storage of Optuna by its URL.
+"""The storage of a search's trials: an Optuna journal file, or any other Optuna storage given by its URL.
 
-The journal is Optuna's own format, which optuna-dashboard opens as it is. Two things differ from its file backend:
+The journal has Optuna's own format, so optuna-dashboard can open it. Two things differ from Optuna's file backend:
 
-- The lock is one of the kernel (study/core/lease.py), which ends with its holder. Optuna's lock file outlives a holder
-  that is killed, and is then broken by whoever has waited for 30 s, perhaps by two at once.
-- A line that a killed writer left torn is set aside in `journal.log.torn`, where Optuna's backend raises from then on.
+- The lock is a kernel lock (study/core/lease.py), released when its holder ends. Optuna's lock file outlives a killed
+  holder, and is then removed by a process that has waited for 30 s, possibly by two processes at once.
+- An incomplete line left by a killed writer is moved to `journal.log.torn`; Optuna's backend would raise at every read.
 """
 
 from __future__ import annotations
@@ -28,45 +28,49 @@ if TYPE_CHECKING:
 
 
 JOURNAL = "journal.log"
-FIRST = b'{"op_code":'  # how every line begins
-NOTHING = b'{"op_code":1,"study_id":-1,"worker_id":""}'  # deletes a study that there is not: stands for a damaged line
+LINE_START = b'{"op_code":'  # of every line
+NO_OP = b'{"op_code":1,"study_id":-1,"worker_id":""}'  # deletes a study that does not exist; replaces a damaged line
 
 
 class Journal(BaseJournalBackend):
-    """Operations of many processes on one file, one JSON object a line.
+    """A log file to which many processes append operations, one JSON object per line.
 
     Raises:
-        ValueError: the file is something else; it is left as it is.
-        OSError: later, when the file was deleted or replaced, so that numbers of trials mean others.
+        ValueError: the file is not a journal; it is left unchanged.
+        OSError: later, when the file was deleted or replaced: a trial's number would then mean another trial.
     """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self._offsets = {0: 0}  # in bytes, of the operation with a number
+        self._offsets = {0: 0}  # number of an operation: position of its line in bytes
         with locked(path.parent):
             path.touch()
-            self._refuse_what_is_none()
-            self._mend()
+            self._check_format()
+            self._blank_damaged_lines()
             self._file = _identity(path)
 
-    def _refuse_what_is_none(self) -> None:
+    def _check_format(self) -> None:
         with open(self.path, "rb") as file:
             lines = list(itertools.islice(file, 100))
-        torn = lines and not lines[0].endswith(b"\n") and FIRST.startswith(lines[0].strip(b"\0")[: len(FIRST)])
+        start = lines[0].strip(b"\0")[: len(LINE_START)] if lines else b""
+        torn = lines and not lines[0].endswith(b"\n") and LINE_START.startswith(start)
         if lines and not torn and not any(map(_operation, lines)):
             raise ValueError(
-                f"{self.path} is no journal of Optuna; a URL names another storage, as sqlite:///{self.path}"
+                f"{self.path} is not an Optuna journal; name another kind of storage by a URL, as sqlite:///{self.path}"
             )
 
-    def _refuse_another(self) -> None:
+    def _check_same_file(self) -> None:
         if not self.path.exists() or _identity(self.path) != self._file:
-            raise OSError(f"{self.path} was deleted or replaced; the same command goes on, once all workers have ended")
+            raise OSError(
+                f"{self.path} was deleted or replaced; wait until all workers have ended, then run the same command "
+                "again to continue"
+            )
 
     def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
-        """Whole lines from a number on; one that is damaged counts, and does nothing."""
+        """Operations of the complete lines from a number on; a damaged line is read as one that does nothing."""
         start = log_number_from if log_number_from in self._offsets else 0
-        self._refuse_another()
+        self._check_same_file()
         with open(self.path, "rb") as file:
             file.seek(self._offsets[start])
             for number, line in enumerate(file, start):
@@ -74,21 +78,21 @@ class Journal(BaseJournalBackend):
                     return
                 self._offsets[number + 1] = self._offsets[number] + len(line)
                 if number >= log_number_from:
-                    yield _operation(line) or json.loads(NOTHING)
+                    yield _operation(line) or json.loads(NO_OP)
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
-        """Write operations, whole and in a row, onto the disk."""
+        """Append operations as consecutive lines and flush them to the disk."""
         text = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
         with locked(self.path.parent):
-            self._refuse_another()
-            self._set_tail_aside()
+            self._check_same_file()
+            self._move_torn_tail()
             with open(self.path, "ab") as file:
                 file.write(text.encode())
                 file.flush()
                 os.fsync(file.fileno())
 
-    def _set_tail_aside(self) -> None:
-        """Move what stands after the last whole line into the file of torn ones."""
+    def _move_torn_tail(self) -> None:
+        """Move an incomplete last line to the file of torn lines."""
         with open(self.path, "rb+") as file:
             size = file.seek(0, os.SEEK_END)
             file.seek(max(0, size - 1))
@@ -96,62 +100,62 @@ class Journal(BaseJournalBackend):
                 return
             file.seek(0)
             content = file.read()
-            whole = content.rfind(b"\n") + 1
-            self._keep(content[whole:])
-            file.truncate(whole)
+            end = content.rfind(b"\n") + 1
+            self._save_torn(content[end:])
+            file.truncate(end)
 
-    def _mend(self) -> None:
-        """Set aside what is torn or damaged, in place: lines keep their numbers, which others have counted by."""
-        self._set_tail_aside()
+    def _blank_damaged_lines(self) -> None:
+        """Replace damaged lines in place by NO_OP: line numbers stay valid for processes that have read further."""
+        self._move_torn_tail()
         with open(self.path, "rb+") as file:
-            place = 0
+            position = 0
             for line in file.read().splitlines(keepends=True):
-                if _operation(line) is None and len(line) > len(NOTHING):  # a shorter one stays, and does nothing
-                    self._keep(line.rstrip(b"\n"))
-                    file.seek(place)
-                    file.write(NOTHING.ljust(len(line) - 1))
-                place += len(line)
+                if _operation(line) is None and len(line) > len(NO_OP):  # a shorter one stays; it is read as NO_OP
+                    self._save_torn(line.rstrip(b"\n"))
+                    file.seek(position)
+                    file.write(NO_OP.ljust(len(line) - 1))
+                position += len(line)
 
-    def _keep(self, torn: bytes) -> None:
-        aside = self.path.with_name(f"{self.path.name}.torn")
-        with open(aside, "ab") as file:
-            file.write(torn + b"\n")
+    def _save_torn(self, line: bytes) -> None:
+        with open(self.path.with_name(f"{self.path.name}.torn"), "ab") as file:
+            file.write(line + b"\n")
 
 
 def _identity(path: Path) -> tuple[int, int]:
-    """Names a file, whatever its path."""
-    found = path.stat()
-    return found.st_dev, found.st_ino
+    """Device and inode: they identify a file independently of its path."""
+    status = path.stat()
+    return status.st_dev, status.st_ino
 
 
 def _operation(line: bytes) -> dict[str, Any] | None:
-    """The operation of a line, or None when it holds none."""
+    """The operation that a line holds, or None when it holds none."""
     with contextlib.suppress(ValueError):
-        found = json.loads(line)
-        if isinstance(found, dict) and {"op_code", "worker_id"} <= set(found):
-            return found
+        content = json.loads(line)
+        if isinstance(content, dict) and {"op_code", "worker_id"} <= set(content):
+            return content
     return None
 
 
-def open_storage(where: str, workers: int = 1) -> BaseStorage:
-    """The storage at a URL of Optuna, or the journal file at a path.
+def open_storage(location: str, workers: int = 1) -> BaseStorage:
+    """Open an Optuna storage by its URL, or a journal file by its path.
 
     Raises:
-        ValueError: SQLite for several workers, a URL that Optuna does not know or a database that does not answer.
+        ValueError: SQLite for several workers, a URL unknown to Optuna, or a database that cannot be reached.
     """
     import optuna
 
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    if "://" not in where:
-        return optuna.storages.JournalStorage(Journal(Path(where)))
-    if where.startswith("sqlite") and workers > 1:
+    if "://" not in location:
+        return optuna.storages.JournalStorage(Journal(Path(location)))
+    if location.startswith("sqlite") and workers > 1:
         raise ValueError(
-            f"--storage {where} with {workers} workers: SQLite locks its whole file, and not at all on many network "
+            f"--storage {location} with {workers} workers: SQLite locks its whole file, and not at all on many network "
             "file systems, so trials get lost; leave --storage out for the journal, name a server, or give --workers 1"
         )
     try:
-        return optuna.storages.get_storage(where)
+        return optuna.storages.get_storage(location)
     except Exception as error:  # whatever the database's driver raises
-        first = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise ValueError(re.sub(r"(//[^/@:]*):[^/@]*@", r"\1:***@", f"--storage {where}: {first}")) from None
+        first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        message = f"--storage {location}: {first_line}"
+        raise ValueError(re.sub(r"(//[^/@:]*):[^/@]*@", r"\1:***@", message)) from None  # without the password

@@ -1,4 +1,4 @@
-"""Searches that were started, noted so that any later process can set them up again."""
+"""Launches of searches: their options are saved, so that any later process can set the same search up again."""
 
 from __future__ import annotations
 
@@ -8,16 +8,17 @@ from results.runs import SEARCH
 from study.search.options import Search
 from study.search.prepare import prepare
 from study.search.problem import Problem
-from study.submit.launches import _chosen, _notes, _options, _write
+from study.submit.launches import launches_folder, launches_of, read_options, write_launch
 
 
 def note_search(options: Search, problem: Problem) -> None:
-    """Note how a search was asked for."""
+    """Save the options of a search that is started."""
     options = dataclasses.replace(options, storage=problem.storage)
-    _write(_notes() / problem.setting.study / f"{SEARCH}{problem.space}.json", options)
+    write_launch(launches_folder() / problem.setting.study / f"{SEARCH}{problem.space}.json", options)
 
 
 def launched_searches(study: str) -> list[tuple[Search, Problem]]:
-    """The same of every search."""
-    asked = [_options(Search, about) for name, about in _chosen(study).items() if name.startswith(SEARCH)]
-    return [(options, prepare(options)[0]) for options in asked]
+    """Options and problem of every search that was started for a study; '' is the study that was started last."""
+    notes = [note for name, note in launches_of(study).items() if name.startswith(SEARCH)]
+    all_options = [read_options(Search, note) for note in notes]
+    return [(options, prepare(options)[0]) for options in all_options]

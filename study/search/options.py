@@ -1,4 +1,4 @@
-"""What a search is asked for on the command line."""
+"""The command-line options of a search."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ TRIALS = 20
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Search:
-    """Search the settings of a space (a file of ablations/spaces/): sampling, generator or tokenizer.
+    """Search for the best settings in a space (a file of ablations/spaces/): sampling, generator or tokenizer.
 
-    A trial is a run like any other: what is done is never done again. Run the same command again at any time: it goes
-    on. When all trials are done the best five are run again with other seeds, and the winner's score comes from seeds
-    that it was not chosen on.
+    A trial is a run like any other, and finished stages are never repeated: run the same command again at any time to
+    continue. When all trials are done the best five are repeated with other seeds. The winner is scored on seeds that
+    did not take part in choosing it.
 
     Results are written to results/STUDY/search/SPACE.csv and .json, and the runs to results/STUDY/table.csv.
     """
 
     space: Annotated[tyro.conf.Positional[str], arg(metavar="SPACE")]
-    """What is searched: sampling, generator or tokenizer."""
+    """The space to search: sampling, generator or tokenizer."""
     trials: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
-    """How many trials there are to be in all, earlier ones included. Default: as many as were asked for last, or 20."""
+    """Total number of trials, earlier ones included. Default: the number given last time, or 20."""
     scale: Annotated[str, arg(metavar="NAME")] = "desk"
-    """How big, as for study.sweep."""
+    """The scale, as for study.sweep."""
     data: Annotated[str | None, arg(metavar="NAME|FOLDER", help_behavior_hint="")] = None
     """Data set or folder of pictures, as for study.sweep. Default: the scale's."""
     resolution: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="")] = None
@@ -38,21 +38,21 @@ class Search:
     executor: Literal["local", "inline", "slurm"] = "local"
     """Where workers run: processes of this machine, this process (one worker), or a Slurm cluster."""
     workers: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
-    """How many trials are done at once. Default: as many as the cores or GPUs feed; on Slurm 4."""
+    """How many trials run at once. Default: as many as the cores or GPUs allow; on Slurm 4."""
     cluster: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
-    """What workers ask Slurm for, as for study.sweep: the fields for generators."""
+    """Slurm resources of a worker, as for study.sweep: the fields for generators."""
     detach: Annotated[bool, arg(help_behavior_hint="")] = False
     """Submit the workers to Slurm and return."""
     storage: Annotated[str, arg(metavar="URL", help_behavior_hint="")] = ""
-    """Where Optuna keeps the trials: a URL, or the path of a journal. Default: journal.log in
-    $STUDY_ROOT/searches/STUDY-SPACE. Workers need the same $STUDY_ROOT in any case."""
+    """Where Optuna stores the trials: a URL, or the path of a journal. Default: journal.log in
+    $STUDY_ROOT/searches/STUDY-SPACE. All workers need the same $STUDY_ROOT in any case."""
     study: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     """Name of the results, as for study.sweep."""
     seed: int = 0
-    """Of the trials that are still to be drawn; those that are there stay."""
+    """Seed for proposing new trials; existing trials are kept."""
     out: Annotated[Path, arg(metavar="FOLDER", help_behavior_hint="")] = CHECKOUT
     """Folder that holds results/. Default: the checkout."""
     dry_run: Annotated[bool, arg(help_behavior_hint="")] = False
-    """Print the space, how far the search is and what a trial costs, and stop (exit code 3: something is missing)."""
+    """Print the space, the progress and the cost of a trial, then stop (exit code 3: something is missing)."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, arg(metavar="FIELD=VALUE", help_behavior_hint="")] = ()
     """Change a field of the scale, as for study.sweep."""

@@ -1,4 +1,7 @@
-"""What a search found: its best, the winner among them, and the files that say so."""
+"""The outcome of a whole search: its best trials, the winner among them, and the files that record them.
+
+The outcome of a single trial is `Outcome` of study/search/trials.py.
+"""
 
 from __future__ import annotations
 
@@ -22,23 +25,25 @@ from study.search.problem import Problem, run_scores
 from study.search.spaces import Values
 from study.search.trials import STATES, Trials, has_result, outcome_of
 
-BEST = 5  # that are run again
-CHOOSING, SCORING = (1, 2), (3, 4, 5)  # repeats of the best: those that choose the winner, and those that score it
-FEWEST = 8  # complete trials that importances can be told from
+BEST = 5  # trials that are repeated with other seeds
+CHOOSING, SCORING = (1, 2), (3, 4, 5)  # repeats that choose the winner among the best, and repeats that score it
+FEWEST = 8  # complete trials that parameter importances need
 
 log = logging.getLogger(__name__)
 
-Again = tuple["Values", int, bool]  # what is run again: values, repeat, scored
+Repeat = tuple["Values", int, bool]  # arguments of Problem.run: values, repeat, scored
 
 
 def best_trials(problem: Problem, trials: Trials) -> list[FrozenTrial]:
-    """The best complete trials, of those that are the same run the first, the default left out: of one objective by
-    its value, of two the Pareto front, evenly along it."""
+    """The best complete trials other than the default; of trials that give the same run only the first.
+
+    With one objective these are the lowest values; with two, trials spread evenly along the Pareto front.
+    """
     seen = [problem.run(problem.default())]
     different = []
     for trial in trials.all():
         if trial.state == TrialState.COMPLETE and (run := problem.run(trials.values(trial))) not in seen:
-            seen.append(run)  # what a value changes may depend on another: without guidance its interval moves nothing
+            seen.append(run)  # different values can give one run: without guidance, its interval has no effect
             different.append(trial)
     different.sort(key=lambda trial: trial.values)
     if len(problem.objectives) == 1:
@@ -54,15 +59,15 @@ def _dominates(one: FrozenTrial, other: FrozenTrial) -> bool:
     return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
 
 
-def choosing_runs(problem: Problem, trials: Trials) -> list[Again]:
-    """The best, with the seeds that choose the winner; nothing where there is none to choose."""
+def choosing_runs(problem: Problem, trials: Trials) -> list[Repeat]:
+    """Repeats of the best trials that choose the winner; empty with two objectives, which have no winner."""
     if len(problem.objectives) > 1:
         return []
     return [(trials.values(trial), repeat, False) for trial in best_trials(problem, trials) for repeat in CHOOSING]
 
 
-def scoring_runs(problem: Problem, trials: Trials) -> list[Again]:
-    """What is compared, with the seeds that score it: winner and default, or the front and the default."""
+def scoring_runs(problem: Problem, trials: Trials) -> list[Repeat]:
+    """Repeats that give scores: of the winner and the default, or of the Pareto front and the default."""
     compared = [trials.values(trial) for trial in best_trials(problem, trials)]
     if len(problem.objectives) == 1:
         won = winner(problem, trials)
@@ -72,20 +77,22 @@ def scoring_runs(problem: Problem, trials: Trials) -> list[Again]:
     )
 
 
-def repeat_runs(problem: Problem, trials: Trials) -> list[Again]:
-    """All that decides, as far as it is known what that is."""
+def repeat_runs(problem: Problem, trials: Trials) -> list[Repeat]:
+    """All repeats that are known so far: scoring repeats are known once there is a winner."""
     return [*choosing_runs(problem, trials), *scoring_runs(problem, trials)]
 
 
 def winner(problem: Problem, trials: Trials) -> FrozenTrial | None:
-    """Of the best the one with the lowest mean on the seeds that choose, of those that did not fail on one; None while
-    one is still to be run."""
+    """The best trial with the lowest mean over the CHOOSING repeats; trials that failed in one of them are out.
+
+    None while one of these repeats is still to be run.
+    """
     means = {}
     for trial in best_trials(problem, trials):
         values = trials.values(trial)
-        found = _again(problem, values, CHOOSING, False)[problem.judge].get(problem.objectives[0], ())
-        if len(found) == len(CHOOSING):
-            means[trial.number] = fmean(found)
+        scores = _repeat_scores(problem, values, CHOOSING, False)[problem.judge].get(problem.objectives[0], ())
+        if len(scores) == len(CHOOSING):
+            means[trial.number] = fmean(scores)
         elif not any(stage.failure() for stage in problem.plan([problem.run(values, r) for r in CHOOSING]).stages):
             return None
     if not means:
@@ -94,73 +101,74 @@ def winner(problem: Problem, trials: Trials) -> FrozenTrial | None:
     return next(trial for trial in trials.all() if trial.number == lowest)
 
 
-def decided(problem: Problem, trials: Trials) -> bool:
-    """Whether nothing is left to run of what decides; a repeat that has diverged is a result."""
-    asked = [problem.run(*one) for one in repeat_runs(problem, trials)]
-    planned = problem.plan(asked).runs if asked else ()
-    states = {state_of(one, result)[0] for one in planned for result in one.results}
+def repeats_finished(problem: Problem, trials: Trials) -> bool:
+    """Whether no repeat is left to run; a diverged repeat counts as finished."""
+    runs = [problem.run(*repeat) for repeat in repeat_runs(problem, trials)]
+    planned_runs = problem.plan(runs).runs if runs else ()
+    states = {state_of(planned, result)[0] for planned in planned_runs for result in planned.results}
     return not states & {"pending", "running", "failed"}
 
 
 def failures(problem: Problem, trials: Trials) -> list[str]:
-    """Why what is missing is missing: of trials that nothing has replaced, or of what decides."""
+    """Why results are missing: the reasons of failed trials, or once all trials are done, of failed repeats."""
     if not trials.finished():
-        told = [about["reason"] for trial in trials.all() if (about := outcome_of(trial)).get("state") == "failed"]
+        outcomes = map(outcome_of, trials.all())
+        reasons = [outcome["reason"] for outcome in outcomes if outcome.get("state") == "failed"]
     else:
-        asked = [problem.run(*one) for one in repeat_runs(problem, trials)]
-        stages = problem.plan(asked).stages if asked else ()
-        told = [failure["reason"] for stage in stages if stage.record() is None and (failure := stage.failure())]
-    return list(dict.fromkeys(told))
+        runs = [problem.run(*repeat) for repeat in repeat_runs(problem, trials)]
+        stages = problem.plan(runs).stages if runs else ()
+        reasons = [failure["reason"] for stage in stages if stage.record() is None and (failure := stage.failure())]
+    return list(dict.fromkeys(reasons))
 
 
 def progress_line(problem: Problem, trials: Trials) -> str:
-    """How far the search is, in words."""
-    told = [trials.standing()]
+    """The progress of the search as one line of text."""
+    parts = [trials.summary()]
     if trials.finished():
-        for purpose, runs_of in (("choose", choosing_runs), ("score", scoring_runs)):
-            asked = [problem.run(*one) for one in runs_of(problem, trials)]
-            done = sum(bool(run_scores(problem, run)) for run in asked)
-            told += [f"run again to {purpose}: {done} of {len(asked)}"] if asked else []
-    return "; ".join(told)
+        for purpose, repeats_of in (("choosing", choosing_runs), ("scoring", scoring_runs)):
+            runs = [problem.run(*repeat) for repeat in repeats_of(problem, trials)]
+            done = sum(bool(run_scores(problem, run)) for run in runs)
+            parts += [f"{purpose} repeats: {done} of {len(runs)}"] if runs else []
+    return "; ".join(parts)
 
 
-def _again(
+def _repeat_scores(
     problem: Problem, values: Values, repeats: Sequence[int], scored: bool
 ) -> dict[str, dict[str, tuple[float, ...]]]:
-    """By judge and objective, what the repeats that are done came to."""
-    found = [run_scores(problem, problem.run(values, repeat, scored)) for repeat in repeats]
+    """Scores of the finished repeats, by judge and objective."""
+    scores = [run_scores(problem, problem.run(values, repeat, scored)) for repeat in repeats]
     return {
-        judge: {name: tuple(one[judge][name] for one in found if one) for name in problem.objectives if any(found)}
+        judge: {name: tuple(s[judge][name] for s in scores if s) for name in problem.objectives if any(scores)}
         for judge, _ in problem.setting.scale.judges
     }
 
 
 def _verdict(problem: Problem, trials: Trials, won: FrozenTrial | None) -> tuple[bool | None, str]:
-    """Whether the winner beats the default on the seeds that score, by all judges, and the numbers."""
+    """Whether the winner beats the default on the SCORING repeats by all judges, and the numbers as text."""
     if won is None:
-        tried = (
+        reason = (
             "not all of the best have been run again"
             if best_trials(problem, trials)
             else "none but the default is complete"
         )
-        return None, tried
+        return None, reason
     (objective,) = problem.objectives
-    ours = _again(problem, trials.values(won), SCORING, True)
-    default = _again(problem, problem.default(), SCORING, True)
-    compared = [
+    ours = _repeat_scores(problem, trials.values(won), SCORING, True)
+    default = _repeat_scores(problem, problem.default(), SCORING, True)
+    comparisons = [
         Comparison(place="", judge=judge, low=ours[judge].get(objective, ()), high=default[judge].get(objective, ()))
         for judge, _ in problem.setting.scale.judges
     ]
-    if not all(one.repeats == len(SCORING) for one in compared):
+    if not all(comparison.repeats == len(SCORING) for comparison in comparisons):
         return None, "not all of winner and default has a score"
-    verdicts = {one.verdict() for one in compared}
+    verdicts = {comparison.verdict() for comparison in comparisons}
     beats = True if verdicts == {"holds"} else False if verdicts == {"fails"} else None
-    numbers = "; ".join(f"{one} by {one.judge}" for one in compared)
+    numbers = "; ".join(f"{comparison} by {comparison.judge}" for comparison in comparisons)
     return beats, f"{searches.printed(objective)} of winner against default on {len(SCORING)} held-out seeds: {numbers}"
 
 
 def search_of(problem: Problem, trials: Trials) -> searches.Search:
-    """The search as it stands, for results/searches.py."""
+    """The current state of the search, in the form of results/searches.py."""
     dimensions = problem.dimensions()
     single = len(problem.objectives) == 1
     won = winner(problem, trials) if single else None
@@ -170,8 +178,8 @@ def search_of(problem: Problem, trials: Trials) -> searches.Search:
             trial=trial.number,
             params=trials.values(trial),
             chosen_on=dict(zip(problem.objectives, trial.values, strict=True)),
-            again=_again(problem, trials.values(trial), CHOOSING, False)[problem.judge] if single else {},
-            scores=_again(problem, trials.values(trial), SCORING, True)[problem.judge],
+            again=_repeat_scores(problem, trials.values(trial), CHOOSING, False)[problem.judge] if single else {},
+            scores=_repeat_scores(problem, trials.values(trial), SCORING, True)[problem.judge],
         )
         for trial in best_trials(problem, trials)
     )
@@ -182,11 +190,11 @@ def search_of(problem: Problem, trials: Trials) -> searches.Search:
         scale=problem.setting.scale.name,
         objectives=problem.objectives,
         budget=trials.total,
-        parameters={name: dimension.declared() for name, dimension in dimensions.items()},
-        trials=tuple(_trial(problem, trials, trial) for trial in trials.asked()),
+        parameters={name: dimension.as_parameter() for name, dimension in dimensions.items()},
+        trials=tuple(_trial(problem, trials, trial) for trial in trials.with_values()),
         importances=_importances(problem, trials),
         default=searches.Default(
-            params=problem.default(), scores=_again(problem, problem.default(), SCORING, True)[problem.judge]
+            params=problem.default(), scores=_repeat_scores(problem, problem.default(), SCORING, True)[problem.judge]
         ),
         candidates=candidates,
         winner=None if won is None else won.number,
@@ -197,23 +205,23 @@ def search_of(problem: Problem, trials: Trials) -> searches.Search:
 
 
 def _trial(problem: Problem, trials: Trials, trial: FrozenTrial) -> searches.Trial:
-    about = outcome_of(trial)
+    outcome = outcome_of(trial)
     states: dict[TrialState, searches.State] = {
-        TrialState.COMPLETE: "complete", TrialState.PRUNED: about.get("state", "pruned"), TrialState.FAIL: "failed",
+        TrialState.COMPLETE: "complete", TrialState.PRUNED: outcome.get("state", "pruned"), TrialState.FAIL: "failed",
     }  # fmt: skip
     return searches.Trial(
         trial=trial.number,
         state=states.get(trial.state, "running"),
-        run=about.get("run", ""),
-        seconds=about.get("seconds"),
-        images_seen=about.get("images_seen"),
+        run=outcome.get("run", ""),
+        seconds=outcome.get("seconds"),
+        images_seen=outcome.get("images_seen"),
         values=dict(zip(problem.objectives, trial.values or (), strict=False)),
         params=trials.values(trial),
     )
 
 
 def _importances(problem: Problem, trials: Trials) -> dict[str, dict[str, float]]:
-    """Share of each parameter in what the complete trials differ by, per objective; empty where that cannot be told."""
+    """fANOVA importance of each parameter, per objective; none with fewer than FEWEST complete trials."""
     import optuna
     from optuna.importance import FanovaImportanceEvaluator, get_param_importances
 
@@ -221,20 +229,20 @@ def _importances(problem: Problem, trials: Trials) -> dict[str, dict[str, float]
     complete = [trial for trial in trials.all() if trial.state == TrialState.COMPLETE]
     if len(complete) < FEWEST:
         return {}
-    tried = optuna.create_study(directions=["minimize"] * len(problem.objectives))  # of values as they were tried
+    study = optuna.create_study(directions=["minimize"] * len(problem.objectives))  # with the rounded values
     for trial in complete:
         params = trials.values(trial)
-        tried.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, values=trial.values))
-    found = {}
+        study.add_trial(optuna.trial.create_trial(params=params, distributions=distributions, values=trial.values))
+    importances = {}
     for index, objective in enumerate(problem.objectives):
         if len({trial.values[index] for trial in complete}) > 1:
             shares = get_param_importances(
-                tried,
+                study,
                 evaluator=FanovaImportanceEvaluator(seed=0),
                 target=functools.partial(_value, index=index),
             )
-            found[objective] = {name: round(float(share), 6) for name, share in shares.items()}
-    return found
+            importances[objective] = {name: round(float(share), 6) for name, share in shares.items()}
+    return importances
 
 
 def _value(trial: FrozenTrial, index: int) -> float:
@@ -242,8 +250,8 @@ def _value(trial: FrozenTrial, index: int) -> float:
 
 
 def _protocol(problem: Problem, trials: Trials) -> dict[str, dict[str, Any]]:
-    """How each objective was measured, as far as that was the same in all complete trials."""
-    results: dict[str, list[dict[str, Any]]] = {objective: [] for objective in problem.objectives}
+    """How each objective was measured: the protocol columns that are equal in all complete trials."""
+    protocols: dict[str, list[dict[str, Any]]] = {objective: [] for objective in problem.objectives}
     for trial in trials.all():
         if trial.state != TrialState.COMPLETE:
             continue
@@ -251,48 +259,49 @@ def _protocol(problem: Problem, trials: Trials) -> dict[str, dict[str, Any]]:
         for objective in problem.objectives:
             planned = generator if objective == "gfid" else tokenizer
             if planned.results[-1].record() is None:
-                continue  # deleted since
+                continue  # its record was deleted
             row = measured_protocol(planned.results[-1], problem.judge)
             if objective == "gfid":
                 row |= {"generator": generator.run.generator, "images_seen": generator.results[-1].spec.images_seen}  # type: ignore[union-attr]
-            results[objective].append(row)
+            protocols[objective].append(row)
     return {
         objective: {name: value for name, value in rows[0].items() if all(row[name] == value for row in rows)}
-        for objective, rows in results.items()
+        for objective, rows in protocols.items()
         if rows
     }
 
 
-def runs(problem: Problem, trials: Trials) -> Iterator[Run]:
+def all_runs(problem: Problem, trials: Trials) -> Iterator[Run]:
     """Every run of the search, the repeats included."""
-    for trial in trials.asked():
+    for trial in trials.with_values():
         yield problem.run(trials.values(trial))
-    for one in repeat_runs(problem, trials):
-        yield problem.run(*one)
+    for repeat in repeat_runs(problem, trials):
+        yield problem.run(*repeat)
 
 
-def conclude(problem: Problem, trials: Trials) -> searches.Search:
-    """Write the search's files and its rows into the study's table, and draw.
+def write_outcome(problem: Problem, trials: Trials) -> searches.Search:
+    """Write the search's files, add its rows to the study's table, and draw its figures.
 
-    The files of a search that has got further, say under another $STUDY_ROOT, are left until this one is finished.
+    If the existing files have more results, from another $STUDY_ROOT for instance, they stay until this search is done.
     """
     with locked(problem.folder / "results"):
         search = search_of(problem, trials)
         folder = problem.out / "results" / problem.setting.study
-        if trials.finished() or _results(folder, problem.space) <= sum(map(has_result, trials.all())):
+        if trials.finished() or _written_results(folder, problem.space) <= sum(map(has_result, trials.all())):
             searches.write(search, folder)
         else:
-            log.warning("%s has a search that got further: it stays", folder / "search" / f"{problem.space}.csv")
-        collector = StudyFiles(problem.plan(list(runs(problem, trials))), problem.out)
-        collector.update()
-        for name, reason in collector.skipped.items():
+            path = folder / "search" / f"{problem.space}.csv"
+            log.warning("%s holds a search with more results and is not replaced yet", path)
+        files = StudyFiles(problem.plan(list(all_runs(problem, trials))), problem.out)
+        files.update()
+        for name, reason in files.skipped.items():
             if name.endswith(f"-{problem.space}"):
                 log.warning("no figure %s: %s", name, reason)
     return search
 
 
-def _results(folder: Path, space: str) -> int:
-    """How many trials of a search that is written have a result."""
+def _written_results(folder: Path, space: str) -> int:
+    """How many trials with a result the search's files hold."""
     with contextlib.suppress(searches.SearchError):
         return sum(trial.state in STATES for trial in searches.load(folder, space).trials)
     return 0

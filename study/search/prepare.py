@@ -1,4 +1,4 @@
-"""From the options of a search to its problem: everything that can be wrong is found before a worker starts."""
+"""From the options of a search to its problem: every user error is found before a worker starts."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SLURM_WORKERS = 4
 
 
 def prepare(options: Search) -> tuple[Problem, list[str]]:
-    """The search, with everything resolved that can be wrong before a worker starts, and what is missing here.
+    """The problem that the options describe, and what is missing on this machine, a line each.
 
     Raises:
-        ValueError: one clear line.
+        ValueError: an option is invalid; the message is one line.
     """
     space(options.space)
     if options.trials is not None and options.trials < 1:
@@ -31,27 +31,27 @@ def prepare(options: Search) -> tuple[Problem, list[str]]:
         raise ValueError(f"--workers must be at least 1, got {options.workers}")
     if options.executor == "inline" and options.workers not in (None, 1):
         raise ValueError("--executor inline is one worker: leave --workers out")
-    same = {f.name for f in dataclasses.fields(Sweep)} & {f.name for f in dataclasses.fields(Search)}
-    setting = prepare_setting(Sweep(**{name: getattr(options, name) for name in same}))
+    shared = {f.name for f in dataclasses.fields(Sweep)} & {f.name for f in dataclasses.fields(Search)}
+    setting = prepare_setting(Sweep(**{name: getattr(options, name) for name in shared}))
     problem = Problem(
         space=options.space,
         setting=setting,
         budget=options.trials or TRIALS,
         seed=options.seed,
-        storage=_from_anywhere(options.storage),
+        storage=_absolute_storage(options.storage),
         workers=worker_count(options, setting),
         out=options.out.absolute(),
     )
     dimensions, default = problem.dimensions(), problem.default()
     choices = [(name, choice) for name, d in dimensions.items() if isinstance(d, Choice) for choice in d.choices]
-    every = problem.plan(
+    plan = problem.plan(
         [problem.run({**default, name: choice}) for name, choice in [*choices, *list(default.items())[:1]]]
     )
-    return problem, [*setting.missing, *missing_here(every.stages)]
+    return problem, [*setting.missing, *missing_here(plan.stages)]
 
 
-def _from_anywhere(storage: str) -> str:
-    """The storage as other processes find it too, wherever they stand."""
+def _absolute_storage(storage: str) -> str:
+    """The storage with an absolute path, so that processes in other working directories find it too."""
     scheme = "sqlite:///" if storage.startswith("sqlite:///") else ""
     if not storage or ("://" in storage and not scheme):
         return storage

@@ -1,4 +1,4 @@
-"""One search: what its workers are given, and the runs that it is made of."""
+"""The problem of a search: its space, its setting and its budget, and the run of each set of values."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from study.search.spaces import Dimension, Values, declaration, space
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """One search as its workers are given it. `storage` is a URL of Optuna or a path; `budget` trials in all."""
+    """What a worker needs to know of a search. storage: an Optuna URL or a path. budget: total number of trials."""
 
     space: str
     setting: Setting
@@ -33,7 +33,7 @@ class Problem:
 
     @property
     def compute(self) -> Compute:
-        """Of a worker."""
+        """Compute of one worker."""
         return dataclasses.replace(self.setting.compute, processes=self.setting.scale.execution.processes)
 
     @property
@@ -54,7 +54,7 @@ class Problem:
 
     @property
     def judge(self) -> str:
-        """Who decides; the others are asked when the winner is compared with the default."""
+        """The judge that ranks trials; the other judges take part when the winner is compared with the default."""
         return self.setting.scale.judges[0][0]
 
     def dimensions(self) -> dict[str, Dimension]:
@@ -67,30 +67,30 @@ class Problem:
         return {name: dimension.default for name, dimension in self.dimensions().items()}
 
     def optuna_name(self) -> str:
-        """Of Optuna's study: another one where the space is another, or the settings that its trials do not vary."""
-        default = [stage.fingerprint for stage in self.plan([self.run(self.default())]).stages]
-        return f"{self.name}-{fingerprint([declaration(self.dimensions(), self.objectives), default], 6)}"
+        """Name of the Optuna study; it changes with the space and with the settings that the trials do not vary."""
+        fingerprints = [stage.fingerprint for stage in self.plan([self.run(self.default())]).stages]
+        return f"{self.name}-{fingerprint([declaration(self.dimensions(), self.objectives), fingerprints], 6)}"
 
     def run(self, values: Values, repeat: int = 0, scored: bool = False) -> Run:
         return self.module.run(self.setting.scale, values, repeat, scored)
 
     def plan(self, runs: Sequence[Run]) -> Plan:
-        """The plan of some of its runs."""
+        """The plan of some of its runs, as if an ablation module had declared them."""
         s = self.setting
-        asking = SimpleNamespace(QUESTION=self.module.QUESTION, runs=lambda scale: runs)
-        return make_plan(f"{SEARCH}{self.space}", cast(ModuleType, asking), s.scale, s.data, s.compute, s.study)
+        module = SimpleNamespace(QUESTION=self.module.QUESTION, runs=lambda scale: runs)
+        return make_plan(f"{SEARCH}{self.space}", cast(ModuleType, module), s.scale, s.data, s.compute, s.study)
 
     def marks(self) -> tuple[int, ...]:
         """Images seen at which a trial's generator is judged."""
         return tuple(stage.spec.images_seen for stage in planned_pair(self.plan([self.run(self.default())]))[1].results)  # type: ignore[union-attr]
 
     def rungs(self) -> tuple[int, int]:
-        """Of successive halving: images seen at the first rung, and how many times more at each further one."""
+        """Rungs of successive halving: images seen at the first one, and the factor from one rung to the next."""
         first, second, *_ = self.marks()
         return first, max(2, round(second / first))
 
     def prunes(self) -> bool:
-        """Whether trials can end early: Optuna cannot prune by two objectives, and one mark is the end."""
+        """Whether trials can be pruned: Optuna cannot prune with two objectives, and a single mark is the last one."""
         return len(self.objectives) == 1 and len(self.marks()) > 1
 
 
@@ -101,7 +101,7 @@ def planned_pair(plan: Plan) -> tuple[Planned, Planned]:
 
 
 def run_scores(problem: Problem, run: Run) -> dict[str, dict[str, float]]:
-    """What a run came to by every judge, by objective; empty while it has no result."""
+    """The objectives of a run by every judge: judge, objective, value; empty while the run has no result."""
     tokenizer, generator = planned_pair(problem.plan([run]))
     records = {True: generator.results[-1].record(), False: tokenizer.results[0].record()}
     if any(records[objective == "gfid"] is None for objective in problem.objectives):

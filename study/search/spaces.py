@@ -1,4 +1,4 @@
-"""What a search varies: parameters with their ranges, and a space that makes a run of a value for each."""
+"""The parameters that a search varies, with their ranges; a space is a module that turns their values into a run."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
 
-DIGITS = 2  # significant ones of a number, so that configurations can come again
+DIGITS = 2  # significant digits of a tried number, so that equal configurations can recur
 
-Values = Mapping[str, Any]  # by name of the parameter
+Values = Mapping[str, Any]  # parameter name: value
 
 
 @dataclass(frozen=True, kw_only=True)
 class Number:
-    """A range, ends included; of whole numbers where both ends are. `default` is what the scale has."""
+    """A range of numbers, ends included; of integers if both ends are. `default` is the scale's own value."""
 
     label: str
     low: float
@@ -59,24 +59,24 @@ class Number:
             trial.suggest_float(name, self.low, self.high, log=self.log)
 
     def value(self, drawn: float) -> float:
-        """What is tried for a number that was drawn: with few digits, and the default as it is."""
+        """The value to try for a proposed number: rounded to DIGITS; the default is not rounded."""
         if self.whole:
             return int(drawn)
         if math.isclose(drawn, self.default, rel_tol=1e-9):
             return self.default
         return min(max(float(f"{drawn:.{DIGITS}g}"), self.low), self.high)
 
-    def has(self, value: Any) -> bool:
+    def contains(self, value: Any) -> bool:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         return number and self.low <= value <= self.high and (not self.whole or isinstance(value, int))
 
-    def declared(self) -> Parameter:
+    def as_parameter(self) -> Parameter:
         return Parameter(label=self.label, low=self.low, high=self.high, log=self.log)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """One of several, two or more."""
+    """A categorical parameter with two or more choices."""
 
     label: str
     choices: tuple[Any, ...]
@@ -97,10 +97,10 @@ class Choice:
     def value(self, drawn: Any) -> Any:
         return drawn
 
-    def has(self, value: Any) -> bool:
+    def contains(self, value: Any) -> bool:
         return value in self.choices
 
-    def declared(self) -> Parameter:
+    def as_parameter(self) -> Parameter:
         return Parameter(label=self.label, choices=self.choices)
 
 
@@ -109,7 +109,7 @@ Dimension = Number | Choice
 
 def spaces() -> list[str]:
     """Names of all spaces."""
-    folder = importlib.import_module("ablations.spaces").__path__  # by name: spaces import this package
+    folder = importlib.import_module("ablations.spaces").__path__  # by name, because spaces import this package
     return sorted(module.name for module in pkgutil.iter_modules(folder))
 
 
@@ -120,19 +120,19 @@ def space(name: str) -> ModuleType:
     return importlib.import_module(f"ablations.spaces.{name}")
 
 
-def changed(scale: Scale, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of the wanted values, by dotted field, that the scale has not."""
+def changed(scale: Scale, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values, keyed by dotted field, that differ from the scale's own."""
 
     def current(key: str) -> Any:
         value: Any = scale
-        for part in key.split("."):
-            value = getattr(value, part)
+        for field in key.split("."):
+            value = getattr(value, field)
         return value
 
-    return {key: value for key, value in wanted.items() if value != current(key)}
+    return {key: value for key, value in values.items() if value != current(key)}
 
 
 def declaration(dimensions: Mapping[str, Dimension], objectives: tuple[str, ...]) -> dict[str, Any]:
-    """What makes two spaces the same one, JSON-able."""
-    parts = {name: {"type": type(d).__name__, **dataclasses.asdict(d)} for name, d in dimensions.items()}
-    return {"dimensions": parts, "objectives": list(objectives)}
+    """Everything that identifies a space, as JSON values."""
+    parameters = {name: {"type": type(d).__name__, **dataclasses.asdict(d)} for name, d in dimensions.items()}
+    return {"dimensions": parameters, "objectives": list(objectives)}

@@ -1,4 +1,4 @@
-"""Notes beside the runs: what they were tried for, so that a search whose storage is lost can be rebuilt."""
+"""Notes in the run folders that record each trial, so that a search whose storage is lost can be rebuilt."""
 
 from __future__ import annotations
 
@@ -16,47 +16,51 @@ from study.search.trials import OUTCOME, STATES
 
 
 def note_trial(problem: Problem, values: Values, plan: Plan, repeat: int = 0) -> None:
-    """Write beside a run what it was tried for; nothing where that is written."""
+    """Write the trial's values into the folder of its generator, unless the note exists."""
     fit = planned_pair(plan)[1].fit
     path = fit.folder / f"trial-{problem.name}-{fingerprint([dict(values), repeat], 12)}.json"
     if not path.exists():
         stages = [stage.fingerprint for stage in plan.stages]
-        about = {
+        note = {
             "search": problem.name,
             "values": dict(values),
             "repeat": repeat,
             "asked": time.time(),
             "stages": stages,
         }
-        write_json(path, about)
+        write_json(path, note)
 
 
 def trial_notes() -> list[dict[str, Any]]:
-    """All such notes, in the order of their making."""
-    found = (read_json(path) for path in study_root().glob("stages/fit_generator/*/trial-*.json"))
-    return sorted((about for about in found if about), key=lambda about: about["asked"])
+    """All notes of trials under $STUDY_ROOT, oldest first."""
+    notes = (read_json(path) for path in study_root().glob("stages/fit_generator/*/trial-*.json"))
+    return sorted((note for note in notes if note), key=lambda note: note["asked"])
 
 
-def earlier_trials(problem: Problem, there: Sequence[Values]) -> list[Any]:
-    """Optuna's trials of what the run folders know, where it lies in the space and is not in the study."""
+def earlier_trials(problem: Problem, params: Sequence[Values]) -> list[Any]:
+    """Optuna trials for the results in the run folders that lie in the space and are not in the Optuna study yet.
+
+    Args:
+        params: parameters of the trials that the Optuna study has.
+    """
     import optuna
 
     dimensions, default = problem.dimensions(), problem.default()
-    drawn = (values for values in there if dimensions.keys() <= values.keys())  # of others a worker was just asking
-    seen = [{name: d.value(values[name]) for name, d in dimensions.items()} for values in drawn]
-    found = []
-    for about in trial_notes():
-        values = {**default, **about["values"]}
-        if about["search"] != problem.name or about["repeat"] or values in seen or set(values) != set(dimensions):
+    complete = (values for values in params if dimensions.keys() <= values.keys())  # others are just being drawn
+    seen = [{name: d.value(values[name]) for name, d in dimensions.items()} for values in complete]
+    earlier = []
+    for note in trial_notes():
+        values = {**default, **note["values"]}
+        if note["search"] != problem.name or note["repeat"] or values in seen or set(values) != set(dimensions):
             continue
-        if not all(dimension.has(values[name]) for name, dimension in dimensions.items()):
+        if not all(dimension.contains(values[name]) for name, dimension in dimensions.items()):
             continue
-        known = _known(problem, values)
-        if known is None:
+        result = _recorded_outcome(problem, values)
+        if result is None:
             continue
         seen.append(values)
-        outcome, judged = known
-        found.append(
+        outcome, judged = result
+        earlier.append(
             optuna.trial.create_trial(
                 state=STATES[outcome["state"]],
                 values=outcome.pop("values") or None,
@@ -67,31 +71,33 @@ def earlier_trials(problem: Problem, there: Sequence[Values]) -> list[Any]:
                 system_attrs=_rungs(problem, judged),
             )
         )
-    return found
+    return earlier
 
 
 def _rungs(problem: Problem, judged: Mapping[int, float]) -> dict[str, float]:
-    """What Optuna's successive halving notes of a trial at each rung: against this it holds later trials."""
-    found: dict[str, float] = {}
+    """The attributes in which Optuna's successive halving keeps a trial's value at each rung, to prune later trials."""
+    attributes: dict[str, float] = {}
     if problem.prunes():
         first, factor = problem.rungs()
         for mark in sorted(set(judged) & set(problem.marks()[:-1])):
-            while mark >= first * factor ** len(found):
-                found[f"completed_rung_{len(found)}"] = judged[mark]
-    return found
+            while mark >= first * factor ** len(attributes):
+                attributes[f"completed_rung_{len(attributes)}"] = judged[mark]
+    return attributes
 
 
-def _known(problem: Problem, values: Values) -> tuple[dict[str, Any], dict[int, float]] | None:
-    """How a run of these values came out, as an Outcome's fields, and its gFID at every mark that is judged; None where
-    the run folders do not say."""
+def _recorded_outcome(problem: Problem, values: Values) -> tuple[dict[str, Any], dict[int, float]] | None:
+    """The outcome of a run with these values as the fields of Outcome, and its gFID at every judged mark.
+
+    None where the run folders hold no outcome.
+    """
     run = problem.run(values)
     tokenizer, generator = planned_pair(problem.plan([run]))
     records = {r.spec.images_seen: r.record() for r in generator.results if isinstance(r.spec, Generate)}
     judged = {mark: record["metrics"][problem.judge]["gfid"] for mark, record in records.items() if record}
     outcome: dict[str, Any] = {"run": generator.fit.fingerprint, "seconds": None, "reason": "", "values": []}
     outcome["images_seen"] = max(judged, default=None)
-    if found := run_scores(problem, run):
-        outcome["values"] = [found[problem.judge][objective] for objective in problem.objectives]
+    if scores := run_scores(problem, run):
+        outcome["values"] = [scores[problem.judge][objective] for objective in problem.objectives]
         return {**outcome, "state": "complete"}, judged
     failures = [failure for stage in (tokenizer.fit, generator.fit) if (failure := stage.failure())]
     if failures and (failures[0]["state"] == "diverged" or (failures[0]["state"] == "pruned" and problem.prunes())):

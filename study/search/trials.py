@@ -1,9 +1,9 @@
-"""The trials of one search, shared by its workers: who takes which, what came out, when all of them are there.
+"""The trials of one search, shared by its workers: which worker has which trial, its outcome, and when all are done.
 
-A trial belongs to whoever holds the lease of its folder (study/core/lease.py), so one whose worker is gone is found and
-taken over under its own number, with its own values. Asking is one step under a lock: the trials there are, running
-ones included, never pass the budget. What is drawn depends on the seed, the trial's number and the trials before it
-alone, so neither a restart nor another worker draws the same again.
+A trial belongs to the worker that holds the lease of its folder (study/core/lease.py). A trial whose worker is gone is
+taken over by another worker with its number and its values. A new trial is created under a lock, so the number of
+trials, running ones included, never exceeds the budget. The proposed values depend only on the seed, the trial's number
+and the earlier trials, so neither a restart nor another worker proposes the same values again.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from typing import Any, Literal
 import optuna
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from study.core.distributed import from_main, gathered, rank
+from study.core.distributed import all_gather, broadcast, rank
 from study.core.files import read_json, write_json
 from study.core.lease import Watcher, holder, lease, locked
 from study.core.randomness import derive_seed
 from study.core.stopping import Interrupted, stop_requested
 from study.search.spaces import Dimension, Values
 
-ATTEMPTS = 3  # of one trial that got no further, before it is taken to be what kills its workers
-FAILURES = 3  # in a row, before a worker takes the fault to be its own
+ATTEMPTS = 3  # at one trial without progress, after which the trial is assumed to kill its workers, and fails
+FAILURES = 3  # failed trials in a row, after which a worker assumes that the fault is its own, and ends
 POLL_SECONDS = 1.0
-BUDGET = "budget"  # attribute of the study: trials in all
-OUTCOME = "outcome"  # attribute of a trial: what is known of it beside Optuna's own
-STATES = {  # Optuna's: it learns nothing from trials that it calls failed
+BUDGET = "budget"  # attribute of the Optuna study: total number of trials
+OUTCOME = "outcome"  # attribute of an Optuna trial: the fields of Outcome except `values`
+STATES = {  # outcome state: Optuna's state. Optuna's sampler learns nothing from failed trials, so diverged is pruned
     "complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "diverged": TrialState.PRUNED,
 }  # fmt: skip
 
@@ -42,11 +42,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What came out of a trial.
+    """The outcome of one trial.
 
-    state: "diverged" is a result like "complete" and "pruned"; "failed" is none, and another trial takes its place.
-    values: by objective, of a trial that is complete. seconds: of the attempt that ended it, waiting for stages that
-    others do included. images_seen: at its last value.
+    The outcome of a whole search is in study/search/outcome.py.
+
+    state: "complete", "pruned" and "diverged" are results; "failed" is not, and another trial replaces it.
+    values: of a complete trial, in the order of the objectives. seconds: duration of the attempt that ended the trial,
+    including the time spent waiting for stages that other workers run. images_seen: at its last value.
     """
 
     state: Literal["complete", "pruned", "diverged", "failed"]
@@ -59,19 +61,19 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Claimed:
-    """A trial that this worker has to do. `trial` is None in all processes of a worker but the first."""
+    """A trial that this worker holds and has to run. `trial` is None in all processes of a worker but the first."""
 
     number: int
     values: Values
     trial: Trial | None
 
     def prune(self, value: float, step: int) -> bool:
-        """Report a value at so many images seen; whether the trial had better end, the same in every process."""
-        found = False
+        """Report the value at `step` images seen; returns in every process whether the trial should be pruned."""
+        should_prune = False
         if self.trial is not None:
             self.trial.report(value, step)
-            found = self.trial.should_prune()
-        return bool(from_main(found))
+            should_prune = self.trial.should_prune()
+        return bool(broadcast(should_prune))
 
 
 @dataclass
@@ -79,13 +81,14 @@ class Trials:
     """The trials of a search, as one worker sees them.
 
     Args:
-        folder: shared by all workers: the lock, and a lease for each trial. Not the journal's, which has a lock too.
-        study: Optuna's, see `open_study`.
+        folder: shared by all workers; holds the lock, and a lease for each trial. Not the journal's folder, which has a
+            lock of its own.
+        study: the Optuna study, see `open_study`.
         dimensions: of the space.
-        budget: trials in all, unless another was noted by `ask_for`.
-        seed: of what is drawn.
-        worker: names this worker for good, so that it finds a trial again that it was torn from.
-        reached: names how far a trial of such values is; another name each time that it got further.
+        budget: total number of trials, unless `set_total` stored another one.
+        seed: of the proposed values.
+        worker: permanent name of this worker, by which it finds its interrupted trial again.
+        progress_key: names how far the run of a trial with these values is; the name changes whenever it progresses.
     """
 
     folder: Path
@@ -94,7 +97,7 @@ class Trials:
     budget: int
     seed: int = 0
     worker: str = "0"
-    reached: Callable[[Values], str] = lambda values: ""
+    progress_key: Callable[[Values], str] = lambda values: ""
     _watcher: Watcher = field(default_factory=Watcher)
 
     def all(self) -> list[FrozenTrial]:
@@ -102,30 +105,30 @@ class Trials:
 
     @property
     def total(self) -> int:
-        """Trials in all, as they were asked for last: it may have changed since this worker began."""
+        """The total number of trials that was set last; it may have changed since this worker started."""
         return self.study.user_attrs.get(BUDGET, self.budget)
 
-    def ask_for(self, budget: int) -> None:
-        """Note how many trials there are to be in all, for every worker."""
+    def set_total(self, budget: int) -> None:
+        """Set the total number of trials, for every worker."""
         if self.study.user_attrs.get(BUDGET) != budget:
             self.study.set_user_attr(BUDGET, budget)
 
-    def asked(self) -> list[FrozenTrial]:
-        """Those whose values are all drawn; of others a worker is just asking, or was when it was killed."""
+    def with_values(self) -> list[FrozenTrial]:
+        """Trials that have all their values; a worker is just creating the others, or was killed while it did."""
         return [trial for trial in self.all() if self.dimensions.keys() <= trial.params.keys()]
 
     def values(self, trial: FrozenTrial | Trial) -> dict[str, Any]:
-        """What the trial tries, in the order of the space."""
-        drawn = trial.params
-        return {name: d.value(drawn[name]) for name, d in self.dimensions.items() if name in drawn}
+        """The values that the trial tries, in the order of the space."""
+        params = trial.params
+        return {name: d.value(params[name]) for name, d in self.dimensions.items() if name in params}
 
     def finished(self) -> bool:
-        """Whether as many trials as the budget says have a result, and none is under way."""
+        """Whether `total` trials have a result and no trial is under way."""
         trials = self.all()
         return sum(map(has_result, trials)) >= self.total and not any(map(under_way, trials))
 
-    def standing(self) -> str:
-        """How far the search is, in words."""
+    def summary(self) -> str:
+        """The progress of the trials as one line of text."""
         trials = self.all()
         counts = Counter(self._state(trial) for trial in trials)
         counted = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
@@ -139,8 +142,8 @@ class Trials:
             return "running" if holder(self._folder(trial.number)) else "interrupted"
         return outcome_of(trial).get("state", trial.state.name.lower())
 
-    def earlier(self, claimed: Claimed) -> FrozenTrial | None:
-        """A trial of the same values that has its result."""
+    def same_values(self, claimed: Claimed) -> FrozenTrial | None:
+        """A trial with the same values that has a result."""
         same = (trial for trial in self.all() if has_result(trial) and self.values(trial) == claimed.values)
         return next(same, None)
 
@@ -152,37 +155,37 @@ class Trials:
 
     @contextlib.contextmanager
     def claim(self) -> Iterator[Claimed | None]:
-        """Hold a trial for the block: one whose worker is gone, the own one first, else a new one.
+        """Hold a trial during the block: this worker's interrupted one, another one whose worker is gone, or a new one.
 
-        None where all of the budget is taken. A block that is left by Interrupted leaves the trial to be taken again.
+        None if the budget is used up. If the block raises Interrupted, the trial stays open and is claimed again later.
         """
-        with contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as stack:
             with locked(self.folder):
-                trial = self._left_behind() or self._new()
+                trial = self._orphaned() or self._new()
                 if trial is not None:
-                    held.enter_context(lease(self._folder(trial.number)))
-                    for name, dimension in self.dimensions.items():  # of a trial that is taken over, what is not there
+                    stack.enter_context(lease(self._folder(trial.number)))
+                    for name, dimension in self.dimensions.items():  # draws only the values that the trial lacks
                         dimension.suggest(trial, name)
-                    note, values = self._note(trial.number), self.values(trial)
+                    path, values = self._note(trial.number), self.values(trial)
                     attempts = self._attempts(trial)
-                    about = {"worker": self.worker, "reached": self.reached(values), "attempts": attempts + 1}
-                    write_json(note, about)
+                    note = {"worker": self.worker, "reached": self.progress_key(values), "attempts": attempts + 1}
+                    write_json(path, note)
             if trial is None:
                 yield None
                 return
             try:
                 yield Claimed(number=trial.number, values=values, trial=trial)
             except Interrupted:
-                write_json(note, {**about, "attempts": attempts})
+                write_json(path, {**note, "attempts": attempts})
                 raise
 
     def _attempts(self, trial: FrozenTrial | Trial) -> int:
-        """How often a trial was begun since it last got further."""
-        note = read_json(self._note(trial.number))  # is there once all values are drawn
-        return note["attempts"] if note and note.get("reached") == self.reached(self.values(trial)) else 0
+        """How often a trial was started since its last progress."""
+        note = read_json(self._note(trial.number))  # exists once all values are drawn
+        return note["attempts"] if note and note.get("reached") == self.progress_key(self.values(trial)) else 0
 
-    def _left_behind(self) -> Trial | None:
-        """A trial that is under way and whose worker is gone."""
+    def _orphaned(self) -> Trial | None:
+        """A running trial whose worker is gone, of this worker first; None if there is none."""
         running = [trial for trial in self.all() if trial.state == TrialState.RUNNING]
         workers = {trial.number: (read_json(self._note(trial.number)) or {}).get("worker") for trial in running}
         running.sort(key=lambda trial: workers[trial.number] != self.worker)
@@ -194,25 +197,26 @@ class Trials:
                 self.tell(trial.number, Outcome(state="failed", reason=f"killed {ATTEMPTS} times at the same place"))
                 continue
             if workers[trial.number] is not None:
-                log.info("trial %d goes on: its worker is gone", trial.number)
+                log.info("trial %d continues here: its worker is gone", trial.number)
             self._prepare_sampler(trial.number)
             return Trial(self.study, trial._trial_id)
         return None
 
     def _new(self) -> Trial | None:
+        """A new trial, the default first; None if the budget is used up."""
         trials = self.all()
         if not any(trial.state == TrialState.WAITING for trial in trials):
-            there = [self.values(trial) for trial in trials if has_result(trial) or under_way(trial)]
-            if len(there) >= self.total:
+            tried = [self.values(trial) for trial in trials if has_result(trial) or under_way(trial)]
+            if len(tried) >= self.total:
                 return None
             default = {name: dimension.default for name, dimension in self.dimensions.items()}
-            if default not in there:  # what the others are compared with
+            if default not in tried:  # the other trials are compared with it
                 self.study.enqueue_trial(default)
         self._prepare_sampler(len(trials))
         return self.study.ask()
 
     def _prepare_sampler(self, number: int) -> None:
-        # one sampler for one objective and for two (Ozaki et al. 2020); running trials count as taken (constant_liar)
+        # TPE handles one and two objectives (Ozaki et al. 2020); constant_liar keeps away from running trials' values
         self.study.sampler = optuna.samplers.TPESampler(
             multivariate=True,
             constant_liar=True,
@@ -221,27 +225,27 @@ class Trials:
         )
 
     def tell(self, number: int, outcome: Outcome) -> None:
-        """Write down what came out; of a trial that has a result already, nothing."""
+        """Store the outcome of a trial; does nothing if the trial has a result already."""
         trial = next(trial for trial in self.all() if trial.number == number)
         if trial.state.is_finished():
             return
-        about = {name: value for name, value in dataclasses.asdict(outcome).items() if name != "values"}
+        fields = {name: value for name, value in dataclasses.asdict(outcome).items() if name != "values"}
         state = STATES.get(outcome.state, TrialState.FAIL)
         values = list(outcome.values) if state == TrialState.COMPLETE else None
-        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # whoever took it over was first
-            self.study._storage.set_trial_user_attr(trial._trial_id, OUTCOME, about)
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # a worker that took it over was faster
+            self.study._storage.set_trial_user_attr(trial._trial_id, OUTCOME, fields)
             self.study.tell(number, values, state, skip_if_finished=True)
-        told = ", ".join(f"{value:.4g}" for value in outcome.values) or outcome.reason
-        log.info("trial %d: %s", number, " ".join([outcome.state, told]).strip())
+        result = ", ".join(f"{value:.4g}" for value in outcome.values) or outcome.reason
+        log.info("trial %d: %s", number, " ".join([outcome.state, result]).strip())
 
 
 def outcome_of(trial: FrozenTrial) -> dict[str, Any]:
-    """What is known of a trial beside Optuna's own: the fields of Outcome but `values`; empty while it is under way."""
+    """The stored outcome of a trial: the fields of Outcome except `values`; empty while the trial is under way."""
     return trial.user_attrs.get(OUTCOME, {})
 
 
 def has_result(trial: FrozenTrial) -> bool:
-    """Whether a trial counts: it is complete, was pruned, or has diverged."""
+    """Whether a trial counts towards the budget: it is complete, was pruned, or diverged."""
     return trial.state in (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -255,7 +259,7 @@ def open_study(
     objectives: Sequence[str],
     pruner: optuna.pruners.BasePruner | None = None,
 ) -> optuna.Study:
-    """Optuna's study of this name, made when missing; all objectives are minimised."""
+    """Open the Optuna study of this name, or create it; all objectives are minimised."""
     study = optuna.create_study(
         storage=storage,
         study_name=name,
@@ -269,52 +273,53 @@ def open_study(
 
 
 def do_trials(trials: Trials | None, evaluate: Callable[[Claimed], Outcome]) -> None:
-    """Do trials until all of the budget have their results, those of other workers included.
+    """Run trials until the whole budget has results, trials of other workers included.
 
     Args:
-        trials: None in all processes of a worker but the first, which learn from it what to do.
+        trials: None in all processes of a worker but the first, which tells the others what to run.
 
     Raises:
-        Interrupted: asked to stop; the trial is left to be taken again.
-        RuntimeError: trials failed in a row.
+        Interrupted: asked to stop; the trial stays open and is claimed again later.
+        RuntimeError: FAILURES trials failed in a row.
     """
     failures = 0
     while True:
-        with contextlib.ExitStack() as held:
-            claimed = held.enter_context(trials.claim()) if trials is not None else None
-            told = from_main(None if claimed is None else [claimed.number, claimed.values])
-            if told is None:
-                over = from_main(trials is not None and trials.finished())
-                if over:
+        with contextlib.ExitStack() as stack:
+            claimed = stack.enter_context(trials.claim()) if trials is not None else None
+            number_and_values = broadcast(None if claimed is None else [claimed.number, claimed.values])
+            if number_and_values is None:
+                finished = broadcast(trials is not None and trials.finished())
+                if finished:
                     return
-                _stop_if_any_is_asked()
+                _raise_if_stop_requested()
                 time.sleep(POLL_SECONDS)
                 continue
             if rank() > 0:
-                claimed = Claimed(number=told[0], values=told[1], trial=None)
+                claimed = Claimed(number=number_and_values[0], values=number_and_values[1], trial=None)
             assert claimed is not None
-            outcome = _repeated(trials, claimed) or evaluate(claimed)
+            outcome = _reused_outcome(trials, claimed) or evaluate(claimed)
             if trials is not None:
                 trials.tell(claimed.number, outcome)
             failures = failures + 1 if outcome.state == "failed" else 0
         if failures >= FAILURES:
             raise RuntimeError(f"{failures} trials in a row failed, the last one by: {outcome.reason}")
-        _stop_if_any_is_asked()
+        _raise_if_stop_requested()
 
 
-def _stop_if_any_is_asked() -> None:
-    if any(gathered(stop_requested.is_set())):
+def _raise_if_stop_requested() -> None:
+    """Raise Interrupted in every process if any process of the worker was asked to stop."""
+    if any(all_gather(stop_requested.is_set())):
         raise Interrupted("the search was asked to stop")
 
 
-def _repeated(trials: Trials | None, claimed: Claimed) -> Outcome | None:
-    """What came out of the same values before, in every process; None where they are new."""
-    found: dict[str, Any] | None = None
-    if trials is not None and (same := trials.earlier(claimed)) is not None:
+def _reused_outcome(trials: Trials | None, claimed: Claimed) -> Outcome | None:
+    """The outcome of an earlier trial with the same values, in every process; None if the values are new."""
+    fields: dict[str, Any] | None = None
+    if trials is not None and (same := trials.same_values(claimed)) is not None:
         assert claimed.trial is not None
         for step, value in same.intermediate_values.items():
             claimed.trial.report(value, step)
-        found = {**outcome_of(same), "seconds": 0.0}
-        found["values"] = same.values if same.state == TrialState.COMPLETE else []
-    found = from_main(found)
-    return None if found is None else Outcome(**{**found, "values": tuple(found["values"])})
+        fields = {**outcome_of(same), "seconds": 0.0}
+        fields["values"] = same.values if same.state == TrialState.COMPLETE else []
+    fields = broadcast(fields)
+    return None if fields is None else Outcome(**{**fields, "values": tuple(fields["values"])})

@@ -1,4 +1,4 @@
-"""The five stages. Each module has `run(spec, inputs, out) -> record`: what it measured, as JSON-able values."""
+"""The five stages. Each module has `run(spec, inputs, out) -> record`: its measurements, as values for JSON."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from study.plan.stage import Stage
 
 
 def function(kind: str) -> Callable[..., Record]:
-    """The `run` of a stage, imported when it is needed: planning needs none of them, and torch takes seconds."""
+    """The `run` of a stage, imported on demand: planning needs none of them, and importing torch takes seconds."""
     return importlib.import_module(f"study.stages.{kind}").run
 
 

@@ -17,7 +17,7 @@ from models.diffusion import TIMESTEPS, gaussian_diffusion_loss
 from models.flow import logit_normal_times, rectified_flow_loss
 from models.lightningdit import LightningDiT, drop_labels
 from study.core.compute import apply, autocast
-from study.core.distributed import on_main, processes, slice_of_batch
+from study.core.distributed import on_rank_zero, slice_of_batch, world_size
 from study.core.files import load_metadata, load_tensors, save_tensors
 from study.core.randomness import batch_indices, make_rng
 from study.core.workspace import Record, Workspace
@@ -30,7 +30,7 @@ from study.train.loop import learning_rate, train, update
 
 
 def build(spec: FitGenerator) -> dict[str, Any]:
-    """Generator, EMA copy and optimizer at the start of a training: a function of the seed."""
+    """The initial state of a training: generator, EMA copy and optimizer. Depends on the seed alone."""
     rng = make_rng(spec.seed, "generator weights", 0)
     network = LightningDiT(spec.architecture, rng, checkpointing=spec.compute.checkpointing).to(spec.compute.device)
     recipe = spec.recipe
@@ -52,7 +52,7 @@ def loss_function(recipe: GeneratorRecipe) -> Callable[..., Tensor]:
 
 
 def training_times(recipe: GeneratorRecipe, images_seen: int, count: int, rng: torch.Generator) -> Tensor:
-    """Where each image of a batch is between noise and data: t in [0, 1), or a timestep of diffusion, (count,)."""
+    """Times of a batch's images (count,): t in [0, 1) from noise to data, or timesteps of diffusion."""
     if recipe.objective == "gaussian-diffusion":
         return torch.randint(TIMESTEPS, (count,), generator=rng)
     end = recipe.logit_normal_end_images
@@ -65,53 +65,53 @@ def training_times(recipe: GeneratorRecipe, images_seen: int, count: int, rng: t
 def step_function(
     spec: FitGenerator, state: dict[str, Any], latents: Latents, scalars: dict[str, Tensor | float] | None = None
 ) -> Callable[[int], Tensor]:
-    """One update of the generator and of its EMA.
+    """Function that makes one update of the generator and its EMA.
 
     Args:
-        scalars: takes what each step says of itself beside its loss: learning rate, norm of the gradient unclipped.
+        scalars: receives further measurements of each step: learning rate, norm of the gradient before clipping.
     """
     recipe, architecture, device = spec.recipe, spec.architecture, spec.compute.device
     network, ema, optimizer = state["generator"], state["ema"], state["optimizer"]
-    moved = [p for p in network.parameters() if p.requires_grad]
-    moved_ema = [e for e, p in zip(ema.parameters(), network.parameters(), strict=True) if p.requires_grad]
+    trained = [p for p in network.parameters() if p.requires_grad]
+    trained_ema = [e for e, p in zip(ema.parameters(), network.parameters(), strict=True) if p.requires_grad]
     if spec.compute.compile:
         for block in network.blocks:
-            block.compile()  # in place: names and the copy that averages stay as they are
-    spread = None
-    if processes() > 1:
-        spread = DistributedDataParallel(network, gradient_as_bucket_view=True, broadcast_buffers=False)
-    losses_of = loss_function(recipe)
+            block.compile()  # in place, so parameter names and the EMA copy do not change
+    ddp_network = None
+    if world_size() > 1:
+        ddp_network = DistributedDataParallel(network, gradient_as_bucket_view=True, broadcast_buffers=False)
+    loss_per_image = loss_function(recipe)
 
     def predict(x_t: Tensor, times: Tensor, labels: Tensor) -> Tensor:
         with autocast(spec.compute):
-            return (spread or network)(x_t, times, labels)
+            return (ddp_network or network)(x_t, times, labels)
 
     latents = latents.on(device)
 
-    def noises(rng: torch.Generator) -> list[Tensor]:
-        """For the posteriors and for the flow, of the whole batch."""
+    def draw_noise(rng: torch.Generator) -> list[Tensor]:
+        """Noise of the whole batch for the posteriors, and for the objective."""
         shape = (recipe.batch_images, *latents.shape)
         return [torch.randn(shape, generator=rng, device=rng.device) for _ in range(2)]
 
     def prepare(images_seen: int) -> tuple[Tensor, ...]:
-        # every process draws for the whole batch, so that their number moves no number
+        # every process draws for the whole batch, so results do not depend on the number of processes
         indices = batch_indices(spec.seed, len(latents.labels), images_seen, recipe.batch_images)
         rng = make_rng(spec.seed, "generator step", images_seen)
         view = torch.randint(latents.views, (len(indices),), generator=rng)
-        drawn = noises(rng) if device == "cpu" else []  # a GPU draws them faster than they could be brought there
+        noise = draw_noise(rng) if device == "cpu" else []  # a GPU draws it faster than it could be copied there
         times = training_times(recipe, images_seen, len(indices), rng)
         dropped = torch.rand(len(indices), generator=rng) < architecture.label_dropout
         labels = drop_labels(latents.labels[torch.from_numpy(indices)], dropped, architecture.num_classes)
         stored = latents.stored(slice_of_batch(indices), slice_of_batch(view))
-        return *map(slice_of_batch, (times, labels, *drawn)), *stored
+        return *map(slice_of_batch, (times, labels, *noise)), *stored
 
     batch = prefetched_batches(prepare, recipe.batch_images, device)
 
     def step(images_seen: int) -> Tensor:
         times, labels, *rest = batch(images_seen)
         if device != "cpu":
-            drawn = noises(make_rng(spec.seed, "generator step", images_seen, device))
-            rest = [*map(slice_of_batch, drawn), *rest]
+            on_device = draw_noise(make_rng(spec.seed, "generator step", images_seen, device))
+            rest = [*map(slice_of_batch, on_device), *rest]
         posterior_noise, noise, *stored = rest
         data = latents.normalised(stored, posterior_noise)
         for group in optimizer.param_groups:
@@ -119,17 +119,17 @@ def step_function(
                 images_seen, peak=recipe.learning_rate, budget=recipe.budget_images, warmup=recipe.warmup_images
             )
         optimizer.zero_grad(set_to_none=True)
-        pieces = len(data) // (spec.compute.microbatch_images or len(data))
+        count = len(data) // (spec.compute.microbatch_images or len(data))
         losses: list[Tensor] = []
-        for piece in zip(*(drawn.chunk(pieces) for drawn in (data, noise, times, labels)), strict=True):
-            last = len(losses) == pieces - 1
-            with contextlib.nullcontext() if spread is None or last else spread.no_sync():
-                loss = losses_of(predict, *piece).mean()
-                (loss / pieces if pieces > 1 else loss).backward()
+        for microbatch in zip(*(tensor.chunk(count) for tensor in (data, noise, times, labels)), strict=True):
+            last = len(losses) == count - 1
+            with contextlib.nullcontext() if ddp_network is None or last else ddp_network.no_sync():
+                loss = loss_per_image(predict, *microbatch).mean()
+                (loss / count if count > 1 else loss).backward()
             losses.append(loss.detach())
-        norm = torch.nn.utils.clip_grad_norm_(moved, recipe.gradient_clip, foreach=True)
+        norm = torch.nn.utils.clip_grad_norm_(trained, recipe.gradient_clip, foreach=True)
         update(optimizer, norm)
-        torch._foreach_lerp_(moved_ema, moved, 1 - recipe.ema_decay)
+        torch._foreach_lerp_(trained_ema, trained, 1 - recipe.ema_decay)
         if scalars is not None:
             scalars.update(learning_rate=optimizer.param_groups[0]["lr"], gradient_norm=norm.detach())
         return torch.stack(losses).mean() + 0 * norm  # not finite where the gradient is not
@@ -138,18 +138,21 @@ def step_function(
 
 
 def run(spec: FitGenerator, inputs: dict[str, Stage], out: Workspace) -> Record:
-    """Train a generator, or take the given one; leaves `ema-*.safetensors` and, if trained, `raw-*.safetensors` at
-    every mark."""
+    """Train a generator, or take pretrained weights.
+
+    Writes `ema-*.safetensors` and, if trained here, `raw-*.safetensors` at every mark.
+    """
     apply(spec.compute)
-    about = {"latents": json.dumps(latent_statistics(inputs["latents"]))}
+    metadata = {"latents": json.dumps(latent_statistics(inputs["latents"]))}
     if spec.given is not None:
-        return on_main(lambda: pretrained.generator(spec, about, out))
+        return on_rank_zero(lambda: pretrained.write_generator(spec, metadata, out))
     state, latents = build(spec), read_latents(inputs["latents"])
 
-    def keep(images_seen: int) -> Callable[[], None]:
+    def snapshot_writer(images_seen: int) -> Callable[[], None]:
         def write() -> None:
-            for weights, part in (("ema", "ema"), ("raw", "generator")):
-                save_tensors(snapshot_file(out.folder, weights, images_seen), dict(state[part].state_dict()), about)
+            for weights, network in (("ema", "ema"), ("raw", "generator")):
+                path = snapshot_file(out.folder, weights, images_seen)
+                save_tensors(path, dict(state[network].state_dict()), metadata)
 
         return write
 
@@ -161,31 +164,32 @@ def run(spec: FitGenerator, inputs: dict[str, Stage], out: Workspace) -> Record:
         budget_images=spec.recipe.budget_images,
         batch_images=spec.recipe.batch_images,
         device=spec.compute.device,
-        snapshots={mark: keep(mark) for mark in spec.recipe.snapshot_images},
+        snapshots={mark: snapshot_writer(mark) for mark in spec.recipe.snapshot_images},
         scalars=scalars,
     )
     return {"cost": {**cost, "parameters": sum(p.numel() for p in state["generator"].parameters())}}
 
 
 def trained_generator(stage: Stage, images_seen: int, weights: str) -> LightningDiT:
-    """The generator that a fit_generator stage had after so many images, frozen, on the stage's device.
+    """The generator of a fit_generator stage after this number of images, frozen, on the stage's device.
 
     Raises:
-        SafetensorError: the snapshot is torn.
-        ValueError: it was trained on latents with another mean and spread than its encode stage has now.
+        SafetensorError: the snapshot is damaged.
+        ValueError: it was trained on latents with another mean and std than its encode stage has now.
     """
     spec, latents = stage.spec, stage.inputs["latents"]
     assert isinstance(spec, FitGenerator)
     path = snapshot_file(stage.folder, weights, images_seen)
     network = LightningDiT(spec.architecture)
     network.load_state_dict(load_tensors(path), strict=True)
-    about = load_metadata(path).get("latents")  # the first snapshots said nothing of their latents
-    if about is not None:
-        then, now = json.loads(about), latent_statistics(latents)
-        if then["tokenizer"] != now["tokenizer"] or not same_statistics(then, now, SAME_ENCODING):
+    metadata = load_metadata(path).get("latents")  # the first snapshots have none
+    if metadata is not None:
+        trained_on, current = json.loads(metadata), latent_statistics(latents)
+        same_tokenizer = trained_on["tokenizer"] == current["tokenizer"]
+        if not same_tokenizer or not same_statistics(trained_on, current, SAME_ENCODING):
             raise ValueError(
-                f"{path} was trained on latents of tokenizer {then['tokenizer']} with another mean and spread than "
-                f"those of {latents.folder / 'record.json'} (tokenizer {now['tokenizer']}): bring the right record "
-                f"back, or delete {stage.folder} to train again"
+                f"{path} was trained on latents of tokenizer {trained_on['tokenizer']} with another mean and std than "
+                f"those of {latents.folder / 'record.json'} (tokenizer {current['tokenizer']}): restore the right "
+                f"record, or delete {stage.folder} to train again"
             )
     return network.to(spec.compute.device).eval().requires_grad_(False)

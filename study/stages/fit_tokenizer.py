@@ -18,7 +18,7 @@ from models.perceptual import PerceptualDistance
 from models.sd_vae import SDVAE
 from models.vf_loss import GAN_WEIGHT_LIMIT, VF_WEIGHT_LIMIT, gradient_norm_ratio, projection, vf_loss
 from study.core.compute import apply, autocast
-from study.core.distributed import average, average_gradients, on_main, rank, slice_of_batch
+from study.core.distributed import average, average_gradients, on_rank_zero, rank, slice_of_batch
 from study.core.files import load_tensors, save_tensors
 from study.core.randomness import batch_indices, make_rng
 from study.core.workspace import Record, Workspace
@@ -34,7 +34,7 @@ from study.train.perceptual_net import perceptual_net
 
 @dataclasses.dataclass
 class Networks:
-    """What a tokenizer's training moves, and the frozen networks that it needs."""
+    """The trained networks of a tokenizer's training, and the frozen ones that its losses need."""
 
     tokenizer: Autoencoder
     foundation: FoundationFeatures | None = None
@@ -46,23 +46,25 @@ class Networks:
 def gradients(
     networks: Networks, recipe: TokenizerRecipe, pixels: Tensor, noise: Tensor, features: Tensor | None, gan_on: bool
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Accumulate the gradients of the released objective into the tokenizer and the projection: of this process's share
-    of the batch, where several train together, but with the adaptive weights of the whole.
+    """Accumulate the gradients of the released objective into the tokenizer and the projection.
+
+    With several processes, the gradients are those of this process's share of the batch, and the adaptive weights those
+    of the whole batch.
 
     L = rec + kl_weight KL + gan_weight a_gan G + vf_weight a_vf VF, where the adaptive weights a are ratios of
     the norms of gradients: |d rec| / |d G| at the decoder's last convolution, |d rec| / |d VF| at the encoder's
     (LightningDiT, vavae/ldm/modules/losses/contperceptual.py). The graph is cut at the reconstruction and at
-    the encoder's output, so every part is walked back once: one decoder backward (a second, without weight
-    gradients, while both adaptive weights are needed), one encoder backward.
+    the encoder's output, so each network needs one backward pass: one of the decoder (a second, without weight
+    gradients, while both adaptive weights are needed) and one of the encoder.
 
     Args:
         pixels: (B, C, H, W) in [-1, 1].
-        noise: like the latent; the posterior is sampled with it.
+        noise: of the latent's shape; the posterior is sampled with it.
         features: (B, D, h, w) of the foundation model, or None.
         gan_on: whether the adversarial term has started.
 
     Returns:
-        The terms, detached scalars per image, and the detached reconstruction (for the discriminator).
+        The loss terms, detached scalars per image, and the detached reconstruction (for the discriminator).
     """
     tokenizer, batch = networks.tokenizer, len(pixels)
     moments = tokenizer.encoder(pixels)
@@ -81,7 +83,7 @@ def gradients(
     if networks.perceptual is not None:
         distance = networks.perceptual(pixels, reconstruction).float().mean()
         terms["perceptual"] = distance.detach()
-        rec = rec + recipe.perceptual_weight * distance * pixels[0].numel()  # spread over all values, as released
+        rec = rec + recipe.perceptual_weight * distance * pixels[0].numel()  # times the number of values, as released
     (at_output,) = torch.autograd.grad(rec, reconstruction)
     cotangent = at_output
     if gan_on and networks.discriminator is not None:
@@ -108,8 +110,8 @@ def gradients(
             cosine_weight=recipe.vf_cosine_weight,
             distance_weight=recipe.vf_distance_weight,
         )
-        moved = [leaf, *tokenizer.quant_conv.parameters(), *networks.linear_proj.parameters()]
-        vf_gradients = torch.autograd.grad(vf.total, moved, retain_graph=True)
+        vf_inputs = [leaf, *tokenizer.quant_conv.parameters(), *networks.linear_proj.parameters()]
+        vf_gradients = torch.autograd.grad(vf.total, vf_inputs, retain_graph=True)
         rec_at_leaf = None
         if cotangent is not at_output:  # the adaptive weight compares with the reconstruction term alone
             rec_at_leaf = torch.autograd.grad(decoded, leaf, at_output.to(decoded.dtype), retain_graph=True)[0]
@@ -123,7 +125,7 @@ def gradients(
         )
         rec_at_last, vf_at_last = average(rec_at_last, vf_at_last)
         weight = recipe.vf_weight * gradient_norm_ratio(rec_at_last, vf_at_last, VF_WEIGHT_LIMIT)
-        for tensor, gradient in zip(moved, vf_gradients, strict=True):
+        for tensor, gradient in zip(vf_inputs, vf_gradients, strict=True):
             tensor.grad = weight * gradient if tensor.grad is None else tensor.grad + weight * gradient
         terms |= {"vf": vf.total.detach(), "vf_adaptive": weight}
 
@@ -140,7 +142,7 @@ def _gradient(tensor: Tensor) -> Tensor:
 
 
 def build(spec: FitTokenizer, report: Callable[[int, int], None] = lambda done, total: None) -> Networks:
-    """The networks of a training at its start: initial weights are a function of the seed.
+    """The networks at the start of a training; initial weights depend on the seed alone.
 
     Args:
         report: see `FoundationFeatures`.
@@ -150,7 +152,7 @@ def build(spec: FitTokenizer, report: Callable[[int, int], None] = lambda done, 
     networks = Networks(Autoencoder(spec.architecture))
     autoencoder.initialize(networks.tokenizer, rng)
     networks.tokenizer.to(memory_format=torch.channels_last)
-    if recipe.perceptual_weight:  # before features are made, which can take hours: its weights may be missing
+    if recipe.perceptual_weight:  # before computing features, which can take hours: its weights may be missing
         networks.perceptual = perceptual_net(recipe.perceptual_net, recipe.perceptual_size)
     if spec.foundation is not None:
         networks.foundation = FoundationFeatures(spec, report)
@@ -169,35 +171,35 @@ def build(spec: FitTokenizer, report: Callable[[int, int], None] = lambda done, 
 def step_function(
     spec: FitTokenizer, networks: Networks, state: dict[str, Any], scalars: dict[str, Tensor | float] | None = None
 ) -> Callable[[int], Tensor]:
-    """One update of the tokenizer, and of the discriminator once it has started.
+    """Function that makes one update of the tokenizer, and of the discriminator once it has started.
 
     Args:
-        scalars: takes what each step says of itself beside its loss: the terms, learning rate, norm of the gradient.
+        scalars: receives further measurements of each step: the loss terms, learning rate, norm of the gradient.
     """
     recipe, device = spec.recipe, spec.compute.device
     images = load_images(spec.data, "train")
     grid, channels = spec.architecture.grid, spec.architecture.z_channels
-    optimizer, critic = state["optimizer"], state.get("discriminator_optimizer")
+    optimizer, discriminator_optimizer = state["optimizer"], state.get("discriminator_optimizer")
     restarts = {phase.from_images for phase in recipe.phases}
 
     def prepare(images_seen: int) -> tuple[Tensor, ...]:
         indices = batch_indices(spec.seed, spec.train_images, images_seen, recipe.batch_images)
         rng = make_rng(spec.seed, "tokenizer step", images_seen)
-        # every process draws for the whole batch, so that their number moves no number
+        # every process draws for the whole batch, so results do not depend on the number of processes
         noise = torch.randn(len(indices), channels, grid, grid, generator=rng)
         flipped = torch.rand(len(indices), generator=rng) < (0.5 if spec.data.flip else 0.0)
         indices, noise, flipped = slice_of_batch(indices), slice_of_batch(noise), slice_of_batch(flipped)
         pixels = images.pixels(indices)
         if spec.data.flip:
             pixels = torch.where(flipped[:, None, None, None], pixels.flip(3), pixels)
-        kept = () if networks.foundation is None else networks.foundation.kept(indices, flipped)
-        return pixels.to(memory_format=torch.channels_last), noise, *kept
+        cached = () if networks.foundation is None else networks.foundation.cached(indices, flipped)
+        return pixels.to(memory_format=torch.channels_last), noise, *cached
 
     batch = prefetched_batches(prepare, recipe.batch_images, device)
 
     def step(images_seen: int) -> Tensor:
-        pixels, noise, *kept = batch(images_seen)
-        features = None if networks.foundation is None else networks.foundation.batch(pixels, grid, *kept)
+        pixels, noise, *cached = batch(images_seen)
+        features = None if networks.foundation is None else networks.foundation.batch(pixels, grid, *cached)
 
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(
@@ -207,25 +209,25 @@ def step_function(
                 warmup=recipe.warmup_images,
                 final=recipe.final_learning_rate,
             )
-        if images_seen in restarts:  # also when resumed here: the state so far is the former phase's
-            for part in (optimizer, critic):
-                if part is not None:
-                    part.state.clear()
+        if images_seen in restarts:  # also when resumed here: the restored state belongs to the previous phase
+            for previous in (optimizer, discriminator_optimizer):
+                if previous is not None:
+                    previous.state.clear()
         current = recipe.at(images_seen)
         optimizer.zero_grad(set_to_none=True)
-        gan_on = critic is not None and images_seen >= current.gan_start_images
+        gan_on = discriminator_optimizer is not None and images_seen >= current.gan_start_images
         with autocast(spec.compute):
             terms, reconstruction = gradients(networks, current, pixels, noise, features, gan_on)
         average_gradients(p for group in optimizer.param_groups for p in group["params"])
         norm = gradient_norm(optimizer)
         update(optimizer, norm)
-        if gan_on and critic is not None and networks.discriminator is not None:
-            critic.zero_grad(set_to_none=True)  # also drops what the tokenizer's own term left there
-            with autocast(spec.compute):  # apart, because batch norm must not mix real and fake
+        if gan_on and discriminator_optimizer is not None and networks.discriminator is not None:
+            discriminator_optimizer.zero_grad(set_to_none=True)  # also drops gradients of the tokenizer's GAN term
+            with autocast(spec.compute):  # two passes, because batch norm must not mix real and fake
                 real, fake = networks.discriminator(pixels), networks.discriminator(reconstruction)
             hinge_discriminator_loss(real.float(), fake.float()).backward()
             average_gradients(networks.discriminator.parameters())
-            update(critic, gradient_norm(critic))
+            update(discriminator_optimizer, gradient_norm(discriminator_optimizer))
         if scalars is not None:
             scalars.update(terms, learning_rate=optimizer.param_groups[0]["lr"], gradient_norm=norm.detach())
         return terms["rec"] + 0 * norm  # not finite where the gradient is not
@@ -234,14 +236,14 @@ def step_function(
 
 
 def training_state(spec: FitTokenizer, networks: Networks) -> dict[str, Any]:
-    """Everything that a checkpoint of this training holds."""
+    """The state of this training, which its checkpoints hold."""
     recipe = spec.recipe
     state: dict[str, Any] = {"tokenizer": networks.tokenizer}
-    moved = list(networks.tokenizer.parameters())
+    trained = list(networks.tokenizer.parameters())
     if networks.linear_proj is not None:
         state["linear_proj"] = networks.linear_proj
-        moved += networks.linear_proj.parameters()
-    state["optimizer"] = torch.optim.Adam(moved, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
+        trained += networks.linear_proj.parameters()
+    state["optimizer"] = torch.optim.Adam(trained, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
     if networks.discriminator is not None:
         state["discriminator"] = networks.discriminator
         state["discriminator_optimizer"] = torch.optim.Adam(
@@ -251,10 +253,10 @@ def training_state(spec: FitTokenizer, networks: Networks) -> dict[str, Any]:
 
 
 def run(spec: FitTokenizer, inputs: dict[str, Stage], out: Workspace) -> Record:
-    """Train a tokenizer, or take the given one; leaves `tokenizer.safetensors` with parameter names as released."""
+    """Train a tokenizer, or take pretrained weights; writes `tokenizer.safetensors` with released parameter names."""
     apply(spec.compute)
     if spec.given is not None:
-        return on_main(lambda: pretrained.tokenizer(spec, out))
+        return on_rank_zero(lambda: pretrained.write_tokenizer(spec, out))
     out.preparing("networks")
     networks = build(spec, lambda done, total: out.preparing("foundation model's features", done, total))
     state = training_state(spec, networks)
@@ -281,7 +283,7 @@ def _save(networks: Networks, path: Path) -> None:
 
 
 def trained_tokenizer(stage: Stage) -> Autoencoder:
-    """The tokenizer that a fit_tokenizer stage left, frozen, on the stage's device."""
+    """The tokenizer of a fit_tokenizer stage, frozen, on the stage's device."""
     spec = stage.spec
     assert isinstance(spec, FitTokenizer)
     tokenizer = (SDVAE if spec.architecture.library else Autoencoder)(spec.architecture)

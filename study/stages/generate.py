@@ -1,8 +1,8 @@
-"""Stage generate: snapshot, tokenizer, protocol -> gFID and its company, and a sheet of samples.
+"""Stage generate: snapshot, tokenizer, protocol -> gFID and further metrics, and a sheet of samples.
 
-Sample i depends on i alone: its label and its noise (with an ancestral sampler, that of every step) are seeded by
+Sample i depends on i alone: its label and its noise (with an ancestral sampler, the noise of every step) are seeded by
 its index, and samples are always drawn in the same aligned chunks (the last one padded), because an adaptive solver
-couples what it integrates together. So neither the number of processes nor their order can move a metric.
+couples the samples of a batch. So metrics depend neither on the number of processes nor on their order.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from models.diffusion import ancestral, noise_function
 from models.lightningdit import LightningDiT
 from models.sampler import Guidance, integrate, velocity_function
 from study.core.compute import Compute, apply, autocast
-from study.core.distributed import gathered, on_main, own_share
+from study.core.distributed import all_gather, on_rank_zero, own_share
 from study.core.files import load_tensors, read_tensors, save_tensors
 from study.core.randomness import derive_seed, make_rng
 from study.core.stopping import Interrupted
@@ -38,7 +38,7 @@ SHEET_COLUMNS, SHEET_ROWS = 8, 6
 
 
 def label_of(index: int, sampling: Sampling, classes: int) -> int:
-    """Class of sample `index`: in turn ("equal"), or drawn at random by its index ("random")."""
+    """Class of sample `index`: classes in turn ("equal"), or drawn at random with a seed from the index ("random")."""
     if sampling.label_scheme == "equal":
         return index % classes
     return int(np.random.default_rng(derive_seed(sampling.seed, "label", index)).integers(classes))
@@ -53,8 +53,8 @@ def sampler(spec: Generate, inputs: dict[str, Stage], classes: Sequence[int] | N
     """Function from a chunk's number to its images, uint8 (chunk, C, H, W).
 
     Args:
-        spec, inputs: of a generate stage; its reference and its judges are not looked at.
-        classes: of the samples, in turn; None leaves them to the protocol's label scheme.
+        spec, inputs: of a generate stage; its reference and its judges are not used.
+        classes: of the samples, in turn; None applies the protocol's label scheme.
     """
     network = fit_generator.trained_generator(inputs["generator"], spec.images_seen, spec.sampling.weights)
     tokenizer = fit_tokenizer.trained_tokenizer(inputs["tokenizer"])
@@ -66,15 +66,15 @@ def sampler(spec: Generate, inputs: dict[str, Stage], classes: Sequence[int] | N
 def make_sampler(
     network: LightningDiT,
     tokenizer: Autoencoder,
-    raw: Callable[[Tensor], Tensor],
+    to_raw: Callable[[Tensor], Tensor],
     sampling: Sampling,
     compute: Compute,
     classes: Sequence[int] | None = None,
 ) -> Callable[[int], Tensor]:
-    """The same of networks at hand, on their device.
+    """As `sampler`, for networks that are already loaded, on their device.
 
     Args:
-        raw: from a normalised latent (B, d, h, w) to what the tokenizer decodes.
+        to_raw: from a normalised latent (B, d, h, w) to the raw latent that the tokenizer decodes.
     """
     device, architecture = compute.device, network.config
     shape = (architecture.in_channels, architecture.grid, architecture.grid)
@@ -108,7 +108,7 @@ def make_sampler(
                         velocity, fresh_noise(), solver=sampling.solver, steps=sampling.steps,
                         shift=sampling.timestep_shift,
                     )  # fmt: skip
-            pixels = tokenizer.decode(raw(latent.float()))  # decoded in float32
+            pixels = tokenizer.decode(to_raw(latent.float()))  # decoded in float32
         return ((pixels + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8).cpu().contiguous()
 
     return draw
@@ -119,12 +119,12 @@ def _file(folder: Path, chunk: int) -> Path:
 
 
 def _read(folder: Path, chunk: int) -> Tensor | None:
-    found = read_tensors(_file(folder, chunk))
-    return None if found is None else found["images"]
+    tensors = read_tensors(_file(folder, chunk))
+    return None if tensors is None else tensors["images"]
 
 
 def draw_chunks(spec: Generate, inputs: dict[str, Stage], folder: Path, chunks: Iterable[int]) -> Iterable[int]:
-    """Draw these chunks into files of `folder`, skipping those that are there; yields each when it is done."""
+    """Draw these chunks into files of `folder`, skipping those that exist; yields each chunk when it is done."""
     draw = None
     for chunk in chunks:
         if _read(folder, chunk) is None:
@@ -134,7 +134,7 @@ def draw_chunks(spec: Generate, inputs: dict[str, Stage], folder: Path, chunks: 
 
 
 def run(spec: Generate, inputs: dict[str, Stage], out: Workspace) -> Record:
-    """Draw the samples, judge them against the reference, keep a sheet of the first ones."""
+    """Draw the samples, compare them with the reference, save a sheet of the first ones."""
     apply(spec.compute)
     sampling = spec.sampling
     stopped = False
@@ -144,13 +144,12 @@ def run(spec: Generate, inputs: dict[str, Stage], out: Workspace) -> Record:
             out.stop_if_asked()
     except Interrupted:
         stopped = True
-    if any(gathered(stopped)):  # nobody goes on before all chunks are there
+    if any(all_gather(stopped)):  # no process continues before all chunks are written
         raise Interrupted(f"{out.title} was asked to stop")
-    return on_main(lambda: _judged(spec, out))
+    return on_rank_zero(lambda: _judge(spec, out))
 
 
-def _judged(spec: Generate, out: Workspace) -> Record:
-
+def _judge(spec: Generate, out: Workspace) -> Record:
     sampling = spec.sampling
     drawn = [load_tensors(_file(out.folder, chunk))["images"] for chunk in chunks_of(sampling)]
     images = torch.cat(drawn)[: sampling.samples]
@@ -161,8 +160,8 @@ def _judged(spec: Generate, out: Workspace) -> Record:
             target = published_reference(judge, spec.reference, spec.compute.device)
         else:
             target = dataset_reference(judge, spec.data, "train", spec.reference_images, spec.compute.device)
-        found, spatial = all_features(build_judge(judge, spec.data, spec.compute.device), images)
-        values = generation_metrics(found, target, spatial)
+        pooled, spatial = all_features(build_judge(judge, spec.data, spec.compute.device), images)
+        values = generation_metrics(pooled, target, spatial)
         metrics[judge.name] = {
             **values,
             "comparable": comparable(sampling.samples, judge.width),

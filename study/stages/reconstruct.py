@@ -8,7 +8,7 @@ from torch import Tensor
 
 from models.autoencoder import Autoencoder
 from study.core.compute import apply
-from study.core.distributed import on_main
+from study.core.distributed import on_rank_zero
 from study.core.workspace import Record, Workspace, peak_memory_gib
 from study.data.datasets import load_images
 from study.judge.judges import build_judge, features
@@ -23,16 +23,15 @@ from study.train.perceptual_net import perceptual_net
 SHEET = "reconstructions.png"
 SHEET_COLUMNS = 8
 BATCH = 128
-LEAST_SPREAD = 0.01  # of reconstructions over images, as a share of the images' own; below it a tokenizer has collapsed
+MIN_RELATIVE_STD = 0.01  # std over reconstructions / std over images; below it the tokenizer has collapsed
 
 
 def run(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -> Record:
-    """Reconstruct test images from their posterior means and compare them with themselves; one process is enough."""
-    return on_main(lambda: _judged(spec, sources, out))
+    """Reconstruct test images from their posterior means and compare both; one process does it."""
+    return on_rank_zero(lambda: _judge(spec, sources, out))
 
 
-def _judged(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -> Record:
-
+def _judge(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -> Record:
     apply(spec.compute)
     tokenizer, test = trained_tokenizer(sources["tokenizer"]), load_images(spec.data, "test")
     device = spec.compute.device
@@ -47,17 +46,15 @@ def _judged(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -> Rec
         out.stop_if_asked()
     reconstructions = torch.cat(parts).contiguous()
     out.preparing("PSNR, SSIM and perceptual distance")
-    _check_spread(images, reconstructions)
+    _check_not_collapsed(images, reconstructions)
     perceptual = perceptual_net(spec.perceptual_net, spec.perceptual_size).to(device)
     values = reconstruction_metrics(images, reconstructions, perceptual)
     metrics = {}
     for judge in spec.judges:
         out.preparing(f"judged by {judge.name}")
-        inputs = dataset_reference(
-            judge, spec.data, "test", spec.images, device
-        )  # the same rows, once for all tokenizers
-        found = features(build_judge(judge, spec.data, device), reconstructions)
-        rfid = reconstruction_distance(found, inputs)
+        # features of the same rows, computed once for all tokenizers
+        inputs = dataset_reference(judge, spec.data, "test", spec.images, device)
+        rfid = reconstruction_distance(features(build_judge(judge, spec.data, device), reconstructions), inputs)
         metrics[judge.name] = {
             "rfid": rfid,
             **values,
@@ -77,10 +74,10 @@ def _judged(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -> Rec
 def interpolated_distances(stage: Stage) -> dict[str, float]:
     """Interpolated FID of a reconstruct stage's tokenizer, by judge (Xu et al. 2026, arXiv 2603.05630).
 
-    Every test image's latent (posterior mean) is moved halfway to its nearest neighbour among the others, and the
-    Frechet distance of what is decoded to the test images is taken, as for rFID. Here because everything it needs is
-    the stage's: tokenizer, images, judges and their reference; but no part of `run`, which it would make nearly twice
-    as long. Nearest by the Euclidean distance of raw latents.
+    The latent (posterior mean) of every test image is moved halfway to its nearest neighbour among the others and
+    decoded; the result is the Frechet distance of these pictures to the test images, as for rFID. Neighbours are found
+    by the Euclidean distance of raw latents. The function is in this module because tokenizer, images, judges and
+    reference are those of the stage; it is not part of `run`, which would take nearly twice as long.
 
     Raises:
         MetricError: see `frechet_distance`.
@@ -95,23 +92,24 @@ def interpolated_distances(stage: Stage) -> dict[str, float]:
         latents = torch.cat([tokenizer.encode(test.pixels(batch).to(device)).mean for batch in batches])
         halfway = (latents + latents[nearest(latents.flatten(1))]) / 2
         pictures = torch.cat([_decoded(tokenizer, batch) for batch in halfway.split(BATCH)]).contiguous()
-    found = {}
+    distances = {}
     for judge in spec.judges:
         inputs = dataset_reference(judge, spec.data, "test", spec.images, device)
-        found[judge.name] = reconstruction_distance(features(build_judge(judge, spec.data, device), pictures), inputs)
-    return found
+        decoded = features(build_judge(judge, spec.data, device), pictures)
+        distances[judge.name] = reconstruction_distance(decoded, inputs)
+    return distances
 
 
 def nearest(points: Tensor) -> Tensor:
-    """Index (N,) of each point's nearest other point; points (N, D), at least two. Of equally near ones the first."""
-    centred = points - points.mean(dim=0)  # moves no distance, and keeps digits
-    found = []
+    """Index (N,) of each point's nearest other point, the first if several are; points (N, D), at least two."""
+    centred = points - points.mean(dim=0)  # changes no distance, and keeps digits in float32
+    indices = []
     for start in range(0, len(points), BATCH):
         distances = torch.cdist(centred[start : start + BATCH], centred)
         own = torch.arange(len(distances), device=points.device)
         distances[own, start + own] = torch.inf
-        found.append(distances.argmin(dim=1))
-    return torch.cat(found)
+        indices.append(distances.argmin(dim=1))
+    return torch.cat(indices)
 
 
 def _decoded(tokenizer: Autoencoder, latents: Tensor) -> Tensor:
@@ -119,18 +117,18 @@ def _decoded(tokenizer: Autoencoder, latents: Tensor) -> Tensor:
     return ((tokenizer.decode(latents) + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8).cpu()
 
 
-def _check_spread(images: Tensor, reconstructions: Tensor) -> None:
-    """ValueError when a tokenizer draws (nearly) the same picture whatever it is shown.
+def _check_not_collapsed(images: Tensor, reconstructions: Tensor) -> None:
+    """ValueError when a tokenizer reconstructs nearly the same picture from every image.
 
     Args:
         images, reconstructions: uint8 (N, C, H, W).
     """
-    some = slice(None, None, -(-len(images) // BATCH))  # enough to tell, and all of ImageNet's would fill the memory
-    of_images, of_reconstructions = (
-        pixels[some].float().std(dim=0, correction=0).mean().item() for pixels in (images, reconstructions)
+    subset = slice(None, None, -(-len(images) // BATCH))  # enough for this; all of ImageNet would fill the memory
+    image_std, reconstruction_std = (
+        pixels[subset].float().std(dim=0, correction=0).mean().item() for pixels in (images, reconstructions)
     )
-    if of_reconstructions < LEAST_SPREAD * of_images:
+    if reconstruction_std < MIN_RELATIVE_STD * image_std:
         raise ValueError(
-            "the tokenizer has collapsed: its reconstructions are nearly the same picture, they differ "
-            f"{of_reconstructions / of_images:.2%} as much as the images (at least {LEAST_SPREAD:.0%} is asked for)"
+            "the tokenizer has collapsed: its reconstructions are nearly the same picture; their standard deviation is "
+            f"{reconstruction_std / image_std:.2%} of that of the images (required: at least {MIN_RELATIVE_STD:.0%})"
         )

@@ -1,1 +1,1 @@
-"""Where jobs run: on this machine or on Slurm, and how one is run."""
+"""Running jobs, on this machine or on Slurm."""

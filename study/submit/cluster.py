@@ -1,7 +1,7 @@
-"""What a Slurm cluster is asked for and what it says: the profile of its jobs, their states, putting one back.
+"""Slurm: profiles (what jobs request), states of jobs, cancelling and requeueing.
 
-Slurm is asked through its own commands. Without accounting `sacct` fails and `squeue` forgets a job some minutes after
-its end: whatever nobody knows any more is 'gone'.
+All through Slurm's own commands. Without accounting, `sacct` fails and `squeue` forgets a job some minutes after its
+end: a job that neither of them knows counts as 'gone'.
 """
 
 from __future__ import annotations
@@ -21,41 +21,41 @@ from typing import Any
 
 from study.core.settings import change, nearest
 
-KINDS = ("tokenizer", "generator")  # tables of a profile: what differs between the two waves
-ANSWER_SECONDS = 60
-REQUEUE_SECONDS = 120  # at most, until a job that goes back into the queue is ended
+KINDS = ("tokenizer", "generator")  # tables of a profile with settings of one wave only
+COMMAND_SECONDS = 60  # time limit of one Slurm command
+REQUEUE_SECONDS = 120  # at most, until Slurm ends a job that was requeued
 WAITING = {"PENDING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "SUSPENDED", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 RUNNING = {"RUNNING", "CONFIGURING", "COMPLETING", "STAGE_OUT", "SIGNALING", "STOPPED", "RESIZING"}
 
 
 class SlurmRefused(ValueError):
-    """Slurm does not take a job, for instance because there is no such partition."""
+    """Slurm rejected a job, for instance because the partition does not exist."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """What each job asks Slurm for. Empty or 0 leaves it to the cluster."""
+    """What each job requests from Slurm. An empty field or 0 leaves the choice to the cluster."""
 
     partition: str = ""
     account: str = ""
     qos: str = ""
     constraint: str = ""
-    minutes: int = 24 * 60  # wall-clock limit; a job that reaches it saves, goes back into the queue and goes on
-    save_seconds: int = 120  # before the limit, when a job is told to save
-    nodes: int = 1  # that the processes of a job are spread over
-    cpus: int = 0  # of each process; 0 is the threads that it uses
+    minutes: int = 24 * 60  # wall-clock limit; a job that reaches it saves, is requeued and resumes
+    save_seconds: int = 120  # time before the limit at which a job gets the signal to save
+    nodes: int = 1  # over which the processes of a job are spread
+    cpus: int = 0  # of each process; 0: as many as its threads
     memory_gb: float = 0.0  # of each node
-    parallel: int = 256  # jobs of an array that run at once
+    parallel: int = 256  # jobs of an array that run at the same time, at most
     array: int = 1000  # jobs in one array, at most
     setup: tuple[str, ...] = ()  # shell lines before the job, such as module loads
-    extra: dict[str, Any] = field(default_factory=dict)  # any other option of sbatch by its long name
+    extra: dict[str, Any] = field(default_factory=dict)  # other options of sbatch by their long names
 
 
 def read_profile(path: Path | None) -> dict[str, Profile]:
-    """The profile of each wave, from a TOML file: fields of Profile, those of one wave in a table of its name.
+    """The profile of each wave from a TOML file: fields of Profile, and a table per wave for fields of that wave only.
 
     Raises:
-        ValueError: no such file, no TOML, an unknown field (with the nearest) or a value of the wrong type.
+        ValueError: no such file, invalid TOML, an unknown field (suggesting similar ones) or a value of the wrong type.
     """
     if path is None:
         return {kind: Profile() for kind in KINDS}
@@ -64,7 +64,7 @@ def read_profile(path: Path | None) -> dict[str, Profile]:
     except OSError as error:
         raise ValueError(f"cannot read the profile {path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is no TOML: {error}") from None
+        raise ValueError(f"{path} is not valid TOML: {error}") from None
     tables = {kind: content.pop(kind, {}) for kind in KINDS}
     return {kind: _profile(path, {**content, **table}) for kind, table in tables.items()}
 
@@ -74,7 +74,7 @@ def _profile(path: Path, fields: dict[str, Any]) -> Profile:
     for name, value in fields.items():
         if name == "extra":
             if not isinstance(value, dict):
-                raise ValueError(f"{path}: extra is a table of sbatch options, got {value!r}")
+                raise ValueError(f"{path}: extra must be a table of sbatch options, got {value!r}")
             profile = dataclasses.replace(profile, extra=value)
             continue
         if isinstance(value, dict):
@@ -91,84 +91,85 @@ def _profile(path: Path, fields: dict[str, Any]) -> Profile:
 
 
 @contextmanager
-def outside_a_job() -> Iterator[None]:
-    """Drop what an enclosing job or shell told Slurm's commands, for the block: sbatch would take it for our wish."""
+def without_job_variables() -> Iterator[None]:
+    """Remove the Slurm variables of an enclosing job or shell for the block: sbatch would read them as options."""
     names = [name for name in os.environ if name.startswith(("SLURM_", "SBATCH_", "SRUN_", "SUBMITIT_"))]
-    kept = {name: os.environ.pop(name) for name in names if name not in ("SLURM_CONF", "SLURM_CLUSTERS")}
+    removed = {name: os.environ.pop(name) for name in names if name not in ("SLURM_CONF", "SLURM_CLUSTERS")}
     try:
         yield
     finally:
-        os.environ.update(kept)
+        os.environ.update(removed)
 
 
 def array_limit() -> int:
-    """Jobs that the cluster takes in one array (its MaxArraySize counts from 0); 1000 where it does not say."""
-    found = re.search(r"MaxArraySize\s*=\s*(\d+)", _answer("scontrol", "show", "config") or "")
-    return int(found[1]) if found else 1000
+    """The cluster's limit of jobs in one array (MaxArraySize, the largest index plus 1); 1000 if unknown."""
+    match = re.search(r"MaxArraySize\s*=\s*(\d+)", _output("scontrol", "show", "config") or "")
+    return int(match[1]) if match else 1000
 
 
 def job_states(job_ids: Iterable[str]) -> dict[str, str]:
-    """What Slurm says of jobs (such as '12' or '12_3'), by id: a state in capitals, of the queue or of the accounts.
+    """Slurm's state of each job (ids such as '12' or '12_3') in capitals, from the queue or from accounting.
 
-    Those that it does not know are left out. None of it when the queue does not answer: see `answers`.
+    Jobs that Slurm does not know are left out; so are all when the queue does not answer (see `queue_answers`).
     """
-    wanted = set(job_ids)
-    if not wanted:
+    requested = set(job_ids)
+    if not requested:
         return {}
-    queue = _answer("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T", f"--user={os.getuid()}")
-    found = _pairs(queue)
-    unknown = sorted({job.partition("_")[0] for job in wanted - found.keys()}, key=int)
+    queue = _output("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T", f"--user={os.getuid()}")
+    states = _states(queue)
+    unknown = sorted({job.partition("_")[0] for job in requested - states.keys()}, key=int)
     if unknown:
-        accounts = _answer(
+        accounting = _output(
             "sacct", "--allocations", "--parsable2", "--noheader", "--format=JobID,State", "-j", ",".join(unknown)
         )
-        found = {**_pairs(accounts), **found}
-    return {job: found[job] for job in wanted & found.keys()}
+        states = {**_states(accounting), **states}
+    return {job: states[job] for job in requested & states.keys()}
 
 
 def queue_answers() -> bool:
-    """Whether the queue can be asked at all; when it cannot, no job may be taken for gone."""
-    return _answer("squeue", "--noheader", "--user=0") is not None
+    """Whether `squeue` works; while it does not, no job may be considered gone."""
+    return _output("squeue", "--noheader", "--user=0") is not None
 
 
-def _pairs(text: str | None) -> dict[str, str]:
+def _states(text: str | None) -> dict[str, str]:
     rows = (line.strip().split("|") for line in (text or "").splitlines())
     return {row[0]: row[1].split()[0] for row in rows if len(row) == 2 and row[1]}  # "CANCELLED by 0"
 
 
 def cancel_jobs(job_ids: Iterable[str]) -> None:
-    """Take jobs out of the queue, the running ones too."""
+    """Cancel jobs, waiting or running."""
     ids = list(job_ids)
-    for start in range(0, len(ids), 500):  # a command line has its limits
-        subprocess.run(["scancel", *ids[start : start + 500]], check=False, timeout=ANSWER_SECONDS, capture_output=True)
+    for start in range(0, len(ids), 500):  # command lines have a maximum length
+        command = ["scancel", *ids[start : start + 500]]
+        subprocess.run(command, check=False, timeout=COMMAND_SECONDS, capture_output=True)
 
 
 def requeue() -> str:
-    """From within a job that was asked to stop and has saved: have it run again. Returns what happened.
+    """Requeue the job that this process belongs to, after it has saved on request. Returns a message, '' outside Slurm.
 
-    A job that was cancelled stays so: only one that Slurm still calls running goes back.
+    A cancelled job stays cancelled: only a job that Slurm still considers running is requeued.
     """
     job = os.environ.get("SLURM_JOB_ID")
     if job is None or os.environ.get("SUBMITIT_EXECUTOR") != "slurm":
         return ""
-    told = _answer("scontrol", "show", "job", job)
-    if told is None:
+    description = _output("scontrol", "show", "job", job)
+    if description is None:
         return "scontrol does not answer here: the next sweep submits this job again"
-    state = re.search(r"JobState=(\w+)", told)
+    state = re.search(r"JobState=(\w+)", description)
     if state is None or state[1] not in ("RUNNING", "SIGNALING"):
-        return f"Slurm calls this job {state[1] if state else 'unknown'}: what becomes of it is left to Slurm"
+        return f"not requeued: Slurm reports the state {state[1] if state else 'unknown'} for this job"
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     name = f"{array}_{os.environ['SLURM_ARRAY_TASK_ID']}" if array else job
-    if _answer("scontrol", "requeue", name) is None:
+    if _output("scontrol", "requeue", name) is None:
         return f"scontrol requeue {name} was refused: the next sweep submits this job again"
-    time.sleep(REQUEUE_SECONDS)  # Slurm ends this process, before submitit can write a result that is none
-    return f"job {name} goes back into the queue"
+    time.sleep(REQUEUE_SECONDS)  # Slurm ends this process before submitit can write an incomplete result
+    return f"job {name} is requeued"
 
 
-def _answer(*command: str) -> str | None:
-    """What a command prints; None where it is missing, fails or does not end."""
+def _output(*command: str) -> str | None:
+    """Standard output of a command; None if it is missing, fails or does not end in time."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=ANSWER_SECONDS, check=False)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None

@@ -1,4 +1,4 @@
-"""Running a job: its stages in order, each under its lease, each ending in a record or a failure."""
+"""Running a job: its stages in order, each under a lease, each ending with a record or a failure."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pathlib import Path
 from study import stages
 from study.core.compute import processor
 from study.core.distributed import (
-    FailedElsewhere,
+    RankZeroFailed,
+    another_process_ended,
     barrier,
-    from_main,
-    lost_another_process,
+    broadcast,
     process_group,
-    processes,
     rank,
-    rank_and_count,
+    rank_and_world_size,
+    world_size,
 )
 from study.core.files import read_json, remove_partial, write_json
 from study.core.lease import Lease, LeaseLost, lease
@@ -37,77 +37,80 @@ from study.submit.cluster import requeue
 
 
 def log_of(job: Job) -> str:
-    """Path of the newest log of a job, or ''; of several processes the first one's."""
-    note = read_json(job_folder(job.name) / "submission.json") or {}
-    if "log" in note:
-        return note["log"] if Path(note["log"]).exists() else ""
+    """Path of the newest log of a job (of several processes, that of rank 0); '' if there is none."""
+    submission = read_json(job_folder(job.name) / "submission.json") or {}
+    if "log" in submission:
+        return submission["log"] if Path(submission["log"]).exists() else ""
     logs = sorted(job_folder(job.name).glob("*_0_log.out"), key=lambda path: path.stat().st_mtime)
     return str(logs[-1]) if logs else ""
 
 
 log = logging.getLogger(__name__)
 
-LEFTOVERS = ("checkpoint-*.safetensors", "chunk-*.safetensors")  # what a stage that is done no longer needs
+LEFTOVERS = ("checkpoint-*.safetensors", "chunk-*.safetensors")  # files that a finished stage no longer needs
 
 
-def run_stage(stage: Stage, title: str = "", *, pause_at: int | None = None, at_hand: Container[str] = ()) -> Record:
-    """The record of a stage: read when it is done, made by running the stage when it is not.
+def run_stage(
+    stage: Stage, title: str = "", *, pause_at: int | None = None, without_record: Container[str] = ()
+) -> Record:
+    """The record of a stage: read if the stage is finished, else the stage is run.
 
-    Of several processes (study/core/distributed.py) the first holds the lease and writes the record; all run the stage.
+    Of several processes (study/core/distributed.py) all run the stage; rank 0 holds the lease and writes the record.
 
     Args:
         title: names the stage in progress lines.
-        pause_at: images seen at which a training stops as if asked to.
-        at_hand: inputs that need no record, because what the stage reads of them is there: a training's snapshot.
+        pause_at: images seen at which a training stops as if a stop had been requested.
+        without_record: names of inputs that need no record, because the file that the stage reads exists already: a
+            snapshot of an unfinished training.
 
     Raises:
         Blocked: an input has no record.
-        Interrupted: asked to stop; what was done is saved and nothing is recorded.
-        Exception: whatever the stage raised, after it was written to `failure.json`.
+        Interrupted: a stop was requested; the state is saved and there is no record.
+        Exception: whatever the stage raised; it is also written to `failure.json`.
     """
-    if record := from_main(stage.record()):
+    if record := broadcast(stage.record()):
         return record
     missing = [
         f"{name} {source.fingerprint}"
         for name, source in stage.inputs.items()
-        if name not in at_hand and source.record() is None
+        if name not in without_record and source.record() is None
     ]
-    if missing := from_main(missing):
+    if missing := broadcast(missing):
         raise Blocked(f"blocked by {', '.join(missing)}")
     with contextlib.ExitStack() as stack:
-        held, asked_to_stop = None, ""
+        held_lease, stop_reason = None, ""
         try:
-            held = stack.enter_context(lease(stage.folder)) if rank() == 0 else None
+            held_lease = stack.enter_context(lease(stage.folder)) if rank() == 0 else None
         except OSError as error:  # a full or read-only disk
             note_failure(stage, "failed", _reason(error))
             raise
-        except Interrupted as asked:
-            asked_to_stop = str(asked)
-        record, asked_to_stop = from_main([stage.record(), asked_to_stop])  # the others wait for this
-        if asked_to_stop:
-            raise Interrupted(asked_to_stop)
-        if record:  # whoever held the lease before finished it
+        except Interrupted as interrupted:
+            stop_reason = str(interrupted)
+        record, stop_reason = broadcast([stage.record(), stop_reason])  # the other processes wait here
+        if stop_reason:
+            raise Interrupted(stop_reason)
+        if record:  # an earlier holder of the lease finished the stage
             return record
-        if held:
-            for earlier in ("failure.json", INTERRUPTED):
-                (stage.folder / earlier).unlink(missing_ok=True)
+        if held_lease:
+            for name in ("failure.json", INTERRUPTED):  # of earlier attempts
+                (stage.folder / name).unlink(missing_ok=True)
             UNWRITTEN_FAILURES.pop(stage.folder, None)
             remove_partial(stage.folder)
         started = time.time()
         try:
-            outcome = stages.execute(stage, Workspace(stage.folder, held, title or stage.kind, pause_at))
-            if held is not None:
-                _record(stage, outcome, held, started)
+            outcome = stages.execute(stage, Workspace(stage.folder, held_lease, title or stage.kind, pause_at))
+            if held_lease is not None:
+                _write_record(stage, outcome, held_lease, started)
             barrier()
-        except Interrupted as asked:
-            _note_interrupted(stage, asked)
+        except Interrupted as interrupted:
+            _note_interrupted(stage, interrupted)
             raise
         except LeaseLost:
             raise
         except BaseException as error:
-            if lost_another_process(error):
-                raise _without_another(stage) from error
-            if not isinstance(error, FailedElsewhere):
+            if another_process_ended(error):
+                raise _peer_ended(stage) from error
+            if not isinstance(error, RankZeroFailed):
                 note_failure(stage, "diverged" if isinstance(error, Diverged) else "failed", _reason(error))
             raise
         record = stage.record()
@@ -115,53 +118,54 @@ def run_stage(stage: Stage, title: str = "", *, pause_at: int | None = None, at_
         return record
 
 
-def _record(stage: Stage, outcome: Record, held: Lease, started: float) -> None:
+def _write_record(stage: Stage, outcome: Record, held_lease: Lease, started: float) -> None:
     record = {
         "stage": stage.kind,
         "version": VERSIONS[stage.kind],
         "fingerprint": stage.fingerprint,
         "inputs": {name: source.fingerprint for name, source in stage.inputs.items()},
-        "spec": dataclasses.asdict(stage.spec),  # what study/plan/specs.py reads a stage back from
+        "spec": dataclasses.asdict(stage.spec),  # from which study/plan/stage.py rebuilds the stage
         **outcome,
         "provenance": provenance(stage.spec.compute),
         "seconds": round(time.time() - started, 3),
         "ended": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-    held.check()
+    held_lease.check()
     write_json(stage.folder / "record.json", record)
-    for pattern in LEFTOVERS:  # only now: whoever is killed before the record needs them
+    for pattern in LEFTOVERS:  # only now: an attempt that is killed before the record is written needs them
         for path in stage.folder.glob(pattern):
             path.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):  # an estimate for the next plan, no result
+    with contextlib.suppress(OSError):  # only used for estimates
         note_rate(stage, record["cost"].get("train_seconds", record["seconds"]), processor())
 
 
-def _note_interrupted(stage: Stage, asked: Interrupted) -> None:
+def _note_interrupted(stage: Stage, interrupted: Interrupted) -> None:
     if rank() == 0:
-        write_json(stage.folder / INTERRUPTED, {"reason": str(asked)})
+        write_json(stage.folder / INTERRUPTED, {"reason": str(interrupted)})
 
 
-def _without_another(stage: Stage) -> Exception:
-    """What to raise when another process of the job has ended: it was asked to stop like this one, or it died."""
+def _peer_ended(stage: Stage) -> Exception:
+    """The exception to raise when another process of the job has ended: on a stop request like this one's, or dead."""
     if stop_requested.is_set():
-        asked = Interrupted(f"{stage.kind} was asked to stop")
-        _note_interrupted(stage, asked)
-        return asked
-    if rank() == 0 and stage.failure() is None:  # unless it said itself why
+        interrupted = Interrupted(f"{stage.kind} was asked to stop")
+        _note_interrupted(stage, interrupted)
+        return interrupted
+    if rank() == 0 and stage.failure() is None:  # unless the other process reported the reason itself
         note_failure(stage, "failed", "another process of the job ended (killed, or out of memory?): see its log")
     return RuntimeError("another process of the job ended")
 
 
 def _reason(error: BaseException) -> str:
-    first = str(error).strip().splitlines()
-    text = first[0] if first else ""
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else ""
     return text if isinstance(error, (Diverged, Blocked)) else f"{type(error).__name__}: {text}".rstrip(": ")
 
 
 def note_failure(stage: Stage, state: str, reason: str) -> None:
     """Write why a stage has no record: state ("failed", "diverged") and reason.
 
-    Where nothing can be written, as on a full disk, this process remembers it: the table may lie elsewhere.
+    When the stage's folder is not writable (full disk), this process keeps it in memory: the results table may be on
+    another disk.
     """
     try:
         write_json(stage.folder / "failure.json", {"state": state, "reason": reason})
@@ -174,7 +178,7 @@ def note_failure(stage: Stage, state: str, reason: str) -> None:
 def note_end_without_record(
     job: Job, state: str = "failed", reason: str = "the process ended without a record (killed, or out of memory?)"
 ) -> None:
-    """A job is gone and records are missing: say so where the job did not say it itself."""
+    """Note a failure for a job that ended without all its records, unless the job noted one itself."""
     for stage in job.stages:
         could_run = stage.record() is None and all(source.record() for source in stage.inputs.values())
         if could_run and stage.failure() is None:
@@ -183,10 +187,10 @@ def note_end_without_record(
 
 
 def run_job(job: Job) -> list[str]:
-    """Do the stages of a job; returns the fingerprints of those that are done.
+    """Run the stages of a job; returns the fingerprints of the finished ones.
 
-    A stage that fails stops those that read from it; the others still run. Of several processes, one that fails ends,
-    and so do the others. Results are in the records: the return value is for logs alone.
+    When a stage fails, the stages that read from it are skipped and the others still run. With several processes, one
+    that fails exits, and so do the others. Results are in the records: the return value is only for logs.
     """
     log_to_stdout()
     done, failures = [], 0
@@ -196,10 +200,10 @@ def run_job(job: Job) -> list[str]:
                 run_stage(stage, title=stage_title(stage))
                 done.append(stage.fingerprint)
             except Interrupted as stopped:
-                log.info("%s; the same command goes on from here", stopped)
+                log.info("%s; the same command resumes from here", stopped)
                 break
             except LeaseLost as lost:
-                log.warning("%s: leaving it to that one", lost)
+                log.warning("%s: leaving the stage to that process", lost)
                 break
             except Blocked as blocked:
                 failures += 1
@@ -207,29 +211,30 @@ def run_job(job: Job) -> list[str]:
             except Exception:
                 failures += 1
                 log.error("%s failed\n%s", stage_title(stage), traceback.format_exc())
-                if processes() > 1:  # the others may wait for this one: its end is what tells them
+                if world_size() > 1:  # the others may wait for this process: they notice when it exits
                     sys.exit(1)
             if stop_requested.is_set():
                 break
-    if stop_requested.is_set() and len(done) < len(job.stages) and rank_and_count()[0] == 0 and (told := requeue()):
-        log.info("%s", told)
+    unfinished = len(done) < len(job.stages)
+    if stop_requested.is_set() and unfinished and rank_and_world_size()[0] == 0 and (message := requeue()):
+        log.info("%s", message)
     if failures:
         log.error("%d of %d stages have no result", failures, len(job.stages))
     return done
 
 
 def log_to_stdout() -> None:
-    """Our own lines, at every level; libraries keep theirs to warnings."""
-    ours = logging.getLogger("study")
-    if not ours.handlers:
+    """Print the log messages of this package from level INFO on; those of libraries stay at their default level."""
+    logger = logging.getLogger("study")
+    if not logger.handlers:
         handler = logging.StreamHandler(sys.stdout)
         handler.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        ours.addHandler(handler)
-        ours.setLevel(logging.INFO)
-        ours.propagate = False
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        logger.propagate = False
 
 
 def stage_title(stage: Stage) -> str:
-    """How a stage is called in progress lines."""
+    """Name of a stage in progress lines."""
     mark = getattr(stage.spec, "images_seen", None)
     return stage.kind if mark is None else f"{stage.kind} at {mark:,} images"

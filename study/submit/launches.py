@@ -1,4 +1,4 @@
-"""Sweeps that were started, noted so that any later process can plan them again."""
+"""Launches: the options of each sweep that was started are saved, so that a later process can plan it again."""
 
 from __future__ import annotations
 
@@ -19,62 +19,69 @@ from study.submit.prepare import prepare
 
 
 def note_sweep(options: Sweep, plan: Plan, starts: bool) -> None:
-    """Note how a study was asked for.
+    """Save the options of a sweep.
 
     Args:
-        starts: whether there is something to do; a plan that starts nothing is noted only if it never was.
+        starts: whether a job is started; otherwise the options are saved only if none were before.
     """
-    path = _notes() / plan.study / f"{plan.ablation}.json"
+    path = launches_folder() / plan.study / f"{plan.ablation}.json"
     if starts or not path.exists():
-        _write(path, options)
+        write_launch(path, options)
 
 
 def launched_plans(study: str) -> list[tuple[Sweep, Plan]]:
-    """Options and plan of every ablation that was started for a study; '' is the study that was started last.
+    """Options and plan of every ablation that was started for a study; '' is the study started last.
 
     Raises:
-        ValueError: nothing of that name was started here.
+        ValueError: no study of that name was started under this STUDY_ROOT.
     """
-    asked = [_options(Sweep, about) for name, about in _chosen(study).items() if not name.startswith(SEARCH)]
-    return [(options, prepare(options)) for options in asked]
+    launches = launches_of(study)
+    sweeps = [read_options(Sweep, launch) for name, launch in launches.items() if not name.startswith(SEARCH)]
+    return [(options, prepare(options)) for options in sweeps]
 
 
 def launched_studies() -> set[str]:
-    """Studies that were started here."""
-    return {path.parent.name for path in _notes().glob("*/*.json")}
+    """Names of the studies that were started under this STUDY_ROOT."""
+    return {path.parent.name for path in launches_folder().glob("*/*.json")}
 
 
-def _notes() -> Path:
+def launches_folder() -> Path:
+    """Folder of all launches: STUDY/ABLATION.json."""
     return study_root() / "sweeps"
 
 
-def _write(path: Path, options: Any) -> None:
+def write_launch(path: Path, options: Any) -> None:
+    """Save the options of a launch and the time."""
+    fields = dataclasses.asdict(options)
+    for name in ("out", "cluster", "data"):  # absolute: a later process may run in another folder
+        value = fields[name]
+        if value and value not in {*NAMED_DATASETS, *GIVEN_AS_FOLDER}:
+            fields[name] = str(Path(value).expanduser().absolute())
+    write_json(path, {"options": fields, "started": time.time()})
 
-    asked = dataclasses.asdict(options)
-    for name in ("out", "cluster", "data"):  # the later process may stand in another folder
-        given = asked[name]
-        if given and given not in {*NAMED_DATASETS, *GIVEN_AS_FOLDER}:
-            asked[name] = str(Path(given).expanduser().absolute())
-    write_json(path, {"options": asked, "started": time.time()})
 
+def launches_of(study: str) -> dict[str, dict[str, Any]]:
+    """Launches of a study, by name of the ablation or search; '' is the study started last.
 
-def _chosen(study: str) -> dict[str, dict[str, Any]]:
-    """Notes of a study, by ablation or search."""
-    notes = {path: about for path in sorted(_notes().glob("*/*.json")) if (about := read_json(path))}
-    if not notes:
+    Raises:
+        ValueError: no study of that name was started.
+    """
+    launches = {path: launch for path in sorted(launches_folder().glob("*/*.json")) if (launch := read_json(path))}
+    if not launches:
         raise ValueError(f"nothing was started under {study_root()}; set STUDY_ROOT if it was elsewhere")
-    study = study or max(notes, key=lambda path: notes[path]["started"]).parent.name
-    chosen = {path.stem: about for path, about in notes.items() if path.parent.name == study}
-    if not chosen:
-        raise ValueError(f"no study called {study!r} was started; {nearest(study, {p.parent.name for p in notes})}")
-    return chosen
+    study = study or max(launches, key=lambda path: launches[path]["started"]).parent.name
+    selected = {path.stem: launch for path, launch in launches.items() if path.parent.name == study}
+    if not selected:
+        raise ValueError(f"no study called {study!r} was started; {nearest(study, {p.parent.name for p in launches})}")
+    return selected
 
 
-def _options(kind: type, about: dict[str, Any]) -> Any:
-    asked = about["options"]
+def read_options(options_type: type, launch: dict[str, Any]) -> Any:
+    """The options of a launch; ValueError when another version of the code wrote them."""
+    fields = launch["options"]
     try:
-        options = rebuild(kind, {**asked, "out": None, "cluster": None})
+        options = rebuild(options_type, {**fields, "out": None, "cluster": None})
     except TypeError as error:
-        raise ValueError(f"another version of this code started it; use that one ({error})") from None
-    cluster = Path(asked["cluster"]) if asked["cluster"] else None
-    return dataclasses.replace(options, out=Path(asked["out"]), cluster=cluster)
+        raise ValueError(f"it was started by another version of this code; use that version ({error})") from None
+    cluster = Path(fields["cluster"]) if fields["cluster"] else None
+    return dataclasses.replace(options, out=Path(fields["out"]), cluster=cluster)

@@ -1,4 +1,4 @@
-"""What a sweep is asked for on the command line."""
+"""The options of a sweep on the command line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tyro.conf import arg
 from study.core.paths import CHECKOUT
 
 DEFAULT_ABLATION = "frontier"
-MANAGEMENT = ("status", "watch", "retry", "cancel", "clean")  # study/manage.py: of what was started
+MANAGEMENT = ("status", "watch", "retry", "cancel", "clean")  # commands of study/manage.py
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -20,40 +20,40 @@ class Sweep:
     """Run a whole study: train tokenizers and generators, judge them, fill the results table, draw the figures.
 
     Without arguments: the frontier ablation at desk scale, on Fashion-MNIST, within a quarter of an hour on two
-    cores. Run the same command again at any time: what is done is kept, what was cut off goes on.
+    cores. Run the same command again at any time: finished stages are kept, interrupted ones resume.
 
-    Results are written to results/STUDY/table.csv and figures/STUDY/, and while running to $STUDY_ROOT
+    Results are written to results/STUDY/table.csv and figures/STUDY/, intermediate files to $STUDY_ROOT
     (default: the user's cache folder).
 
-    In place of an ablation: status, watch, retry, cancel or clean, for what was started (each with --help).
+    Instead of an ablation: status, watch, retry, cancel or clean, for studies that were started (each with --help).
     """
 
     ablation: Annotated[tyro.conf.Positional[str], arg(metavar="[ABLATION]")] = DEFAULT_ABLATION
-    """Which question to ask: a file of ablations/."""
+    """Which ablation to run: a file of ablations/."""
     scale: Annotated[str, arg(metavar="NAME")] = "desk"
     """How big: smoke (seconds, for tests), desk (minutes on a laptop), desk-full (80 minutes there),
-    imagenet256 (the paper's, on GPUs), imagenet256-system (its best system, for the ablation system)."""
+    imagenet256 (the paper's, on GPUs), imagenet256-system (the paper's best system, for the ablation system)."""
     data: Annotated[str | None, arg(metavar="NAME|FOLDER", help_behavior_hint="")] = None
-    """Data set (fashion-mnist, cifar10) or a folder of pictures with one subfolder per class, or with the hub's parquet
-    files. Default: the scale's."""
+    """Data set (fashion-mnist, cifar10), or a folder of pictures with one subfolder per class or with the parquet files
+    of the Hugging Face hub. Default: the scale's."""
     resolution: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="")] = None
     """Side of the pictures in pixels. Default: the scale's; for a folder at a desk scale, the size of its pictures."""
     executor: Literal["local", "inline", "slurm"] = "local"
     """Where jobs run: processes of this machine, this process (for debugging), or a Slurm cluster."""
     cluster: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
-    """What jobs ask Slurm for, a TOML file: partition, account, minutes, memory_gb and others; all fields are in
+    """What jobs request from Slurm, a TOML file: partition, account, minutes, memory_gb and others; all fields are in
     study/submit/cluster.py."""
     detach: Annotated[bool, arg(help_behavior_hint="")] = False
     """Submit to Slurm and return; a last job writes the table and draws the figures."""
     jobs: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
-    """How many jobs run at once on this machine. Default: as many as its cores or GPUs feed."""
+    """How many jobs run at once on this machine. Default: as many as its cores or GPUs allow."""
     study: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
-    """Name of the results. Default: the scale, with the data and a hash of the settings where they are not its own."""
+    """Name of the results. Default: the scale, with the data set and a hash of --set where they differ from it."""
     out: Annotated[Path, arg(metavar="FOLDER", help_behavior_hint="")] = CHECKOUT
     """Folder that holds results/ and figures/. Default: the checkout."""
     dry_run: Annotated[bool, arg(help_behavior_hint="")] = False
-    """Print the plan, with cost and what is missing here, and stop (exit code 3 when something is)."""
+    """Print the plan, its cost and what is missing on this machine, and stop (exit code 3 if anything is missing)."""
     list: Annotated[bool, arg(help_behavior_hint="")] = False
-    """Print every ablation with its runs, what they vary, and their cost at the scale, and stop."""
+    """Print every ablation with its runs, what they vary and their cost at the scale, and stop."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, arg(metavar="FIELD=VALUE", help_behavior_hint="")] = ()
     """Change a field of the scale, such as generator.budget_images=20000; may be given several times."""

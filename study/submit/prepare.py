@@ -1,4 +1,4 @@
-"""From the options of a command to a plan: everything that can be wrong is found before a job starts."""
+"""From the options of a command to a plan: every user error is reported before a job starts."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from study.core import compute
-from study.core.distributed import rank_and_count
+from study.core.distributed import rank_and_world_size
 from study.core.files import fingerprint
 from study.core.paths import require_writable, study_root
 from study.core.settings import change, nearest
@@ -25,7 +25,7 @@ from study.submit.options import MANAGEMENT, Sweep
 
 
 def resolve_scale(options: Sweep) -> Scale:
-
+    """The scale that the options name, with their --set changes; ValueError for an unknown name or field."""
     if options.scale not in SCALES:
         raise ValueError(f"unknown scale {options.scale!r}; {nearest(options.scale, SCALES)}")
     scale = SCALES[options.scale]()
@@ -38,35 +38,35 @@ def resolve_scale(options: Sweep) -> Scale:
 
 
 def _study_name(options: Sweep, scale: Scale, data: DataSpec) -> str:
-
     if options.study is not None:
         return check_study(options.study)
     parts = [options.scale]
     if (data.name, data.resolution) != (scale.data, scale.resolution):
         parts.append(f"{data.name}-{data.resolution}")
-    if options.set:  # other settings must not mix with the scale's own results
+    if options.set:  # results of changed settings must not be mixed with the scale's own
         parts.append(fingerprint(sorted(options.set), 6))
     return "-".join(parts)
 
 
 def prepare(options: Sweep) -> Plan:
-    """Resolve everything that can be wrong before a job starts; brings the data where it is missing.
+    """Resolve and check all options before a job starts; downloads and packs the data set if it is missing.
 
     Raises:
-        ValueError: one clear line.
+        ValueError: a user error, in one line.
     """
-    module, setting = ablation(options.ablation, also=MANAGEMENT), prepare_setting(options)
+    module, setting = ablation(options.ablation, also_valid=MANAGEMENT), prepare_setting(options)
     plan = make_plan(options.ablation, module, setting.scale, setting.data, setting.compute, setting.study)
     return dataclasses.replace(plan, missing=(*setting.missing, *missing_here(plan.stages)))
 
 
 def prepare_setting(options: Sweep) -> Setting:
-    """Everything that `prepare` resolves, but for the ablation."""
+    """Everything that `prepare` resolves, except the ablation."""
     scale = resolve_scale(options)
-    if (together := rank_and_count()[1]) > 1 and (options.executor, scale.execution.processes) != ("inline", together):
+    world_size = rank_and_world_size()[1]
+    if world_size > 1 and (options.executor, scale.execution.processes) != ("inline", world_size):
         raise ValueError(
-            f"{together} processes were started together: give them --executor inline --set "
-            f"execution.processes={together}"
+            f"{world_size} processes were started together: they need --executor inline --set "
+            f"execution.processes={world_size}"
         )
     if options.executor == "slurm":
         require_slurm()
@@ -76,36 +76,36 @@ def prepare_setting(options: Sweep) -> Setting:
     if options.jobs is not None and options.jobs < 1:
         raise ValueError(f"--jobs must be at least 1, got {options.jobs}")
     if options.jobs is not None and options.executor == "slurm":
-        raise ValueError("--jobs is for this machine; on Slurm `parallel` in the profile says how many run at once")
+        raise ValueError("--jobs is for this machine; on Slurm `parallel` in the profile sets how many run at once")
     for folder in (study_root(), options.out / "results", options.out / "figures"):
         require_writable(folder)
-    data, lacking = find_data(options, scale)
+    data, missing = find_data(options, scale)
     resolved = compute.resolve(scale.device)
     if resolved.device == "cuda" and options.executor != "slurm" and not compute.has_gpu():
-        lacking.append("a GPU: this machine has none (--executor slurm for a cluster that does; --set device=cpu)")
+        missing.append("a GPU: this machine has none (--executor slurm for a cluster that does; --set device=cpu)")
     study = _study_name(options, scale, data)
-    return Setting(scale=scale, data=data, compute=resolved, study=study, missing=tuple(lacking))
+    return Setting(scale=scale, data=data, compute=resolved, study=study, missing=tuple(missing))
 
 
 def find_data(options: Sweep, scale: Scale) -> tuple[DataSpec, list[str]]:
-    """The data, brought where it is missing, and a line where only the user can give it; the scale is checked first."""
+    """The data set, downloaded if necessary, and a line if the user must supply it; checks the scale first."""
     check_scale(scale)
     source = options.data or scale.data
     if source not in NAMED_DATASETS and source not in GIVEN_AS_FOLDER:
         source = str(Path(source).expanduser())
     resolution = options.resolution
     if resolution is None:
-        own_size = source not in NAMED_DATASETS and scale.data not in GIVEN_AS_FOLDER and Path(source).is_dir()
-        resolution = native_resolution(Path(source)) if own_size else scale.resolution
+        use_native = source not in NAMED_DATASETS and scale.data not in GIVEN_AS_FOLDER and Path(source).is_dir()
+        resolution = native_resolution(Path(source)) if use_native else scale.resolution
     check_grid(scale, resolution)
-    lacking = []
+    missing = []
     if source in GIVEN_AS_FOLDER:
         data = dataclasses.replace(GIVEN_AS_FOLDER[source], resolution=resolution)
-        lacking.append(
+        missing.append(
             f"the data: give {source} as a folder (--data): train/ and val/, one subfolder per class in each, or the "
             "hub's parquet files",
         )
     else:
         data = resolve_data(source, resolution)
     check_data(scale, data)
-    return data, lacking
+    return data, missing

@@ -1,7 +1,7 @@
-"""Sweeps on Slurm: an array of tokenizers, an array of generators after it, and a last job that collects and draws.
+"""Sweeps on Slurm: a job array of tokenizers, then one of generators, then a last job that writes table and figures.
 
-Nothing needs an open shell: the jobs put themselves back where they were preempted or out of time, and any later
-process finds them by their notes. A job that is in the queue is never submitted a second time.
+No open shell is needed: jobs that were preempted or ran out of time requeue themselves, and a later process finds them
+by the `submission.json` in their folders. A job that is in the queue is never submitted again.
 """
 
 from __future__ import annotations
@@ -30,39 +30,39 @@ from study.submit.jobs import log_of, note_end_without_record, run_job
 
 POLL_SECONDS = 10.0
 COLLECTOR_MINUTES = 60
-COLLECTOR = "collect"  # folder of the last job's note, with the study's name
-Collect = Callable[[Plan, list[Job], Path], None]  # plan, its jobs, the folder that holds results/
-ENDED = {  # by Slurm, before its records were there: state and reason
+COLLECTOR = "collect"  # prefix of the last job's folder, before study and ablation
+Collect = Callable[[Plan, list[Job], Path], None]  # of a plan, its jobs and the folder that contains results/
+ENDED = {  # by Slurm state of a job that ended without all its records: state and reason in the table
     "TIMEOUT": ("timed out", "the job reached its time limit; the same command goes on from there"),
     "CANCELLED": ("failed", "cancelled; retry goes on from what was saved"),
 }
 
 
 def submissions(jobs: Sequence[Job]) -> dict[str, dict[str, Any]]:
-    """The notes of those jobs that were submitted to Slurm, by name of the job."""
-    notes = {job.name: read_json(job_folder(job.name) / "submission.json") for job in jobs}
-    return {name: note for name, note in notes.items() if note and note.get("executor") == "slurm"}
+    """The submission of each job that was submitted to Slurm, by name of the job."""
+    contents = {job.name: read_json(job_folder(job.name) / "submission.json") for job in jobs}
+    return {name: content for name, content in contents.items() if content and content.get("executor") == "slurm"}
 
 
 def active_jobs(jobs: Sequence[Job]) -> dict[str, str]:
     """Slurm ids of the jobs that wait or run, by name of the job."""
-    ids = {name: note["job_id"] for name, note in submissions(jobs).items()}
-    found = cluster.job_states(ids.values())
-    return {name: id_ for name, id_ in ids.items() if found.get(id_, "") in cluster.WAITING | cluster.RUNNING}
+    ids = {name: submission["job_id"] for name, submission in submissions(jobs).items()}
+    states = cluster.job_states(ids.values())
+    return {name: id_ for name, id_ in ids.items() if states.get(id_, "") in cluster.WAITING | cluster.RUNNING}
 
 
 def submit(plan: Plan, jobs: Sequence[Job], profiles: dict[str, Profile], out: Path, collect: Collect) -> None:
-    """Submit the jobs that have something missing and are not in the queue, then the one that collects.
+    """Submit the unfinished jobs that are not in the queue, then a last job that collects their results.
 
     Args:
-        plan: whose table is collected.
+        plan: whose results table is written.
         jobs: of the plan.
-        profiles: what each wave asks for.
-        out: folder that holds results/ and figures/.
-        collect: what the last job does, once all others have ended: it writes the table and draws (study/report).
+        profiles: by kind of job.
+        out: folder that contains results/ and figures/.
+        collect: what the last job runs after all others have ended: it writes table and figures (study/report).
 
     Raises:
-        Refused: by Slurm; then nothing of this call stays in the queue.
+        SlurmRefused: Slurm rejected a job; then no job of this call stays in the queue.
     """
     queued = active_jobs(jobs)
     todo = [job for job in jobs if job.missing() and job.name not in queued]
@@ -82,27 +82,27 @@ def _submit(
     out: Path,
     collect: Collect,
 ) -> None:
-    """Submit `todo`, each wave after the one that it reads from; generators wait for all tokenizers of the queue."""
+    """Submit `todo`; generators whose tokenizer is queued wait for all queued tokenizers."""
     code = snapshot()
-    for job in todo:  # of earlier attempts: they would be taken for this one's
+    for job in todo:  # delete traces of earlier attempts, which would be taken for those of this one
         for stage in job.missing():
             for name in ("failure.json", "interrupted.json"):
                 (stage.folder / name).unlink(missing_ok=True)
     tokenizers = [job for job in todo if job.kind == "tokenizer"]
     generators = [job for job in todo if job.kind == "generator"]
-    waits_for = {job.name: id_ for job in jobs if job.kind == "tokenizer" and (id_ := queued.get(job.name))}
-    waits_for |= _submit_wave(tokenizers, profiles["tokenizer"], [], code)
-    free = [job for job in generators if job.after not in waits_for]
-    bound = [job for job in generators if job.after in waits_for]
-    submitted = _submit_wave(free, profiles["generator"], [], code)
-    submitted |= _submit_wave(bound, profiles["generator"], sorted(waits_for.values()), code)
-    ends = [*waits_for.values(), *submitted.values(), *queued.values()]
-    if ends:
-        _submit_collector((collect, plan, list(jobs), out), profiles["tokenizer"], ends, code)
+    tokenizer_ids = {job.name: id_ for job in jobs if job.kind == "tokenizer" and (id_ := queued.get(job.name))}
+    tokenizer_ids |= _submit_wave(tokenizers, profiles["tokenizer"], [], code)
+    ready = [job for job in generators if job.after not in tokenizer_ids]
+    dependent = [job for job in generators if job.after in tokenizer_ids]
+    generator_ids = _submit_wave(ready, profiles["generator"], [], code)
+    generator_ids |= _submit_wave(dependent, profiles["generator"], sorted(tokenizer_ids.values()), code)
+    all_ids = [*tokenizer_ids.values(), *generator_ids.values(), *queued.values()]
+    if all_ids:
+        _submit_collector((collect, plan, list(jobs), out), profiles["tokenizer"], all_ids, code)
 
 
 def _submit_wave(jobs: Sequence[Job], profile: Profile, after: Sequence[str], code: Path) -> dict[str, str]:
-    """Submit jobs of one kind as arrays; their Slurm ids by name of the job."""
+    """Submit jobs of one kind as arrays; returns their Slurm ids by name of the job."""
     if not jobs:
         return {}
     compute = jobs[0].stages[0].spec.compute
@@ -114,7 +114,7 @@ def _submit_wave(jobs: Sequence[Job], profile: Profile, after: Sequence[str], co
 def _submit_arrays(
     calls: dict[Path, tuple[Any, ...]], name: str, compute: Compute, profile: Profile, after: Sequence[str], code: Path
 ) -> dict[Path, str]:
-    """Submit calls (function, then its arguments) by the folder of each one's note; their Slurm ids."""
+    """Submit calls (a function and its arguments) by the folder of their `submission.json`; returns their Slurm ids."""
     per_node = -(-compute.processes // profile.nodes)
     options = {
         "ntasks_per_node": per_node,
@@ -127,20 +127,20 @@ def _submit_arrays(
     size = min(profile.array, cluster.array_limit())
     folders = list(calls)
     for start in range(0, len(folders), size):
-        part = folders[start : start + size]
+        array = folders[start : start + size]
         executor = _executor(profile, after, code, name, profile.minutes, options)
-        handles = _submitted(executor, code, [calls[folder] for folder in part])
-        for folder, handle in zip(part, handles, strict=True):
+        handles = _submit_calls(executor, code, [calls[folder] for folder in array])
+        for folder, handle in zip(array, handles, strict=True):
             ids[folder] = handle.job_id
-            _note(folder, handle.job_id, code)
+            _write_submission(folder, handle.job_id, code)
     return ids
 
 
 def submit_workers(calls: dict[Path, tuple[Any, ...]], name: str, compute: Compute, profile: Profile) -> None:
-    """Submit calls (function, then its arguments) that are not in the queue, by the folder of each one's note.
+    """Submit the calls (a function and its arguments) that are not in the queue, by folder of their `submission.json`.
 
     Raises:
-        Refused: by Slurm; then nothing of this call stays in the queue.
+        SlurmRefused: Slurm rejected a job; then no job of this call stays in the queue.
     """
     queued = active_workers(list(calls))
     todo = {folder: call for folder, call in calls.items() if folder not in queued}
@@ -153,46 +153,46 @@ def submit_workers(calls: dict[Path, tuple[Any, ...]], name: str, compute: Compu
 
 
 def active_workers(folders: Sequence[Path]) -> dict[Path, str]:
-    """Slurm ids of the calls that wait or run, by the folder of their notes."""
-    notes = {folder: read_json(folder / "submission.json") for folder in folders}
-    ids = {folder: note["job_id"] for folder, note in notes.items() if note and note.get("executor") == "slurm"}
-    found = cluster.job_states(ids.values())
-    return {folder: id_ for folder, id_ in ids.items() if found.get(id_, "") in cluster.WAITING | cluster.RUNNING}
+    """Slurm ids of the calls that wait or run, by the folder of their `submission.json`."""
+    contents = {folder: read_json(folder / "submission.json") for folder in folders}
+    ids = {folder: each["job_id"] for folder, each in contents.items() if each and each.get("executor") == "slurm"}
+    states = cluster.job_states(ids.values())
+    return {folder: id_ for folder, id_ in ids.items() if states.get(id_, "") in cluster.WAITING | cluster.RUNNING}
 
 
-def _submit_collector(call: tuple[Any, ...], profile: Profile, ends: Sequence[str], code: Path) -> None:
-    """Submit the last job of a plan, in place of an earlier one; `call` is a function, then its arguments."""
+def _submit_collector(call: tuple[Any, ...], profile: Profile, after: Sequence[str], code: Path) -> None:
+    """Submit the last job of a plan, replacing an earlier one; `call` is a function and its arguments."""
     plan = call[1]
-    note = job_folder(f"{COLLECTOR}-{plan.study}-{plan.ablation}")
-    earlier = read_json(note / "submission.json")
+    folder = job_folder(f"{COLLECTOR}-{plan.study}-{plan.ablation}")
+    earlier = read_json(folder / "submission.json")
     minutes = min(COLLECTOR_MINUTES, profile.minutes)
     options = {"cpus_per_task": 1, **({"mem": f"{profile.memory_gb * 1024:.0f}MB"} if profile.memory_gb else {})}
-    executor = _executor(profile, ends, code, "study-collect", minutes, options)
-    (handle,) = _submitted(executor, code, [call])
+    executor = _executor(profile, after, code, "study-collect", minutes, options)
+    (handle,) = _submit_calls(executor, code, [call])
     if earlier is not None:
-        cluster.cancel_jobs([earlier["job_id"]])  # it would not wait for what has been submitted since
-    _note(note, handle.job_id, code)
+        cluster.cancel_jobs([earlier["job_id"]])  # it would not wait for the jobs submitted since
+    _write_submission(folder, handle.job_id, code)
 
 
-def _submitted(executor: Any, code: Path, calls: list[tuple[Any, ...]]) -> list[Any]:
-    """Submit calls (function, then its arguments) as one array.
+def _submit_calls(executor: Any, code: Path, calls: list[tuple[Any, ...]]) -> list[Any]:
+    """Submit calls (a function and its arguments) as one array; returns submitit's handles.
 
     Raises:
-        Refused: in Slurm's own words, one line.
+        SlurmRefused: with Slurm's own message, in one line.
     """
     from submitit.core.utils import FailedJobError
 
     try:
         with (
-            cluster.outside_a_job(),
+            cluster.without_job_variables(),
             mock.patch.dict(os.environ, environment(code)),
-            contextlib.redirect_stderr(io.StringIO()),  # submitit prints there what it raises
+            contextlib.redirect_stderr(io.StringIO()),  # submitit also prints the errors that it raises
             executor.batch(),
         ):
             return [executor.submit(*call) for call in calls]
     except FailedJobError as error:
-        said = [line for line in str(error).splitlines() if "error" in line.lower()] or str(error).splitlines()
-        raise SlurmRefused(f"Slurm refuses the jobs: {'; '.join(said)}") from None
+        lines = [line for line in str(error).splitlines() if "error" in line.lower()] or str(error).splitlines()
+        raise SlurmRefused(f"Slurm rejected the jobs: {'; '.join(lines)}") from None
 
 
 def _executor(
@@ -202,23 +202,23 @@ def _executor(
 
     folder = job_folder("slurm")
     folder.mkdir(parents=True, exist_ok=True)
-    with cluster.outside_a_job():
+    with cluster.without_job_variables():
         executor = submitit.SlurmExecutor(folder=folder, python=_python())
         arrays = sorted({job.partition("_")[0] for job in after}, key=int)
-        variables = {**environment(code), "STUDY_ROOT": str(study_root())}  # whatever the cluster hands on
+        variables = {**environment(code), "STUDY_ROOT": str(study_root())}  # whatever environment jobs inherit
         if weights := os.environ.get("STUDY_WEIGHTS"):
             variables["STUDY_WEIGHTS"] = weights
-        wishes = {field: getattr(profile, field) for field in ("partition", "account", "qos", "constraint")}
+        requests = {field: getattr(profile, field) for field in ("partition", "account", "qos", "constraint")}
         executor.update_parameters(
             job_name=name,
             time=minutes,
             signal_delay_s=min(profile.save_seconds, minutes * 30),
             array_parallelism=profile.parallel,
             stderr_to_stdout=True,
-            srun_args=["--kill-on-bad-exit=1"],  # of several processes none outlives another
+            srun_args=["--kill-on-bad-exit=1"],  # when one process fails, Slurm ends the others
             setup=[*(f"export {key}={shlex.quote(value)}" for key, value in variables.items()), *profile.setup],
             additional_parameters={"requeue": True, **profile.extra},
-            **{field: wish for field, wish in wishes.items() if wish},
+            **{field: value for field, value in requests.items() if value},
             **({"dependency": f"afterany:{':'.join(arrays)}"} if arrays else {}),
             **options,
         )
@@ -226,15 +226,15 @@ def _executor(
 
 
 def _python() -> str:
-    """How a job starts Python: deaf to the signals that ask it to save, until it can.
+    """Command that starts Python in a job: it ignores the signals to save until `stop_on_signals` handles them.
 
-    A job that is preempted while it imports torch would otherwise end at once, as one that failed; so it is Slurm that
-    ends it when the grace time is over, and puts it back.
+    Otherwise a job that is preempted while it imports torch would end at once and count as failed. This way Slurm ends
+    it after the grace time and requeues it.
     """
     return shlex.join(["sh", "-c", 'trap "" TERM USR1 USR2; exec "$0" "$@"', sys.executable])
 
 
-def _note(folder: Path, job_id: str, code: Path) -> None:
+def _write_submission(folder: Path, job_id: str, code: Path) -> None:
     earlier = read_json(folder / "submission.json") or {}
     write_json(
         folder / "submission.json",
@@ -249,21 +249,21 @@ def _note(folder: Path, job_id: str, code: Path) -> None:
     )
 
 
-def settle(jobs: Sequence[Job]) -> None:
-    """Say of every job that has left the queue without its records how it ended, where it did not say so itself."""
-    if not cluster.queue_answers():  # silence of the queue is no news of a job
+def note_ended_jobs(jobs: Sequence[Job]) -> None:
+    """Note a failure for every job that left the queue without its records, unless the job noted one itself."""
+    if not cluster.queue_answers():  # then the state of a job is unknown
         return
-    notes = submissions(jobs)
-    found = cluster.job_states(note["job_id"] for note in notes.values())
+    submitted = submissions(jobs)
+    states = cluster.job_states(submission["job_id"] for submission in submitted.values())
     for job in jobs:
-        if job.name not in notes or not job.missing():
+        if job.name not in submitted or not job.missing():
             continue
-        state = found.get(notes[job.name]["job_id"], "gone")
+        state = states.get(submitted[job.name]["job_id"], "gone")
         if state in cluster.WAITING | cluster.RUNNING:
             continue
         if state != "CANCELLED" and any(stage.interrupted() for stage in job.stages):
             continue
-        if state in ("CANCELLED", "gone") and not log_of(job):  # an array's task that waited leaves no trace in Slurm
+        if state in ("CANCELLED", "gone") and not log_of(job):  # Slurm forgets a waiting array task
             note_end_without_record(job, "failed", "cancelled before it started; retry submits it again")
         elif state in ENDED:
             note_end_without_record(job, *ENDED[state])
@@ -274,23 +274,23 @@ def settle(jobs: Sequence[Job]) -> None:
 
 
 class SlurmJobs:
-    """Watches submitted jobs from the outside; they do not need it."""
+    """Watches submitted jobs; they run whether watched or not."""
 
     def __init__(self, jobs: list[Job]) -> None:
         self.jobs = jobs
 
     def watch(self, show: Callable[[dict[str, dict[str, Any]]], None], on_change: Callable[[], None]) -> None:
-        """Wait until no job waits or runs."""
+        """Return when no job waits or runs any more; `on_change` is called after a job has ended."""
         left = {job.name: job for job in self.jobs}
         while left:
             queued = active_jobs(list(left.values())) if cluster.queue_answers() else left
             for name in [name for name, job in left.items() if name not in queued or not job.missing()]:
-                settle([left.pop(name)])
+                note_ended_jobs([left.pop(name)])
                 on_change()
             leases = {name: [holder(stage.folder) for stage in job.stages] for name, job in left.items()}
-            show({name: lease["progress"] for name, all_ in leases.items() for lease in all_ if lease})
+            show({name: lease["progress"] for name, of_job in leases.items() for lease in of_job if lease})
             time.sleep(POLL_SECONDS if left else 0)
 
     def stop(self) -> None:
-        """Leave the jobs to the cluster: they need no open shell."""
-        print("the jobs go on in the queue; the same command watches them again")
+        """Stop watching; the jobs stay in the queue."""
+        print("the jobs continue in the queue; the same command watches them again")

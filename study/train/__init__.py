@@ -1,1 +1,1 @@
-"""What both trainings share: the loop, its checkpoints and history, and what is frozen beside the trained network."""
+"""Shared by both trainings: the loop, its checkpoints and history, and the frozen networks that a loss needs."""

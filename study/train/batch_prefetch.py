@@ -1,4 +1,4 @@
-"""The next batch is made while this one is trained on: a function of images seen, so no number and no resume moves."""
+"""Prefetching of the next batch. A batch is a function of images seen, so prefetching changes no result."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ def prefetched_batches(
 ) -> Callable[[int], tuple[Tensor, ...]]:
     """Function from images seen to the batch that starts there, on the device.
 
-    On a GPU the next batch is made meanwhile, in memory that the GPU reads by itself; on a CPU it would take its time
-    from the step.
+    On a GPU the next batch is prepared in pinned memory during the step; on a CPU, preparing it would slow the step
+    down, so nothing is prefetched.
 
     Args:
         prepare: makes a batch on the CPU: tensors that depend on images seen alone.
-        batch_images: from one batch to the next.
+        batch_images: images per batch, the distance between the starts of two batches.
         device: "cpu" or "cuda".
     """
     if device == "cpu":
@@ -30,21 +30,21 @@ def prefetched_batches(
     next_batch = computed_ahead(
         lambda images_seen: tuple(tensor.pin_memory() for tensor in prepare(images_seen)),
         batch_images,
-        # each process of several has a GPU of its own, which a new thread does not know
+        # each process has its own GPU, and a new thread does not inherit the current device
         ThreadPoolExecutor(1, "batches", torch.cuda.set_device, (torch.cuda.current_device(),)),
     )
     return lambda images_seen: tuple(tensor.to(device, non_blocking=True) for tensor in next_batch(images_seen))
 
 
 def computed_ahead(function: Callable[[int], T], stride: int, thread: ThreadPoolExecutor) -> Callable[[int], T]:
-    """The same function, which begins to work out its value at n + stride, in the thread, when it was asked for n."""
-    begun: dict[int, Iterator[T]] = {}
+    """The same function; after a call with n, the thread starts to compute its value at n + stride."""
+    started: dict[int, Iterator[T]] = {}
 
-    def value(position: int) -> T:
-        found = begun.pop(position, None) or thread.map(function, [position])
-        begun.clear()
-        here = next(found)
-        begun[position + stride] = thread.map(function, [position + stride])
-        return here
+    def value_at(position: int) -> T:
+        pending = started.pop(position, None) or thread.map(function, [position])
+        started.clear()
+        value = next(pending)
+        started[position + stride] = thread.map(function, [position + stride])
+        return value
 
-    return value
+    return value_at

@@ -1,4 +1,4 @@
-"""Checkpoints of a training: everything that must survive, in safetensors with a checksum, the last two kept."""
+"""Checkpoints of a training: its state in safetensors files with a checksum; the last two are kept."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from study.core.distributed import from_main, processes, rank
+from study.core.distributed import broadcast, rank, world_size
 from study.core.files import load_metadata, load_tensors, save_tensors
 
-KEPT = 2
-CHECKSUM = "crc32"  # name of its entry in the metadata; the first checkpoints had none
+KEPT = 2  # checkpoints of a training
+CHECKSUM = "crc32"  # key in the metadata; the first checkpoints had no checksum
 State = Mapping[str, nn.Module | torch.optim.Optimizer]
 log = logging.getLogger(__name__)
 
@@ -35,18 +35,18 @@ def pack(state: State) -> dict[str, Tensor]:
 
 
 def unpack(state: State, tensors: dict[str, Tensor]) -> None:
-    """Load what `pack` made back into the state, strictly."""
+    """Load tensors that `pack` returned into the state, strictly."""
     for part, value in state.items():
         own = {name[len(part) + 1 :]: t for name, t in tensors.items() if name.startswith(f"{part}/")}
         if isinstance(value, nn.Module):
             value.load_state_dict(own, strict=True)
         else:
             parameters = [p for group in value.param_groups for p in group["params"]]
-            moments: dict[int, dict[str, Tensor]] = {}  # of each parameter, by name
+            moments: dict[int, dict[str, Tensor]] = {}  # by parameter index, then by name
             for name, tensor in own.items():
                 index, item = name.split("/")
                 like = parameters[int(index)]
-                if tensor.shape == like.shape:  # a fused optimizer walks both in the order of memory
+                if tensor.shape == like.shape:  # a fused optimizer needs both in the same memory layout
                     tensor = torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
                 moments.setdefault(int(index), {})[item] = tensor
             value.load_state_dict({"state": moments, "param_groups": value.state_dict()["param_groups"]})
@@ -54,7 +54,7 @@ def unpack(state: State, tensors: dict[str, Tensor]) -> None:
 
 @dataclass(frozen=True)
 class Position:
-    """How far a training is: images seen; over all attempts, seconds of training and steps that were skipped."""
+    """Progress of a training: images seen; seconds of training and skipped steps, both over all attempts."""
 
     images_seen: int = 0
     seconds: float = 0.0
@@ -70,11 +70,11 @@ def _file(folder: Path, images_seen: int) -> Path:
 
 
 def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
-    """CRC-32 of everything a checkpoint says; safetensors itself only notices a file that is too short.
+    """CRC-32 of the content of a checkpoint; safetensors itself only detects a file that is too short.
 
     Args:
         tensors: contiguous, on the CPU.
-        metadata: the other entries.
+        metadata: its entries except the checksum.
     """
     described = [
         sorted(metadata.items()),
@@ -87,7 +87,7 @@ def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
 
 
 def save(folder: Path, state: State, position: Position) -> None:
-    """Write a checkpoint at this position, then drop all but the last two. Of several processes the first writes."""
+    """Write a checkpoint at this position, then delete all but the last two. Only rank 0 writes."""
     if rank() != 0:
         return
     path = _file(folder, position.images_seen)
@@ -103,14 +103,14 @@ def save(folder: Path, state: State, position: Position) -> None:
 
 
 def restore(folder: Path, state: State) -> Position:
-    """Load the newest whole checkpoint into the state and say where it stands; the start when there is none.
+    """Load the newest intact checkpoint into the state and return its position; without one, the start position.
 
-    A torn or altered file is dropped with a warning and the one before it is used. Of several processes the first
-    drops, and the others load what it has loaded.
+    A truncated or altered file is deleted with a warning and the previous one is used. With several processes, rank 0
+    chooses the file and deletes the damaged ones; the others load the same file.
     """
     position = _restore(folder, state) if rank() == 0 else Position()
-    if processes() > 1:
-        position = Position(**from_main(dataclasses.asdict(position)))
+    if world_size() > 1:
+        position = Position(**broadcast(dataclasses.asdict(position)))
         if rank() != 0 and position.images_seen:
             unpack(state, load_tensors(_file(folder, position.images_seen)))
     return position

@@ -1,7 +1,7 @@
 """Features of a frozen foundation model over the training images, computed once and kept in bfloat16.
 
-The VF loss asks for the same features in every epoch, of every aligned tokenizer: where they fit on the disk
-they are a shared asset, else (ImageNet under a ViT-L would be 1.3 TB) they are computed for each batch. Both
+The VF loss needs the same features in every epoch and for every aligned tokenizer. When they fit on the disk they
+are cached as a shared asset, else (ImageNet with a ViT-L would take 1.3 TB) they are computed for each batch. Both
 round to bfloat16, so the loss sees the same numbers.
 """
 
@@ -25,15 +25,15 @@ from study.plan.specs import FitTokenizer
 from study.plan.weight_files import FILES, require_weights
 
 CACHE_GIB = 8.0
-STATISTICS_IMAGES = 2048  # behind the mean and spread per channel
-BATCH = {"cpu": 16, "cuda": 128}  # images; on a CPU small batches stay in the cache: 16 ran 1.7 times faster than 128
+STATISTICS_IMAGES = 2048  # for the mean and standard deviation per channel
+BATCH = {"cpu": 16, "cuda": 128}  # images; on a CPU small batches stay in its cache: 16 ran 1.7 times faster than 128
 
 
 class FoundationFeatures:
-    """Features of training images, standardised per channel where the recipe says so."""
+    """Features of training images, standardised per channel if the recipe says so."""
 
     def __init__(self, spec: FitTokenizer, report: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Args: report: told how many images of how many have been seen while the features are made."""
+        """Args: report: called with the images done and their total while features are computed."""
         name = parse_tokenizer(spec.tokenizer).foundation
         assert spec.foundation is not None and name is not None
         self._recipe, self._count = spec.foundation, spec.train_images
@@ -54,19 +54,19 @@ class FoundationFeatures:
             "device": self._device,
             "threads": spec.compute.threads,
         }
-        if self._recipe.own_statistics:  # added later: without it a key is what it was
+        if self._recipe.own_statistics:  # added later; left out when false, so that older keys stay valid
             key["own_statistics"] = True
-        folder = asset("foundation-statistics", key, self._measure)
+        folder = asset("foundation-statistics", key, self._write_statistics)
         statistics = load_tensors(folder / "statistics.safetensors")
         self._mean, self._std = (statistics[name].to(self._device)[:, None, None] for name in ("mean", "std"))
         self._shape = tuple(int(side) for side in statistics["shape"])  # (D, h, w)
         gib = self._count * self._views * int(np.prod(self._shape)) * 2 / 2**30
         self._cache: np.ndarray | None = None
         if gib <= CACHE_GIB:
-            folder = asset("foundation-features", key, self._fill)
+            folder = asset("foundation-features", key, self._write_features)
             self._cache = np.load(folder / "features.npy", mmap_mode="r")  # (N, views, D, h, w), bfloat16 bits
         else:
-            self._network()  # now, so that missing weights are named before the training starts
+            self._network()  # loaded now, so that missing weights are reported before the training starts
 
     @property
     def width(self) -> int:
@@ -85,30 +85,29 @@ class FoundationFeatures:
         return self._model
 
     def _forward(self, indices: np.ndarray, flipped: bool) -> Tensor:
-        """bfloat16 (B, D, h, w) of these images, all mirrored if `flipped`."""
+        """Features bfloat16 (B, D, h, w) of these images on the CPU, all mirrored if `flipped`."""
         pixels = self._images.pixels(indices)
-        return self._seen((pixels.flip(3) if flipped else pixels).to(self._device)).cpu()
+        return self._compute((pixels.flip(3) if flipped else pixels).to(self._device)).cpu()
 
-    def _seen(self, pixels: Tensor) -> Tensor:
-        """bfloat16 (B, D, h, w) of pixels on the model's device."""
+    def _compute(self, pixels: Tensor) -> Tensor:
+        """Features bfloat16 (B, D, h, w) of pixels on the model's device."""
         return self._network()(pixels).to(torch.bfloat16)
 
-    def _measure(self, folder: Path) -> None:
+    def _write_statistics(self, folder: Path) -> None:
         rows = np.unique(np.linspace(0, self._count - 1, STATISTICS_IMAGES).astype(int))
         batches = [rows[i : i + self._batch] for i in range(0, len(rows), self._batch)]
-        parts = [self._forward(batch, False).double() for batch in batches]
-        features = torch.cat(parts)
+        features = torch.cat([self._forward(batch, False).double() for batch in batches])
         std, mean = torch.std_mean(features, dim=(0, 2, 3))
         save_tensors(
             folder / "statistics.safetensors",
             {"mean": mean.float(), "std": std.float().clamp_min(1e-6), "shape": torch.tensor(features.shape[1:])},
         )
 
-    def _fill(self, folder: Path) -> None:
-        """Write all features, a batch at a time; a fill that was cut off goes on where it was."""
-        path, mark = folder / "features.npy", folder / "filled.json"
+    def _write_features(self, folder: Path) -> None:
+        """Write all features, a batch at a time; an interrupted call is resumed from the last saved batch."""
+        path, progress_file = folder / "features.npy", folder / "filled.json"
         shape = (self._count, self._views, *self._shape)
-        done = read_json(mark) or 0
+        done = read_json(progress_file) or 0
         if done and path.exists():
             bits = np.load(path, mmap_mode="r+")
         else:
@@ -120,22 +119,24 @@ class FoundationFeatures:
             self._report(int(rows[-1]) + 1, self._count)
             if start // self._batch % 64 == 63:
                 bits.flush()
-                write_json(mark, int(rows[-1]) + 1)
+                write_json(progress_file, int(rows[-1]) + 1)
         bits.flush()
 
-    def kept(self, indices: np.ndarray, flipped: Tensor) -> tuple[Tensor, ...]:
-        """What is kept of these images, mirrored where `flipped` (B,) bool: bfloat16 (B, D, h, w), or nothing."""
+    def cached(self, indices: np.ndarray, flipped: Tensor) -> tuple[Tensor, ...]:
+        """Cached features bfloat16 (B, D, h, w) of these images, mirrored where `flipped` (B,) bool; () without a
+        cache."""
         if self._cache is None:
             return ()
         return (torch.from_numpy(self._cache[indices, flipped.long().numpy()]).view(torch.bfloat16),)
 
-    def batch(self, pixels: Tensor, grid: int, kept: Tensor | None = None) -> Tensor:
-        """Features (B, D, grid, grid) float32, on the device of the pixels: of what was kept of them, or made now.
+    def batch(self, pixels: Tensor, grid: int, cached: Tensor | None = None) -> Tensor:
+        """Features (B, D, grid, grid) float32 on the device of the pixels.
 
         Args:
-            pixels: (B, C, H, W), mirrored already where they are wanted so.
+            pixels: (B, C, H, W), already mirrored where needed.
+            cached: the cached features of these images (`cached`); None computes them from the pixels.
         """
-        features = (self._seen(pixels) if kept is None else kept).float()
+        features = (self._compute(pixels) if cached is None else cached).float()
         if self._recipe.standardise:
             features = (features - self._mean) / self._std
         if features.shape[-1] != grid:

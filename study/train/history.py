@@ -1,7 +1,7 @@
-"""The scalars that a training logs, in its stage's folder: a line of JSON per point, for whoever wants curves.
+"""The scalars that a training logs, in its stage's folder: one line of JSON per point, for learning curves.
 
-No result is read from it and no training depends on it: where it cannot be written it has gaps. Each point is there
-once, however often the training was cut off or fell back.
+No result is read from it and no training depends on it: a point that cannot be written is left out. Each point occurs
+once, even when the training was interrupted or fell back to a checkpoint.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
 
 
 FILE = "history.jsonl"
-POINTS = 1000  # at most so many of a whole training
+POINTS = 1000  # of a whole training, at most
 
 
 class History:
-    """Writes the history of a training that is under way; of several processes the first does."""
+    """Writes the history of a running training; only rank 0 writes."""
 
     def __init__(self, folder: Path, images_seen: int) -> None:
         self.folder = folder
         self.rewind_to(images_seen)
 
     def rewind_to(self, images_seen: int) -> None:
-        """Forget the points after so many images seen."""
+        """Delete the points after this number of images seen."""
         self._last = (images_seen, time.monotonic())
         if rank() == 0 and (self.folder / FILE).exists():
             kept = [point for point in read_history(self.folder) if point["images_seen"] <= images_seen]
@@ -41,8 +41,10 @@ class History:
                 temporary.write_text("".join(json.dumps(point) + "\n" for point in kept))
 
     def log(self, images_seen: int, values: Mapping[str, Tensor | float], device: str) -> None:
-        """Add a point, averaged over the processes: a scalar of each name, and images per second since the last one.
-        What is not finite is left empty."""
+        """Add a point: these scalars averaged over the processes, and images per second since the last point.
+
+        A value that is not finite is written as null.
+        """
         import torch
 
         scalars = average(*(torch.as_tensor(v, dtype=torch.float64, device=device) for v in values.values()))
@@ -59,7 +61,7 @@ class History:
 
 
 def read_history(folder: Path) -> list[dict[str, Any]]:
-    """All points of a stage's folder in order, but for lines that were torn; none where there is no file."""
+    """All points in a stage's folder, in order; incomplete lines are skipped. Empty when there is no file."""
     try:
         lines = (folder / FILE).read_text(errors="replace").splitlines()
     except OSError:

@@ -1,7 +1,7 @@
-"""The training loop of tokenizers and generators alike: images seen is its only clock.
+"""The training loop of tokenizers and generators; progress is counted in images seen only.
 
 A step is a function of the state and of the images seen before it, so a training that was killed and resumed
-from its last checkpoint ends with the same bits as one that was not.
+from its last checkpoint ends bit for bit like an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from study.core.distributed import average, gathered, processes, rank
+from study.core.distributed import all_gather, average, rank, world_size
 from study.core.stopping import Interrupted
 from study.core.workspace import Diverged, Record, Workspace, peak_memory_gib
 from study.train import checkpoint
 from study.train.history import POINTS, History
 
-SAVE_SECONDS = 20.0  # between checkpoints; moves no number
-CHECK_STEPS_CUDA = 50  # reading the loss waits for the GPU, so there only every so many steps do
-TOLERATED = 3  # checks in a row that find the loss not finite, before the training falls back to its last checkpoint
+SAVE_SECONDS = 20.0  # between checkpoints; has no influence on results
+CHECK_STEPS_CUDA = 50  # reading the loss waits for the GPU, so it is read once in this many steps
+TOLERATED = 3  # consecutive checks with a loss that is not finite; one more, and the last checkpoint is restored
 
 log = logging.getLogger(__name__)
 
@@ -40,26 +40,26 @@ def train(
 ) -> Record:
     """Run `step` from the last checkpoint, or from 0, to `budget_images`.
 
-    A step whose loss or gradient is not finite changes nothing (`update`). Where that goes on, the last checkpoint is
-    restored once, in case the machine was at fault; then the training has diverged.
+    A step whose loss or gradient is not finite changes nothing (`update`). If such steps continue, the last checkpoint
+    is restored once, in case the machine was at fault; if they continue after that, the training has diverged.
 
     Args:
-        out: where checkpoints go and progress is published.
-        state: modules and optimizers that must survive; restored here.
-        step: does one update for the batch that starts after so many images seen; returns its loss, a scalar: of this
-            process's share where several train together.
-        budget_images, batch_images: multiples of each other, as are the marks.
+        out: receives checkpoints and progress.
+        state: modules and optimizers that a checkpoint holds; restored here.
+        step: makes one update with the batch that starts at this number of images seen; returns its loss, a scalar
+            (with several processes, the loss of this process's share).
+        budget_images, batch_images: the budget is a multiple of the batch, as are the marks.
         device: "cpu" or "cuda".
-        snapshots: what to do when so many images have been seen; of several processes the first does it.
-        scalars: what the last step measured beside its loss, for the history (study/train/history.py).
+        snapshots: functions by mark, called when this many images have been seen; only rank 0 calls them.
+        scalars: further measurements of the last step, for the history (study/train/history.py).
 
     Returns:
-        Cost: seconds of training over all attempts, images per second, peak memory in GiB, the last loss, and where
-        there were any the number of steps that were skipped.
+        Cost: seconds of training over all attempts, images per second, peak memory in GiB, the last loss, and the
+        number of skipped steps if there were any.
 
     Raises:
         Diverged: the loss stayed not finite.
-        Interrupted: asked to stop, or at `out.pause_at`; the checkpoint is written.
+        Interrupted: a stop was requested, or `out.pause_at` is reached; the checkpoint is written.
     """
     position = checkpoint.restore(out.folder, state)
     images_seen, seconds_before, skipped_before = position.images_seen, position.seconds, position.skipped
@@ -85,7 +85,7 @@ def train(
         stopping = False
         pausing = images_seen == out.pause_at
         checking = device == "cpu" or steps % CHECK_STEPS_CUDA == 0 or images_seen >= budget_images or pausing
-        if checking or (out.stopping and processes() == 1):
+        if checking or (out.stopping and world_size() == 1):
             (loss,) = average(loss)
             value = loss.item()
             out.progress(images_seen, budget_images, note=f"loss {value:.4g}")
@@ -95,7 +95,7 @@ def train(
                 first_bad_step = first_bad_step if bad_checks else steps
                 bad_checks += 1
                 log.warning("step %d was skipped: its loss or gradient is %s", steps, value)
-            stopping = any(gathered(out.stopping))  # all end after the same step, whichever was asked first
+            stopping = any(all_gather(out.stopping))  # all processes stop after the same step
         if steps % log_steps == 0 or images_seen >= budget_images:
             history.log(images_seen, {"loss": loss, **(scalars or {})}, device)
         if bad_checks > TOLERATED:
@@ -114,25 +114,25 @@ def train(
         if checking and not bad_checks and time.monotonic() - saved > SAVE_SECONDS:
             save()
     seconds = seconds_before + time.monotonic() - started
-    lost = skipped_before + int(skipped)
+    skipped_steps = skipped_before + int(skipped)
     return {
         "train_seconds": round(seconds, 3),
         "train_images_per_second": round(images_seen / seconds, 3) if seconds > 0 else None,
         "peak_memory_gib": round(peak_memory_gib(device), 3),
         "final_loss": loss.item() if math.isfinite(loss.item()) else None,
-        **({"skipped_steps": lost} if lost else {}),
+        **({"skipped_steps": skipped_steps} if skipped_steps else {}),
     }
 
 
 def _log_steps(steps: int, device: str) -> int:
-    """Steps from one point of a training's history to the next: where the loss is read anyway."""
+    """Steps between two points of a training's history: a multiple of those at which the loss is read anyway."""
     interval = -(-steps // POINTS)
     return interval if device == "cpu" else -(-interval // CHECK_STEPS_CUDA) * CHECK_STEPS_CUDA
 
 
 def update(optimizer: torch.optim.Optimizer, gradient_norm: Tensor) -> None:
-    """Step a fused optimizer unless the norm of its gradient is not finite; nothing waits for the device."""
-    optimizer.found_inf = (~gradient_norm.isfinite()).float()  # type: ignore[attr-defined]  # a fused one obeys it
+    """Step a fused optimizer unless the norm of its gradient is not finite, without waiting for the device."""
+    optimizer.found_inf = (~gradient_norm.isfinite()).float()  # type: ignore[attr-defined]  # fused optimizers respect it
     optimizer.step()
 
 

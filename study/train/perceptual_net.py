@@ -1,4 +1,4 @@
-"""The perceptual net that a recipe or an evaluation names, with its weights found."""
+"""The perceptual net that a recipe or an evaluation names, with its pretrained weights."""
 
 from __future__ import annotations
 

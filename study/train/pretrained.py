@@ -1,7 +1,8 @@
-"""What is given instead of computed: published weights and statistics, written as a training would leave them.
+"""Pretrained weights and published latent statistics, written in the form in which a trained stage leaves its own.
 
-The published form is read by models/released.py, strictly and without running what it holds. It must be the network
-that was planned; what follows reads the outcome like any other. Nothing was trained here, so no cost is recorded.
+models/released.py reads the published files, strictly and without running code from them. They must hold the network
+that was planned; later stages read the result like that of a training. Nothing is trained, so no training cost is
+recorded.
 """
 
 from __future__ import annotations
@@ -18,11 +19,11 @@ from study.plan.stage import TOKENIZER_WEIGHTS, Stage, snapshot_file
 from study.plan.weight_files import require_weights, weight_file
 
 
-def tokenizer(spec: FitTokenizer, out: Workspace) -> Record:
-    """Write the given tokenizer's weights, as fit_tokenizer does.
+def write_tokenizer(spec: FitTokenizer, out: Workspace) -> Record:
+    """Write the weights of a pretrained tokenizer, as fit_tokenizer does.
 
     Raises:
-        ValueError: the file is missing, another than planned, or holds another network; in one line.
+        ValueError: the file is missing, is not the planned one, or holds another network; in one line.
     """
     assert spec.given is not None
     network = load_tokenizer(spec.tokenizer, require_weights(spec.given.name, spec.given.sha256)).network
@@ -31,44 +32,44 @@ def tokenizer(spec: FitTokenizer, out: Workspace) -> Record:
     return _record(spec.given, sum(p.numel() for p in network.parameters()))
 
 
-def generator(spec: FitGenerator, about: dict[str, str], out: Workspace) -> Record:
-    """Write the given generator's weights as the EMA snapshot at the images that it has seen, as fit_generator does.
+def write_generator(spec: FitGenerator, metadata: dict[str, str], out: Workspace) -> Record:
+    """Write the weights of a pretrained generator as the EMA snapshot at the images it has seen, as fit_generator does.
 
     Args:
-        about: what a snapshot says of its latents.
+        metadata: of a snapshot; describes the latents that the generator was trained on.
 
     Raises:
-        ValueError: as `tokenizer`.
+        ValueError: see `write_tokenizer`.
     """
     assert spec.given is not None
     network = load_generator(spec.architecture.name, require_weights(spec.given.name, spec.given.sha256)).network
     _compare(spec.given, _size(network.config), _size(spec.architecture), "generator")
     (mark,) = spec.recipe.snapshot_images
-    save_tensors(snapshot_file(out.folder, "ema", mark), dict(network.state_dict()), about)
+    save_tensors(snapshot_file(out.folder, "ema", mark), dict(network.state_dict()), metadata)
     return _record(spec.given, sum(p.numel() for p in network.parameters()))
 
 
-def statistics(spec: Encode, inputs: dict[str, Stage]) -> Record:
-    """The given statistics as those of latents that nobody encodes here: there are no shards.
+def statistics_record(spec: Encode, inputs: dict[str, Stage]) -> Record:
+    """Record of an encode stage with published statistics: no image is encoded, so there are no shards.
 
     Raises:
-        ValueError: the file is missing, another than planned, or of another number of channels.
+        ValueError: the file is missing, is not the planned one, or has another number of channels.
     """
     fit = inputs["tokenizer"].spec
     assert spec.given is not None and isinstance(fit, FitTokenizer)
-    found = load_latent_statistics(require_weights(spec.given.name, spec.given.sha256))
-    _compare(spec.given, {"channels": found.mean.numel()}, {"channels": fit.architecture.z_channels}, "latents")
-    latent = {"mean": found.mean.flatten().tolist(), "std": found.std.flatten().tolist(), "stored": "statistics alone"}
+    stats = load_latent_statistics(require_weights(spec.given.name, spec.given.sha256))
+    _compare(spec.given, {"channels": stats.mean.numel()}, {"channels": fit.architecture.z_channels}, "latents")
+    latent = {"mean": stats.mean.flatten().tolist(), "std": stats.std.flatten().tolist(), "stored": "statistics alone"}
     return {"latent": latent, "images": 0, "views": 0, **_record(spec.given)}
 
 
-def _record(given: ForeignFile, parameters: int | None = None) -> Record:
+def _record(file: ForeignFile, parameters: int | None = None) -> Record:
     cost = {} if parameters is None else {"parameters": parameters}
-    return {"given": {"file": weight_file(given.name).file, "sha256": given.sha256}, "cost": cost}
+    return {"given": {"file": weight_file(file.name).file, "sha256": file.sha256}, "cost": cost}
 
 
 def _layout(config: AutoencoderConfig) -> dict[str, Any]:
-    """What makes two tokenizers the same network, whatever size of picture they were configured for."""
+    """The settings in which two tokenizers of one network agree; the image resolution is not among them."""
     fields = dataclasses.asdict(config)
     del fields["resolution"], fields["attn_resolutions"]
     attention = [level for level, side in enumerate(config.level_sides()) if side in config.attn_resolutions]
@@ -76,13 +77,13 @@ def _layout(config: AutoencoderConfig) -> dict[str, Any]:
 
 
 def _size(config: GeneratorConfig) -> dict[str, Any]:
-    """What makes two generators the same network; the rate of label dropout shows in no weight."""
+    """The settings in which two generators of one network agree; the label dropout rate is not among them."""
     fields = dataclasses.asdict(config)
     del fields["mlp_ratio"], fields["label_dropout"]
     return {**fields, "mlp_width": config.mlp_width, "null label": config.label_dropout > 0}
 
 
-def _compare(given: ForeignFile, found: dict[str, Any], planned: dict[str, Any], what: str) -> None:
-    different = [f"{name} {found[name]}, planned {planned[name]}" for name in planned if found[name] != planned[name]]
+def _compare(file: ForeignFile, loaded: dict[str, Any], planned: dict[str, Any], what: str) -> None:
+    different = [f"{name} {loaded[name]}, planned {planned[name]}" for name in planned if loaded[name] != planned[name]]
     if different:
-        raise ValueError(f"{weight_file(given.name).file} holds another {what} than planned: {'; '.join(different)}")
+        raise ValueError(f"{weight_file(file.name).file} holds another {what} than planned: {'; '.join(different)}")

@@ -1,4 +1,4 @@
-"""What a reader sees of a figure."""
+"""Helpers that find what is visible in a figure."""
 
 import matplotlib.text
 from matplotlib.axes import Axes
@@ -8,12 +8,12 @@ from figures.page import PUBLISHED
 
 
 def measured(figure: Figure) -> list[Axes]:
-    """The axes that hold numbers of the study, not published ones beside them."""
+    """The axes with the study's own numbers, without those of published numbers."""
     return [ax for ax in figure.axes if ax.get_gid() != PUBLISHED]
 
 
 def visible(figure: Figure) -> list[matplotlib.text.Text]:
-    """Texts that are drawn: ticks outside the limits are not."""
+    """All texts that are drawn, so without the labels of ticks outside the limits."""
     found = list(figure.texts)
     for ax in figure.axes:
         found += [*ax.texts, ax.title, ax.xaxis.label, ax.yaxis.label]

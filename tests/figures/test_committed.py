@@ -1,4 +1,4 @@
-"""Figures and report of every committed study are what its committed table gives."""
+"""The committed figures and reports equal those drawn from the committed tables."""
 
 import re
 
@@ -25,7 +25,7 @@ def test_figures_redraw_byte_for_byte(study, committed, tmp_path):
     for path in drawn.written:
         if path.suffix in suffixes:
             assert path.read_bytes() == (figures / path.name).read_bytes(), path.name
-    if study == "paper":  # no study, so without a report
+    if study == "paper":  # has no report
         return
     report = page(results, tmp_path, {**drawn.skipped, **drawn.refused})
     committed_report = (results / "report.html").read_text(encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Figures of searches are drawn from their files, say what they cannot show, and compare only what is alike."""
+"""Figures of searches: drawn from their files, with notes on what is missing, comparing only equal protocols."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Figures of runs with labels, and the dilemma: what stands where, what is missing, what is confounded."""
+"""Figures of labelled runs, and the dilemma: the order of labels, missing and confounded runs."""
 
 from pathlib import Path
 
@@ -74,7 +74,7 @@ def test_a_rung_that_is_sampled_otherwise_is_named_and_any_other_protocol_refuse
 
 
 def test_a_shared_row_has_the_name_that_each_ablation_gives_it(table: pd.DataFrame) -> None:
-    """As at the desk: the frontier's run is a rung, the full VF loss and one of the foundation models."""
+    """As at the desk scale: one run of the frontier is also the full VF loss and one of the foundation models."""
     table["labels"] = ""
     generators = table["kind"] == "generator"
     for tokenizer, labels in (
@@ -91,7 +91,7 @@ def test_a_shared_row_has_the_name_that_each_ablation_gives_it(table: pd.DataFra
 
 
 def test_figures_of_no_ablation_leave_them_alone(table: pd.DataFrame) -> None:
-    """In a study of the VF loss alone there is no frontier; beside another ablation that one is drawn."""
+    """In a study of the VF loss alone there is no frontier; with another ablation, only that one is drawn."""
     alone = labelled(table, "vf_loss")
     for name in ("dilemma", "frontier", "convergence", "samples"):
         with pytest.raises(NotAsked, match="vf_loss"):

@@ -1,4 +1,4 @@
-"""The figure of how latents lie: from the maps beside the table, without one a named gap."""
+"""The figure of latent distributions: drawn from the maps in sheets/; a tokenizer without a map is named."""
 
 from pathlib import Path
 

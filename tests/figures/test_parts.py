@@ -1,4 +1,4 @@
-"""The numbers and the pieces behind the figures: speed-up, spreading of labels, sheets, looks."""
+"""Computations behind the figures: speed-up, placement of labels, picture sheets, looks."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Published numbers in figures: drawn by the same modules, apart from what was measured, in grey, with their source."""
+"""Published numbers in figures: drawn by the same modules, on separate axes, in grey, with their source."""
 
 from pathlib import Path
 
@@ -109,6 +109,6 @@ def test_a_figure_without_published_numbers_has_none(tmp_path: Path, table: pd.D
 
 
 def test_some_of_many_sizes() -> None:
-    assert published.ends(["B", "L", "XL"], 1) == ["B"]
-    assert published.ends(["B", "L", "XL"], 2) == ["B", "XL"]
-    assert published.ends(["B", "L", "XL"], 4) == ["B", "L", "XL"]
+    assert published.spread_out(["B", "L", "XL"], 1) == ["B"]
+    assert published.spread_out(["B", "L", "XL"], 2) == ["B", "XL"]
+    assert published.spread_out(["B", "L", "XL"], 4) == ["B", "L", "XL"]

@@ -1,4 +1,4 @@
-"""Every figure is drawn from a small table, the same way twice, and says what is missing."""
+"""Every figure is drawn from a small table, reproducibly, and says what is missing."""
 
 import os
 import subprocess

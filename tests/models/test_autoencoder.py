@@ -19,8 +19,8 @@ SMALL = AutoencoderConfig(resolution=32, ch=32, ch_mult=(1, 2, 2), num_res_block
     ],
 )
 def test_released_weights_would_load_strictly(name, tensors, values, digest):
-    """Names and shapes: hashed from the reference class (hustvl/LightningDiT, tokenizer/autoencoder.py). From weights
-    of MAR's form that it wrote came its moments and pictures, to 4e-7."""
+    """Names and shapes, hashed from the reference class (hustvl/LightningDiT, tokenizer/autoencoder.py). With weights
+    in MAR's form written by that class, moments and pictures agreed to 4e-7."""
     with torch.device("meta"):
         state = Autoencoder(EXTERNAL_TOKENIZERS[name].config).state_dict()
     layout = json.dumps(sorted((name, list(value.shape)) for name, value in state.items()))

@@ -98,7 +98,7 @@ def test_values_of_the_reference():
 
 
 def test_a_term_of_the_bound_is_the_analytic_kl():
-    """By torch's distributions; the mean by the formula of Ho et al. (eq. 11), which never names x_0."""
+    """With torch's distributions; the mean by the formula of Ho et al. (eq. 11), which does not contain x_0."""
     timesteps = torch.tensor([1, 10, 500, 999])
     data, state = double(4, 2, 2, 2, k=0.7), double(4, 2, 2, 2, k=1.3)
     noise, share = double(4, 2, 2, 2, k=0.9), wave(4, 2, 2, 2, k=0.4).double()
@@ -153,7 +153,7 @@ def test_the_loss_is_float32_per_image_and_the_network_is_told_its_timestep():
 
 
 def exact_prediction(walk: Chain, mean: float, std: float):
-    """Noise and variance of the true reverse process for data N(mean, std^2), where all is Gaussian.
+    """Noise and variance of the true reverse process for data N(mean, std^2), where everything is Gaussian.
 
     Given x_i, x_0 is Gaussian: its mean gives the noise; the reverse variance is the posterior's plus the posterior's
     weight of x_0, squared, times the variance of x_0. At i = 0 the sampler adds none.

@@ -49,7 +49,7 @@ def natural_images(count: int, side: int) -> torch.Tensor:
 
 @torch.no_grad()
 def surprise(network: nn.Module) -> float:
-    """How far the activations are from what the norms remember of ImageNet: the median channel's distance
+    """How far the activations are from the running statistics of the norms (of ImageNet): the median channel's distance
     from its running mean, in running standard deviations; the median over norms."""
     found: list[float] = []
 
@@ -66,8 +66,8 @@ def surprise(network: nn.Module) -> float:
 
 @pytest.mark.parametrize("name", ["lite0", "lite2"])
 def test_the_weights_are_where_they_belong(name):
-    """The right mapping meets its own statistics (0.3 on such images); with tensors of equal shape and kind
-    swapped, which no check of shapes can see, it does not (1.4 and more)."""
+    """The right mapping reproduces its own statistics (0.3 on such images); with tensors of equal shape and kind
+    swapped, which no check of shapes can detect, it does not (1.4 and more)."""
     network = efficientnet_lite(name)
     assert surprise(network) < 0.6
     state = network.state_dict()
@@ -134,7 +134,7 @@ def test_foundation_models_stay_frozen(lite0):
 
 
 class Tokens(nn.Module):
-    """Stands for a vision transformer: token 0 is a prefix of nines, token 1 + n the mean of patch n."""
+    """A stub of a vision transformer: token 0 is a prefix of nines, token 1 + n the mean of patch n."""
 
     num_prefix_tokens = 1
 
@@ -178,7 +178,7 @@ def test_a_foundation_model_without_its_weights_is_an_error_and_never_random(tmp
 
 @pytest.mark.parametrize(("name", "other"), list(permutations(TRANSFORMERS, 2)))
 def test_the_weights_of_another_foundation_model_are_refused(name, other, monkeypatch):
-    """timm by itself fills what a file lacks at random, where the file was made with another number of classes."""
+    """timm itself leaves missing tensors at random values if the file has another number of classes."""
     with torch.device("meta"):
         theirs = timm.create_model(TRANSFORMERS[other].timm_name).state_dict()
         monkeypatch.setattr(foundation, "load_foreign", lambda path: theirs)
@@ -188,7 +188,7 @@ def test_the_weights_of_another_foundation_model_are_refused(name, other, monkey
 
 @pytest.mark.parametrize("name", TRANSFORMERS)
 def test_the_published_layout_is_accepted_and_one_tensor_less_is_not(name, monkeypatch):
-    """With the head that timm's file of CLIP carries, which nothing here uses."""
+    """With the head in timm's file of CLIP, which is not used here."""
     with torch.device("meta"):
         whole = timm.create_model(TRANSFORMERS[name].timm_name).state_dict()
         monkeypatch.setattr(foundation, "load_foreign", lambda path: dict(whole))
@@ -221,7 +221,7 @@ def test_a_real_vision_transformer_at_256_px(name, side, prefix, width, mean, st
     core.forward_features = lambda x: tokens.append(forward_features(x)) or tokens[-1]
     pixels = wave(1, 3, 256, 256, k=0.7).requires_grad_()
 
-    blocks, core.blocks = core.blocks, core.blocks[:1]  # what goes in is seen sooner
+    blocks, core.blocks = core.blocks, core.blocks[:1]  # one block suffices to inspect the input
     model(pixels)
     core.blocks, model.statistics = blocks, None
     features = model(pixels)

@@ -87,7 +87,7 @@ def test_rotary_attention_sees_only_relative_positions():
 
 
 def test_compiled_blocks_give_the_same_but_for_rounding():
-    """They are traced with rotations in real numbers; the backend only leaves out the code generation."""
+    """They are traced with rotations in real numbers; this backend only skips code generation."""
     generator, compiled = LightningDiT(small()), LightningDiT(small())
     for network in (generator, compiled):
         fill(network)

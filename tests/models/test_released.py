@@ -21,7 +21,7 @@ from models.specs import AutoencoderConfig, generator_config
 SMALL = AutoencoderConfig(resolution=32, ch=32, ch_mult=(1, 2, 2), num_res_blocks=1, z_channels=4)
 LIGHTNING = {"swiglu": True, "rope": True, "rms_norm": True}
 DIT = {"swiglu": False, "rope": False, "rms_norm": False}
-# what a training checkpoint holds beside the tokenizer
+# other prefixes of a training checkpoint
 BESIDE = {
     "loss.logvar": torch.zeros(()),
     "loss.discriminator.main.0.weight": torch.zeros(8, 3, 4, 4),
@@ -83,8 +83,8 @@ def test_a_tokenizer_in_every_form(form, state, tmp_path):
     assert torch.equal(loaded.network.decode(expected.mean), tokenizer().decode(expected.mean))
 
 
-def test_a_tokenizer_whose_decoder_has_no_attention_but_in_the_middle_as_mars(tmp_path):
-    """In the form of kl16.ckpt, under `model`; with random weights, for the file itself has not been loaded yet."""
+def test_a_tokenizer_whose_decoder_has_attention_only_in_the_middle(tmp_path):
+    """MAR's: in the form of kl16.ckpt, under `model`, with random weights; the file itself has not been loaded yet."""
     made = Autoencoder(replace(SMALL, resolution=64, decoder_attention=False))
     fill(made)
     assert not any(name.startswith("decoder.up") and ".attn." in name for name in made.state_dict())
@@ -310,7 +310,8 @@ def test_a_hub_out_of_reach(monkeypatch):
         raise OSError("no route to host\nand much more")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", away)
-    with pytest.raises(RuntimeError, match=r"hf:a/b/c\.pt could not be had from the hub \(OSError: no route to host\)"):
+    message = r"hf:a/b/c\.pt could not be obtained from the hub \(OSError: no route to host\)"
+    with pytest.raises(RuntimeError, match=message):
         load_latent_statistics("hf:a/b/c.pt")
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ValueError, match=r"hf:a/b/c\.pt needs huggingface_hub \(pip install"):

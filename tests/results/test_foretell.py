@@ -1,11 +1,11 @@
-"""Rank correlations of few points: their value by hand, their interval, and what chance gives."""
+"""Rank correlations of few points: values computed by hand, intervals, and probabilities by chance."""
 
 import numpy as np
 import pandas as pd
 import pytest
 from scipy.stats import spearmanr
 
-from results.foretell import correlations, foretelling
+from results.foretell import correlations, predictor_points
 from results.ranks import by_chance, rank_agreement
 from results.schema import DIAGNOSTICS
 from results.table import ProtocolError, from_records
@@ -66,7 +66,7 @@ def rows(points=(1500, 1500, 1500)):
 
 
 def test_repeats_are_averaged_and_what_is_missing_is_left_out():
-    points = foretelling(*rows())
+    points = predictor_points(*rows())
     assert len(points) == 3 * (1 + len(DIAGNOSTICS))
     one = points[points["diagnostic"] == "density_cv"].set_index("tokenizer").loc["f4d2"]
     assert (one["gfid"], one["gfid_min"], one["gfid_max"], one["gfid_runs"]) == (20.5, 20, 21, 2)
@@ -80,4 +80,4 @@ def test_repeats_are_averaged_and_what_is_missing_is_left_out():
 
 def test_tokenizers_described_with_different_numbers_of_points_are_not_compared():
     with pytest.raises(ProtocolError, match=r"differ in diagnostic_points: 1500, 10000.*--points 1500"):
-        foretelling(*rows(points=(1500, 10_000, 1500)))
+        predictor_points(*rows(points=(1500, 10_000, 1500)))

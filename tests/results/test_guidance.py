@@ -1,4 +1,4 @@
-"""'none' and 'best': chosen on one seed, scored on the other, and empty rather than guessed."""
+"""'none' and 'best': the scale is chosen on one seed and scored on another; missing numbers are empty, not guessed."""
 
 import pandas as pd
 import pytest
@@ -7,7 +7,7 @@ from results import table as results
 from results.guidance import choices
 from results.schema import SELECTION_SEED
 
-# by scale: gFID of the samples that choose and of those that score. 1.5 scored better than what was chosen, by luck
+# by scale: gFID of the choosing and of the scoring samples; scale 1.5 scores better than the chosen one, by chance
 GFID = {1.0: (20.0, 21.0), 1.5: (15.0, 11.0), 2.0: (14.0, 14.5), 4.0: (30.0, 31.0)}
 
 

@@ -1,4 +1,4 @@
-"""Published numbers: copied whole, never to be taken for measured ones."""
+"""Published numbers: copied completely, and never confused with measured ones."""
 
 import shutil
 from pathlib import Path

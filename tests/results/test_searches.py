@@ -1,4 +1,4 @@
-"""The files of a search: what is written is read back, and what does not fit is one clear error."""
+"""The files of a search: what is written is read back, and invalid content gives one clear error."""
 
 import json
 from dataclasses import replace
@@ -95,13 +95,13 @@ def test_no_search_at_all(tmp_path: Path) -> None:
     ("old", "new", "message"),
     [
         ("complete", "finished", "trial 0 is 'finished'; valid are complete, pruned, diverged, failed, running"),
-        ("512.25", "nan", "trial 0 has nan where a finite number belongs"),
+        ("512.25", "nan", "trial 0 has nan instead of a finite number"),
         ("512.25", "", "trial 0 is complete, but without gfid"),
         ("640", "many", "row 2: invalid literal"),
         (",heun", ",rk4", "row 4: solver is 'rk4'; its choices are euler, heun, None"),
-        ("1,pruned", "0,pruned", "trial 0 is there twice"),
+        ("1,pruned", "0,pruned", "trial 0 occurs twice"),
         ("2,failed,cd34", "2,failed", "row 3: 8 cells for 9 columns"),
-        ("0,complete", "5,complete", "candidate 0 is no complete trial"),
+        ("0,complete", "5,complete", "candidate 0 is not a complete trial"),
         ("gfid", "rfid", "has the columns .*rfid"),
         ("cd34", '"cd34', "sampling.csv: "),
     ],
@@ -118,8 +118,8 @@ def test_trials_that_do_not_fit(tmp_path: Path, old: str, new: str, message: str
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"winner": 1}, "the winner, trial 1, is no candidate"),
-        ({"winer": 1}, "does not know winer"),
+        ({"winner": 1}, "the winner, trial 1, is not a candidate"),
+        ({"winer": 1}, "unknown fields: winer"),
         ({"space": "generator"}, "is of the space 'generator'"),
         ({"objectives": ["loss"]}, "objectives are .*loss"),
         ({"parameters": []}, "sampling.json: "),

@@ -1,4 +1,4 @@
-"""The table keeps numbers exactly, refuses what would mislead, and is replaced whole."""
+"""The table keeps numbers exactly, refuses invalid rows, and is replaced atomically."""
 
 import math
 from pathlib import Path

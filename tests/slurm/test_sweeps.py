@@ -269,6 +269,6 @@ def test_what_slurm_refuses_is_one_line_and_nothing_stays_in_the_queue(slurm, sw
     it = sweep({**SHORT, "tokenizer.budget_images": 72}, "[generator]\npartition = 'nowhere'")
     for detach in ([], ["--detach"]):
         said = it.run(*it.arguments, *it.on_slurm, *detach, code=2)
-        assert said.count("study.sweep: Slurm refuses the jobs") == 1 and "nowhere" in said.splitlines()[-1]
+        assert said.count("study.sweep: Slurm rejected the jobs") == 1 and "nowhere" in said.splitlines()[-1]
         assert "stopping" not in said
     assert ask("squeue", "--noheader") == ""

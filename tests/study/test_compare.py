@@ -1,4 +1,4 @@
-"""Two studies side by side: what matches, what may be subtracted, and what is said about the rest."""
+"""Comparison of two studies: which rows match, which may be subtracted, and what is printed about the others."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def made(*rows, **everywhere):
 
 @pytest.fixture
 def studies(tmp_path):
-    """A folder with results/: `many` has a width more than `few`, and two generators where that has one."""
+    """A folder with results/: `many` has one width more than `few`, and two seeds instead of one."""
     results.write(study(), tmp_path / "results" / "few" / "table.csv")
     results.write(study(widths=(4, 8, 16), seeds=(0, 1), floor=200.0), tmp_path / "results" / "many" / "table.csv")
     return tmp_path
@@ -45,17 +45,17 @@ def studies(tmp_path):
 
 def lines(a, b):
     found = compare(a, b, ("a", "b")).lines
-    return {(line.some.run, line.a.images, line.b.images): line.difference for line in found}
+    return {(line.point.run, line.a.images, line.b.images): line.difference for line in found}
 
 
 def test_rows_match_the_paper_where_it_says_what_they_are():
     ours = made(("f16d32", 23.0, {"seed": 0}), ("f16d32", 25.0, {"seed": 1}), ("f16d128", 9.0, {}))
     found = compare(ours, PAPER, ("ours", "paper"))
     (line,) = found.lines
-    assert line.some.run == "f16d32 + LightningDiT-B/1"
+    assert line.point.run == "f16d32 + LightningDiT-B/1"
     assert line.a.values == (23.0, 25.0) and line.b.values == (22.62,)
     assert line.difference == pytest.approx(24.0 - 22.62)  # of the mean
-    assert "f16d128 + LightningDiT-B/1" in {one.some.run for one in found.alone if one.a}
+    assert "f16d128 + LightningDiT-B/1" in {one.point.run for one in found.unmatched if one.a}
     assert ("generator", "extractor_size", ["299"], ["not stated"]) in found.differs
     assert not {"solver", "samples", "data"} & {name for _, name, _, _ in found.differs}
 
@@ -142,7 +142,7 @@ def test_two_studies_side_by_side(studies, tmp_path, capsys):
 def test_nothing_in_common_is_said(studies, capsys):
     assert main("many", "paper", markdown_=True, out=studies) == 0
     printed = capsys.readouterr().out
-    assert "No run of many is one of paper: nothing to subtract." in printed
+    assert "No run of many matches one of paper: there are no differences to show." in printed
     assert "| generator | data | fashion-mnist | imagenet |" in printed
     assert "narrowest width | Table 2 | holds (2 repeats) | holds (single run) |" in printed
     assert main("paper", "since", markdown_=True, out=studies) == 0

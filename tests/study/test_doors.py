@@ -1,4 +1,4 @@
-"""Every door through which a file of others can come in: a hostile pickle there is refused, and never run."""
+"""Every reader of external files: a hostile pickle is refused, and never run."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class Trap:
 
 @pytest.fixture
 def trap(tmp_path):
-    """A trap, and the check that it was not sprung."""
+    """A trap, and after the test a check that it was not run."""
     marker = tmp_path / "sprung"
     yield Trap(marker)
     assert not marker.exists(), "a pickle was run"
@@ -78,7 +78,7 @@ def torch_file(content, zipped: bool) -> bytes:
 
 
 def zip_by_hand(trap, *names: str) -> bytes:
-    """What torch takes for its own archive, with the trap as each of these members."""
+    """A zip that torch accepts as its own archive, with the trap as each of these members."""
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         archive.writestr("archive/version", "3\n")
@@ -188,7 +188,7 @@ def test_weights_of_inception(kind, trap, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["pickle 2", "torch, zip", "torch, legacy"])
-def test_weights_that_are_given(kind, trap, tmp_path, monkeypatch, tiny_plan):
+def test_pretrained_weights(kind, trap, tmp_path, monkeypatch, tiny_plan):
     monkeypatch.setenv("STUDY_WEIGHTS", str(tmp_path))
     (tmp_path / "hostile.pt").write_bytes(WEIGHT_FILES[kind](trap))
     file = ForeignFile(name="hostile.pt", sha256=weight_files.content_hash("hostile.pt"))
@@ -196,9 +196,9 @@ def test_weights_that_are_given(kind, trap, tmp_path, monkeypatch, tiny_plan):
     stages = (plan.jobs[0].stages[0], plan.jobs[0].stages[2], plan.jobs[1].stages[0])
     fit, latents, generator = (dataclasses.replace(stage.spec, given=file) for stage in stages)
     for read in (
-        lambda: pretrained.tokenizer(fit, None),
-        lambda: pretrained.statistics(latents, stages[1].inputs),
-        lambda: pretrained.generator(generator, {}, None),
+        lambda: pretrained.write_tokenizer(fit, None),
+        lambda: pretrained.statistics_record(latents, stages[1].inputs),
+        lambda: pretrained.write_generator(generator, {}, None),
     ):
         with pytest.raises(ValueError, match="refused"):
             read()
@@ -245,13 +245,13 @@ def test_fashion_mnist(protocol, hidden_as, trap, study_root, offline, monkeypat
     content = pickle.dumps(trap, protocol)
     for name in named_datasets.FASHION_MNIST_FILES:
         (raw / f"{name}{hidden_as}").write_bytes(gzip.compress(content) if hidden_as else content)
-    with pytest.raises(ValueError, match=r"could not be had(.|\n)*is not the published file"):
+    with pytest.raises(ValueError, match=r"could not be obtained(.|\n)*is not the published file"):
         resolve_data("fashion-mnist", 32)
     digest = hashlib.sha256(content).hexdigest()  # even with the right hash it is parsed as bytes
     monkeypatch.setattr(
         named_datasets, "FASHION_MNIST_FILES", dict.fromkeys(named_datasets.FASHION_MNIST_FILES, digest)
     )
-    with pytest.raises(ValueError, match=r"could not be had(.|\n)*not an idx file"):
+    with pytest.raises(ValueError, match=r"could not be obtained(.|\n)*not an idx file"):
         resolve_data("fashion-mnist", 32)
 
 
@@ -336,7 +336,7 @@ def test_a_picture_that_is_a_program_is_not_run(tmp_path, monkeypatch):
     assert not run
 
 
-# Arrays of pictures that others made
+# External arrays of pictures
 
 
 def archive_of(**members: bytes) -> bytes:
@@ -404,11 +404,11 @@ def test_a_record_that_is_read_back_builds_nothing_but_specs(trap, tiny_plan):
     with pytest.raises(ValueError, match="no finished fit_tokenizer"):
         stage_from_record("fit_tokenizer", stage.fingerprint)
     write_json(path, {"fingerprint": stage.fingerprint, "inputs": {}, "spec": {"py/object": "os.system"}})
-    with pytest.raises(ValueError, match="written by other code"):
+    with pytest.raises(ValueError, match="written by another version of the code"):
         stage_from_record("fit_tokenizer", stage.fingerprint)
 
 
-# What a study keeps, where somebody else can write in its folder
+# Files of a study, whose folder others may be able to write
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
@@ -427,7 +427,7 @@ def test_the_manifest_of_packed_data(trap, pictures):
     (datasets._folder(spec) / "manifest.json").write_bytes(pickle.dumps(trap))
     with pytest.raises(ValueError, match="is not packed"):
         load_images(spec, "train")
-    assert resolve_data(str(pictures), 16) == spec  # packed anew
+    assert resolve_data(str(pictures), 16) == spec  # packed again
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -459,14 +459,14 @@ def test_tensors_of_a_stage(trap, tiny_plan):
     plan = tiny_plan()
     fit, _, latents = plan.jobs[0].stages
     fitted, generated = plan.jobs[1].stages[:2]
-    shard, chunk = stored_latents._shard(latents.folder, 0), generate._file(generated.folder, 0)
+    shard, chunk = stored_latents.shard_path(latents.folder, 0), generate._file(generated.folder, 0)
     snapshot = snapshot_file(fitted.folder, "ema", 32)
     for path in (shard, chunk, snapshot, fit.folder / TOKENIZER_WEIGHTS):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(pickle.dumps(trap))
     statistics = {"mean": [0.0] * 4, "std": [1.0] * 4}
     write_json(latents.folder / "record.json", {"fingerprint": latents.fingerprint, "latent": statistics})
-    assert read_tensors(shard) is None  # while it is made: made again
+    assert read_tensors(shard) is None  # as during encoding: encoded again
     assert generate._read(generated.folder, 0) is None
     for reader in (
         lambda: stored_latents.read_latents(latents),
@@ -498,7 +498,7 @@ def test_features_of_a_foundation_model(kind, trap, tiny_plan, tiny_scale, tmp_p
         foundation_features.FoundationFeatures(fit.spec)
 
 
-# Results that others hand on
+# Results from others
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
@@ -532,7 +532,7 @@ RUNNERS = {"load", "loads", "Unpickler", "open", "read_pickle"}
 
 
 def dangers(source: str) -> list[str]:
-    """Lines of Python source that could unpickle a file, read an outcome from one, or run text as code."""
+    """Lines of Python source that could unpickle a file, read a job's pickled result, or run text as code."""
     found = []
 
     def flag(node, what):

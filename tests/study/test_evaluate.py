@@ -82,7 +82,7 @@ def test_the_pictures_of_a_sweep_get_the_numbers_of_the_sweep(tiny_plan, tiny_sc
     with pytest.raises(results.ProtocolError, match="chunk: 4, empty"):
         results.check_protocol(both)
 
-    # what nobody told us is empty, and the row says that it is not ours
+    # unknown columns are empty, and the fingerprint marks the pictures as made elsewhere
     assert row["fingerprint"].startswith("images-")
     unknown = [
         "ablations", "tokenizer", "generator", "images_seen", "seed", "tokenizer_seed", "sampling_seed", "chunk",
@@ -134,7 +134,7 @@ def test_a_folder_against_a_folder_by_an_imagenet_judge(theirs, tmp_path, capsys
     again = scored(tmp_path, tmp_path / "array.npz", "--reference", loose, "--judge", "efficientnet_lite2@32")
     assert again["run"].tolist() == ["array"]
     assert again["gfid"].tolist() == pytest.approx([row["gfid"]], rel=1e-6)
-    assert "looks at 12 pictures and 18 of the reference" in capsys.readouterr().out
+    assert "efficientnet_lite2: comparing 12 pictures with 18 of the reference" in capsys.readouterr().out
 
 
 def test_who_judges_when_nobody_says(theirs, tmp_path, monkeypatch):
@@ -209,7 +209,7 @@ def test_bad_input_is_one_line(theirs, virtual, tmp_path, capsys, monkeypatch):
     for arguments, message in (
         ([tmp_path / "empty", *lite], "holds no pictures"),
         ([tmp_path / "nowhere", *lite], "nowhere does not exist"),
-        ([tmp_path / "lossy", *lite], "is a JPEG: its artefacts move a Frechet distance"),
+        ([tmp_path / "lossy", *lite], "is a JPEG: its artefacts change a Frechet distance"),
         ([tmp_path / "torn.npz", *lite], "torn.npz cannot be read as an .npz"),
         ([tmp_path / "few", "--reference", theirs, *lite], "too few pictures to be scored: 3; at least 4"),
         ([theirs, "--reference", tmp_path / "few", *lite], "too few pictures to be compared with: 3"),

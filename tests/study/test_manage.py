@@ -1,4 +1,4 @@
-"""What was started, seen and changed from a later process; on a real Slurm: tests/slurm."""
+"""Launched sweeps, shown and changed from a later process. Tests on a real Slurm are in tests/slurm."""
 
 import dataclasses
 from pathlib import Path
@@ -18,11 +18,11 @@ from study.submit.options import Sweep
 
 @pytest.fixture
 def started(tiny_plan, tmp_path, monkeypatch):
-    """A sweep of a study called 'birds' whose tokenizer is done and whose generator is not; it is not planned again."""
+    """A launched sweep of a study 'birds' whose tokenizer is done and whose generator is not; never planned again."""
     plan = dataclasses.replace(tiny_plan(), study="birds")
     options = Sweep(study="birds", out=tmp_path)
     note_sweep(options, plan, starts=True)
-    monkeypatch.setattr("study.submit.launches.prepare", lambda asked: plan)
+    monkeypatch.setattr("study.submit.launches.prepare", lambda options: plan)
     for stage in plan.jobs[0].stages:
         run_stage(stage)
     return plan
@@ -30,18 +30,18 @@ def started(tiny_plan, tmp_path, monkeypatch):
 
 def shown(capsys, *arguments):
     code = manage.main(list(arguments))
-    said = capsys.readouterr()
-    return code, said.out + said.err
+    output = capsys.readouterr()
+    return code, output.out + output.err
 
 
 def states(plan):
     return [state.state for state in manage.states_of(plan)]
 
 
-def test_places_are_the_same_from_another_folder(started, tmp_path, monkeypatch):
+def test_paths_stay_the_same_from_another_folder(started, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    places = {"out": Path("here"), "cluster": Path("it.toml"), "data": "pictures"}
-    note_sweep(Sweep(study="birds", **places), started, starts=True)
+    paths = {"out": Path("here"), "cluster": Path("it.toml"), "data": "pictures"}
+    note_sweep(Sweep(study="birds", **paths), started, starts=True)
     ((options, _),) = launched_plans("birds")
     assert (options.out, options.cluster, options.data) == (
         tmp_path / "here", tmp_path / "it.toml", str(tmp_path / "pictures"),
@@ -54,10 +54,10 @@ def test_the_options_of_a_sweep_come_back_from_its_note(started, tmp_path):
     ((options, plan),) = launched_plans("birds")
     assert options == Sweep(study="birds", out=tmp_path)
     assert plan is started
-    assert launched_plans("")[0][1] is started  # the last one
+    assert launched_plans("")[0][1] is started  # the study started last
 
 
-def test_status_tells_records_from_failures_marks_and_processes(started, capsys):
+def test_status_reads_records_failures_interruptions_and_processes(started, capsys):
     generator = started.jobs[1]
     fit = generator.stages[0]
     assert states(started) == ["done", "pending"]
@@ -65,7 +65,7 @@ def test_status_tells_records_from_failures_marks_and_processes(started, capsys)
     write_json(fit.folder / INTERRUPTED, {"reason": "asked"})
     assert states(started) == ["done", "interrupted"]
     write_json(job_folder(generator.name) / "submission.json", this_process())
-    assert states(started) == ["done", "running"]  # it starts up: its lease is still to come
+    assert states(started) == ["done", "running"]  # it is starting and has no lease yet
     (job_folder(generator.name) / "submission.json").unlink()
     (fit.folder / INTERRUPTED).unlink()
     note_failure(fit, "diverged", "diverged at step 3")
@@ -83,7 +83,7 @@ def test_a_study_that_was_not_started_is_named_with_the_nearest(started, capsys)
     )
 
 
-def test_a_study_is_named_in_its_place_or_by_the_option(started, capsys):
+def test_a_study_is_named_by_argument_or_option(started, capsys):
     expected = shown(capsys, "status", "birds")
     assert expected[0] == 0 and "birds: 1 done, 1 pending" in expected[1]
     assert shown(capsys, "status", "--study", "birds") == expected
@@ -93,7 +93,7 @@ def test_a_study_is_named_in_its_place_or_by_the_option(started, capsys):
     for command in ("status", "watch", "retry", "cancel"):
         line = f"study.sweep {command}: two studies were named, 'birds' and --study 'cats': give one of them\n"
         assert shown(capsys, command, "birds", "--study", "cats") == (2, line)
-    for named in (["birds"], ["--study", "birds"]):  # it would be taken for what is cleaned
+    for named in (["birds"], ["--study", "birds"]):  # clean concerns all studies
         with pytest.raises(SystemExit) as refused:
             shown(capsys, "clean", *named, "--yes")
         assert refused.value.code == 2
@@ -118,7 +118,7 @@ def test_cancel_and_clean_ask_first(started, capsys, tmp_path):
     (other / "tokenizer.safetensors").write_bytes(b"x" * 100)
     write_json(other / "record.json", {"fingerprint": "0" * 16, "stage": "fit_tokenizer"})
     kept = started.jobs[0].stages[0].folder / "tokenizer.safetensors"
-    assert shown(capsys, "clean", "--out", str(tmp_path))[0] == 2  # nobody to ask
+    assert shown(capsys, "clean", "--out", str(tmp_path))[0] == 2  # no terminal to confirm on
     assert other.exists()
     code, text = shown(capsys, "clean", "--out", str(tmp_path), "--yes")
     assert code == 0
@@ -126,7 +126,7 @@ def test_cancel_and_clean_ask_first(started, capsys, tmp_path):
     assert [path.name for path in other.iterdir()] == ["record.json"]
     assert read_json(other / "record.json")
     assert kept.exists()
-    assert shown(capsys, "clean", "--out", str(tmp_path)) == (0, "everything is referred to\n")
+    assert shown(capsys, "clean", "--out", str(tmp_path)) == (0, "nothing to delete: everything is referred to\n")
 
 
 def test_clean_keeps_what_a_table_refers_to_when_the_sweep_is_forgotten(started, tiny_plan, tiny_scale, tmp_path):

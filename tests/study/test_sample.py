@@ -1,4 +1,4 @@
-"""Sheets from a finished run: the sweep's own samples where nothing is changed, one line for what is not at hand."""
+"""Sheets from a finished run: the sweep's own samples if no option is changed, and one line for what is missing."""
 
 import dataclasses
 import json
@@ -23,7 +23,7 @@ from study.submit.jobs import run_stage
 
 @pytest.fixture
 def fitted(tiny_plan, tmp_path, monkeypatch):
-    """A plan whose generator is trained and whose rows are listed; it was judged by nobody yet."""
+    """A plan whose generator is trained and whose rows are in the table, but which has not been judged."""
     monkeypatch.setattr(compute, "resolve", lambda: COMPUTE)
     scale = dataclasses.replace(tiny_plan().scale, judges=(("classifier", 0),))
     plan = dataclasses.replace(tiny_plan(scale), study="desk")
@@ -103,8 +103,8 @@ def test_bad_input_is_one_line(fitted, tmp_path, capsys):
     results.write(results.merge(results.load(table), results.from_records([foreign])), table)
     for arguments, message in (
         ({"run": "f4d4 + LightningDiT-XS/2"}, f"in study 'desk'; nearest: {RUN}"),
-        ({"run": "f4d4"}, f"'f4d4' is a tokenizer, which draws nothing; generators: {RUN}"),
-        ({"run": "theirs"}, "'theirs' was made elsewhere: there is only its score"),
+        ({"run": "f4d4"}, f"'f4d4' is a tokenizer, not a generator; generators: {RUN}"),
+        ({"run": "theirs"}, "'theirs' was made elsewhere: only its score is here"),
         (["--study", "dekc"], "no study 'dekc'"),
         (["--classes", "0,3"], "numbers from 0 to 2, got '3'; they are 0 class0, 1 class1, 2 class2"),
         (["--classes", "cat"], "got 'cat'"),
@@ -129,7 +129,7 @@ def test_a_name_of_two_runs_needs_a_fingerprint(fitted, tmp_path, capsys):
     own = fitted.jobs[1].stages[0].fingerprint
     assert f"names 2 runs: give a fingerprint, {min(own, '0' * 16)}" in refused(capsys, tmp_path)
     assert draw(tmp_path, "--each", 1, run=own).shape == (1, 3, 16, 16, 3)
-    assert "is not at hand: no finished fit_generator in" in refused(capsys, tmp_path, run="0" * 16)
+    assert "its stages are not available here: no finished fit_generator in" in refused(capsys, tmp_path, run="0" * 16)
 
 
 def test_statistics_of_other_latents_are_refused(fitted, tmp_path, capsys):
@@ -146,7 +146,7 @@ def test_a_run_whose_folders_are_elsewhere_says_so(fitted, tmp_path, capsys, mon
     assert f"no finished encode in {latents.folder}" in refused(capsys, tmp_path)
     monkeypatch.setenv("STUDY_ROOT", str(tmp_path / "another"))
     line = refused(capsys, tmp_path)
-    assert "is in the table of desk, but what it was made of is not at hand: no finished fit_generator in" in line
+    assert "is in the table of desk, but its stages are not available here: no finished fit_generator in" in line
     assert f"Set STUDY_ROOT (now {tmp_path / 'another'}) to where it was trained" in line
 
 
@@ -160,7 +160,7 @@ def test_a_stage_is_read_back_from_its_record(fitted):
     record = read_json(folder / "record.json")
     for change in ({"seed": 5}, {"learning_rate": 1.0}):
         write_json(folder / "record.json", {**record, "spec": {**record["spec"], **change}})
-        with pytest.raises(ValueError, match="was written by other code"):
+        with pytest.raises(ValueError, match="was written by another version of the code"):
             stage_from_record("fit_generator", folder.name)
 
 

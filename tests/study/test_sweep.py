@@ -1,4 +1,4 @@
-"""The command: bad input is one line, whole sweeps end with a table and figures, and nothing runs twice."""
+"""The command study.sweep: user errors are one line, sweeps end with a table and figures, and nothing runs twice."""
 
 import os
 import pkgutil
@@ -116,7 +116,7 @@ def test_a_sweep_over_guidance_ends_with_none_and_best_and_its_figure(pictures, 
     drawn = table[table["kind"] == "generator"]
     assert set(drawn["state"]) == {"done"} and len(drawn) == 2 * 2
     left = [line.split(":")[0].strip() for line in done.stdout.splitlines() if "not drawn" in line]
-    # so few latents tell nothing of how they lie
+    # too few latents for their distribution
     assert left == ["figure uniformity not drawn", "figure latent_maps not drawn"]
     assert (tmp_path / "figures" / "swept" / "guidance.png").stat().st_size > 100
 
@@ -158,8 +158,8 @@ def test_every_ablation_that_the_scale_can_ask_runs_and_their_tables_are_one(pic
     assert {path.stem for path in folder.glob("*.png")} >= {"scaling", "ladder", "foundation_models", "vf_loss"}
 
 
-# The paper's scale with everything that costs made small and the desk's pretrained networks in place of the large ones;
-# every part of its path is on: attention, discriminator, perceptual term, VF loss, mirrored latents, dopri5
+# The paper's scale with small budgets and networks, and the pretrained networks of the desk scale. Every component is
+# in use: attention, discriminator, perceptual term, VF loss, mirrored latents, dopri5
 SHRUNK = {
     "device": "cpu", "latent_channels": "4", "foundation_models": "lite0", "generators": "LightningDiT-XXS/1",
     "judges": "('efficientnet_lite2', 64),", "autoencoder.ch": 8, "autoencoder.norm_groups": 8,
@@ -173,7 +173,7 @@ SHRUNK = {
 
 
 @pytest.mark.slow
-def test_the_papers_scale_runs_its_whole_path_when_it_is_shrunk(pictures, tmp_path, study_root):
+def test_the_papers_scale_runs_with_all_components_when_it_is_shrunk(pictures, tmp_path, study_root):
     settings = [part for name, value in SHRUNK.items() for part in ("--set", f"{name}={value}")]
     command = ["--scale", "imagenet256", "--data", pictures, "--resolution", 64, "--study", "shrunk", *settings]
     done = sweep(*command, "--out", tmp_path)
@@ -196,7 +196,7 @@ def wait_for(condition, seconds=60):
 
 
 def training(study_root):
-    """Lease of a tokenizer that is training, or None."""
+    """Folder and lease of a tokenizer that is training, or None."""
     for path in study_root.glob("stages/fit_tokenizer/*/lease.json"):
         lease = read_json(path)
         if lease and lease["progress"].get("done"):
@@ -214,7 +214,7 @@ def test_a_job_whose_sweep_was_killed_is_adopted_and_no_second_writer_starts(pic
     folder, lease = wait_for(lambda: training(study_root))
     first.send_signal(signal.SIGKILL)
     first.wait()
-    assert os.path.exists(f"/proc/{lease['pid']}")  # the job itself lives on
+    assert os.path.exists(f"/proc/{lease['pid']}")  # the job itself is still running
     second = start(*arguments)
     holders = set()
 
@@ -311,7 +311,7 @@ def test_a_sweep_that_is_interrupted_saves_and_says_how_to_go_on(pictures, tmp_p
     first.send_signal(signal.SIGINT)
     output, _ = first.communicate(timeout=60)
     assert first.returncode == 130
-    assert "run the same command again to go on" in output
+    assert "run the same command again to continue" in output
     assert not os.path.exists(f"/proc/{lease['pid']}")
     assert list(folder.glob("checkpoint-*"))
     assert not (folder / "failure.json").exists()

@@ -1,4 +1,4 @@
-"""The mirror in TensorBoard's files: what its own reader finds there is what the harness wrote."""
+"""TensorBoard event files: TensorBoard's own reader finds in them what the harness wrote."""
 
 import dataclasses
 import re

@@ -1,4 +1,4 @@
-"""No random weights ever judge, align or weigh: every door to a number asks for the file of its weights."""
+"""No number comes from random weights: judges, losses and alignment all require their weight files."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def first(plan, kind):
 
 
 def refused(stage, message):
-    """The stage fails with this one line and has no record, from which alone rows are made."""
+    """The stage fails with this one line and has no record, so there is no row in a table."""
     with pytest.raises(ValueError, match=message) as error:
         run_stage(stage)
     assert "\n" not in str(error.value)
@@ -57,32 +57,32 @@ def vgg_in(folder):
 def test_a_tokenizer_is_not_aligned_without_the_foundation_model(
     name, folder, tiny_plan, tiny_scale, no_step, monkeypatch
 ):
-    made = timm.create_model
+    original = timm.create_model
 
     def unfilled(*arguments, **options):
-        with torch.device("meta"):  # no time goes into weights that must not be used
-            return made(*arguments, **options)
+        with torch.device("meta"):  # initialises no weights, to save time
+            return original(*arguments, **options)
 
     monkeypatch.setattr(timm, "create_model", unfilled)
     stage = first(tiny_plan(dataclasses.replace(tiny_scale, foundation_models=(name,))), "fit_tokenizer")
     assert stage.spec.foundation
     file = weight_files.FILES[name].file
-    refused(stage, f"'{name}' needs {file} .*python -m study.prefetch brings it")
-    save_file({"blocks.0.norm1.weight": torch.ones(1024)}, folder / file)  # its hash is known to nobody, its shapes are
+    refused(stage, f"'{name}' needs {file} .*python -m study.prefetch downloads it")
+    save_file({"blocks.0.norm1.weight": torch.ones(1024)}, folder / file)  # no hash is published; its shapes are known
     refused(stage, f"{file} does not fit timm's {TRANSFORMERS[name].timm_name}")
 
 
-def test_a_tokenizer_is_not_aligned_when_the_features_are_not_kept_and_the_model_went_away(
+def test_a_tokenizer_is_not_aligned_when_features_are_not_cached_and_the_model_is_missing(
     folder, tiny_plan, tiny_scale, no_step, monkeypatch
 ):
-    """Statistics of the features are kept, so that the model is first needed by a batch."""
+    """Statistics of the features are cached, so the model is first needed by a batch."""
     from models import foundation
 
-    made = foundation.foundation_model
+    original = foundation.foundation_model
     monkeypatch.setattr("study.train.foundation_features.CACHE_GIB", 0.0)
-    with monkeypatch.context() as patch:  # a model that is here: lite0 under another name
-        patch.setattr("study.train.foundation_features.foundation_model", lambda name, **_: made("lite0"))
-        patch.setattr("study.train.foundation_features.require", lambda name: None)
+    with monkeypatch.context() as patch:  # an available model: lite0 under another name
+        patch.setattr("study.train.foundation_features.foundation_model", lambda name, **_: original("lite0"))
+        patch.setattr("study.train.foundation_features.require_weights", lambda name: None)
         stage = first(tiny_plan(dataclasses.replace(tiny_scale, foundation_models=("mae",))), "fit_tokenizer")
         fit_tokenizer.build(stage.spec)
     refused(stage, "'mae' needs .*study.prefetch")
@@ -95,7 +95,7 @@ def test_a_tokenizer_is_not_trained_without_its_perceptual_net(folder, tiny_plan
     refused(stage, r"'vgg' \(LPIPS\) needs vgg16-397923af\.pth .*study\.prefetch")
     vgg_in(folder)  # the right layout with random weights
     refused(stage, r"vgg16-397923af\.pth is damaged: its SHA-256 starts with .*, expected 397923af; .*study\.prefetch")
-    assert not list(folder.parent.rglob("features.npy"))  # nor were features made first, which takes hours
+    assert not list(folder.parent.rglob("features.npy"))  # nor were features computed first, which takes hours
 
 
 @pytest.mark.parametrize("missing", ["vgg", "inception"])
@@ -119,13 +119,13 @@ def test_reconstructions_and_samples_are_not_judged_without_the_judge(missing, f
 def test_judges_and_references_ask_for_their_weights(folder):
     spec = judge_spec("inception", 0, None)
     pixels = torch.zeros(4, 3, 32, 32, dtype=torch.uint8).numpy()
-    for door in (
+    for build in (
         lambda: build_judge(spec, None),
         lambda: pictures_reference(spec, pixels, "a"),
         lambda: perceptual_net("vgg", 64),
     ):
         with pytest.raises(ValueError, match=r"needs .*study\.prefetch"):
-            door()
+            build()
     with pytest.raises(ValueError, match="lite0, lite2"):
         perceptual_net("lite9", 64)
 
@@ -138,13 +138,13 @@ def test_a_wrong_place_for_weights_is_named(kind, tmp_path, monkeypatch):
         place.write_bytes(b"")
     elif kind == "a folder in its place":
         (place / weight_files.FILES["vgg"].file).mkdir(parents=True)
-    with pytest.raises(ValueError, match=rf"STUDY_WEIGHTS \({place}\): python -m study\.prefetch brings it"):
+    with pytest.raises(ValueError, match=rf"STUDY_WEIGHTS \({place}\): python -m study\.prefetch downloads it"):
         weight_files.require_weights("vgg")
 
 
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_file_cut_in_half_is_named(zipped, folder, monkeypatch):
-    """By its hash where somebody states one, else when it is read."""
+    """By its hash if one is published, else when it is read."""
     path = folder / weight_files.FILES["vgg"].file
     torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, path, _use_new_zipfile_serialization=zipped)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

@@ -1,3 +1,3 @@
-"""The report of a study: results/<study>/report.html, one page that needs nothing else to be read."""
+"""The HTML report of a study: results/<study>/report.html, a single self-contained page."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pictures inside the page, as data: figures with fewer colours, the first samples of a sheet at native size."""
+"""Images embedded in the page: figures with fewer colours, the first samples of a sheet at native size."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from PIL import Image, UnidentifiedImageError
 
 COLUMNS = 8  # pictures in a row of a sheet
-SIDE = 64  # pixels: larger samples are shown at this size
-COLOURS = 256  # of a figure: a third of its bytes, and no difference to the eye
+SIDE = 64  # pixels: larger samples are reduced to this size
+COLOURS = 256  # of a figure: a third of the bytes without a visible difference
 
 
 class Unreadable(ValueError):
-    """A picture is not there, or is none; the message says which."""
+    """A picture is missing or cannot be read; the message says which."""
 
 
 def figure(path: Path, alt: str) -> str:
@@ -29,15 +29,15 @@ def figure(path: Path, alt: str) -> str:
 
 
 def strip(sheets: Path, name: str, alt: str) -> str:
-    """The first row of a picture sheet as an `<img>`: lossless, or a reduced JPEG where pictures are large.
+    """The first row of a picture sheet as an `<img>`: lossless, or a reduced JPEG if the pictures are large.
 
     Args:
-        sheets: folder that holds sheets.
-        name: a file of that folder, eight square pictures wide.
+        sheets: folder of the sheets.
+        name: a file in that folder, eight square pictures wide.
         alt: already escaped.
 
     Raises:
-        Unreadable: the name leaves the folder, the sheet is not there or damaged.
+        Unreadable: the name is not a plain file name, or the sheet is missing or damaged.
     """
     if Path(name).name != name:
         raise Unreadable("a sheet is named by its file name alone")

@@ -1,4 +1,4 @@
-"""Write a study's report from its table, its figures and its picture sheets; the same of these give the same bytes."""
+"""Write a study's report from its table, figures and picture sheets; the same inputs give the same bytes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from study.report.html import images, tables
 from study.report.html.skeleton import SKELETON
 
 NAME = "report.html"
-HEADLINES = ("frontier", "dilemma")  # figures that stand first, the first that there is
+HEADLINES = ("frontier", "dilemma")  # candidates for the headline figure; the first that exists is shown
 SIGNS = {"holds": "✓", "fails": "✗", "undecided": "?", "not measured": "–"}
 
 
@@ -30,9 +30,9 @@ def write_page(study: Path, drawn: Path, not_drawn: Mapping[str, str] | None = N
     """Write `study`/report.html and return its path.
 
     Args:
-        study: results/<study>, with table.csv and, in so far as they are there, sheets/.
-        drawn: folder of the figures as PNG, beside each its CSV and PDF.
-        not_drawn: why a figure is not there, by its name.
+        study: results/<study>, with table.csv and, if there are any, sheets/.
+        drawn: folder of the figures as PNG, each with its CSV and PDF.
+        not_drawn: figure name: why it was not drawn.
 
     Raises:
         ValueError: the table cannot be read.
@@ -47,17 +47,17 @@ def write_page(study: Path, drawn: Path, not_drawn: Mapping[str, str] | None = N
 def page(study: Path, drawn: Path, not_drawn: Mapping[str, str]) -> str:
     """The page as text; see `write_page`."""
     table = load(study / "table.csv")
-    trials = of_searches(table)  # so many, and so alike, that their figures say more
+    trials = of_searches(table)  # not listed: they are many and alike, and shown in their own figures
     n_trials, table = int(trials.sum()), table[~trials]
-    found = _figures(drawn)
-    headline = next((name for name in HEADLINES if name in found), next(iter(found), ""))
-    others = [name for name in found if name != headline]
-    shown = {name: _figure(path, name, study.name) for name, path in found.items()}
-    rest = "".join(shown[name] for name in others)
+    paths = _figures(drawn)
+    headline = next((name for name in HEADLINES if name in paths), next(iter(paths), ""))
+    others = [name for name in paths if name != headline]
+    blocks = {name: _figure(path, name, study.name) for name, path in paths.items()}
+    rest = "".join(blocks[name] for name in others)
     absent = [f"{escape(name)}: {escape(reason)}" for name, reason in not_drawn.items()]
     digest = hashlib.sha256((study / "table.csv").read_bytes()).hexdigest()
-    parts = {  # anchor: heading, content
-        "headline": ("Headline", shown.get(headline, "<p>No figure has been drawn.</p>")),
+    sections = {  # anchor: heading, content
+        "headline": ("Headline", blocks.get(headline, "<p>No figure has been drawn.</p>")),
         "claims": ("The paper's claims", _claims(table)),
         "runs": ("Runs", _missing(table) + tables.runs(table) + _trials(n_trials, study.name)),
         "figures": ("Figures", (f'<div class="figures">{rest}</div>' if rest else "") + _list("Not drawn", absent)),
@@ -70,27 +70,27 @@ def page(study: Path, drawn: Path, not_drawn: Mapping[str, str]) -> str:
         ),
         "cost": ("Cost", tables.cost(table)),
     }
-    parts = {anchor: part for anchor, part in parts.items() if part[1]}
+    sections = {anchor: section for anchor, section in sections.items() if section[1]}
     return SKELETON.substitute(
         title=f"Study {escape(study.name)}",
         head=_head(table),
-        links="\n".join(f'<li><a href="#{anchor}">{title}</a></li>' for anchor, (title, _) in parts.items()),
+        links="\n".join(f'<li><a href="#{anchor}">{title}</a></li>' for anchor, (title, _) in sections.items()),
         body="\n".join(
             f'<section id="{anchor}" aria-labelledby="{anchor}-title">\n<h2 id="{anchor}-title">{title}</h2>\n'
             f"{content}\n</section>"
-            for anchor, (title, content) in parts.items()
+            for anchor, (title, content) in sections.items()
         ),
     )
 
 
 def _head(table: pd.DataFrame) -> str:
-    """What was asked of what, and how far it is."""
-    asked = sorted({name for cell in table["ablations"] for name in cell.split()})
+    """The head of the page: ablations, data, scale, and how many rows have which state."""
+    ablations = sorted({name for cell in table["ablations"] for name in cell.split()})
     sizes = sorted(set(table["resolution"].dropna()))
     data = [wording.DATA.get(name, name) for name in sorted(set(table["data"]) - {""})]
     scales = sorted(set(table["scale"]) - {""})
     facts = [
-        f"Ablation{'s' * (len(asked) > 1)} {', '.join(asked)}" if asked else "",
+        f"Ablation{'s' * (len(ablations) > 1)} {', '.join(ablations)}" if ablations else "",
         " and ".join(data) + (f" at {' and '.join(map(str, sizes))} px" if data and sizes else ""),
         f"scale {', '.join(scales)}" if scales else "",
     ]
@@ -107,28 +107,28 @@ def _head(table: pd.DataFrame) -> str:
 
 
 def _figures(drawn: Path) -> dict[str, Path]:
-    """Every PNG under a folder by its place there: figures of the house in their order, then others by name."""
-    found = {path.relative_to(drawn).with_suffix("").as_posix(): path for path in drawn.rglob("*.png")}
-    house = {name: place for place, name in enumerate(figures.FIGURES)}
-    return {name: found[name] for name in sorted(found, key=lambda name: (house.get(name, len(house)), name))}
+    """Every PNG under a folder by its path without suffix: figures of FIGURES in their order, then others by name."""
+    paths = {path.relative_to(drawn).with_suffix("").as_posix(): path for path in drawn.rglob("*.png")}
+    order = {name: position for position, name in enumerate(figures.FIGURES)}
+    return {name: paths[name] for name in sorted(paths, key=lambda name: (order.get(name, len(order)), name))}
 
 
 def _figure(path: Path, name: str, study: str) -> str:
-    about = escape(_about(path.stem))
-    files = [one for one in (path, path.with_suffix(".pdf"), path.with_suffix(".csv")) if one.exists()]
-    place = escape(f"figures/{study}/{name}")
-    named = ", ".join(f"<code>{place if n == 0 else ''}{one.suffix}</code>" for n, one in enumerate(files))
+    caption = escape(_caption(path.stem))
+    files = [file for file in (path, path.with_suffix(".pdf"), path.with_suffix(".csv")) if file.exists()]
+    stem = escape(f"figures/{study}/{name}")
+    file_names = ", ".join(f"<code>{stem if n == 0 else ''}{file.suffix}</code>" for n, file in enumerate(files))
     try:
-        image = f'<div class="card">{images.figure(path, f"{escape(name)}: {about}")}</div>'
+        image = f'<div class="card">{images.figure(path, f"{escape(name)}: {caption}")}</div>'
     except images.Unreadable as error:
         image = f"<p>{escape(str(error))}.</p>"
     anchor = escape(f"figure-{name}").replace(" ", "-")
-    return f'<figure id="{anchor}">{image}<figcaption>{about} Files: {named}.</figcaption></figure>\n'
+    return f'<figure id="{anchor}">{image}<figcaption>{caption} Files: {file_names}.</figcaption></figure>\n'
 
 
-def _about(stem: str) -> str:
-    """A figure's caption: the first sentence of its module, or its name where it has none of its own."""
-    module = stem.partition("-")[0]  # search-sampling: of one space
+def _caption(stem: str) -> str:
+    """A figure's caption: the first paragraph of its module's docstring, or the figure's name if it has no module."""
+    module = stem.partition("-")[0]  # search-sampling is drawn by search
     if module.isidentifier() and find_spec(f"figures.{module}"):
         words = (import_module(f"figures.{module}").__doc__ or "").split("\n\n")[0]
         return " ".join(words.split())
@@ -142,11 +142,11 @@ def _list(title: str, lines: Sequence[str]) -> str:
 
 
 def _trials(count: int, study: str) -> str:
-    """Where the rows are that searches alone asked for."""
+    """A sentence on where to find the rows that belong only to searches."""
     if not count:
         return ""
-    place = f"<code>results/{escape(study)}/search/</code>"
-    return f"<p class='small quiet'>{count} rows of searches are in the table alone; of trials see {place}.</p>\n"
+    folder = f"<code>results/{escape(study)}/search/</code>"
+    return f"<p class='small quiet'>{count} rows of searches are in the table alone; of trials see {folder}.</p>\n"
 
 
 def _missing(table: pd.DataFrame) -> str:
@@ -158,11 +158,11 @@ def _claims(table: pd.DataFrame) -> str:
         judged = judge_claims(table)
     except ValueError as error:
         return f"<p>Not judged: {escape(str(error))}.</p>"
-    measured = [one for one in judged if one.places]
+    measured = [claim for claim in judged if claim.places]
     unmeasured: dict[str, list[str]] = {}
-    for one in judged:
-        if not one.places:
-            unmeasured.setdefault(escape(one.claim.where.split(",")[0]), []).append(escape(one.claim.text))
+    for claim in judged:
+        if not claim.places:
+            unmeasured.setdefault(escape(claim.claim.where.split(",")[0]), []).append(escape(claim.claim.text))
     left = _list("Not measured here", [f"{where}: {'; '.join(texts)}." for where, texts in unmeasured.items()])
     if not measured:
         return f"<p>No claim can be judged by what has been measured.</p>\n{left}"
@@ -175,13 +175,13 @@ def _claims(table: pd.DataFrame) -> str:
     )
 
 
-def _claim(one: Judged) -> str:
-    numbers = "".join(f"<p>{escape(line)}</p>" for line in one.numbers())
-    sign = f'<span aria-hidden="true">{SIGNS[one.verdict]}</span> {one.verdict}'
+def _claim(judged: Judged) -> str:
+    numbers = "".join(f"<p>{escape(line)}</p>" for line in judged.numbers())
+    sign = f'<span aria-hidden="true">{SIGNS[judged.verdict]}</span> {judged.verdict}'
     return (
-        f'<tr><td class="verdict {one.verdict.split()[0]}">{sign}</td>'
-        f'<td class="text">{escape(one.claim.text)} <span class="quiet">({escape(one.claim.where)})</span></td>'
-        f'<td class="numbers">{numbers}</td><td>{one.repeats}</td></tr>'
+        f'<tr><td class="verdict {judged.verdict.split()[0]}">{sign}</td>'
+        f'<td class="text">{escape(judged.claim.text)} <span class="quiet">({escape(judged.claim.where)})</span></td>'
+        f'<td class="numbers">{numbers}</td><td>{judged.repeats}</td></tr>'
     )
 
 
@@ -201,8 +201,8 @@ def _samples(table: pd.DataFrame, sheets: Path) -> str:
     by_generator: dict[str, dict[tuple[str, str], list[str]]] = {}
     for place in tables.places(drawn, "generator"):
         first = next(iter(place.values()))
-        what = [f"{name} {first[name]}" for name in differs if first[name] is not None]
-        mark = ", ".join(filter(None, [wording.count(first["images_seen"] or 0), *map(tables.words, what)]))
+        settings = [f"{name} {first[name]}" for name in differs if first[name] is not None]
+        mark = ", ".join(filter(None, [wording.count(first["images_seen"] or 0), *map(tables.words, settings)]))
         scores = " · ".join(wording.value(place[judge]["gfid"]) for judge in judges if judge in place)
         try:
             image = images.strip(sheets, first["sheet"], escape(f"samples of {first['run']} after {mark} images"))
@@ -211,15 +211,15 @@ def _samples(table: pd.DataFrame, sheets: Path) -> str:
         strip = f'<div class="strip"><span class="mark">{escape(mark)}</span>{image}<span>{scores}</span></div>'
         group = by_generator.setdefault(first["generator"], {})
         group.setdefault((first["run"], first["fingerprint"]), []).append(strip)
-    parts = []
-    for generator, strips in by_generator.items():
+    blocks = []
+    for generator, by_run in by_generator.items():
         cards = "\n".join(
-            f'<figure class="samples"><figcaption>{escape(run)}</figcaption>{"".join(found)}</figure>'
-            for (run, _), found in strips.items()
+            f'<figure class="samples"><figcaption>{escape(run)}</figcaption>{"".join(strips)}</figure>'
+            for (run, _), strips in by_run.items()
         )
-        parts.append(f'<h3>{escape(generator)}</h3>\n<div class="runs-of-samples">{cards}</div>')
-    said = escape(" · ".join(wording.judge(judge.extractor, judge.size) for judge in judges))
+        blocks.append(f'<h3>{escape(generator)}</h3>\n<div class="runs-of-samples">{cards}</div>')
+    names = escape(" · ".join(wording.judge(judge.extractor, judge.size) for judge in judges))
     return (
-        f"<p>The first {images.COLUMNS} samples of each run: left, images seen in training; right, gFID by {said}. "
-        "Samples in one column have the same label, and within a run start from the same noise.</p>" + "\n".join(parts)
+        f"<p>The first {images.COLUMNS} samples of each run: left, images seen in training; right, gFID by {names}. "
+        "Samples in one column have the same label, and within a run start from the same noise.</p>" + "\n".join(blocks)
     )

@@ -1,4 +1,4 @@
-"""Skeleton, stylesheet and script of the page. They are Python, so that a copy of the code for a cluster has them."""
+"""Skeleton, stylesheet and script of the page, as Python strings, so that a code snapshot for a cluster has them."""
 
 from __future__ import annotations
 
@@ -213,7 +213,7 @@ def _hash(text: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
-# The browser itself then refuses any request and any script but ours, whatever a label holds.
+# With this policy the browser blocks every request and every script except ours, whatever text a label holds.
 POLICY = f"default-src 'none'; img-src data:; style-src {_hash(STYLE)}; script-src {_hash(SCRIPT)}; base-uri 'none'"
 
 SKELETON = Template(f"""<!DOCTYPE html>

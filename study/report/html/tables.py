@@ -1,4 +1,4 @@
-"""Tables of the page: runs, protocol, provenance, cost. Everything that comes from the results table is escaped."""
+"""Tables of the page: runs, protocol, provenance, cost. All text from the results table is escaped."""
 
 from __future__ import annotations
 
@@ -15,63 +15,63 @@ from results.schema import COLUMNS, KINDS, PROTOCOL, PROVENANCE, TYPES
 from study.report.amounts import duration, short_count
 
 JUDGED = ("rfid", "gfid", "sfid", "ifid", "kid", "precision", "recall", "inception_score")  # a number per judge
-OWN = ("psnr", "ssim", "perceptual", "density_cv", "gini", "normalized_entropy", "effective_rank")
+WITHOUT_JUDGE = ("psnr", "ssim", "perceptual", "density_cv", "gini", "normalized_entropy", "effective_rank")
 OF_JUDGE = ("extractor", "extractor_size", "reference", "reference_hash", "comparable", "protocol")
-COUNTED = ("rfid", "gfid", "sfid", "ifid", "kid")  # move with the number of samples
+COUNTED = ("rfid", "gfid", "sfid", "ifid", "kid")  # depend on the number of samples
 HIGHER = ("psnr", "ssim", "precision", "recall", "inception_score", "normalized_entropy", "effective_rank")
 NEUTRAL = ("effective_rank",)
 NAMES = {"rfid": "rFID", "gfid": "gFID", "sfid": "sFID", "ifid": "iFID", "kid": "KID", "psnr": "PSNR, dB"} | {
     "ssim": "SSIM", "density_cv": "density CV", "inception_score": "IS", "images_seen": "images seen",
 }  # fmt: skip
-WHOLE = 54  # characters
+WHOLE = 54  # characters: longer names of runs are broken into lines
 MEANING = {column.name: column.meaning for column in COLUMNS}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Column:
-    """A column of an HTML table: what its button says, its group above, and each row's cell."""
+    """A column of an HTML table: the title on its button, the group heading above it, and a cell for each row."""
 
     title: str
     group: str = ""
     numeric: bool = True
     cells: Sequence[str]  # <td> or <th>, escaped
-    said: str = ""  # for a screen reader, where title and group do not suffice
+    spoken: str = ""  # for a screen reader, if title and group are not enough
 
 
 def words(name: str) -> str:
-    """A column of the results table as people say it."""
+    """The readable name of a column of the results table."""
     return NAMES.get(name, name.replace("_", " "))
 
 
 def ordered(table: pd.DataFrame) -> pd.DataFrame:
-    """Narrow latents first, plain ones before aligned, small generators before large, then as trained."""
+    """Sort rows: narrow latents first, plain before aligned, small generators before large, then by images seen."""
     aligned = table["foundation_model"] != "none"
     by = ["latent_channels", "aligned", "tokenizer", "parameters", "generator", "tokenizer_seed", "seed", "run"]
     return table.assign(aligned=aligned).sort_values([*by, "fingerprint", "images_seen", *PROTOCOL], kind="stable")
 
 
 def varied(rows_: pd.DataFrame) -> list[str]:
-    """What these rows of one kind differ in, of the protocol but for judges and what they compare with."""
+    """The protocol columns in which rows of one kind differ, without those of judges and references."""
     names = [name for name in (*PROTOCOL, "sampling_seed") if name not in OF_JUDGE and name != "samples"]
     return [name for name in names if rows_[name].nunique() > 1]
 
 
 def places(table: pd.DataFrame, kind: str) -> list[dict[rows.Judge, dict[Any, Any]]]:
-    """Rows of one kind, those of all judges of the same pictures together; a missing cell is None."""
+    """Rows of one kind, grouped so that all judges of the same pictures are together; a missing cell is None."""
     chosen = ordered(table[table["kind"] == kind])
     if chosen.empty:
         return []
     key = ["fingerprint", "images_seen", "samples", *varied(chosen)]
-    twice = chosen.groupby([*key, "extractor", "extractor_size"], dropna=False).cumcount()  # other references
+    count = chosen.groupby([*key, "extractor", "extractor_size"], dropna=False).cumcount()  # > 0: another reference
     plain = chosen.astype(object).where(chosen.notna(), None)
-    found = []
-    for _, group in plain.groupby([*(chosen[name] for name in key), twice], dropna=False, sort=False):
-        found.append({rows.Judge(row["extractor"], row["extractor_size"]): row for row in group.to_dict("records")})
-    return found
+    groups = []
+    for _, group in plain.groupby([*(chosen[name] for name in key), count], dropna=False, sort=False):
+        groups.append({rows.Judge(row["extractor"], row["extractor_size"]): row for row in group.to_dict("records")})
+    return groups
 
 
 def text(value: Any, name: str = "") -> str:
-    """A cell in words, escaped; a missing one is empty."""
+    """A cell as text, escaped; empty if it is missing."""
     if value is None or value == "":
         return ""
     if isinstance(value, float):
@@ -80,7 +80,7 @@ def text(value: Any, name: str = "") -> str:
 
 
 def number(value: float | None, comparable: bool | None = True) -> str:
-    """A <td> with three digits, which sorts by more."""
+    """A <td> with three digits, which is sorted by seven."""
     if value is None:
         return '<td class="n"></td>'
     mark = "" if comparable is not False else "†"
@@ -127,7 +127,7 @@ def _runs(table: pd.DataFrame, kind: str) -> str:
         cells = [_cell(row[name], name) for row in first]
         title = "asked by" if name == "ablations" else words(name)
         columns.append(Column(title=title, numeric=TYPES[name] in ("int", "float"), cells=cells))
-    for name in OWN:
+    for name in WITHOUT_JUDGE:
         if mine[name].notna().any():
             columns.append(Column(title=_better(name, words(name)), cells=[number(row[name]) for row in first]))
     judges = rows.judges(mine)
@@ -140,14 +140,14 @@ def _runs(table: pd.DataFrame, kind: str) -> str:
                 which = escape(wording.judge(judge.extractor, judge.size))
                 cells = [_score(place.get(judge), name) for place in found]
                 title = re.sub("(?<=@) | (?=px)", "&nbsp;", which)  # '@ 64 px' stays on one line
-                columns.append(Column(title=title, group=metric, cells=cells, said=f"{metric}, {which}"))
+                columns.append(Column(title=title, group=metric, cells=cells, spoken=f"{metric}, {which}"))
     last = mine.groupby("fingerprint")["images_seen"].max().to_dict()
     heads = [_row_data(row, last) for row in first]
     return _table(kind.capitalize(), columns, heads, "filtered", "runs")
 
 
 def _name(run: str) -> str:
-    """The <th> of a row; only a name of a run that changes a lot is broken into lines."""
+    """The <th> of a row; only a long name of a run is broken into lines."""
     whole = ' class="whole"' if len(run) <= WHOLE else ""
     return f'<th scope="row"{whole}>{escape(run)}</th>'
 
@@ -174,12 +174,12 @@ def _better(name: str, title: str) -> str:
 
 
 def _table(caption: str, columns: Sequence[Column], heads: Sequence[str], kind: str, box: str) -> str:
-    """A sortable table in a box that scrolls; with a second line of headings where columns have groups."""
+    """A sortable table in a scrolling box, with a second line of headings if columns have groups."""
     top, below = [], []
     grouped = any(column.group for column in columns)
     for place, column in enumerate(columns):
-        said = f' aria-label="sort by {column.said}"' if column.said else ""
-        button = f'<button type="button" data-column="{place}"{said}>{column.title}</button>'
+        label = f' aria-label="sort by {column.spoken}"' if column.spoken else ""
+        button = f'<button type="button" data-column="{place}"{label}>{column.title}</button>'
         begins = bool(column.group) and (not place or columns[place - 1].group != column.group)
         classes = " ".join(["n"] * column.numeric + ["group"] * begins + ["corner"] * (place == 0))
         head = f'<th scope="col" class="{classes}"{{}}>{button}</th>'
@@ -200,10 +200,10 @@ def _table(caption: str, columns: Sequence[Column], heads: Sequence[str], kind: 
 
 
 def missing(table: pd.DataFrame) -> list[str]:
-    """A line for every run and cause that has left rows without a result, escaped."""
-    found = ordered(table[table["state"] != "done"])
+    """A line for every run without a result and the cause, escaped."""
+    unfinished = ordered(table[table["state"] != "done"])
     lines = []
-    for _, group in found.groupby(["fingerprint", "state", "reason", "log"], sort=False):
+    for _, group in unfinished.groupby(["fingerprint", "state", "reason", "log"], sort=False):
         row = group.iloc[0]
         state, reason = row["state"], row["reason"]
         why = escape(reason if reason.startswith(state) else f"{state}: {reason}".removesuffix(": "))
@@ -215,18 +215,18 @@ def missing(table: pd.DataFrame) -> list[str]:
 
 
 def protocol(table: pd.DataFrame) -> str:
-    """How numbers were measured: every field of the protocol, for each kind of run."""
+    """The protocol of the numbers: the values of every field, for each kind of run."""
     return _facts(table, ("data", "resolution", *PROTOCOL))
 
 
 def provenance(table: pd.DataFrame) -> str:
-    """Where numbers come from."""
-    named = [name for name in PROVENANCE if name not in ("data", "resolution")]
-    return _facts(table, ("tokenizer_seed", "seed", *named))
+    """The provenance of the numbers: the values of every field, for each kind of run."""
+    names = [name for name in PROVENANCE if name not in ("data", "resolution")]
+    return _facts(table, ("tokenizer_seed", "seed", *names))
 
 
 def _facts(table: pd.DataFrame, names: Iterable[str]) -> str:
-    """A table of the values that finished rows have; several are a list."""
+    """A table of the values of finished rows; several values are listed in one cell."""
     done = table[table["state"] == "done"]
     kinds = [kind for kind in KINDS if (done["kind"] == kind).any()]
     body = []
@@ -254,12 +254,12 @@ def _values(rows_: pd.DataFrame, name: str) -> Iterator[str]:
 
 
 def cost(table: pd.DataFrame) -> str:
-    """What trainings and judgements took; totals in a sentence, a line for each network."""
+    """The cost of trainings and judgements: totals in a sentence, and a row for each network."""
     started = ordered(table[table["train_seconds"].notna() | table["evaluate_seconds"].notna()])
     if started.empty:
         return "<p>Nothing has been trained or judged here yet.</p>"
     trained = started.drop_duplicates("fingerprint")
-    # a row of each judge has the seconds of the same pictures
+    # the rows of all judges of the same pictures have the same seconds
     judged = started.drop_duplicates(["fingerprint", "images_seen", "samples", "sheet", "evaluate_seconds"])
     groups = [group for _, group in trained.groupby(["kind", "tokenizer", "generator"], sort=False)]
     first = [group.iloc[0] for group in groups]

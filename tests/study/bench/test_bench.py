@@ -1,4 +1,4 @@
-"""What a step costs: how often it goes through each network, and that it never waits. And the bench, in small."""
+"""The cost of a step: how often it runs each network, and that it never waits for a GPU; and a small benchmark."""
 
 import dataclasses
 import json
@@ -91,7 +91,7 @@ def test_a_tokenizer_step_walks_each_network_no_more_often_than_it_must(aligned,
 
 
 class Waits(TorchDispatchMode):
-    """Counts what reads a value out of a tensor: on a GPU the host would wait there."""
+    """Counts operations that read a value out of a tensor, for which the host would wait on a GPU."""
 
     def __init__(self):
         super().__init__()
@@ -103,8 +103,8 @@ class Waits(TorchDispatchMode):
 
 
 def test_a_generators_update_waits_for_nothing(tiny, tmp_path, monkeypatch):
-    """Its batch is drawn on the CPU, where nothing is waited for: it is left out."""
-    latents = cases.made_latents(tiny, tmp_path, 32)
+    """Its batch is drawn on the CPU, where no waiting occurs, so drawing is replaced."""
+    latents = cases.random_latents(tiny, tmp_path, 32)
     data = torch.randn(tiny.generator_images, *latents.shape)
     monkeypatch.setattr(type(latents), "sample", lambda *_: data)
     step = cases.generator_step(tiny, build(cases.generator_spec(tiny)), latents)
@@ -208,7 +208,7 @@ def test_a_judge_without_weights_is_missing_and_the_rest_is_measured(tiny, monke
     [
         (["--scale", "imagenet256"], "scale imagenet256 needs cuda"),
         (["--scale", "dsk"], "no scale 'dsk'; nearest: desk"),
-        (["--against", "."], "is no checkout of hustvl/LightningDiT: it has no models/"),
+        (["--against", "."], "is not a checkout of hustvl/LightningDiT: it has no models/"),
     ],
 )
 def test_what_cannot_be_timed_is_one_line(arguments, message, monkeypatch, tmp_path, capsys):
@@ -221,7 +221,7 @@ def test_what_cannot_be_timed_is_one_line(arguments, message, monkeypatch, tmp_p
     assert message in error and error.count("\n") == 1
 
 
-# Beside the released code
+# Comparison with the released code
 
 STAND_IN = {
     "models/__init__.py": "",
@@ -284,7 +284,7 @@ class ImgLatentDataset:
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """Has the released code's names and none of its work."""
+    """A stand-in with the names of the released code, which computes almost nothing."""
     monkeypatch.setattr(against, "PACKAGES", ())
     for name, content in STAND_IN.items():
         (tmp_path / "checkout" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -294,14 +294,14 @@ def checkout(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_both_are_timed_and_compared(tiny, checkout):
-    found, apart = against.compare(tiny, checkout)
+    found, largest_difference = against.compare(tiny, checkout)
     assert [one.name for one in found] == list(against.GOALS)
     for one in found:
         ours = one.images_per_second["ours"]
         assert one.ratios and any("released" in whose for whose in one.ratios)
         for whose, ratio in one.ratios.items():
             assert ratio == pytest.approx(ours / one.images_per_second[whose])
-    assert 0.1 < apart < 100  # the stand-in gives the noise back: a difference is seen
+    assert 0.1 < largest_difference < 100  # the stand-in returns the noise, which differs from real samples
 
 
 def test_released_code_that_stops_says_why(tiny, checkout):

@@ -1,4 +1,4 @@
-"""Verdicts: those of the paper's own tables, of the committed study, and that numbers, not names, decide."""
+"""Verdicts on the paper's own tables and on the committed study, and that they depend on numbers, not on names."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from results import table as results
 from results.published import load_published, load_study
 from results.runs import changes_of
 from study.claims.__main__ import main
-from study.claims.evidence import rung_of
+from study.claims.evidence import recipe_rung
 from study.claims.paper_claims import CLAIMS, judge_claims
-from study.claims.verdicts import Comparison, Together, combined, overall
+from study.claims.verdicts import Comparison, RankCorrelation, verdict_at_place, verdict_over_places
 from study.plan.scales import SCALES
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -86,7 +86,7 @@ def test_the_opposite_numbers_give_the_opposite_verdicts():
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "times", "verdict"),
+    ("low", "high", "factor", "verdict"),
     [
         ((9.0,), (10.0,), 1, "holds"),
         ((9.8,), (10.0,), 1, "undecided"),  # within the margin of single runs
@@ -101,15 +101,15 @@ def test_the_opposite_numbers_give_the_opposite_verdicts():
         ((-3.0,), (-1.0,), 1, "undecided"),
     ],
 )
-def test_the_rule(low, high, times, verdict):
-    assert Comparison(place="", judge="", low=low, high=high, times=times).verdict() == verdict
+def test_the_rule(low, high, factor, verdict):
+    assert Comparison(place="", judge="", low=low, high=high, factor=factor).verdict() == verdict
 
 
 def test_judges_must_agree_and_one_place_fails_a_claim():
-    assert combined(["holds", "fails"]) == "undecided"
-    assert overall(["holds", "undecided", "fails"]) == "fails"
-    assert overall(["holds", "undecided"]) == "undecided"
-    assert overall([]) == "not measured"
+    assert verdict_at_place(["holds", "fails"]) == "undecided"
+    assert verdict_over_places(["holds", "undecided", "fails"]) == "fails"
+    assert verdict_over_places(["holds", "undecided"]) == "undecided"
+    assert verdict_over_places([]) == "not measured"
 
 
 ROW = {
@@ -120,7 +120,7 @@ ROW = {
 
 
 def made(*rows):
-    """Generators on f4d4 and f4d16 by their gFID, with what else differs."""
+    """Generators from tuples of tokenizer, gFID and further changed cells."""
     return results.from_records(
         {
             **ROW, "run": f"{spec} + XXS", "fingerprint": f"{spec}-{number}", "tokenizer": spec, "gfid": gfid,
@@ -173,7 +173,7 @@ def test_the_system_is_held_against_published_numbers():
 
 def test_every_rung_of_the_recipe_is_recognised():
     runs = recipe.runs(SCALES["smoke"]())
-    rungs = [rung_of(run.generator or "", "-" in run.tokenizer, changes_of(run.name)) for run in runs]
+    rungs = [recipe_rung(run.generator or "", "-" in run.tokenizer, changes_of(run.name)) for run in runs]
     assert rungs == list(range(10))
 
 
@@ -181,7 +181,7 @@ def test_ranks_owe_little_to_chance():
     from results.ranks import rank_agreement
 
     def verdict(x, y):
-        return Together(place="", judge="", agreement=rank_agreement(x, y), repeats=1).verdict()
+        return RankCorrelation(place="", judge="", agreement=rank_agreement(x, y), repeats=1).verdict()
 
     assert verdict([1, 2, 3], [1, 2, 3]) == "holds"  # one order of six
     assert verdict([1, 2, 3], [3, 2, 1]) == "fails"

@@ -1,4 +1,4 @@
-"""Several processes train what one trains, notice when one of them ends, and stop together."""
+"""Several processes train the same network as one process, notice when one of them ends, and stop together."""
 
 import dataclasses
 import multiprocessing
@@ -33,7 +33,7 @@ def in_process(rank, count, port, root, work, arguments):
 
 
 def started(count, work, *arguments):
-    """`work(*arguments)` in so many processes that know of one another, as torchrun starts them."""
+    """Start `work(*arguments)` in `count` processes of one group, as torchrun does."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
@@ -62,32 +62,32 @@ def with_processes(stage, **compute):
 
 
 def one_step(stage, path):
-    """Leave everything that the first step of a training makes: weights, gradients, moments, running statistics."""
+    """Save everything that the first step of a training computes: weights, optimizer moments, running statistics."""
     with distributed.process_group("cpu"):
         if stage.kind == "fit_tokenizer":
             networks = fit_tokenizer.build(stage.spec)
-            parts = fit_tokenizer.training_state(stage.spec, networks)
-            step = fit_tokenizer.step_function(stage.spec, networks, parts)
+            state = fit_tokenizer.training_state(stage.spec, networks)
+            step = fit_tokenizer.step_function(stage.spec, networks, state)
         else:
-            parts = fit_generator.build(stage.spec)
-            parts["generator"].final_layer.linear.weight.data.fill_(0.01)  # at its start the output ignores the blocks
-            step = fit_generator.step_function(stage.spec, parts, stored_latents.read_latents(stage.inputs["latents"]))
+            state = fit_generator.build(stage.spec)
+            state["generator"].final_layer.linear.weight.data.fill_(0.01)  # 0 at first, which hides the blocks
+            step = fit_generator.step_function(stage.spec, state, stored_latents.read_latents(stage.inputs["latents"]))
         (loss,) = distributed.average(step(0))
         if distributed.rank() == 0:
-            moments = {name: tensor.clone() for name, tensor in checkpoint.pack(parts).items()}
-            save_tensors(path, {**moments, "loss": loss})
+            tensors = {name: tensor.clone() for name, tensor in checkpoint.pack(state).items()}
+            save_tensors(path, {**tensors, "loss": loss})
 
 
-def same(path, other, tolerance=1e-5):
-    """Compare what two first steps left; weights are left out, since Adam makes a whole step of any gradient."""
-    one, two = load_tensors(path), load_tensors(other)
-    assert one.keys() == two.keys()
-    compared = [name for name in one if name.endswith(("exp_avg", "running_mean", "running_var", "loss"))]
-    largest = {name: float(one[name].abs().max()) for name in compared}
+def assert_same(path, other_path, tolerance=1e-5):
+    """Compare the files of two first steps, without the weights: Adam makes a full step even of a tiny gradient."""
+    first, second = load_tensors(path), load_tensors(other_path)
+    assert first.keys() == second.keys()
+    compared = [name for name in first if name.endswith(("exp_avg", "running_mean", "running_var", "loss"))]
+    largest = {name: float(first[name].abs().max()) for name in compared}
     for name in compared:
-        # gradients that are 0 but for rounding, as that of a key's bias, are held against their part's largest
-        part = max(size for other, size in largest.items() if other.split("/")[0] == name.split("/")[0])
-        assert (one[name] - two[name]).abs().max() < tolerance * max(largest[name], 1e-3 * part), name
+        # a gradient that is 0 except for rounding, such as a key bias's, is compared with the network's largest one
+        in_network = max(size for key, size in largest.items() if key.split("/")[0] == name.split("/")[0])
+        assert (first[name] - second[name]).abs().max() < tolerance * max(largest[name], 1e-3 * in_network), name
     return compared
 
 
@@ -104,14 +104,14 @@ def stages(tiny_plan, tiny_scale):
     }
 
 
-@pytest.mark.slow  # seconds, but among the longest
+@pytest.mark.slow  # takes seconds, but is among the slowest tests
 def test_a_step_of_the_tokenizer_is_the_same_on_two_processes(stages, tmp_path):
     stage = stages["tokenizer"]
     one_step(stage, tmp_path / "one")
     assert ended(started(2, one_step, with_processes(stage, processes=2), tmp_path / "two")) == [0, 0]
-    compared = same(tmp_path / "one", tmp_path / "two")
-    for part in ("optimizer/", "discriminator_optimizer/", "discriminator/main"):
-        assert any(name.startswith(part) for name in compared)
+    compared = assert_same(tmp_path / "one", tmp_path / "two")
+    for prefix in ("optimizer/", "discriminator_optimizer/", "discriminator/main"):
+        assert any(name.startswith(prefix) for name in compared)
 
 
 def test_a_step_of_the_generator_is_the_same_on_two_processes_and_in_pieces(stages, tmp_path):
@@ -121,14 +121,14 @@ def test_a_step_of_the_generator_is_the_same_on_two_processes_and_in_pieces(stag
     one_step(stage, tmp_path / "one")
     two = with_processes(stage, processes=2, microbatch_images=2)
     assert ended(started(2, one_step, two, tmp_path / "two")) == [0, 0]
-    assert same(tmp_path / "one", tmp_path / "two")
+    assert assert_same(tmp_path / "one", tmp_path / "two")
     one_step(with_processes(stage, microbatch_images=2), tmp_path / "pieces")
-    assert same(tmp_path / "one", tmp_path / "pieces")
+    assert assert_same(tmp_path / "one", tmp_path / "pieces")
     one_step(with_processes(stage, checkpointing=True), tmp_path / "checkpointed")
-    assert same(tmp_path / "one", tmp_path / "checkpointed", tolerance=1e-30)
+    assert assert_same(tmp_path / "one", tmp_path / "checkpointed", tolerance=1e-30)
 
 
-def test_batch_norm_alone_is_that_of_pytorch():
+def test_batch_norm_in_one_process_is_that_of_pytorch():
     torch.manual_seed(0)
     x = torch.randn(4, 3, 5, 5)
     ours, theirs = BatchNorm(3), torch.nn.BatchNorm2d(3)
@@ -152,7 +152,7 @@ def test_two_processes_make_one_record_and_resume_together(stages, study_root, m
         (stage.folder / name).unlink()
     processes = started(2, slow_job, stage)
     wait_for(lambda: (stage.folder / "lease.json").exists() and "loss" in (stage.folder / "lease.json").read_text())
-    os.kill(processes[1].pid, signal.SIGTERM)  # one is asked: both save and end
+    os.kill(processes[1].pid, signal.SIGTERM)  # one gets the signal: both save and end
     assert ended(processes) == [0, 0]
     assert stage.interrupted()
     assert list(stage.folder.glob("checkpoint-*"))
@@ -160,7 +160,7 @@ def test_two_processes_make_one_record_and_resume_together(stages, study_root, m
     assert (stage.folder / TOKENIZER_WEIGHTS).read_bytes() == whole
 
 
-def test_one_that_is_asked_to_stop_while_it_waits_for_a_lease_stops_all(stages, study_root):
+def test_a_process_that_is_stopped_while_it_waits_for_a_lease_stops_all(stages, study_root):
     stage = with_processes(stages["plain"], processes=2)
     with lease(stage.folder):
         processes = started(2, waiting_job, stage)
@@ -202,7 +202,7 @@ def wait_for(what, seconds=60):
 
 
 @pytest.mark.slow
-def test_when_one_process_is_killed_the_others_end_and_the_stage_says_so(stages, study_root):
+def test_when_one_process_is_killed_the_others_end_and_the_stage_fails(stages, study_root):
     stage = with_processes(stages["plain"], processes=2)
     processes = started(2, slow_job, stage)
     wait_for(lambda: (stage.folder / "lease.json").exists() and "loss" in (stage.folder / "lease.json").read_text())
@@ -212,15 +212,15 @@ def test_when_one_process_is_killed_the_others_end_and_the_stage_says_so(stages,
     assert stage.failure()["reason"] == "another process of the job ended (killed, or out of memory?): see its log"
 
 
-def fails_on_main():
+def fails_on_rank_zero():
     with distributed.process_group("cpu"):
-        kind = ZeroDivisionError if distributed.rank() == 0 else distributed.FailedElsewhere
+        kind = ZeroDivisionError if distributed.rank() == 0 else distributed.RankZeroFailed
         with pytest.raises(kind, match="division"):
-            distributed.on_main(lambda: 1 / 0)
-        assert distributed.on_main(lambda: {"a": [1, None]}) == {"a": [1, None]}
-        assert distributed.gathered(distributed.rank() * "x") == ["", "x", "xx"]
+            distributed.on_rank_zero(lambda: 1 / 0)
+        assert distributed.on_rank_zero(lambda: {"a": [1, None]}) == {"a": [1, None]}
+        assert distributed.all_gather(distributed.rank() * "x") == ["", "x", "xx"]
         assert list(distributed.own_share(range(7))) == list(range(distributed.rank(), 7, 3))
 
 
-def test_what_the_first_process_does_reaches_the_others_failures_too(study_root):
-    assert ended(started(3, fails_on_main)) == [0, 0, 0]
+def test_results_and_failures_of_rank_0_reach_the_other_processes(study_root):
+    assert ended(started(3, fails_on_rank_zero)) == [0, 0, 0]

@@ -17,7 +17,7 @@ def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
+def test_only_temporary_files_of_killed_writers_are_removed(tmp_path):
     kept = (".lock", ".lease.json.0123abcd", "checkpoint-000000000008.safetensors", "record.json")
     left = (".checkpoint-000000000016.safetensors.0123abcd", ".record.json.89abcdef", ".samples.png.01234567")
     for name in (*kept, *left):

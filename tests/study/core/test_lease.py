@@ -53,7 +53,7 @@ def test_a_killed_holder_is_replaced_at_once(tmp_path):
 
 
 def foreign(folder, beat):
-    """A lease of another machine: whether its process lives cannot be looked up here."""
+    """Write a lease of another machine, whose process cannot be checked from here."""
     write_json(
         folder / "lease.json",
         {"token": "theirs", "pid": 1, "start": "1", "boot": "elsewhere/1", "beat": beat, "progress": {}},
@@ -79,11 +79,11 @@ def test_a_stale_lease_of_another_machine_is_taken_over_whatever_the_clocks_say(
 
 
 @pytest.mark.parametrize("skew", [-300, 0, 300])
-def test_clocks_5_minutes_apart_neither_end_a_live_lease_nor_keep_a_stale_one(skew, tmp_path, monkeypatch):
+def test_clocks_that_differ_by_5_minutes_neither_end_a_live_lease_nor_keep_a_stale_one(skew, tmp_path, monkeypatch):
     now = 1e9
 
     def live():
-        future = now + skew  # what the file server and the other machine take for the time
+        future = now + skew  # the time of the file server and of the other machine
         os.utime(tmp_path / "lease.json", (future, future))
         return watcher.live(tmp_path) is not None
 
@@ -98,17 +98,17 @@ def test_clocks_5_minutes_apart_neither_end_a_live_lease_nor_keep_a_stale_one(sk
     assert not live()
 
 
-def test_a_machine_that_was_started_anew_has_let_go_and_another_has_not(tmp_path, monkeypatch):
-    for here, there, gone in (
+def test_a_reboot_releases_the_leases_of_that_machine_only(tmp_path, monkeypatch):
+    for own, holders, gone in (
         ("node1/new/pids", "node1/old/pids", True),
         ("node2/new/pids", "node1/old/pids", False),
         ("localhost/new/pids", "localhost/old/pids", False),  # a name that any machine may have
-        ("node1/new/pids", "node1/new/others", False),  # another container: its processes are not seen from here
+        ("node1/new/pids", "node1/new/others", False),  # another container: its processes are not visible
     ):
-        monkeypatch.setattr(leases, "_boot", lambda here=here: here)
+        monkeypatch.setattr(leases, "_boot", lambda own=own: own)
         foreign(tmp_path, 1)
-        write_json(tmp_path / "lease.json", {**read_json(tmp_path / "lease.json"), "boot": there})
-        assert (holder(tmp_path) is None) == gone, (here, there)
+        write_json(tmp_path / "lease.json", {**read_json(tmp_path / "lease.json"), "boot": holders})
+        assert (holder(tmp_path) is None) == gone, (own, holders)
 
 
 def test_a_holder_whose_lease_was_taken_stops_and_leaves_the_new_one_alone(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Records name the code that made them: its commit, and what it has that the commit has not."""
+"""Records state the code that made them: its commit and its difference from the commit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from study.core.files import write_json
 
 @pytest.fixture
 def checkout(tmp_path, monkeypatch):
-    """A checkout with one module, all of it committed."""
+    """A checkout with one committed module."""
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "one.py").write_text("first = 1\n")
     for command in (["init", "-q"], ["add", "."], ["-c", "user.name=a", "-c", "user.email=b", "commit", "-qm", "c"]):
@@ -34,7 +34,7 @@ def test_changed_and_new_modules_are_in_the_difference(checkout):
     assert {"-first = 1", "+first = 2", "+second = 3"} <= set(provenance.difference().splitlines())
 
 
-def test_code_that_is_edited_while_a_process_submits_jobs_is_named_as_it_is_by_then(checkout):
+def test_code_edited_while_a_process_submits_jobs_is_described_as_it_is_then(checkout):
     assert provenance.difference() == ""
     (checkout / "study" / "one.py").write_bytes("# caf\u00e9\n".encode("latin-1"))  # not UTF-8
     assert provenance.commit().endswith("+changes")

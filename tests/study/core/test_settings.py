@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from study.core.settings import change, hashed, later, rebuild
+from study.core.settings import added_later, change, fingerprint_content, rebuild
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ def test_a_wrong_field_or_type_is_named(key, text, message):
 class Grown:
     rate: float
     marks: tuple[int, ...] = (1,)
-    added: int = later(7)
+    added: int = added_later(7)
 
 
-def test_a_later_field_at_as_before_changes_no_hash_and_is_read_from_older_records():
-    assert hashed(Grown(rate=1.0)) == {"rate": 1.0, "marks": [1]}
-    assert hashed((Grown(rate=1.0, added=8),)) == [{"rate": 1.0, "marks": [1], "added": 8}]
+def test_an_added_field_at_its_default_changes_no_hash_and_may_be_missing_in_records():
+    assert fingerprint_content(Grown(rate=1.0)) == {"rate": 1.0, "marks": [1]}
+    assert fingerprint_content((Grown(rate=1.0, added=8),)) == [{"rate": 1.0, "marks": [1], "added": 8}]
     assert rebuild(Grown, {"rate": 1.0, "marks": [1]}) == Grown(rate=1.0)
     with pytest.raises(TypeError, match="has the fields rate, marks, added"):
         rebuild(Grown, {"marks": [1]})

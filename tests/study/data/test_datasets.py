@@ -55,7 +55,7 @@ def tiny_fashion(tmp_path, monkeypatch):
     root = tmp_path / "idx"
     root.mkdir()
     for name, array in arrays.items():
-        (root / f"{name}.gz").write_bytes(gzip.compress(idx(array), 1))  # not how it was first compressed
+        (root / f"{name}.gz").write_bytes(gzip.compress(idx(array), 1))  # another compression than the published one
     digests = {name: hashlib.sha256(idx(array)).hexdigest() for name, array in arrays.items()}
     monkeypatch.setattr(named_datasets, "FASHION_MNIST_FILES", digests)
     return root, arrays
@@ -105,14 +105,14 @@ def test_sources_are_tried_in_order(tiny_fashion, study_root, tmp_path, monkeypa
     tried: list[str] = []
     offline(monkeypatch, tried)
     monkeypatch.setattr(named_datasets, "FASHION_MNIST_INSTALLED", tmp_path / "usr" / "installed")
-    with pytest.raises(ValueError, match="could not be had") as caught:
+    with pytest.raises(ValueError, match="could not be obtained") as caught:
         resolve_data("fashion-mnist", 32)
     assert tried == ["download", "apt-get download", "apt-get update"]
     raw = study_root / "data" / "fashion-mnist" / "raw"
     for word in (str(raw), "mirrors", "apt-get download", "Put its four idx files"):
         assert word in str(caught.value)
 
-    # a mirror that answers comes before the package
+    # a mirror that answers is used before the package
     monkeypatch.setattr(named_datasets, "download", lambda url, path: path.write_bytes((root / path.name).read_bytes()))
     tried.clear()
     spec = resolve_data("fashion-mnist", 32)
@@ -140,7 +140,7 @@ def test_package_is_unpacked_without_root(tiny_fashion, tmp_path, monkeypatch):
     def run_command(command, folder):
         commands.append(command)
         if "download" in command and "update" not in [c for previous in commands for c in previous]:
-            raise ValueError("Unable to locate package")  # until lists are fetched
+            raise ValueError("Unable to locate package")  # before the lists are downloaded
         if "download" in command:
             (folder / "some.deb").write_bytes(b"")
         if command[0] == "dpkg-deb":
@@ -212,7 +212,7 @@ def test_folder(folder, study_root):
     assert isinstance(train.images, np.memmap)
     assert np.bincount(train.labels).tolist() == [11, 11, 11]
     assert sorted(test.labels) == [0, 1, 2]
-    assert len(set(train.labels[:11].tolist())) == 3  # mixed: a part of the split has all classes
+    assert len(set(train.labels[:11].tolist())) == 3  # mixed: the beginning of the split has all classes
     pixels = train.pixels([4, 2])
     assert pixels.shape == (2, 3, 32, 32)
     np.testing.assert_allclose(pixels[0].numpy(), train.images[4] / 127.5 - 1, atol=1e-6)
@@ -229,12 +229,12 @@ def test_folder(folder, study_root):
         datasets._pack_folder = pack
     assert time.perf_counter() - start < 0.05
 
-    # a touched picture is looked at again, and found to be the same
+    # a picture with a new time is read again, and has the same content
     os.utime(folder / "ant" / "3.png", (1, 1))
     assert resolve_data(str(folder), 32) == spec
     picture(7).save(folder / "ant" / "3.png")
     assert resolve_data(str(folder), 32).content != spec.content
-    assert load_images(spec, "train").images.shape == (33, 3, 32, 32)  # the old one is still there
+    assert load_images(spec, "train").images.shape == (33, 3, 32, 32)  # the old one still exists
 
 
 def test_own_split(folder, tmp_path):
@@ -246,7 +246,7 @@ def test_own_split(folder, tmp_path):
     spec = resolve_data(str(own), 16)
     assert (spec.train_images, spec.test_images, spec.class_names) == (24, 24, ("ant", "bee"))
     os.symlink(folder / "cat", own / "val" / "cat")
-    with pytest.raises(ValueError, match="has classes that train/ has not: cat"):
+    with pytest.raises(ValueError, match="has classes that train/ does not have: cat"):
         resolve_data(str(own), 16)
 
 
@@ -262,8 +262,8 @@ def test_crop_takes_the_centre():
 @pytest.mark.parametrize("size", [(64, 64), (127, 64), (64, 129), (500, 375), (333, 1000), (63, 200), (1, 3)])
 @pytest.mark.parametrize("resolution", [16, 33, 64])
 def test_crop_is_the_published_one(size, resolution):
-    """ADM's rule (openai/guided-diffusion, image_datasets.py), written down with its halvings counted beforehand and
-    its cut as a slice."""
+    """ADM's rule (openai/guided-diffusion, image_datasets.py), implemented with the number of halvings computed
+    beforehand and the crop as a slice."""
     image = picture(1, size)
     for _ in range(int(np.log2(max(1, min(size) / resolution)))):
         image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
@@ -288,7 +288,7 @@ def test_processes_pack_what_threads_pack(folder, study_root, monkeypatch):
         resolve_data(str(folder), 16)
 
 
-def test_packing_goes_on_where_it_was_cut_off(folder, study_root, monkeypatch):
+def test_an_interrupted_packing_is_resumed(folder, study_root, monkeypatch):
     expected = resolve_data(str(folder), 32).content
     for path in (study_root / "data").glob("*/manifest.json"):
         path.unlink()
@@ -315,12 +315,12 @@ def test_packing_goes_on_where_it_was_cut_off(folder, study_root, monkeypatch):
     spec = resolve_data(str(folder), 32)
     assert spec.content == expected
     assert first == 22
-    assert len(decoded) <= 36 + 5  # of all, only the block that was cut off is decoded again
+    assert len(decoded) <= 36 + 5  # only the interrupted block is decoded again
 
     cut_off_after(len(decoded) + 12)
     with pytest.raises(KeyboardInterrupt):
         resolve_data(str(folder), 16)
-    picture(9).save(folder / "ant" / "3.png")  # what was packed so far is of another state of the folder
+    picture(9).save(folder / "ant" / "3.png")  # the partial arrays belong to another state of the folder
     decoded.clear()
     cut_off_after(-1)
     changed = resolve_data(str(folder), 16)
@@ -369,7 +369,7 @@ def test_folder_errors(folder, tmp_path):
     with pytest.raises(ValueError, match=r"1\.png cannot be decoded"):
         resolve_data(str(folder), 32)
     (folder / "dog" / "1.png").write_bytes(whole)
-    assert resolve_data(str(folder), 32).classes == 4  # after a failure it packs
+    assert resolve_data(str(folder), 32).classes == 4  # packing works after a failure
 
 
 class Trap:

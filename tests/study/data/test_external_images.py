@@ -1,4 +1,4 @@
-"""Pictures of others: the same pixels from every lossless form, and a clear word for everything else."""
+"""External pictures: the same pixels from every lossless format, and a clear message for everything else."""
 
 import io
 import zipfile
@@ -12,7 +12,7 @@ from study.data.external_images import STATISTICS, read_pictures, read_statistic
 
 @pytest.fixture
 def pixels():
-    """uint8 (5, 12, 10, 3), as pictures lie in an .npz."""
+    """uint8 (5, 12, 10, 3), the layout of pictures in an .npz."""
     return np.random.default_rng(0).integers(0, 256, (5, 12, 10, 3), dtype=np.uint8)
 
 
@@ -72,7 +72,7 @@ def test_opaque_alpha_and_palettes_are_read_and_transparency_is_not(pixels, tmp_
     Image.fromarray(few).quantize(8).save(tmp_path / "palette" / "0.png")
     np.testing.assert_array_equal(read_pictures(tmp_path / "palette").pixels[0], few.transpose(2, 0, 1))
     opaque[2, 3, 3, 3] = 0
-    with pytest.raises(ValueError, match=r"2\.png cannot be decoded \(it is transparent"):
+    with pytest.raises(ValueError, match=r"2\.png cannot be decoded \(it is partly transparent"):
         read_pictures(save(tmp_path / "holes", opaque))
 
 
@@ -85,12 +85,12 @@ def test_lossy_pictures_are_refused_with_the_reason(pixels, tmp_path):
         ("lossy.tif", {"compression": "jpeg"}, "is a TIFF with jpeg inside"),
     ):
         Image.fromarray(pixels[0]).save(folder / name, **options)
-        with pytest.raises(ValueError, match=rf"{name} {what}: its artefacts move a Frechet distance"):
+        with pytest.raises(ValueError, match=rf"{name} {what}: its artefacts change a Frechet distance"):
             read_pictures(folder)
         (folder / name).unlink()
 
 
-def test_what_cannot_be_scored_as_it_is_gets_one_line(pixels, tmp_path):
+def test_pictures_that_cannot_be_scored_unchanged_are_refused_in_one_line(pixels, tmp_path):
     folder = save(tmp_path / "theirs", pixels)
 
     def refused(name, message, write):
@@ -115,7 +115,7 @@ def test_what_cannot_be_scored_as_it_is_gets_one_line(pixels, tmp_path):
 
 
 def test_a_colour_png_of_16_bits_is_seen(tmp_path):
-    """Pillow reads it as 8 bits and says nothing: the depth stands in the header."""
+    """Pillow silently reads it as 8 bits; the depth is in the header."""
     import struct
     import zlib
 
@@ -158,7 +158,7 @@ def test_arrays_that_are_no_pictures(pixels, tmp_path):
     with pytest.raises(ValueError, match="holds no pictures"):
         read_pictures(path)
     np.savez(path, np.asfortranarray(pixels))
-    with pytest.raises(ValueError, match="lies in columns"):
+    with pytest.raises(ValueError, match="is column-major"):
         read_pictures(path)
 
 

@@ -1,4 +1,4 @@
-"""Latents on disk: the same files from any number of processes, refused when they are not those of their stage."""
+"""Latents on disk: the same files from any number of processes; shards of another stage are refused."""
 
 import dataclasses
 import json
@@ -35,7 +35,7 @@ def small_shards(monkeypatch):
 
 @pytest.fixture
 def stage(tiny_plan):
-    """An encode stage that is done: 48 images in three shards."""
+    """A finished encode stage: 48 images in three shards."""
     fit, _, latents = tiny_plan().jobs[0].stages
     run_stage(fit)
     run_stage(latents)
@@ -68,13 +68,13 @@ def test_latents_are_the_same_in_several_shards_as_in_one(stage, monkeypatch):
         assert torch.equal(stored_latents.read_latents(stage).rows(name, rows, views), part)
 
 
-def test_shards_and_record_say_what_they_are(stage):
+def test_shards_and_record_describe_their_content(stage):
     record = stage.record()
     assert (record["images"], record["views"], record["shards"], record["crop"]) == (48, 2, 3, CROP)
-    about = json.loads(load_metadata(stored_latents._shard(stage.folder, 2))["shard"])
-    assert about["tokenizer"] == record["inputs"]["tokenizer"] == stage.inputs["tokenizer"].fingerprint
-    assert (about["data"], about["stored"]) == (stage.spec.data.content, "posterior")
-    assert (about["shard"], about["rows"]) == (2, [40, 48])
+    metadata = json.loads(load_metadata(stored_latents.shard_path(stage.folder, 2))["shard"])
+    assert metadata["tokenizer"] == record["inputs"]["tokenizer"] == stage.inputs["tokenizer"].fingerprint
+    assert (metadata["data"], metadata["stored"]) == (stage.spec.data.content, "posterior")
+    assert (metadata["shard"], metadata["rows"]) == (2, [40, 48])
     labels = load_images(stage.spec.data, "train").labels[:48]
     np.testing.assert_array_equal(stored_latents.read_latents(stage).labels, labels)
 
@@ -127,10 +127,10 @@ def test_two_processes_write_the_same_files_as_one(stored, tiny_plan, tiny_scale
         assert found == {name: record[name] for name in found}
 
 
-def test_whole_shards_stay_and_torn_or_foreign_ones_are_made_again(stage, monkeypatch):
+def test_complete_shards_are_kept_and_damaged_or_foreign_ones_are_encoded_again(stage, monkeypatch):
     whole, record = files(stage.folder), stage.record()
     (stage.folder / "record.json").unlink()
-    first, second, third = (stored_latents._shard(stage.folder, index) for index in range(3))
+    first, second, third = (stored_latents.shard_path(stage.folder, index) for index in range(3))
     second.write_bytes(second.read_bytes()[:-5])
     shutil.copy(first, third)
     kept = first.stat().st_mtime_ns
@@ -143,7 +143,7 @@ def test_whole_shards_stay_and_torn_or_foreign_ones_are_made_again(stage, monkey
     assert made == [list(range(20, 40)), list(range(40, 48))]
 
 
-def test_an_encoding_that_was_stopped_goes_on_with_the_next_shard(stage, monkeypatch):
+def test_a_stopped_encoding_resumes_with_the_next_shard(stage, monkeypatch):
     whole = files(stage.folder)
     remove_tree(stage.folder)
     original, made = encode._encode, []
@@ -164,15 +164,15 @@ def test_an_encoding_that_was_stopped_goes_on_with_the_next_shard(stage, monkeyp
     assert files(stage.folder) == whole
 
 
-def test_nobody_records_when_another_process_was_stopped(stage, monkeypatch):
+def test_no_process_writes_a_record_when_another_was_stopped(stage, monkeypatch):
     (stage.folder / "record.json").unlink()
-    monkeypatch.setattr(encode, "gathered", lambda stopped: [stopped, True])
+    monkeypatch.setattr(encode, "all_gather", lambda stopped: [stopped, True])
     with pytest.raises(Interrupted):
         run_stage(stage)
     assert stage.record() is None
 
 
-def test_a_stored_sample_is_one_of_the_posterior_and_gets_no_noise_again(sampled, tiny_plan):
+def test_a_stored_sample_is_drawn_from_the_posterior_and_gets_no_further_noise(sampled, tiny_plan):
     posterior, stage = tiny_plan().jobs[0].stages[2], sampled.jobs[0].stages[2]
     run_stage(posterior)
     assert stage.fingerprint != posterior.fingerprint
@@ -203,7 +203,7 @@ def test_generators_train_on_stored_samples(sampled):
 
 
 def other_tokenizers(tiny_plan, tiny_scale):
-    """The encode stage of another seed's tokenizer, done."""
+    """A finished encode stage of another seed's tokenizer."""
     fit, _, latents = tiny_plan(dataclasses.replace(tiny_scale, tokenizer_seeds=(1,))).jobs[0].stages
     run_stage(fit)
     run_stage(latents)
@@ -216,20 +216,21 @@ def without_metadata(path):
 
 def test_a_foreign_shard_is_named(stage, tiny_plan, tiny_scale):
     foreign = other_tokenizers(tiny_plan, tiny_scale)
-    path = stored_latents._shard(stage.folder, 1)
-    shutil.copy(stored_latents._shard(foreign.folder, 1), path)
-    message = rf"latents-00001\S* is not of this stage: its tokenizer is {foreign.inputs['tokenizer'].fingerprint}, .*"
+    path = stored_latents.shard_path(stage.folder, 1)
+    shutil.copy(stored_latents.shard_path(foreign.folder, 1), path)
+    fingerprint = foreign.inputs["tokenizer"].fingerprint
+    message = rf"latents-00001\S* does not belong to this stage: its tokenizer is {fingerprint}, .*"
     with pytest.raises(ValueError, match=rf"{message}delete {stage.folder}"):
         stored_latents.read_latents(stage)
-    without_metadata(path)  # as the first shards were: found out by what it adds up to
-    with pytest.raises(ValueError, match="are not those of the latents beside it"):
+    without_metadata(path)  # as the first shards: recognised by their sums
+    with pytest.raises(ValueError, match="are not those of the latents in the same folder"):
         stored_latents.read_latents(stage)
 
 
-def test_shards_from_before_they_said_what_they_are_are_read(stage):
+def test_shards_without_metadata_from_earlier_versions_are_read(stage):
     now = stored_latents.read_latents(stage)
     for index in range(3):
-        without_metadata(stored_latents._shard(stage.folder, index))
+        without_metadata(stored_latents.shard_path(stage.folder, index))
     then = stored_latents.read_latents(stage)
     rows, views = np.arange(48), torch.zeros(48, dtype=torch.long)
     assert torch.equal(then.rows("mean", rows, views), now.rows("mean", rows, views))
@@ -253,7 +254,7 @@ BROKEN_SHARDS = {
 @pytest.mark.parametrize("what", BROKEN_SHARDS)
 def test_a_shard_that_does_not_fit_is_named(what, stage):
     breaks, message = BROKEN_SHARDS[what]
-    breaks(stored_latents._shard(stage.folder, 1))
+    breaks(stored_latents.shard_path(stage.folder, 1))
     with pytest.raises(ValueError, match=rf"latents-00001.*{message}.*delete {stage.folder}") as caught:
         stored_latents.read_latents(stage)
     assert len(str(caught.value).splitlines()) == 1
@@ -269,17 +270,18 @@ def test_swapped_statistics_are_refused_before_a_step(stage, tiny_plan, monkeypa
     swap_statistics(stage)
     monkeypatch.setattr(fit_generator, "train", lambda *_, **__: pytest.fail("trained"))
     training = tiny_plan().jobs[1].stages[0]
-    with pytest.raises(ValueError, match=r"record.json are not those of the latents beside it: delete the folder"):
+    message = r"record.json are not those of the latents in the same folder: delete the folder"
+    with pytest.raises(ValueError, match=message):
         run_stage(training)
     assert "not those of the latents" in training.failure()["reason"]
 
 
 @pytest.mark.parametrize("left", [0, 7, 40, -3])
-def test_a_file_that_was_cut_off_is_named_before_a_step(left, stage, tiny_plan):
+def test_a_truncated_file_is_reported_before_a_step(left, stage, tiny_plan):
     fit, training = stage.inputs["tokenizer"], tiny_plan().jobs[1].stages[0]
     snapshot = snapshot_file(training.folder, "ema", 32)
     for path, reader in (
-        (stored_latents._shard(stage.folder, 1), lambda: stored_latents.read_latents(stage)),
+        (stored_latents.shard_path(stage.folder, 1), lambda: stored_latents.read_latents(stage)),
         (fit.folder / TOKENIZER_WEIGHTS, lambda: fit_tokenizer.trained_tokenizer(fit)),
         (snapshot, lambda: fit_generator.trained_generator(training, 32, "ema")),
     ):
@@ -293,22 +295,22 @@ def test_a_file_that_was_cut_off_is_named_before_a_step(left, stage, tiny_plan):
         path.write_bytes(whole)
 
 
-def test_a_generator_is_not_drawn_from_with_other_statistics(stage, tiny_plan):
+def test_a_generator_is_not_sampled_with_other_statistics(stage, tiny_plan):
     training, *_, last = tiny_plan().jobs[1].stages
     run_stage(training)
     path = snapshot_file(training.folder, "ema", last.spec.images_seen)
-    about = json.loads(load_metadata(path)["latents"])
-    assert about == stored_latents.latent_statistics(stage)
+    metadata = json.loads(load_metadata(path)["latents"])
+    assert metadata == stored_latents.latent_statistics(stage)
     generate.sampler(last.spec, last.inputs)
     swap_statistics(stage)
-    with pytest.raises(ValueError, match=rf"{path} was trained on latents .* another mean and spread") as caught:
+    with pytest.raises(ValueError, match=rf"{path} was trained on latents .* another mean and std") as caught:
         generate.sampler(last.spec, last.inputs)
     assert len(str(caught.value).splitlines()) == 1
-    without_metadata(path)  # as the first snapshots were
+    without_metadata(path)  # as the first snapshots
     generate.sampler(last.spec, last.inputs)
 
 
-def test_the_papers_scale_stores_samples_and_another_word_is_refused(tiny_plan, tiny_scale):
+def test_the_papers_scale_stores_samples_and_another_value_is_refused(tiny_plan, tiny_scale):
     assert imagenet256().stored_latents == "sample"
     with pytest.raises(ValueError, match="stored_latents must be one of posterior, sample, got 'samples'; nearest"):
         check_scale(dataclasses.replace(tiny_scale, stored_latents="samples"))

@@ -1,4 +1,4 @@
-"""What a user's folder holds beside its data set is told by kind, and moves nothing."""
+"""Unused files in a user's data folder are reported by kind, and change nothing."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ def birds(tmp_path):
 def add(folder, *names):
     for name in names:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(b"none of ours")
+        (folder / name).write_bytes(b"not used")
 
 
-def test_what_is_no_picture_is_counted_by_kind_and_litter_is_not(birds):
+def test_files_that_are_not_pictures_are_counted_by_kind_and_litter_is_not(birds):
     before = resolve_data(str(birds), 16)
     assert left_out_of_data(str(birds)) == []
     add(birds, "class0/a.gif", "class0/b.GIF", "class1/deep/c.gif", "class2/notes.txt", "LICENSE")
@@ -38,7 +38,7 @@ def test_many_kinds_are_summed_up(birds, monkeypatch):
     assert left_out_of_data(str(birds)) == [f"left out 2 .gif, 1 .txt, 2 of other kinds: {PICTURES}"]
 
 
-def test_pictures_outside_of_classes_are_told_too(birds, tmp_path):
+def test_pictures_outside_of_classes_are_reported_too(birds, tmp_path):
     (birds / "class0" / "000.png").rename(birds / "cover.png")
     assert left_out_of_data(str(birds)) == ["left out 1 picture that is in no class's folder"]
     own = tmp_path / "own"
@@ -51,7 +51,7 @@ def test_pictures_outside_of_classes_are_told_too(birds, tmp_path):
     assert spec.train_images + spec.test_images == 36 - 13
 
 
-def test_beside_parquet_files_all_else_is_named(birds, tmp_path, monkeypatch):
+def test_all_other_files_next_to_parquet_files_are_reported(birds, tmp_path, monkeypatch):
     add(birds, "data/train-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet")
     add(birds, "data/test-00000-of-00002.parquet", "data/test-00001-of-00002.parquet", "data/more.parquet", "README.md")
     expected = [

@@ -1,4 +1,4 @@
-"""Parquet files as the hub gives them: the pictures of a folder, read a few at a time, and refused by name."""
+"""Parquet files as on the hub: the same pictures as in a folder, read in batches; damage is reported by file."""
 
 import io
 import json
@@ -22,7 +22,7 @@ def row(path, label):
 
 
 def write(path, rows, names=None, **options):
-    """A file as the hub's library writes it."""
+    """Write a file like the hub's library."""
     info = {"info": {"features": {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": names}}}}
     metadata = {b"huggingface": json.dumps(info).encode()} if names else None
     schema = pa.schema([("image", IMAGE), ("label", pa.int64())], metadata=metadata)
@@ -39,7 +39,7 @@ def rows_of(folder, seed=0):
 
 @pytest.fixture
 def split_folder(tmp_path):
-    """train/ and val/, each with three classes, and the same pictures as the hub gives ImageNet."""
+    """train/ and val/, each with three classes, and the same pictures as parquet files like ImageNet's on the hub."""
     folder, hub = tmp_path / "folder", tmp_path / "hub"
     draw_pictures(folder / "train", per_class=9)
     draw_pictures(folder / "val", per_class=4)
@@ -52,7 +52,7 @@ def split_folder(tmp_path):
         write(hub / "data" / f"train-{number:05d}-of-00002.parquet", part, names, row_group_size=4)
     write(hub / "data" / "validation-00000-of-00001.parquet", rows_of(folder / "val")[1], names)
     unlabelled = [{**item, "label": -1} for item in rows[:5]]
-    write(hub / "data" / "test-00000-of-00028-0a1b.parquet", unlabelled, names)  # the others were not fetched
+    write(hub / "data" / "test-00000-of-00028-0a1b.parquet", unlabelled, names)  # the other files are missing
     return folder, hub
 
 
@@ -82,7 +82,7 @@ def test_without_a_split_of_its_own_the_same_tenth_is_held_out(tmp_path):
 def test_a_labelled_test_split_is_used_and_classes_need_no_names(tmp_path):
     rows = rows_of(draw_pictures(tmp_path / "folder", per_class=5))[1]
     for item in rows:
-        item["image"]["path"] = None  # as when pictures never were files
+        item["image"]["path"] = None  # as for pictures that were never files
     write(tmp_path / "hub" / "train.parquet", rows[:10])
     write(tmp_path / "hub" / "test.parquet", rows[10:])
     spec = resolve_data(str(tmp_path / "hub"), 16)
@@ -102,11 +102,11 @@ def test_pictures_are_read_a_few_at_a_time_and_from_any_one_on(split_folder, mon
         return original(self, size, row_groups=row_groups, columns=columns)
 
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", iter_batches)
-    monkeypatch.setattr(parquet, "READ", 3)
+    monkeypatch.setattr(parquet, "READ_BATCH", 3)
     for start in (0, 9, 11, 26, 27):
         assert list(splits["train"].pictures(start)) == whole[start:]
     assert sorted(place for place, _, _ in whole) == list(range(27))
-    assert read.count(([0], ["image.bytes"])) == 2 + 1 + 1  # of both files, of the second; never what is passed over
+    assert read.count(([0], ["image.bytes"])) == 2 + 1 + 1  # of both files, of the second; skipped groups are not read
     assert all(len(groups) == 1 for groups, _ in read)
 
 
@@ -182,7 +182,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("what", BROKEN)
-def test_what_is_broken_is_named_in_one_line(what, split_folder):
+def test_damage_is_reported_in_one_line(what, split_folder):
     _, hub = split_folder
     breaks, message = BROKEN[what]
     breaks(hub, hub / "data" / "train-00001-of-00002.parquet")

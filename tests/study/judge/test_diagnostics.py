@@ -1,4 +1,4 @@
-"""Numbers of latents: their closed forms, the same again, and their way from a stage's folder into the table."""
+"""Diagnostics of latents: closed forms, reproducibility, and their way from a stage's folder into the table."""
 
 import dataclasses
 from pathlib import Path
@@ -27,7 +27,7 @@ from study.submit.launches import note_sweep
 from study.submit.options import Sweep
 
 
-def test_equal_weights_are_even_and_one_that_has_all_is_not():
+def test_equal_weights_are_even_and_a_single_one_is_not():
     assert unevenness(np.full(50, 3.0)) == pytest.approx({"density_cv": 0, "gini": 0, "normalized_entropy": 1})
     alone = unevenness(np.eye(50)[7])
     assert alone == pytest.approx({"density_cv": 7, "gini": 1 - 1 / 50, "normalized_entropy": 0})  # sqrt(50 - 1)
@@ -54,7 +54,7 @@ def maps():
     return cloud.astype(np.float32), (clusters / clusters.std(axis=0)).astype(np.float32)
 
 
-def test_clusters_of_unequal_size_are_less_even_than_one_cloud_and_the_same_again(maps):
+def test_clusters_of_unequal_size_are_less_even_than_one_cloud_and_reproducibly_so(maps):
     even, clustered = map(uniformity, maps)
     assert clustered["density_cv"] > 1.1 * even["density_cv"]
     assert clustered["gini"] > 1.1 * even["gini"]
@@ -89,7 +89,7 @@ def test_the_nearest_other_point():
     assert torch.equal(reconstruct.nearest(many), distances.argmin(dim=1))
 
 
-def test_how_many_points_a_data_set_has():
+def test_number_of_points_of_a_data_set():
     assert [points_for(images) for images in (64, 9_600, 1_281_167)] == [64, 1_500, 10_000]
 
 
@@ -105,13 +105,13 @@ def plan(tiny_scale, tmp_path):
 
 @pytest.fixture
 def stages(plan) -> dict[str, Stage]:
-    """Those of the tokenizer's job, done."""
+    """The finished stages of the tokenizer's job, by kind."""
     for stage in plan.jobs[0].stages:
         run_stage(stage)
     return {stage.kind: stage for stage in plan.jobs[0].stages}
 
 
-def test_diagnostics_go_from_the_stage_into_the_table_and_missing_ones_are_brought(
+def test_diagnostics_go_from_the_stage_into_the_table_and_missing_ones_are_computed(
     plan, stages, tmp_path, monkeypatch, capsys
 ):
     latents = stored_latents.read_latents(stages["encode"])
@@ -121,9 +121,9 @@ def test_diagnostics_go_from_the_stage_into_the_table_and_missing_ones_are_broug
     found = stages["encode"].diagnostics()
     assert found["diagnostic_points"] == 110 and len(found["eigenvalues"]) == 4
     assert 1 <= found["effective_rank"] <= 4
-    assert "density_cv" not in stages["encode"].record()  # beside it, so that no result rests on them
+    assert "density_cv" not in stages["encode"].record()  # in another file, so that no result depends on them
     kept = {name: (stages["encode"].folder / name).read_bytes() for name in (LATENT_MAP, LATENT_PICTURES)}
-    density = pd.read_csv(stages["encode"].folder / LATENT_MAP)["density"]  # what is drawn is what was measured
+    density = pd.read_csv(stages["encode"].folder / LATENT_MAP)["density"]  # the map shows what was measured
     assert len(density) == 110 and density.mean() == pytest.approx(1, rel=1e-3)
     assert density.std(ddof=0) == pytest.approx(found["density_cv"], rel=1e-3)
 
@@ -134,7 +134,7 @@ def test_diagnostics_go_from_the_stage_into_the_table_and_missing_ones_are_broug
     assert row["density_cv"] == found["density_cv"] and row["diagnostic_points"] == 110
     assert np.isnan(row["ifid"])  # no sweep computes it
 
-    for name in ("diagnostics.json", *kept):  # as of a stage of before
+    for name in ("diagnostics.json", *kept):  # as in an older stage
         (stages["encode"].folder / name).unlink()
     row = load(update_table(plan, tmp_path))
     assert row[[*DIAGNOSTICS]].isna().all() and row["rfid"] > 0
@@ -148,7 +148,7 @@ def test_diagnostics_go_from_the_stage_into_the_table_and_missing_ones_are_broug
     printed = capsys.readouterr().out
     assert "f4d4: density_cv" in printed and "of 110 latents" in printed and "(classifier)" in printed
 
-    monkeypatch.setattr(reconstruct, "interpolated_distances", None)  # what is there is not computed again
+    monkeypatch.setattr(reconstruct, "interpolated_distances", None)  # existing diagnostics are not computed again
     assert diagnose.main(["test", "--points", "100"]) == 0
     assert load(tmp_path / "results" / "test" / "table.csv")["diagnostic_points"] == 100
     assert diagnose.main(["test", "--points", "50"]) == 2
@@ -169,7 +169,7 @@ def load(path):
     return row
 
 
-def test_latents_that_cannot_be_described_cost_nobody_the_latents(tmp_path, caplog):
+def test_failed_diagnostics_do_not_make_latents_unusable(tmp_path, caplog):
     few = stored_latents.Latents(
         ({"sample": torch.zeros(20, 1, 4, 2, 2, dtype=torch.float16)},),
         torch.zeros(20, dtype=torch.int64),
@@ -177,12 +177,12 @@ def test_latents_that_cannot_be_described_cost_nobody_the_latents(tmp_path, capl
         torch.ones(4, 1, 1),
     )
     assert describe_latents(few, tmp_path) == {}
-    assert "too few images to tell how latents lie: 20" in caplog.text
+    assert "too few images for latent diagnostics: 20" in caplog.text
     assert not (tmp_path / LATENT_MAP).exists()
 
 
 def test_pictures_of_latents_show_their_principal_components(tmp_path):
-    """A latent of which one channel is left and right, and another above and below, is drawn as that."""
+    """Latents with a horizontal step in one channel and a vertical step in another are drawn so."""
     side = torch.tensor([-1.0, 1.0])
     sample = torch.zeros(9, 1, 4, 2, 2)
     sample[:, 0, 0] = 5 * side  # the strongest: red
@@ -202,7 +202,7 @@ def test_pictures_of_latents_show_their_principal_components(tmp_path):
     two = stored_latents.Latents(
         ({"sample": sample[:, :, :2].half()},), latents.labels, torch.zeros(2, 1, 1), torch.ones(2, 1, 1)
     )
-    picture_latents(two, images, tmp_path)  # a component that is not there is grey
+    picture_latents(two, images, tmp_path)  # a missing component is grey
     assert (np.asarray(Image.open(tmp_path / LATENT_PICTURES))[8:, :, 2] == 128).all()
 
 

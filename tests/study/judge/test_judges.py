@@ -41,17 +41,17 @@ def test_specs(data):
     lite = judge_spec("efficientnet_lite2", 64, data)
     assert (lite.size, lite.width) == (64, 1280)
     other = dataclasses.replace(data, content="0" * 16)
-    assert judge_spec("efficientnet_lite2", 64, other) == lite  # knows nothing of the data
+    assert judge_spec("efficientnet_lite2", 64, other) == lite  # does not depend on the data
     assert judge_spec("efficientnet_lite2", 96, data).fingerprint != lite.fingerprint
     small = judge_spec("classifier", 0, data)
     assert (small.size, small.width) == (16, 128)
-    assert judge_spec("classifier", 0, other).fingerprint != small.fingerprint  # is trained on it
+    assert judge_spec("classifier", 0, other).fingerprint != small.fingerprint  # is trained on the data
     assert judge_spec("classifier", 0, dataclasses.replace(data, resolution=256)).size == 64
     with pytest.raises(ValueError, match="nearest: efficientnet_lite2"):
         judge_spec("efficientnet-lite2", 64, data)
     with pytest.raises(ValueError, match="at least 32 px"):
         judge_spec("efficientnet_lite2", 16, data)
-    with pytest.raises(ValueError, match="sees 299 px"):
+    with pytest.raises(ValueError, match="needs images of 299 px here, not 64"):
         judge_spec("inception", 64, data)
 
 
@@ -94,7 +94,7 @@ def test_classifier_is_the_same_twice(data, study_root, monkeypatch):
     (study_root / "elsewhere").mkdir()
     os.symlink(study_root / "data", study_root / "elsewhere" / "data")
     torch.manual_seed(5)
-    torch.rand(3)  # the global generator has no say
+    torch.rand(3)  # the global generator must have no influence
     build_judge(spec, data)
     (again,) = (study_root / "elsewhere" / "assets" / "classifier").iterdir()
     assert (again / "classifier.safetensors").read_bytes() == weights
@@ -150,7 +150,7 @@ def test_inception_is_read_safely(data, tmp_path, monkeypatch):
 
 @pytest.fixture
 def blank_inception(tmp_path, monkeypatch):
-    """Random weights in the layout of the real file, where the judge looks for it; no number of them is kept."""
+    """Random weights in the layout of the real file, in the weights folder; no number from them is kept."""
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     torch.manual_seed(0)
@@ -179,13 +179,13 @@ def test_inception_gives_pooled_and_spatial_features_and_class_scores(data, blan
     images[0, 0, :8, :8], images[0, 0, 8:16, :8] = 0, 255
     pooled, spatial = all_features(extractor, images)
     assert seen["pixels"].shape == (2, 3, 299, 299)
-    assert (seen["pixels"].min(), seen["pixels"].max()) == (-1, 127 / 128)  # all of uint8: (value - 128) / 128
-    with pytest.raises(ValueError, match="images are uint8"):
+    assert (seen["pixels"].min(), seen["pixels"].max()) == (-1, 127 / 128)  # the range of uint8: (value - 128) / 128
+    with pytest.raises(ValueError, match="images must be uint8"):
         all_features(extractor, images / 255)
     assert pooled.shape == (2, 2048)
     assert spatial.shape == (2, SPATIAL_WIDTH) == (2, 17 * 17 * 7)
     assert spatial.dtype == torch.float32
-    # its 1 x 1 branch comes first in what the block puts together; channels last, as TensorFlow lays them out
+    # its 1 x 1 branch is first in the block's concatenation; channels last, as in TensorFlow
     first = seen["maps"][:, :7]
     assert seen["maps"].shape == (2, 768, 17, 17)
     torch.testing.assert_close(spatial.reshape(2, 17, 17, 7), first.permute(0, 2, 3, 1), rtol=0, atol=0)
@@ -195,32 +195,32 @@ def test_inception_gives_pooled_and_spatial_features_and_class_scores(data, blan
     assert all_features(build_judge(judge_spec("classifier", 0, data), data), images)[1] is None
 
 
-def test_a_reference_keeps_its_hash_where_inception_once_had_no_spatial_part(data, blank_inception, monkeypatch):
-    """The hash is what tables hold; the folder is another, so that the old one is not taken for whole."""
-    kept = []
-    made = references.asset
-    monkeypatch.setattr(references, "asset", lambda kind, key, fill: kept.append(key) or made(kind, key, fill))
-    monkeypatch.setattr("study.judge.references.square_root", lambda sigma: sigma.copy())  # 10 s, and not looked at
+def test_a_reference_keeps_its_hash_from_before_inceptions_spatial_features(data, blank_inception, monkeypatch):
+    """Tables hold the hash; the folder is another one, so that an old one is not taken for complete."""
+    keys = []
+    original = references.asset
+    monkeypatch.setattr(references, "asset", lambda kind, key, fill: keys.append(key) or original(kind, key, fill))
+    monkeypatch.setattr("study.judge.references.square_root", lambda sigma: sigma.copy())  # 10 s, and not used
     target = dataset_reference(judge_spec("inception", 0, data), data, "train", 3)
-    before = {key: value for key, value in kept[-1].items() if key != "spatial"}
-    assert target.hash == fingerprint(before) != fingerprint(kept[-1])
+    before = {key: value for key, value in keys[-1].items() if key != "spatial"}
+    assert target.hash == fingerprint(before) != fingerprint(keys[-1])
     assert {name: tuple(value.shape) for name, value in target.spatial.items()} == {
         "mu": (SPATIAL_WIDTH,), "sigma": (SPATIAL_WIDTH,) * 2, "root": (SPATIAL_WIDTH,) * 2,
     }  # fmt: skip
     assert target.head.shape == (1008, 2048)
 
 
-def test_statistics_that_others_took_stand_in_for_those_of_the_pictures(data, blank_inception, monkeypatch):
+def test_published_statistics_replace_those_of_the_pictures(data, blank_inception, monkeypatch):
     monkeypatch.setattr("study.judge.references.square_root", lambda sigma: sigma.copy())
-    given = {"mu": np.arange(2048.0), "sigma": np.eye(2048), "mu_s": np.ones(2023), "sigma_s": 2 * np.eye(2023)}
+    published = {"mu": np.arange(2048.0), "sigma": np.eye(2048), "mu_s": np.ones(2023), "sigma_s": 2 * np.eye(2023)}
     spec = judge_spec("inception", 0, None)
-    target = pictures_reference(spec, pictures(3), "a", given=given)
-    np.testing.assert_array_equal(target.mu, given["mu"])
-    np.testing.assert_array_equal(target.spatial["sigma"], given["sigma_s"])
-    assert target.features.shape == (3, 2048)  # of the pictures: KID, precision and recall have nothing else
+    target = pictures_reference(spec, pictures(3), "a", published=published)
+    np.testing.assert_array_equal(target.mu, published["mu"])
+    np.testing.assert_array_equal(target.spatial["sigma"], published["sigma_s"])
+    assert target.features.shape == (3, 2048)  # of the pictures, for KID, precision and recall
     assert pictures_reference(spec, pictures(3), "a").hash != target.hash
     with pytest.raises(AssertionError, match="belong to the network"):
-        pictures_reference(judge_spec("efficientnet_lite2", 64, None), pictures(3), "a", given=given)
+        pictures_reference(judge_spec("efficientnet_lite2", 64, None), pictures(3), "a", published=published)
     with pytest.raises(ValueError, match="at least 2 images"):
         pictures_reference(spec, pictures(1), "a")
 
@@ -231,7 +231,7 @@ def test_a_classifier_needs_a_data_set():
 
 
 def test_a_changed_classifier_has_a_new_version():
-    """Caches are named by the version: raise it in study/plan/judge_spec.py, then add a line here."""
+    """Cache keys contain the version: raise it in study/plan/judge_spec.py, then add an entry here."""
     from study.judge import extractors
 
     trunk, head = extractors.classifier(10)

@@ -40,7 +40,7 @@ def as_reference(found, head=None):
 def test_frechet_closed_form():
     """One dimension per feature: the distance of N(m, s^2) to N(m', s'^2) is (m - m')^2 + (s - s')^2.
 
-    Here means differ by 1, 0, 2 and spreads by 1, 2, 0: 1 + 0 + 4 and 1 + 4 + 0, together 10.
+    Here means differ by 1, 0, 2 and standard deviations by 1, 2, 0: 1 + 0 + 4 and 1 + 4 + 0, together 10.
     """
     a = {"mu": np.array([0.0, 0, 0]), "sigma": np.diag([1.0, 1, 9])}
     b = {"mu": np.array([1.0, 0, 2]), "sigma": np.diag([4.0, 9, 9])}
@@ -96,8 +96,7 @@ def test_identical_sets():
 
 
 def test_precision_and_recall_are_not_swapped():
-    """A generator that makes one good image is precise and recalls nothing; one that is too broad the
-    reverse."""
+    """A generator of one good image has high precision and low recall; one that is too broad the reverse."""
     real = gaussian(400, 8, 0)
     collapsed = real.mean(0) + 0.01 * gaussian(400, 8, 1)
     values = generation_metrics(collapsed, as_reference(real))
@@ -141,7 +140,7 @@ def test_too_few_or_too_wide():
 
 
 def test_inception_score():
-    """Scores that name one of 4 classes for sure, equally often, give 4; scores that say nothing give 1."""
+    """Certain scores for one of 4 classes, equally often, give 4; scores without information give 1."""
     sure = 100 * torch.eye(4).repeat(100, 1)
     assert inception_score(sure) == pytest.approx(4, rel=0.05)  # splits are not quite balanced
     assert inception_score(torch.zeros(100, 4)) == pytest.approx(1)
@@ -149,12 +148,12 @@ def test_inception_score():
     assert generation_metrics(found, as_reference(found, head=torch.zeros(4, 8)))["inception_score"] == 1
 
 
-def planted(means, spreads, seed, n=600):
+def planted(means, stds, seed, n=600):
     """Features (n, D) whose sample mean and covariance are exactly these, the covariance a diagonal one."""
     noise = gaussian(n, len(means), seed).double()
     noise = noise - noise.mean(0)
     white = noise @ torch.linalg.inv(torch.linalg.cholesky(noise.T @ noise / (n - 1))).T
-    return (white * torch.tensor(spreads) + torch.tensor(means)).float()
+    return (white * torch.tensor(stds) + torch.tensor(means)).float()
 
 
 def with_spatial(found, spatial):
@@ -164,7 +163,7 @@ def with_spatial(found, spatial):
 
 
 def test_sfid_is_the_distance_of_the_spatial_features():
-    """Means differ by 1, 0, 2 and spreads by 1, 2, 0, as above: 10; the pooled features say something else."""
+    """Means differ by 1, 0, 2 and standard deviations by 1, 2, 0, as above: 10; pooled features are unrelated."""
     real, made = planted([0.0, 0, 0], [1.0, 1, 3], 0), planted([1.0, 0, 2], [2.0, 3, 3], 1)
     pooled = gaussian(600, 4, 2)
     target = with_spatial(pooled, real)
@@ -206,7 +205,7 @@ def test_reconstruction(channels):
     assert perfect["ssim"] == pytest.approx(1)
 
 
-def test_rfid_of_features_that_all_moved_is_the_square_of_the_way():
+def test_rfid_of_shifted_features_is_the_square_of_the_shift():
     rng = torch.Generator().manual_seed(0)
     inputs = torch.randn(500, 3, generator=rng)
     stats = {name: torch.from_numpy(value) for name, value in frechet.statistics(inputs).items()}
@@ -217,9 +216,9 @@ def test_rfid_of_features_that_all_moved_is_the_square_of_the_way():
 
 def test_reconstruction_refuses():
     images = torch.zeros(4, 1, 16, 16, dtype=torch.uint8)
-    with pytest.raises(ValueError, match="uint8 of one shape"):
+    with pytest.raises(ValueError, match="must be uint8 of one shape"):
         reconstruction_metrics(images, images.float(), l1)
-    with pytest.raises(ValueError, match="uint8 of one shape"):
+    with pytest.raises(ValueError, match="must be uint8 of one shape"):
         reconstruction_metrics(images, images[:2], l1)
     with pytest.raises(MetricError, match="perceptual is not finite"):
         reconstruction_metrics(images, images, lambda a, b: torch.full((len(a),), float("nan")))

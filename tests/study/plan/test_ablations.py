@@ -1,4 +1,4 @@
-"""Ablations: each is planned at every scale or says what the scale lacks, and what its runs change is found out."""
+"""Ablations: each can be planned at every scale or states what the scale lacks; changed factors are computed."""
 
 import dataclasses
 import subprocess
@@ -15,10 +15,10 @@ from study.plan.runs import Run
 from study.plan.scales import SCALES
 
 ALL = tuple(ablation_names())
-PAPER = {  # tables and figures of the paper that an ablation asks
+PAPER = {  # tables and figures of the paper that an ablation reproduces
     "Table 1", "Table 2", "Table 3", "Table 4", "Table 5", "Table 6", "Figure 1", "Figure 2", "Figure 4",
 }  # fmt: skip
-LACKING = {  # what a scale cannot ask
+LACKING = {  # ablations that a scale cannot run
     ("released", "smoke"), ("released", "desk"), ("released", "desk-full"),
     ("baselines", "smoke"), ("baselines", "desk"), ("baselines", "desk-full"),
     ("scaling", "smoke"), ("scaling", "desk"), ("scaling", "imagenet256-system"),
@@ -37,7 +37,7 @@ def tokenizers(found):
 
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize("name", ALL)
-def test_every_ablation_is_planned_or_says_what_the_scale_lacks(name, scale):
+def test_every_ablation_is_planned_or_states_what_the_scale_lacks(name, scale):
     if (name, scale) in LACKING:
         with pytest.raises(ValueError, match=f"^scale {scale} [^\n]+$"):
             plan(name, scale)
@@ -46,7 +46,7 @@ def test_every_ablation_is_planned_or_says_what_the_scale_lacks(name, scale):
     assert any(planned.kind == "generator" for planned in found.runs)
     named = [planned.run.label for planned in found.runs if planned.kind == "generator"]
     assert all(named) or not any(named)
-    if any(named):  # no rung is another under a second name
+    if any(named):  # no run occurs under two labels
         assert len(set(named)) * len(found.scale.repeats) == len(named)
 
 
@@ -56,13 +56,13 @@ def test_without_alignment_there_is_nothing_to_compare(name):
         plan(name, foundation_models=())
 
 
-def test_every_table_and_figure_of_the_paper_is_asked():
+def test_every_table_and_figure_of_the_paper_has_an_ablation():
     sources = " ".join(ablation(name).SOURCE for name in ALL).replace("Figures 1, 2 and 4", "Figure 1, Figure 2")
     assert {source for source in PAPER if source not in sources} == set()
 
 
 @pytest.mark.parametrize("name", ["convergence", "scaling", "uniformity"])
-def test_parts_of_the_frontier_train_nothing_of_their_own(name):
+def test_ablations_within_the_frontier_train_nothing_more(name):
     whole = {stage.fingerprint for stage in plan("frontier", "imagenet256").stages}
     part = {stage.fingerprint for stage in plan(name, "imagenet256").stages}
     assert part < whole
@@ -81,7 +81,7 @@ def test_at_the_papers_scale_they_are_the_papers_runs():
         assert {p.run.generator for p in found.runs if p.kind == "generator"} == {"LightningDiT-B/1"}
 
 
-def test_the_last_part_of_the_vf_loss_is_its_margins_taken_away_or_given():
+def test_the_last_run_of_vf_loss_changes_the_margins():
     for scale, label, margins in (("smoke", "without margins", (0, 0)), ("desk", "with margins", (0.5, 0.25))):
         *_, last = plan("vf_loss", scale).runs
         fit = last.fit.inputs["latents"].inputs["tokenizer"].spec.recipe

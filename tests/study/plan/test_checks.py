@@ -1,4 +1,4 @@
-"""A value that no run could use is refused by name before a study starts."""
+"""An invalid value is reported with its field before a study starts."""
 
 import pytest
 
@@ -18,7 +18,7 @@ def test_every_scale_passes_its_own_checks(name):
         ("downsampling", "0", "downsampling must be above 0, got 0"),
         ("latent_channels", "()", "latent_channels must be at least one, none twice"),
         ("seeds", "0,0", "seeds must be at least one, none twice"),
-        ("tokenizer_seeds", "0,1", "2 tokenizer_seeds for 1 seeds; give both"),
+        ("tokenizer_seeds", "0,1", "2 tokenizer_seeds for 1 seeds; set both"),
         ("autoencoder.ch_mult", "0,1", "autoencoder.ch_mult must be"),
         ("foundation.stride", "7", "foundation.stride must be one of 2, 4, 8, 16, 32, got 7"),
         ("tokenizer.learning_rate", "1e400", "tokenizer.learning_rate must be above 0"),
@@ -43,7 +43,7 @@ def test_every_scale_passes_its_own_checks(name):
         ("device", "tpu", "device must be one of any, cpu, cuda, got 'tpu'"),
     ],
 )
-def test_a_value_that_no_run_could_use_is_refused(field, value, message):
+def test_an_invalid_value_is_refused(field, value, message):
     with pytest.raises(ValueError, match=message):
         check_scale(change(SCALES["smoke"](), field, value))
 
@@ -51,5 +51,5 @@ def test_a_value_that_no_run_could_use_is_refused(field, value, message):
 def test_every_checked_field_exists():
     for field in CHECKS:
         value = SCALES["smoke"]()
-        for part in field.split("."):
-            value = getattr(value, part)
+        for name in field.split("."):
+            value = getattr(value, name)

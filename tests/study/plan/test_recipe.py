@@ -1,4 +1,4 @@
-"""Table 1's ladder: each rung is the one before with what it claims, and nothing else."""
+"""The steps of Table 1: each changes the settings that it claims to change, and no others."""
 
 import dataclasses
 from itertools import pairwise
@@ -10,7 +10,7 @@ import ablations.recipe
 from study.plan.resolve import make_plan
 from study.plan.scales import SCALES
 
-CLAIMS = [  # what differs between rung n and rung n + 1
+CLAIMS = [  # settings that differ between step n and step n + 1
     {"recipe.objective", "architecture.learned_variance", "sampling.solver", "sampling.steps"},
     {"recipe.batch_images", "recipe.learning_rate"},
     {"recipe.betas"},
@@ -24,7 +24,7 @@ CLAIMS = [  # what differs between rung n and rung n + 1
 
 
 def settings(planned):
-    """Everything that makes a rung's number, by dotted name."""
+    """All settings that determine a step's result, by dotted name."""
     fit, generate = planned.fit.spec, planned.results[-1].spec
     tokenizer = planned.fit.inputs["latents"].inputs["tokenizer"]
     flat = {"tokenizer": fit.tokenizer, "tokenizer fingerprint": tokenizer.fingerprint}
@@ -64,7 +64,7 @@ def test_the_paper_scale_trains_the_papers_steps():
     assert rungs[0].fit.spec.architecture.name == "DiT-XL/2"
 
 
-def test_its_top_is_the_frontiers_own_run():
+def test_the_last_step_is_a_run_of_the_frontier():
     import ablations.frontier
 
     scale = SCALES["desk"]()

@@ -1,4 +1,4 @@
-"""Plans: what an ablation asks for, once each, and one clear line for everything that cannot be."""
+"""Plans: every stage that an ablation needs, once each, and a one-line error for invalid runs."""
 
 import dataclasses
 
@@ -66,7 +66,7 @@ def test_every_foundation_model_at_every_width_is_planned():
 
 
 def test_what_a_tokenizer_does_not_use_leaves_its_fingerprint_alone():
-    """Also phases' VF settings for a plain one: their starts restart its optimizers, so they count."""
+    """A plain tokenizer ignores VF settings of phases, but not their starts, at which its optimizers restart."""
     scale = SCALES["smoke"]()
 
     def fingerprints(foundation=None, **recipe):
@@ -103,7 +103,7 @@ def test_tokenizer_seeds_take_turns_under_the_generators_seeds(seeds, tokenizer_
     generators = [planned.run for planned in found.runs if planned.kind == "generator"]
     assert {(run.tokenizer_seed, run.seed) for run in generators} == trained
     assert [job.kind for job in found.jobs].count("tokenizer") == 2 * len(tokenizer_seeds)
-    assert len({job.title for job in found.jobs}) == len(found.jobs)  # each can be told apart
+    assert len({job.title for job in found.jobs}) == len(found.jobs)  # titles are unique
 
 
 def test_runs_that_share_a_tokenizer_train_it_once():
@@ -125,7 +125,7 @@ def test_a_generators_change_leaves_its_tokenizer_as_it_is():
     assert [job.kind for job in found.jobs] == ["tokenizer"] * 2 + ["generator"] * 4
 
 
-def test_the_objective_decides_the_variance_and_what_it_does_not_use_moves_nothing():
+def test_the_objective_sets_learned_variance_and_unused_fields_change_no_fingerprint():
     diffusion = {"generator.objective": "gaussian-diffusion", "sampling.solver": "ddpm"}
     base = Run(tokenizer="f4d4", generator="DiT-XXS/2")
     ignored = {"generator.logit_normal": False, "generator.direction_weight": 0.0, "sampling.timestep_shift": 0.3}
@@ -205,7 +205,7 @@ def test_a_name_that_does_not_exist_is_answered_with_the_nearest(run, message):
     [
         ("generator", {"snapshot_images": (100,)}, "must name multiples of generator.batch_images 32"),
         ("generator", {"snapshot_images": ()}, "snapshot_images"),
-        ("generator", {"snapshot_images": (1024,)}, "none past generator.budget_images 512"),
+        ("generator", {"snapshot_images": (1024,)}, "none above generator.budget_images 512"),
         ("tokenizer", {"budget_images": 100}, "must be a multiple of tokenizer.batch_images 32"),
         (
             "tokenizer",
@@ -216,7 +216,7 @@ def test_a_name_that_does_not_exist_is_answered_with_the_nearest(run, message):
         ("tokenizer", {"phases": (Phase(from_images=256),)}, "got 256"),
     ],
 )
-def test_budgets_that_no_training_could_keep_are_refused(group, changes, message):
+def test_inconsistent_budgets_are_refused(group, changes, message):
     scale = SCALES["smoke"]()
     with pytest.raises(ValueError, match=message):
         plan(scale, **{group: dataclasses.replace(getattr(scale, group), **changes)})

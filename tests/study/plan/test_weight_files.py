@@ -1,4 +1,4 @@
-"""Weight files of others: found, fetched from a real server, checked; a plan says what is missing."""
+"""Weight files: found, downloaded from a real server, checked; a plan lists the missing ones."""
 
 import dataclasses
 import functools
@@ -47,7 +47,7 @@ def server(tmp_path):
 
 @pytest.fixture
 def mae(server, monkeypatch, tmp_path):
-    """The file 'mae' is a small one on that server, and the folder for weights is empty."""
+    """A small file 'mae' on that server, and an empty weights folder; returns the path of the served file."""
     folder, address = server
     monkeypatch.setenv("STUDY_WEIGHTS", str(tmp_path / "weights"))
     name = weight_files.FILES["mae"].file
@@ -58,19 +58,19 @@ def mae(server, monkeypatch, tmp_path):
     return folder / name
 
 
-def test_a_hash_that_nobody_states_is_recorded_and_checked_from_then_on(mae):
+def test_an_unpublished_hash_is_recorded_and_checked_from_then_on(mae):
     with pytest.raises(ValueError, match=r"'mae' needs vit_large_patch16_224\.mae\.safetensors.*study\.prefetch"):
         weight_files.require_weights("mae")
     path = download.fetch_weights("mae")
     assert path.read_bytes() == b"some weights" == weight_files.require_weights("mae").read_bytes()
     assert list(read_json(path.parent / weight_files.HASHES)) == [path.name]
     path.write_bytes(b"other weights")
-    for look in (weight_files.require_weights, download.fetch_weights):
+    for read in (weight_files.require_weights, download.fetch_weights):
         with pytest.raises(ValueError, match=r"damaged: its SHA-256 starts with .* delete it"):
-            look("mae")
+            read("mae")
 
 
-def test_what_came_is_not_what_was_stated(mae, monkeypatch):
+def test_a_download_with_another_hash_than_published_is_discarded(mae, monkeypatch):
     monkeypatch.setitem(weight_files.FILES, "mae", dataclasses.replace(weight_files.FILES["mae"], sha256="00000000"))
     with pytest.raises(ValueError, match="expected 00000000"):
         download.fetch_weights("mae")
@@ -88,29 +88,29 @@ def test_what_a_plan_needs():
     assert needs.needed_files(planned(paper).stages) == ["inception", "vgg", "dinov2", "mae", "adm-imagenet256"]
     lighter = dataclasses.replace(SCALES["smoke"](), foundation_models=("clip",))
     assert needs.needed_files(planned(lighter).stages) == ["clip"]
-    # weights that are given need no foundation model, and the perceptual net judges alone
+    # pretrained weights need no foundation model; the perceptual net is needed for judging only
     released = needs.needed_files(planned(paper, ablations.released, GIVEN_AS_FOLDER["imagenet"]).stages)
     theirs = [name for name in weight_files.FILES if name.startswith((weight_files.VAVAE, "lightningdit"))]
     assert released == ["inception", "vgg", "adm-imagenet256", *(name for name in theirs if "50ep" not in name)]
     assert len(released) == 3 + 4
 
 
-def test_prefetch_brings_what_is_missing_once(mae, monkeypatch, capsys):
+def test_prefetch_downloads_missing_files_once(mae, monkeypatch, capsys):
     plan = planned(dataclasses.replace(SCALES["smoke"](), foundation_models=("mae",)))
     monkeypatch.setattr(prefetch, "prepare", lambda options: plan)
     assert needs.missing_here(plan.stages) == [
         "the foundation model 'mae': vit_large_patch16_224.mae.safetensors (1213 MB; python -m study.prefetch "
-        "brings it from 127.0.0.1)"
+        "downloads it from 127.0.0.1)"
     ]
     assert prefetch.run(prefetch.Prefetch()) == 0
     assert "fetched  vit_large_patch16_224.mae.safetensors" in capsys.readouterr().out
     assert needs.missing_here(plan.stages) == []
-    mae.unlink()  # not asked for again
+    mae.unlink()  # must not be downloaded again
     assert prefetch.run(prefetch.Prefetch()) == 0
     assert "there    vit_large_patch16_224.mae.safetensors" in capsys.readouterr().out
 
 
-def test_prefetch_says_what_it_could_not_get_and_how_to_get_it_by_hand(mae, monkeypatch, capsys):
+def test_prefetch_reports_failed_downloads_and_how_to_get_them_by_hand(mae, monkeypatch, capsys):
     mae.unlink()
     data = dataclasses.replace(data_spec(256), content="", name="imagenet")
     plan = planned(dataclasses.replace(SCALES["smoke"](), foundation_models=("mae",)), data=data)
@@ -138,8 +138,8 @@ def test_the_papers_plan_says_what_it_costs_and_what_is_missing(bare, capsys):
         assert text in out
     for text in (
         "the data: give imagenet as a folder", "weights-inception", "vgg16-397923af.pth", "dinov2", "a GPU",
-        "the reference 'adm-imagenet256': VIRTUAL_imagenet256_labeled.npz (2000 MB; python -m study.prefetch brings it "
-        "from openaipublic.blob.core.windows.net)",
+        "the reference 'adm-imagenet256': VIRTUAL_imagenet256_labeled.npz (2000 MB; python -m study.prefetch "
+        "downloads it from openaipublic.blob.core.windows.net)",
     ):  # fmt: skip
         assert any(text in line for line in plan.missing), text
     assert len(plan.runs) == 9 + 27
@@ -171,8 +171,8 @@ def test_a_plan_of_baselines_names_every_tokenizer_and_where_it_comes_from(bare,
     assert carry_out.run(options, plan) == 3
     assert "python -m study.prefetch baselines --scale imagenet256" in capsys.readouterr().out
     for text in (
-        "the tokenizer sd-vae-f8d4: sd-vae-ft-ema.safetensors (335 MB; python -m study.prefetch brings it from hugging",
-        "the tokenizer mar-vae-f16d16: mar-vae-kl16.ckpt (266 MB; python -m study.prefetch brings it from www.dropbox.",
+        "the tokenizer sd-vae-f8d4: sd-vae-ft-ema.safetensors (335 MB; python -m study.prefetch downloads it from hugg",
+        "the tokenizer mar-vae-f16d16: mar-vae-kl16.ckpt (266 MB; python -m study.prefetch downloads it from www.drop",
         "SD-VAE: the package diffusers",
     ):  # fmt: skip
         assert any(line.startswith(text) for line in plan.missing), text
@@ -185,8 +185,8 @@ def test_a_plan_of_baselines_names_every_tokenizer_and_where_it_comes_from(bare,
     assert {network.tokens for network in networks.values()} == {256}
     fit = next(stage for stage in plan.stages if stage.kind == "fit_tokenizer")
     fit.folder.mkdir(parents=True)
-    with pytest.raises(ValueError, match=r"needs sd-vae-ft-ema\.safetensors .* python -m study\.prefetch brings it"):
-        pretrained.tokenizer(fit.spec, SimpleNamespace(folder=fit.folder))
+    with pytest.raises(ValueError, match=r"needs sd-vae-ft-ema\.safetensors .* python -m study\.prefetch downloads it"):
+        pretrained.write_tokenizer(fit.spec, SimpleNamespace(folder=fit.folder))
 
 
 def test_a_plan_for_a_cluster_does_not_ask_for_a_gpu_here(bare, monkeypatch):

@@ -1,4 +1,4 @@
-"""The list of ablations as a user reads it: whole words within the terminal's width, and a reason where one is not."""
+"""The printed list of ablations: wrapped at words within the terminal's width, and a reason if one cannot be asked."""
 
 from __future__ import annotations
 

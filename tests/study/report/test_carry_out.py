@@ -1,4 +1,4 @@
-"""What the plan that is printed tells of the user's own data."""
+"""What the printed plan says about the user's own data."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The report of a study: what it holds, that nothing in it can harm, and that it works in a browser."""
+"""The report of a study: its content, that injected text is harmless, and that it works in a browser."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def table():
 
 @pytest.fixture
 def drawn(tmp_path):
-    """A folder of figures: three of the house, one that the house does not know, deeper."""
+    """A folder of figures: three of FIGURES, and an unknown one in a subfolder."""
     for name in ("scaling", "frontier", "dilemma", "search/width of it"):
         path = tmp_path / "figures" / "made" / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -80,7 +80,7 @@ def save(table: pd.DataFrame, folder: Path, sheets: bool = True) -> Path:
 
 
 class Reader(HTMLParser):
-    """Elements with their attributes; fails where they are not nested as they should be."""
+    """Elements with their attributes; fails if they are not nested correctly."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)
@@ -297,7 +297,7 @@ def open_page(path: Path, *options: str) -> str:
 
 
 def drive(text: str, script: str, folder: Path) -> dict:
-    """What a script finds in a page: it returns an object."""
+    """Run a script in a page; returns the object that the script returns."""
     text = NO_POLICY.sub("", text)  # which would refuse this script
     found = f"(() => {{ try {{ {script} }} catch (error) {{ return String(error); }} }})()"
     probe = f"document.documentElement.dataset.probe = JSON.stringify({found})"

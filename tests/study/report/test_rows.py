@@ -1,4 +1,4 @@
-"""The table: every planned row, with its numbers or with why it has none; nothing that was measured vanishes."""
+"""The table: every planned row, with its numbers or the reason why it has none; measured rows never vanish."""
 
 import dataclasses
 

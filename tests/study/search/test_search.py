@@ -1,4 +1,4 @@
-"""A search: trials are runs, the best are run again, and what came out is in files."""
+"""A search: trials are runs, the best are repeated, and the outcome is written to files."""
 
 import dataclasses
 import json
@@ -28,9 +28,9 @@ from study.plan.stage import snapshot_file
 from study.report.refresh import StudyFiles
 from study.report.rows import update_table
 from study.search import worker
-from study.search.outcome import CHOOSING, FEWEST, SCORING, best_trials, conclude, progress_line
+from study.search.outcome import CHOOSING, FEWEST, SCORING, best_trials, progress_line, write_outcome
 from study.search.problem import Problem
-from study.search.run import _say as say
+from study.search.run import _finish as finish_search
 from study.search.spaces import Choice, Number, space, spaces
 from study.search.trial_notes import note_trial
 from study.search.trials import Claimed, Trials, outcome_of
@@ -41,7 +41,7 @@ from study.submit.jobs import run_stage
 JUDGES = (("efficientnet_lite2", 64), ("classifier", 0))
 
 
-def problem(name="sampling", budget=6, *, out=None, **changes):
+def make_problem(name="sampling", budget=6, *, out=None, **changes):
     scale = dataclasses.replace(smoke(), judges=JUDGES, **changes)
     setting = Setting(scale=scale, data=data_spec(), compute=COMPUTE, study="made")
     return Problem(space=name, setting=setting, budget=budget, seed=0, storage="", workers=1, out=out)
@@ -49,9 +49,9 @@ def problem(name="sampling", budget=6, *, out=None, **changes):
 
 @pytest.fixture
 def stages_run(monkeypatch):
-    """Stages take no time: gFID is lowest at a shift of 0.5, at a rate of 0.002, for late marks and for fewer channels.
+    """Fake stages: gFID is lowest at shift 0.5 and learning rate 0.002, and falls with images and fewer channels.
 
-    Gives the kind and mark of every stage that was run.
+    Returns a list that gets the kind and mark of every stage that is run.
     """
     ran = []
 
@@ -91,10 +91,10 @@ def stages_run(monkeypatch):
 
 
 def search(tmp_path, *arguments, **changes):
-    """The files of a search that was done in this process."""
-    asked = problem(*arguments, out=tmp_path, **changes)
-    assert run_worker(asked, 0)
-    return searches.load(tmp_path / "results" / "made", asked.space)
+    """Run a search in this process and load its files."""
+    problem = make_problem(*arguments, out=tmp_path, **changes)
+    assert run_worker(problem, 0)
+    return searches.load(tmp_path / "results" / "made", problem.space)
 
 
 # Spaces
@@ -105,40 +105,40 @@ def search(tmp_path, *arguments, **changes):
 def test_every_space_has_the_default_of_every_scale_and_all_its_corners_are_runs(name, scale):
     made = SCALES[scale]()
     setting = Setting(scale=made, data=data_spec(made.resolution), compute=COMPUTE, study="made")
-    asked = Problem(space=name, setting=setting, budget=1, seed=0, storage="", workers=1, out=None)
-    dimensions, default = asked.dimensions(), asked.default()
-    unchanged = asked.run(default, scored=True).changes
+    problem = Problem(space=name, setting=setting, budget=1, seed=0, storage="", workers=1, out=None)
+    dimensions, default = problem.dimensions(), problem.default()
+    unchanged = problem.run(default, scored=True).changes
     assert set(unchanged) <= {"sampling.solver", "sampling.seed"}  # Euler where the scale's solver is adaptive
     for dimension_name, dimension in dimensions.items():
         ends = dimension.choices if isinstance(dimension, Choice) else (dimension.low, dimension.high)
         for value in ends:
-            assert asked.plan([asked.run({**default, dimension_name: value})]).jobs
+            assert problem.plan([problem.run({**default, dimension_name: value})]).jobs
 
 
 def test_the_default_trial_of_the_generator_is_a_run_of_the_frontier():
     import ablations.frontier
     from study.plan.resolve import make_plan
 
-    asked = problem("generator")
-    s = asked.setting
+    problem = make_problem("generator")
+    s = problem.setting
     frontier = make_plan("frontier", ablations.frontier, s.scale, s.data, s.compute, s.study)
-    assert set(asked.plan([asked.run(asked.default())]).stages) <= set(frontier.stages)
+    assert set(problem.plan([problem.run(problem.default())]).stages) <= set(frontier.stages)
 
 
 def test_guidance_ends_after_it_starts():
-    asked = problem("sampling")
+    problem = make_problem("sampling")
     for start in (0.0, 0.3, 0.6):
         for share in (0.1, 1.0):
-            values = {**asked.default(), "guidance_scale": 2.0, "guidance_start": start, "guidance_share": share}
-            low, high = asked.run(values).changes.get("sampling.guidance_interval", (0.0, 1.0))
+            values = {**problem.default(), "guidance_scale": 2.0, "guidance_start": start, "guidance_share": share}
+            low, high = problem.run(values).changes.get("sampling.guidance_interval", (0.0, 1.0))
             assert 0 <= low < high <= 1
 
 
 def test_seeds_that_choose_score_nothing():
-    asked = problem("sampling")
-    seeds = [asked.run(asked.default(), repeat).changes["sampling.seed"] for repeat in (0, *CHOOSING)]
+    problem = make_problem("sampling")
+    seeds = [problem.run(problem.default(), repeat).changes["sampling.seed"] for repeat in (0, *CHOOSING)]
     assert seeds == [1_000_000, 1_000_001, 1_000_002]
-    assert [asked.run(asked.default(), r, True).changes["sampling.seed"] for r in SCORING] == list(SCORING)
+    assert [problem.run(problem.default(), r, True).changes["sampling.seed"] for r in SCORING] == list(SCORING)
 
 
 @pytest.mark.parametrize(("drawn", "value"), [(0.12345, 0.12), (0.1, 0.1), (0.3333333333, 1 / 3), (0.999, 0.99)])
@@ -160,7 +160,7 @@ def test_a_range_that_is_none_is_refused(low, high):
 def test_a_default_outside_of_a_space_names_its_file():
     guided = dataclasses.replace(smoke().sampling, guidance_scale=9.5)
     with pytest.raises(ValueError, match=r"not within 1.0 to .*; ranges are in ablations/spaces/sampling.py"):
-        problem("sampling", sampling=guided).dimensions()
+        make_problem("sampling", sampling=guided).dimensions()
 
 
 def test_an_unknown_space_names_the_nearest():
@@ -191,7 +191,7 @@ def test_the_winner_is_chosen_on_some_new_seeds_and_scored_on_others(tmp_path, s
 
 def test_rows_are_in_the_table_and_in_no_figure(tmp_path, stages_run):
     from figures.drawing import NothingToDraw
-    from figures.rows import asked
+    from figures.rows import rows_for_figure
     from results.runs import scored
 
     search(tmp_path, "sampling", 3)
@@ -201,7 +201,7 @@ def test_rows_are_in_the_table_and_in_no_figure(tmp_path, stages_run):
     assert len(generators) == 2 * (3 + 2 * len(CHOOSING) + 2 * len(SCORING))  # by both judges
     assert scored(table).empty
     with pytest.raises(NothingToDraw):
-        asked(table, "frontier")
+        rows_for_figure(table, "frontier")
 
 
 def test_a_second_search_asks_nothing_and_writes_the_same_bytes(tmp_path, stages_run):
@@ -248,14 +248,14 @@ def test_the_front_is_drawn_over_the_studys_frontier(tmp_path, stages_run, monke
     from figures import pareto
     from study.plan.resolve import make_plan
 
-    asked = problem("tokenizer", 4, out=tmp_path, latent_channels=(4, 16))
-    s = asked.setting
+    problem = make_problem("tokenizer", 4, out=tmp_path, latent_channels=(4, 16))
+    s = problem.setting
     frontier = make_plan("frontier", ablations.frontier, s.scale, s.data, s.compute, s.study)
     for stage in frontier.stages:
         run_stage(stage)
     monkeypatch.setattr(StudyFiles, "update", lambda self: update_table(self.plan, self.out))  # one figure is enough
     StudyFiles(frontier, tmp_path).update()
-    assert run_worker(asked, 0)
+    assert run_worker(problem, 0)
     folder = tmp_path / "results" / "made"
     drawn = pareto.draw(searches.load(folder, "tokenizer"), load(folder / "table.csv"))
     assert {"study", "front"} <= set(drawn.data["part"])
@@ -286,7 +286,7 @@ def test_a_run_that_pauses_for_its_judges_has_the_bits_of_one_that_does_not(tiny
     with pytest.raises(Interrupted):
         run_stage(fit, pause_at=32)
     assert fit.record() is None
-    run_stage(first, at_hand=("generator",))
+    run_stage(first, without_record=("generator",))
     assert [path.name for path in fit.folder.glob("ema-*")] == ["ema-000000000032.safetensors"]
     for stage in (fit, first, last):
         run_stage(stage)
@@ -303,16 +303,16 @@ def test_the_default_is_never_pruned(tmp_path, stages_run, monkeypatch):
 
 
 def test_there_is_no_winner_while_one_of_the_best_is_still_to_be_run(tmp_path, stages_run):
-    asked = problem("sampling", 6, out=tmp_path)
+    problem = make_problem("sampling", 6, out=tmp_path)
     found = search(tmp_path, "sampling", 6)
     other = next(candidate for candidate in found.candidates if candidate.trial != found.winner)
-    again = asked.plan([asked.run(other.params, CHOOSING[0])]).runs[1].results[-1]
+    again = problem.plan([problem.run(other.params, CHOOSING[0])]).runs[1].results[-1]
     (again.folder / "record.json").unlink()
-    found = conclude(asked, open_trials(asked))
+    found = write_outcome(problem, open_trials(problem))
     assert found.winner is None and found.reason == "not all of the best have been run again"
-    assert say(asked, open_trials(asked), stopped=False) == 1
+    assert finish_search(problem, open_trials(problem), stopped=False) == 1
     search(tmp_path, "sampling", 6)
-    assert say(asked, open_trials(asked), stopped=False) == 0
+    assert finish_search(problem, open_trials(problem), stopped=False) == 0
 
 
 @pytest.mark.parametrize("processes", [1, 2])
@@ -326,7 +326,7 @@ def test_a_repeat_that_diverges_is_out_and_is_not_trained_again(tmp_path, stages
         return whole(stage, out)
 
     monkeypatch.setattr(stages, "execute", execute)
-    monkeypatch.setattr(worker, "processes", lambda: processes)
+    monkeypatch.setattr(worker, "world_size", lambda: processes)
     found = search(tmp_path, "generator", 6)
     out = [candidate.trial for candidate in found.candidates if len(candidate.again.get("gfid", ())) < len(CHOOSING)]
     assert len(diverged) == 1 and len(out) == 1 and found.winner not in (None, *out)
@@ -334,12 +334,12 @@ def test_a_repeat_that_diverges_is_out_and_is_not_trained_again(tmp_path, stages
 
 
 def test_the_best_are_different_runs(tmp_path, stages_run):
-    asked = problem("sampling", 5, out=tmp_path)
-    trials = open_trials(asked)
+    problem = make_problem("sampling", 5, out=tmp_path)
+    trials = open_trials(problem)
     for start in (0.0, 0.3, 0.5):  # without guidance its interval moves nothing
-        trials.study.enqueue_trial({**asked.default(), "guidance_scale": 1.0, "guidance_start": start, "steps": 2})
-    assert run_worker(asked, 0)
-    runs = [asked.run(trials.values(trial)) for trial in best_trials(asked, trials)]
+        trials.study.enqueue_trial({**problem.default(), "guidance_scale": 1.0, "guidance_start": start, "steps": 2})
+    assert run_worker(problem, 0)
+    runs = [problem.run(trials.values(trial)) for trial in best_trials(problem, trials)]
     assert all(run not in runs[:number] for number, run in enumerate(runs)) and len(runs) == 2
 
 
@@ -363,15 +363,15 @@ def test_a_trial_that_diverges_counts(tmp_path, stages_run, monkeypatch):
 def test_other_settings_under_the_same_name_have_trials_of_their_own(tmp_path, stages_run):
     search(tmp_path, "sampling", 4)
     samples = smoke().sampling.samples * 2
-    other = problem("sampling", 4, out=tmp_path, sampling=dataclasses.replace(smoke().sampling, samples=samples))
+    other = make_problem("sampling", 4, out=tmp_path, sampling=dataclasses.replace(smoke().sampling, samples=samples))
     assert not open_trials(other).all()
-    with open_trials(other).claim() as one, open_trials(problem("sampling", 5, out=tmp_path)).claim() as two:
+    with open_trials(other).claim() as one, open_trials(make_problem("sampling", 5, out=tmp_path)).claim() as two:
         assert (one.number, two.number) == (0, 4)
-    assert open_trials(other).folder != open_trials(problem(out=tmp_path)).folder
+    assert open_trials(other).folder != open_trials(make_problem(out=tmp_path)).folder
 
 
 def test_a_trial_whose_values_are_only_being_drawn_is_not_told_of_yet(tmp_path, stages_run, monkeypatch):
-    asked = problem("sampling", 3, out=tmp_path)
+    problem = make_problem("sampling", 3, out=tmp_path)
     drawn = Number.suggest
 
     def killed(self, trial, name):
@@ -379,12 +379,12 @@ def test_a_trial_whose_values_are_only_being_drawn_is_not_told_of_yet(tmp_path, 
             raise KeyboardInterrupt
         drawn(self, trial, name)
 
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), open_trials(asked).claim():
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt), open_trials(problem).claim():
         patch.setattr(Number, "suggest", killed)
-        with open_trials(asked).claim():
+        with open_trials(problem).claim():
             pass
-    assert len(open_trials(asked).all()) == 2
-    assert len(conclude(asked, open_trials(asked)).trials) == 1
+    assert len(open_trials(problem).all()) == 2
+    assert len(write_outcome(problem, open_trials(problem)).trials) == 1
 
 
 def test_files_that_are_deleted_are_written_again(tmp_path, stages_run):
@@ -403,26 +403,26 @@ def test_files_that_are_deleted_are_written_again(tmp_path, stages_run):
 def test_a_search_that_has_just_begun_does_not_replace_one_that_got_further(tmp_path, stages_run, monkeypatch):
     finished = search(tmp_path, "sampling", 4)
     monkeypatch.setenv("STUDY_ROOT", str(tmp_path / "other"))
-    asked = problem("sampling", 6, out=tmp_path)
-    trials = open_trials(asked)
+    problem = make_problem("sampling", 6, out=tmp_path)
+    trials = open_trials(problem)
     with trials.claim() as claimed:
-        trials.tell(claimed.number, worker.evaluate_trial(asked, claimed))
-    conclude(asked, trials)
+        trials.tell(claimed.number, worker.evaluate_trial(problem, claimed))
+    write_outcome(problem, trials)
     assert searches.load(tmp_path / "results" / "made", "sampling") == finished
     assert len(search(tmp_path, "sampling", 6).trials) == 6
 
 
 def test_the_storage_of_another_root_is_refused(tmp_path, stages_run, monkeypatch):
-    asked = dataclasses.replace(problem("sampling", 4, out=tmp_path), storage=f"sqlite:///{tmp_path}/it.db")
-    open_trials(asked)
-    open_trials(asked)
+    problem = dataclasses.replace(make_problem("sampling", 4, out=tmp_path), storage=f"sqlite:///{tmp_path}/it.db")
+    open_trials(problem)
+    open_trials(problem)
     monkeypatch.setenv("STUDY_ROOT", str(tmp_path / "other"))
     with pytest.raises(ValueError, match=r"holds the search of another \$STUDY_ROOT"):
-        open_trials(asked)
+        open_trials(problem)
 
 
 def test_a_worker_that_is_killed_before_it_says_that_a_trial_is_pruned(tmp_path, stages_run, study_root, monkeypatch):
-    asked = problem("generator", 12, out=tmp_path)
+    problem = make_problem("generator", 12, out=tmp_path)
     told = Trials.tell
 
     def tell(self, number, outcome):
@@ -432,10 +432,10 @@ def test_a_worker_that_is_killed_before_it_says_that_a_trial_is_pruned(tmp_path,
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(Trials, "tell", tell)
-        run_worker(asked, 0)
+        run_worker(problem, 0)
     stages_run.clear()
-    with open_trials(asked).claim() as claimed:
-        assert worker.evaluate_trial(asked, claimed).state == "pruned"
+    with open_trials(problem).claim() as claimed:
+        assert worker.evaluate_trial(problem, claimed).state == "pruned"
     assert not stages_run
 
 
@@ -443,13 +443,13 @@ def test_of_several_processes_one_that_loses_its_lease_ends(stages_run, monkeypa
     def lost(*_, **__):
         raise LeaseLost("another process took over")
 
-    asked = problem("sampling")
+    problem = make_problem("sampling")
     monkeypatch.setattr(worker, "run_stage", lost)
-    monkeypatch.setattr(worker, "processes", lambda: 2)
+    monkeypatch.setattr(worker, "world_size", lambda: 2)
     with pytest.raises(LeaseLost):
-        worker.evaluate_trial(asked, Claimed(number=0, values=asked.default(), trial=None))
+        worker.evaluate_trial(problem, Claimed(number=0, values=problem.default(), trial=None))
     with pytest.raises(LeaseLost):
-        worker.do_stages(asked.plan([asked.run(asked.default())]).stages)
+        worker.do_stages(problem.plan([problem.run(problem.default())]).stages)
 
 
 def test_a_changed_space_takes_over_the_trials_that_fit(tmp_path, stages_run, monkeypatch):
@@ -464,7 +464,7 @@ def test_a_changed_space_takes_over_the_trials_that_fit(tmp_path, stages_run, mo
     fit = [t.params for t in first.trials if 0.3 <= t.params["timestep_shift"] <= 1.0]
     assert 0 < len(fit) < 8
     stages_run.clear()
-    trials = open_trials(problem("sampling", 8, out=tmp_path))
+    trials = open_trials(make_problem("sampling", 8, out=tmp_path))
     assert [trials.values(trial) for trial in trials.all()] == fit
     assert [trial.value for trial in trials.all()] == [
         t.values["gfid"] for t in first.trials if 0.3 <= t.params["timestep_shift"] <= 1.0
@@ -485,7 +485,7 @@ def test_a_search_whose_journal_is_lost_is_rebuilt_from_the_run_folders(
         return whole(stage, out)
 
     monkeypatch.setattr(stages, "execute", execute)
-    asked = problem(name, 8, out=tmp_path)
+    problem = make_problem(name, 8, out=tmp_path)
     before = search(tmp_path, name, 8)
     assert {trial.state for trial in before.trials} >= {"complete", *({"diverged"} if name == "generator" else ())}
 
@@ -494,19 +494,19 @@ def test_a_search_whose_journal_is_lost_is_rebuilt_from_the_run_folders(
         assert any(rungs) == (name == "generator")
         return [(t.values, t.state, t.intermediate_values, r) for t, r in zip(trials.all(), rungs, strict=True)]
 
-    told = known(open_trials(asked))
+    told = known(open_trials(problem))
     shutil.rmtree(study_root / "searches")
     stages_run.clear()
-    trials = open_trials(asked)
+    trials = open_trials(problem)
     assert known(trials) == told
-    after = conclude(asked, trials)
+    after = write_outcome(problem, trials)
     assert not stages_run and trials.finished()
     without_seconds = [dataclasses.replace(trial, seconds=None) for trial in before.trials]
     assert after == dataclasses.replace(before, trials=tuple(without_seconds))
 
 
 def test_a_worker_that_is_stopped_goes_on_where_it_was(tmp_path, stages_run, monkeypatch):
-    asked = problem("sampling", 4, out=tmp_path)
+    problem = make_problem("sampling", 4, out=tmp_path)
     whole = stages.execute
 
     def execute(stage, out):
@@ -517,17 +517,17 @@ def test_a_worker_that_is_stopped_goes_on_where_it_was(tmp_path, stages_run, mon
 
     monkeypatch.setattr(stages, "execute", execute)
     try:
-        assert not run_worker(asked, 0)
+        assert not run_worker(problem, 0)
     finally:
         stop_requested.clear()
     monkeypatch.setattr(stages, "execute", whole)
-    left = [trial.state.name for trial in open_trials(asked).all()]
+    left = [trial.state.name for trial in open_trials(problem).all()]
     assert left[-1] == "RUNNING" and left[:-1] == ["COMPLETE"] * (len(left) - 1)
-    assert "1 interrupted" in open_trials(asked).standing()
-    conclude(asked, open_trials(asked))  # what a command that is stopped writes
+    assert "1 interrupted" in open_trials(problem).summary()
+    write_outcome(problem, open_trials(problem))  # what a command that is stopped writes
     assert searches.load(tmp_path / "results" / "made", "sampling").trials[-1].state == "running"
-    assert run_worker(asked, 0)
-    assert [trial.state.name for trial in open_trials(asked).all()] == ["COMPLETE"] * 4
+    assert run_worker(problem, 0)
+    assert [trial.state.name for trial in open_trials(problem).all()] == ["COMPLETE"] * 4
 
 
 def test_a_trial_whose_run_fails_says_why_and_is_replaced(tmp_path, stages_run, monkeypatch):
@@ -539,23 +539,23 @@ def test_a_trial_whose_run_fails_says_why_and_is_replaced(tmp_path, stages_run, 
         return whole(stage, out)
 
     monkeypatch.setattr(stages, "execute", execute)
-    asked = problem("sampling", 8, out=tmp_path)
+    problem = make_problem("sampling", 8, out=tmp_path)
     found = search(tmp_path, "sampling", 8)
     failed = [trial for trial in found.trials if trial.state == "failed"]
     assert failed and all(trial.params["timestep_shift"] > 1.5 for trial in failed)
     assert len(found.trials) - len(failed) == 8
-    trial = open_trials(asked).all()[failed[0].trial]
+    trial = open_trials(problem).all()[failed[0].trial]
     assert outcome_of(trial)["reason"] == "OSError: no room on the disk"
 
 
 def test_nothing_of_a_search_is_cleaned_away(tmp_path, stages_run):
     from study.manage import unreferenced
 
-    asked = problem("generator", 3, out=tmp_path)
-    with open_trials(asked).claim() as claimed, pytest.raises(Interrupted):
-        fit = asked.plan([asked.run(claimed.values)]).runs[1].fit
-        note_trial(asked, claimed.values, asked.plan([asked.run(claimed.values)]))
-        for stage in asked.plan([asked.run(claimed.values)]).jobs[0].stages:
+    problem = make_problem("generator", 3, out=tmp_path)
+    with open_trials(problem).claim() as claimed, pytest.raises(Interrupted):
+        fit = problem.plan([problem.run(claimed.values)]).runs[1].fit
+        note_trial(problem, claimed.values, problem.plan([problem.run(claimed.values)]))
+        for stage in problem.plan([problem.run(claimed.values)]).jobs[0].stages:
             run_stage(stage)
         run_stage(fit, pause_at=256)
     assert unreferenced(tmp_path) == []
@@ -566,8 +566,8 @@ def test_a_command_that_names_no_number_of_trials_asks_for_as_many_as_before(tmp
     from study.search.run import run
 
     options = Search(space="sampling", executor="inline", out=tmp_path, trials=4)
-    assert run(options, problem("sampling", 4, out=tmp_path), []) == 0
-    assert run(dataclasses.replace(options, trials=None), problem("sampling", TRIALS, out=tmp_path), []) == 0
+    assert run(options, make_problem("sampling", 4, out=tmp_path), []) == 0
+    assert run(dataclasses.replace(options, trials=None), make_problem("sampling", TRIALS, out=tmp_path), []) == 0
     said = capsys.readouterr().out
     assert said.count("4 of 4 trials") == 1 and f"of {TRIALS} trials" not in said
     assert "written " in said.splitlines()[-2]
@@ -578,19 +578,19 @@ def test_a_command_that_names_no_number_of_trials_asks_for_as_many_as_before(tmp
 
 @pytest.fixture
 def started(tmp_path, stages_run, monkeypatch):
-    """A search that was started and has a trial under way, whose training is half done by a process of this machine."""
+    """A started search with a running trial, whose training is in progress in a process of this machine."""
     from study.search.launches import note_search
     from study.search.options import Search
 
-    asked = problem("generator", 4, out=tmp_path)
-    note_search(Search(space="generator", study="made", out=tmp_path), asked)
-    monkeypatch.setattr("study.search.launches.prepare", lambda options: (asked, []))
-    with open_trials(asked).claim() as claimed:
-        fit = asked.plan([asked.run(claimed.values)]).runs[1].fit
+    problem = make_problem("generator", 4, out=tmp_path)
+    note_search(Search(space="generator", study="made", out=tmp_path), problem)
+    monkeypatch.setattr("study.search.launches.prepare", lambda options: (problem, []))
+    with open_trials(problem).claim() as claimed:
+        fit = problem.plan([problem.run(claimed.values)]).runs[1].fit
         with lease(fit.folder) as held:
             held.progress = {"done": 3, "total": 4, "rate": 0.1, "unit": "images"}
             held._write()
-            yield asked
+            yield problem
 
 
 def manage(capsys, *arguments):
@@ -606,12 +606,12 @@ def test_status_tells_how_far_a_search_is(started, capsys, study_root):
     assert code == 0 and "made, search generator: 0 of 4 trials: 1 running" in said
     row = next(line.split() for line in said.splitlines() if "fit_generator" in line)
     assert row[0] == "0" and "75%" in row and "10" in row
-    assert "its own command goes on with it" in manage(capsys, "retry", "made")[1]
+    assert "its own command continues it" in manage(capsys, "retry", "made")[1]
     note = next(study_root.glob("sweeps/made/search-generator.json"))
     about = read_json(note)
     write_json(note, {**about, "options": {**about["options"], "patience": 3}})
     code, said = manage(capsys, "status", "made")
-    assert code == 2 and "another version of this code started it" in said and len(said.splitlines()) == 1
+    assert code == 2 and "it was started by another version of this code" in said and len(said.splitlines()) == 1
     code, said = manage(capsys, "status", "mad")
     assert (code, said) == (2, "study.sweep status: no study called 'mad' was started; nearest: made\n")
 
@@ -630,11 +630,11 @@ def test_cancel_ends_the_workers_of_a_search(started, capsys):
 
 
 def test_what_decides_is_counted_once_all_trials_are_there(tmp_path, stages_run):
-    asked = problem("sampling", 3, out=tmp_path)
+    problem = make_problem("sampling", 3, out=tmp_path)
     search(tmp_path, "sampling", 3)
-    told = progress_line(asked, open_trials(asked))
-    assert told.endswith("; run again to choose: 4 of 4; run again to score: 6 of 6")
-    assert "again" not in progress_line(asked, open_trials(problem("sampling", 4, out=tmp_path)))
+    line = progress_line(problem, open_trials(problem))
+    assert line.endswith("; choosing repeats: 4 of 4; scoring repeats: 6 of 6")
+    assert "repeats" not in progress_line(problem, open_trials(make_problem("sampling", 4, out=tmp_path)))
 
 
 # The command
@@ -693,7 +693,7 @@ def test_a_worker_of_two_processes_is_stopped_in_the_middle_and_goes_on(tmp_path
         time.sleep(0.05)
     first.terminate()
     said, _ = first.communicate(timeout=100)
-    assert first.returncode == 130 and "run the same command again to go on" in said
+    assert first.returncode == 130 and "run the same command again to continue" in said
     done = command(*arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     found = searches.load(tmp_path / "results" / "it", "generator")
@@ -703,3 +703,13 @@ def test_a_worker_of_two_processes_is_stopped_in_the_middle_and_goes_on(tmp_path
     assert logs == {"0", "1"}
     for fit in study_root.glob("stages/fit_generator/*"):
         assert (read_json(fit / "record.json") or read_json(fit / "failure.json")) is not None
+
+
+def test_it_says_what_the_folder_of_its_pictures_left_out(tmp_path, capsys):
+    from study.search.options import Search
+    from study.search.run import run
+
+    pictures = draw_pictures(tmp_path / "birds", per_class=2)
+    (pictures / "class0" / "moves.gif").write_bytes(b"GIF89a")
+    assert run(Search(space="sampling", data=str(pictures), dry_run=True), make_problem(), []) == 0
+    assert "left out 1 .gif: pictures are .png, " in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""The trials of a search: taken one at a time, never past the budget, and none lost with its worker or its line."""
+"""The trials of a search: each run once, never more than the budget, none lost with a killed worker or torn line."""
 
 import json
 import multiprocessing
@@ -90,11 +90,11 @@ def test_a_worker_learns_that_more_trials_are_asked_for(tmp_path):
 
     def evaluate(claimed):
         if claimed.number == 2:
-            other.ask_for(6)
+            other.set_total(6)
         return square(claimed)
 
     do_trials(trials, evaluate)
-    assert numbers(trials) == [0, 1, 2, 3, 4, 5] and trials.standing().startswith("6 of 6")
+    assert numbers(trials) == [0, 1, 2, 3, 4, 5] and trials.summary().startswith("6 of 6")
 
 
 def test_of_two_workers_that_tell_of_one_trial_the_first_counts(tmp_path):
@@ -165,7 +165,7 @@ def test_a_trial_that_kills_its_workers_fails_at_last(tmp_path):
 def test_a_trial_that_gets_further_each_time_may_be_killed_for_ever(tmp_path):
     for step in range(3 * ATTEMPTS):
         trials = open_trials(tmp_path, budget=1)
-        trials.reached = lambda values, step=step: f"checkpoint {step // 2}"
+        trials.progress_key = lambda values, step=step: f"checkpoint {step // 2}"
         with trials.claim() as claimed:
             assert claimed.number == 0
 
@@ -193,7 +193,7 @@ def test_being_asked_to_stop_is_no_attempt(tmp_path):
 
 
 def take_part(folder, number, budget, log, seconds):
-    """A worker of the toy; `log` has a line for each trial that it did."""
+    """A worker of the toy problem; writes a line to `log` for each trial that it runs."""
 
     def evaluate(claimed):
         time.sleep(seconds)
@@ -201,7 +201,7 @@ def take_part(folder, number, budget, log, seconds):
             file.write(f"{claimed.number}\n")
         return square(claimed)
 
-    os.fsync = lambda file: None  # for power cuts, of which there are none here; most of the time
+    os.fsync = lambda file: None  # only needed for power cuts, and takes most of the time
     do_trials(open_trials(folder, budget, worker=str(number)), evaluate)
 
 
@@ -302,7 +302,7 @@ def test_a_damaged_line_in_the_middle_is_set_aside_and_optunas_own_reader_goes_o
 @pytest.mark.parametrize("content", [b"run,gfid\n1,2\n", b"SQLite format 3\0\x10\n\0\1", b"{}", b"no line"])
 def test_a_file_that_is_no_journal_is_left_as_it_is(tmp_path, content):
     (tmp_path / "mine").write_bytes(content)
-    with pytest.raises(ValueError, match="mine is no journal of Optuna; a URL names another storage, as sqlite:///"):
+    with pytest.raises(ValueError, match="mine is not an Optuna journal; name another kind of storage by a URL, as s"):
         open_storage(str(tmp_path / "mine"))
     assert (tmp_path / "mine").read_bytes() == content
 

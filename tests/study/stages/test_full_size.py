@@ -1,4 +1,4 @@
-"""One step of the paper's aligned tokenizer in its full size, with random weights: gradients, never a number."""
+"""One step of the paper's aligned tokenizer in full size, with random weights: checks gradients only."""
 
 import pytest
 import torch
@@ -35,14 +35,14 @@ def test_a_whole_step_at_256_px_reaches_every_parameter_and_no_frozen_one():
     assert reconstruction.shape == pixels.shape
     assert set(terms) == {"rec", "perceptual", "gan", "gan_adaptive", "vf", "vf_adaptive", "kl"}
     assert all(torch.isfinite(term) for term in terms.values())
-    moved = [*networks.tokenizer.named_parameters(), *networks.linear_proj.named_parameters(prefix="linear_proj")]
+    trained = [*networks.tokenizer.named_parameters(), *networks.linear_proj.named_parameters(prefix="linear_proj")]
 
     networks.discriminator.zero_grad(set_to_none=True)
     hinge_discriminator_loss(networks.discriminator(pixels), networks.discriminator(reconstruction)).backward()
-    moved += networks.discriminator.named_parameters(prefix="discriminator")
-    for name, parameter in moved:
+    trained += networks.discriminator.named_parameters(prefix="discriminator")
+    for name, parameter in trained:
         assert parameter.grad is not None and torch.isfinite(parameter.grad).all(), name
-        # a bias before a softmax over keys, or before a batch norm, moves nothing
+        # a bias before a softmax over keys, or before a batch norm, has no effect
         assert parameter.grad.abs().sum() > 0 or name.endswith("bias"), name
     for frozen in (foundation, networks.perceptual):
         assert all(parameter.grad is None and not parameter.requires_grad for parameter in frozen.parameters())

@@ -1,7 +1,7 @@
-"""A stage whose numbers move must say so by its version.
+"""A stage whose numbers change must have a new version.
 
-`golden.json` holds what each stage gave for one tiny study, with the stage's version. When a change moves the
-numbers on purpose, raise the version in `study.plan.stage.VERSIONS` and write the file anew:
+`golden.json` holds the numbers of each stage of one tiny study, with the stage's version. When a change alters the
+numbers on purpose, raise the version in `study.plan.stage.VERSIONS` and rewrite the file:
 `python -m pytest tests/study/stages/test_golden.py --write-golden`.
 """
 
@@ -18,7 +18,7 @@ GOLDEN = Path(__file__).with_name("golden.json")
 
 
 def numbers(record):
-    """The measured numbers of a record, by dotted name; costs and places left out."""
+    """The measured numbers of a record, by dotted name, without costs and paths."""
     flat = {}
 
     def walk(value, name):
@@ -38,7 +38,7 @@ def numbers(record):
     return flat
 
 
-def test_no_stage_moved_its_numbers_without_a_new_version(tiny_plan, tiny_scale, request):
+def test_no_stage_changed_its_numbers_without_a_new_version(tiny_plan, tiny_scale, request):
     plan = tiny_plan(dataclasses.replace(tiny_scale, judges=(("classifier", 0),)))
     found = {}
     for stage in plan.stages:
@@ -53,8 +53,8 @@ def test_no_stage_moved_its_numbers_without_a_new_version(tiny_plan, tiny_scale,
     assert found.keys() == golden.keys()
     for name, expected in golden.items():
         assert expected["numbers"], name
-        assert found[name]["version"] == expected["version"], f"{name}: write golden.json anew for its new version"
+        assert found[name]["version"] == expected["version"], f"{name}: rewrite golden.json for its new version"
         # other processors round differently; a changed computation moves far more than this
         assert found[name]["numbers"] == pytest.approx(expected["numbers"], rel=2e-2, abs=2e-2), (
-            f"{name} moved: if that is meant, raise its version"
+            f"{name} changed: if that is intended, raise its version"
         )

@@ -1,4 +1,4 @@
-"""The objective's gradients, latents, and samples that depend on their index alone."""
+"""Gradients of the tokenizer's objective, latents, and samples that depend on their index alone."""
 
 import dataclasses
 import multiprocessing
@@ -26,7 +26,7 @@ from study.submit.jobs import run_stage
 @pytest.mark.parametrize("perceptual", [False, True])
 @pytest.mark.parametrize("vf", [False, True])
 @pytest.mark.parametrize("gan", [False, True])
-def test_gradients_walked_back_once_equal_those_of_the_plain_objective(vf, gan, perceptual):
+def test_gradients_of_the_cut_graph_equal_those_of_the_plain_objective(vf, gan, perceptual):
     config = AutoencoderConfig(
         in_channels=1, resolution=32, ch=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), z_channels=4,
         norm_groups=4,
@@ -43,21 +43,21 @@ def test_gradients_walked_back_once_equal_those_of_the_plain_objective(vf, gan, 
     networks.discriminator = Discriminator(1, width=8) if gan else None
     pixels, noise = torch.randn(3, 1, 32, 32, generator=rng), torch.randn(3, 4, 16, 16, generator=rng)
     features = torch.randn(3, 6, 16, 16, generator=rng) if vf else None
-    moved = [*networks.tokenizer.parameters(), *(networks.linear_proj.parameters() if vf else ())]
+    trained = [*networks.tokenizer.parameters(), *(networks.linear_proj.parameters() if vf else ())]
 
     found = []
     for function in (plain_gradients, gradients):
-        for parameter in moved:
+        for parameter in trained:
             parameter.grad = None
         function(networks, recipe, pixels, noise, features, gan)
-        found.append([parameter.grad.clone() for parameter in moved])
+        found.append([parameter.grad.clone() for parameter in trained])
     largest = max(float(gradient.abs().max()) for gradient in found[0])
     for expected, gradient in zip(*found, strict=True):
         torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-6 * largest)
 
 
 def fit(plan):
-    """A plan whose tokenizer, latents and generator are done."""
+    """Run the stages of a plan up to the generator; returns the plan."""
     for stage in (*plan.jobs[0].stages, plan.jobs[1].stages[0]):
         if stage.kind != "reconstruct":
             run_stage(stage)
@@ -79,7 +79,7 @@ def diffused(tiny_plan, tiny_scale):
     return fit(tiny_plan(dataclasses.replace(tiny_scale, generator=recipe, sampling=sampling)))
 
 
-def test_normalised_latents_have_mean_0_and_spread_1_and_come_back(fitted):
+def test_normalised_latents_have_mean_0_and_std_1_and_can_be_denormalised(fitted):
     stage = fitted.jobs[0].stages[2]
     latents = stored_latents.read_latents(stage)
     count = len(latents.labels)
@@ -125,7 +125,7 @@ def drawn(folder):
 
 
 @pytest.mark.parametrize("solver", ["euler", "dopri5", "ddpm"])
-def test_neither_processes_nor_their_order_move_a_single_byte(solver, request, study_root, tmp_path):
+def test_neither_processes_nor_their_order_change_a_single_byte(solver, request, study_root, tmp_path):
     plan = request.getfixturevalue("diffused" if solver == "ddpm" else "fitted")
     stage = sampling_stage(plan, solver=solver, guidance_scale=1.5)
     chunks = list(generate.chunks_of(stage.spec.sampling))
@@ -147,14 +147,14 @@ def test_neither_processes_nor_their_order_move_a_single_byte(solver, request, s
     assert len(torch.unique(images.flatten(1), dim=0)) == 12  # no two samples are the same
 
 
-def test_the_noise_of_every_step_is_a_samples_own_whatever_its_chunk(diffused):
+def test_the_noise_of_every_step_depends_on_the_sample_not_on_its_chunk(diffused):
     found = []
     for chunk in (4, 10):
         stage = sampling_stage(diffused, chunk=chunk)
         draw_chunk = generate.sampler(stage.spec, stage.inputs)
         images = torch.cat([draw_chunk(number) for number in generate.chunks_of(stage.spec.sampling)])
         found.append(images[:10].int())
-    assert (found[0] - found[1]).abs().max() <= 1  # products of another batch size round differently
+    assert (found[0] - found[1]).abs().max() <= 1  # matrix products of another batch size round differently
     assert len(torch.unique(found[0].flatten(1), dim=0)) == 10
 
 
@@ -163,7 +163,7 @@ def test_a_diffusion_generator_learns_noise_and_variance(diffused):
     assert stage.spec.architecture.learned_variance
     network = fit_generator.trained_generator(stage, 8, "raw")
     noise, variance = network.final_layer.linear.weight.unflatten(0, (4, 2, -1)).unbind(1)  # patch of 4, channels
-    assert (noise != 0).any() and (variance != 0).any()  # both began at 0
+    assert (noise != 0).any() and (variance != 0).any()  # both are initialised to 0
     assert stage.record()["cost"]["parameters"] == generator_parameters(stage.spec.architecture)
 
 
@@ -182,7 +182,7 @@ def test_labels_are_in_turn_or_drawn_by_index():
     assert all(900 < labels.count(label) < 1100 for label in range(3))
 
 
-def test_a_torn_chunk_is_drawn_again(fitted, tmp_path):
+def test_a_truncated_chunk_is_drawn_again(fitted, tmp_path):
     stage = sampling_stage(fitted)
     draw(os.environ["STUDY_ROOT"], stage, tmp_path, [0])
     whole = drawn(tmp_path)

@@ -1,4 +1,4 @@
-"""What a profile may say, and what is said of a wrong one; the code that jobs run. The cluster itself: tests/slurm."""
+"""Profiles, valid and invalid, and the code snapshot that jobs run. Tests on a real Slurm are in tests/slurm."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from made_tables import study
 from results.table import write
 from study.core import code_snapshot
 from study.core.files import read_json
-from study.submit.cluster import Profile, job_states, outside_a_job, queue_answers, read_profile, requeue
+from study.submit.cluster import Profile, job_states, queue_answers, read_profile, requeue, without_job_variables
 
 
 def profile(tmp_path, text):
@@ -19,7 +19,7 @@ def profile(tmp_path, text):
     return read_profile(path)
 
 
-def test_a_profile_has_defaults_and_a_wave_what_differs(tmp_path):
+def test_a_profile_has_defaults_and_a_wave_can_override_them(tmp_path):
     text = """
     partition = "gpu"
     memory_gb = 64
@@ -44,8 +44,8 @@ def test_a_profile_has_defaults_and_a_wave_what_differs(tmp_path):
         ("[genertor]\nminutes = 5", "no table 'genertor'; nearest: generator"),
         ('minutes = "long"', "minutes must be a whole number, got 'long'"),
         ("minutes = 1\nsave_seconds = 60", "save_seconds 60 must lie within the 1 minutes"),
-        ("minutes = ", "is no TOML"),
-        ('extra = "--x"', "extra is a table"),
+        ("minutes = ", "is not valid TOML"),
+        ('extra = "--x"', "extra must be a table"),
     ],
 )
 def test_a_wrong_profile_is_one_clear_line(text, message, tmp_path):
@@ -60,20 +60,20 @@ def test_a_missing_profile_is_named(tmp_path):
         read_profile(tmp_path / "none.toml")
 
 
-def test_variables_of_an_enclosing_job_are_dropped_and_come_back(monkeypatch):
+def test_variables_of_an_enclosing_job_are_dropped_and_restored(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SBATCH_PARTITION", "x")
     monkeypatch.setenv("SLURM_CONF", "/etc/slurm.conf")
-    with outside_a_job():
+    with without_job_variables():
         assert {name for name in os.environ if name.startswith(("SLURM_", "SBATCH_"))} == {"SLURM_CONF"}
     assert os.environ["SLURM_JOB_ID"] == "7"
 
 
-def test_without_slurm_nothing_is_known_and_nothing_is_put_back(monkeypatch):
+def test_without_slurm_no_state_is_known_and_no_job_is_requeued(monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
     assert job_states(["1", "2_3"]) == {}
     assert not queue_answers()
-    assert requeue() == ""  # no job of Slurm
+    assert requeue() == ""  # not inside a Slurm job
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setenv("SUBMITIT_EXECUTOR", "slurm")
     assert "the next sweep submits this job again" in requeue()
@@ -81,7 +81,7 @@ def test_without_slurm_nothing_is_known_and_nothing_is_put_back(monkeypatch):
 
 def test_jobs_run_the_code_as_it_was_submitted(study_root, tmp_path, monkeypatch):
     first = code_snapshot.snapshot()
-    assert code_snapshot.snapshot() == first  # made once
+    assert code_snapshot.snapshot() == first  # not made again
     assert set(read_json(first / "source.json")) == {"commit", "difference"}
     with monkeypatch.context() as amended:
         amended.setattr(code_snapshot, "commit", lambda: "another")
@@ -89,21 +89,23 @@ def test_jobs_run_the_code_as_it_was_submitted(study_root, tmp_path, monkeypatch
     assert code_snapshot.snapshot() == first
     (tmp_path / "study").mkdir()
     (tmp_path / "study" / "__init__.py").write_text("raise RuntimeError('the working directory was imported')")
-    told = subprocess.run(
+    help_run = subprocess.run(
         [sys.executable, "-m", "study.sweep", "--help"],
         cwd=tmp_path, env={**os.environ, **code_snapshot.environment(first)}, capture_output=True, text=True,
         timeout=60,
     )  # fmt: skip
-    assert told.returncode == 0, told.stderr
-    place = [
+    assert help_run.returncode == 0, help_run.stderr
+    print_checkout = [
         sys.executable,
         "-c",
         "import study.core.paths, figures.render, ablations.frontier; print(study.core.paths.CHECKOUT)",
     ]
     environment = {**os.environ, **code_snapshot.environment(first)}
-    done = subprocess.run(place, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        print_checkout, cwd=tmp_path, env=environment, capture_output=True, text=True, check=True, timeout=60
+    )
     assert done.stdout.strip() == str(first)
-    drawn = """
+    draw = """
 import pathlib, sys
 from figures.render import render
 drawn = render(pathlib.Path(sys.argv[1]), pathlib.Path.cwd(), ["dilemma"])
@@ -111,10 +113,10 @@ print(drawn.skipped, drawn.refused)
 """
     write(study(), tmp_path / "made" / "table.csv")
     done = subprocess.run(
-        [sys.executable, "-c", drawn, tmp_path / "made"],
+        [sys.executable, "-c", draw, tmp_path / "made"],
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
-    assert done.stdout.strip() == "{} {}"  # with the published numbers below
-    real = code_snapshot._sources()
-    monkeypatch.setattr(code_snapshot, "_sources", lambda: {**real, "study/__init__.py": b"# changed"})
+    assert done.stdout.strip() == "{} {}"  # nothing missing: the snapshot contains the published tables
+    sources = code_snapshot._sources()
+    monkeypatch.setattr(code_snapshot, "_sources", lambda: {**sources, "study/__init__.py": b"# changed"})
     assert code_snapshot.snapshot() != first

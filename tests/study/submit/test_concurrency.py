@@ -35,13 +35,13 @@ def plan(ablation="one", *runs):
 
 
 def stages():
-    """Light ones: the same but for their seeds."""
+    """Small stages that differ only in their seeds."""
     first = plan().stages[0]
     return [Stage(first.kind, dataclasses.replace(first.spec, seed=seed)) for seed in range(RECORDS)]
 
 
 def run_all(number, root, log):
-    """Ask for a quarter of the records, so that four processes want each; what one computes itself goes into `log`."""
+    """Run a quarter of the stages, so that four processes need each; log those that this process computes."""
     os.environ["STUDY_ROOT"] = root
 
     def execute(stage, out):
@@ -51,27 +51,27 @@ def run_all(number, root, log):
         return {"cost": {}, "numbers": [stage.spec.seed] * 50}
 
     jobs.stages.execute, jobs.provenance = execute, lambda compute: {}
-    os.fsync = lambda file: None  # for power cuts, of which there are none here; half of the time
+    os.fsync = lambda file: None  # only protects from power cuts, and takes half of the time
     first = number * RECORDS // PROCESSES
     for stage in (2 * stages())[first : first + RECORDS // 4]:
         record = stage.folder / "record.json"
         if record.exists():
-            json.loads(record.read_text())  # others write here: whatever is there is whole
+            json.loads(record.read_text())  # others write here: a file that exists is complete
         assert jobs.run_stage(stage)["numbers"] == [stage.spec.seed] * 50
 
 
 def test_of_1000_records_that_16_processes_ask_for_none_is_lost_doubled_or_torn(study_root, tmp_path):
     log = tmp_path / "log"
     together(run_all, PROCESSES, str(study_root), log)
-    asked = stages()
-    assert sorted(log.read_text().split()) == sorted(stage.fingerprint for stage in asked)  # each computed once
-    for stage in asked:
+    all_stages = stages()
+    assert sorted(log.read_text().split()) == sorted(stage.fingerprint for stage in all_stages)  # each computed once
+    for stage in all_stages:
         assert stage.record()["spec"]["seed"] == stage.spec.seed
         assert {path.name for path in stage.folder.iterdir()} == {".lock", "record.json"}
 
 
 def put_into_table(number, root, out):
-    """Bring rows of one's own and one that all share into the table, again and again."""
+    """Write rows into the table repeatedly: one that all processes share and one of this process."""
     os.environ["STUDY_ROOT"] = root
     own = plan(f"asks{number}", Run(tokenizer="f4d4"), Run(tokenizer="f4d4", tokenizer_seed=1 + number))
     for attempt in range(4):

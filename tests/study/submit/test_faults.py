@@ -1,4 +1,4 @@
-"""What machines do to a training: it fails in one line or steps aside, and goes on to the same bits."""
+"""Machine faults during a training: it fails with one line or stops, and resumed it ends bit-identical."""
 
 import dataclasses
 import os
@@ -30,7 +30,7 @@ def checkpoint_after_every_step(monkeypatch):
 
 @pytest.fixture
 def small_disk(tmp_path, study_root, monkeypatch):
-    """A disk of 8 MB, which holds the study root and nothing of the table."""
+    """A disk of 8 MB, which contains the study root but not the results table."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(
@@ -48,27 +48,27 @@ def weights(folder):
 
 
 def undisturbed(stage):
-    """The weights that a stage ends with; it is then as if it had never run."""
+    """The final weights of a stage that runs without faults; its folder is then deleted."""
     run_stage(stage)
     found = weights(stage.folder)
     shutil.rmtree(stage.folder)
     return found
 
 
-def at_32_images(monkeypatch, happens):
-    """Let something happen once, before the checkpoint at 32 images is written."""
-    original, left = Workspace.progress, [happens]
+def at_32_images(monkeypatch, fault):
+    """Call `fault()` once, before the checkpoint at 32 images is written."""
+    original, pending = Workspace.progress, [fault]
 
     def progress(self, done, total, unit="images", note=""):
         original(self, done, total, unit, note)
-        if done == 32 and left:
-            left.pop()()
+        if done == 32 and pending:
+            pending.pop()()
 
     monkeypatch.setattr(Workspace, "progress", progress)
 
 
 def row(plan, out):
-    """State and reason of the tokenizer in the table, where its generators wait for it."""
+    """State and reason of the tokenizer in the results table; its generators must be blocked or pending."""
     table = results.load(update_table(plan, out))
     assert set(table.loc[table["kind"] == "generator", "state"]) <= {"blocked", "pending"}
     (found,) = table[table["kind"] == "tokenizer"].to_dict("records")
@@ -143,7 +143,7 @@ def test_arrays_that_vanish_stop_no_training_and_the_next_says_what_to_do(tiny_p
     at_32_images(monkeypatch, vanish)
     run_stage(stage)
     assert weights(stage.folder) == whole
-    with pytest.raises(ValueError, match="is gone from"):
+    with pytest.raises(ValueError, match="is missing in"):
         run_stage(reconstruct)
     state, reason = row(plan, tmp_path / "out")
     assert state == "failed"
@@ -160,7 +160,7 @@ def run_out_of_gpu_memory():
 
 
 @pytest.mark.parametrize(
-    ("happens", "said"),
+    ("fault", "message"),
     [
         (lambda: torch.empty(2**60), "memory: you tried to allocate"),
         (lambda: bytearray(2**60), "MemoryError"),
@@ -168,17 +168,17 @@ def run_out_of_gpu_memory():
     ],
 )
 def test_out_of_memory_is_one_line_and_the_checkpoint_is_whole(
-    happens, said, tiny_plan, tiny_scale, tmp_path, monkeypatch
+    fault, message, tiny_plan, tiny_scale, tmp_path, monkeypatch
 ):
     plan = tiny_plan(judged(tiny_scale))
     stage = plan.stages[0]
     whole = undisturbed(stage)
-    at_32_images(monkeypatch, happens)
+    at_32_images(monkeypatch, fault)
     with pytest.raises((MemoryError, RuntimeError)):
         run_stage(stage)
     state, reason = row(plan, tmp_path / "out")
     assert state == "failed"
-    assert said in reason and len(reason.splitlines()) == 1
+    assert message in reason and len(reason.splitlines()) == 1
     assert sorted(path.name for path in stage.folder.glob("checkpoint-*"))[-1] == "checkpoint-000000000024.safetensors"
     run_stage(stage)
     assert weights(stage.folder) == whole
@@ -214,7 +214,7 @@ def stopped_in_backward(stage, monkeypatch, number):
 
 
 @pytest.fixture
-def heard():
+def default_signals():
     """No signal is ignored, as some are where tests run in the background."""
     before = {number: signal.signal(number, signal.SIG_DFL) for number in map(signal.Signals.__getitem__, STOP_SIGNALS)}
     yield
@@ -222,7 +222,7 @@ def heard():
         signal.signal(number, handler)
 
 
-@pytest.mark.usefixtures("heard")
+@pytest.mark.usefixtures("default_signals")
 @pytest.mark.parametrize("name", STOP_SIGNALS)
 def test_a_signal_in_backward_ends_the_step_and_saves(name, tiny_plan, monkeypatch):
     stage = tiny_plan().stages[0]
@@ -256,7 +256,7 @@ def test_a_signal_that_was_ignored_stays_so(monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1", "SIGUSR2"])
-def test_a_job_that_was_started_deaf_hears_when_it_can_save(name):
+def test_a_job_that_starts_with_ignored_signals_handles_them_when_it_can_save(name):
     number = signal.Signals[name]
     before = signal.signal(number, signal.SIG_IGN)  # as study/submit/slurm.py starts Python
     try:

@@ -1,4 +1,4 @@
-"""The scheduler with stand-ins for processes: what it says of jobs that end short, and that it always ends."""
+"""The local scheduler with fake processes: what it notes for jobs that end early, and that it always ends."""
 
 import errno
 import shutil
@@ -16,7 +16,7 @@ from study.submit.local import LocalJobs
 
 
 class Ended:
-    """A submitted process that is gone."""
+    """A submitted process that has ended."""
 
     def done(self):
         return True
@@ -33,7 +33,7 @@ def finish(stage):
 
 
 def scheduler(plan, monkeypatch, on_submit):
-    """Local jobs whose processes do `on_submit(job, attempt)` and are gone at once."""
+    """Local jobs whose processes do `on_submit(job, attempt)` and end at once."""
     jobs = LocalJobs(list(plan.jobs), slots=2)
     attempts = []
 

@@ -1,4 +1,4 @@
-"""Batches made ahead are those that would have been made in time."""
+"""Prefetched batches equal those that are made on demand."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -9,25 +9,25 @@ import torch
 from study.train.batch_prefetch import computed_ahead, prefetched_batches
 
 
-def test_the_next_value_is_begun_in_the_thread_and_any_other_can_be_asked_for():
-    asked, begun = [], threading.Event()
+def test_the_next_value_is_computed_in_the_thread_and_any_other_on_demand():
+    calls, started = [], threading.Event()
 
     def square(n):
-        asked.append((n, threading.current_thread().name[:4]))
+        calls.append((n, threading.current_thread().name[:4]))
         if n == 8:
-            begun.set()
+            started.set()
         return n * n
 
-    with ThreadPoolExecutor(1, "made") as thread:
+    with ThreadPoolExecutor(1, "test") as thread:
         value = computed_ahead(square, 8, thread)
         assert value(0) == 0
-        assert begun.wait(10)  # nobody has asked for it
+        assert started.wait(10)  # before value(8) is called
         assert [value(n) for n in (8, 16, 64, 72)] == [64, 256, 4096, 5184]  # 64: as after a resume
-    assert [n for n, _ in asked] == [0, 8, 16, 24, 64, 72, 80]
-    assert {name for _, name in asked} == {"made"}
+    assert [n for n, _ in calls] == [0, 8, 16, 24, 64, 72, 80]
+    assert {name for _, name in calls} == {"test"}
 
 
-def test_an_error_comes_with_the_batch_that_has_it():
+def test_an_error_is_raised_with_its_batch():
     def prepare(n):
         if n == 2:
             raise ValueError("no such image")
@@ -40,16 +40,16 @@ def test_an_error_comes_with_the_batch_that_has_it():
             value(2)
 
 
-def test_on_a_processor_nothing_runs_ahead():
-    asked = []
+def test_on_a_cpu_nothing_is_prefetched():
+    calls = []
 
     def prepare(n):
-        asked.append(n)
+        calls.append(n)
         return (torch.full((2,), n),)
 
     batch = prefetched_batches(prepare, 2, "cpu")
     assert batch(4)[0].tolist() == [4, 4]
-    assert asked == [4]
+    assert calls == [4]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

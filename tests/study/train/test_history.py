@@ -1,4 +1,4 @@
-"""What trainings say on their way: every step once, however they went, and nothing depends on it."""
+"""Histories of trainings: every step once, also after interruptions, and nothing depends on them."""
 
 import dataclasses
 
@@ -15,11 +15,11 @@ CLOCKS = ("time", "images_per_second")
 
 
 def measured(folder):
-    """The points but for what a clock says."""
+    """The points without the values of clocks."""
     return [{k: v for k, v in point.items() if k not in CLOCKS} for point in history.read_history(folder)]
 
 
-def test_a_training_says_every_part_of_its_loss_its_rate_and_its_gradient(tiny_plan, tiny_scale):
+def test_a_training_logs_every_loss_term_its_learning_rate_and_its_gradient(tiny_plan, tiny_scale):
     plan = tiny_plan(aligned_with_everything(tiny_scale), 32)
     for stage in plan.stages:
         if stage.kind in ("fit_tokenizer", "encode", "fit_generator"):
@@ -29,7 +29,7 @@ def test_a_training_says_every_part_of_its_loss_its_rate_and_its_gradient(tiny_p
     assert [point["images_seen"] for point in points] == list(range(8, 65, 8))
     always = {"loss", "rec", "perceptual", "vf", "vf_adaptive", "kl", "learning_rate", "gradient_norm", *CLOCKS}
     assert set(points[0]) == {"images_seen", *always}
-    assert set(points[-1]) == {"images_seen", *always, "gan", "gan_adaptive"}  # which starts at 24 images
+    assert set(points[-1]) == {"images_seen", *always, "gan", "gan_adaptive"}  # the GAN starts at 24 images
     assert {point["learning_rate"] for point in points} == {stage.spec.recipe.learning_rate}
     assert all(point["loss"] == point["rec"] > 0 and point["images_per_second"] > 0 for point in points)
     assert points[-1]["loss"] == stage.record()["cost"]["final_loss"]
@@ -39,21 +39,21 @@ def test_a_training_says_every_part_of_its_loss_its_rate_and_its_gradient(tiny_p
     assert (last["images_seen"], last["loss"]) == (64, generator.record()["cost"]["final_loss"])
 
 
-def test_a_training_cut_off_again_and_again_says_each_step_once(tiny_plan, monkeypatch):
+def test_a_training_interrupted_repeatedly_logs_each_step_once(tiny_plan, monkeypatch):
     stage = tiny_plan().stages[0]
     run_stage(stage)
     whole = measured(stage.folder)
     assert len(whole) == 8
     (stage.folder / "record.json").unlink()
     (stage.folder / TOKENIZER_WEIGHTS).unlink()
-    with (stage.folder / history.FILE).open("ab") as file:  # what a kill tore, and a disk
+    with (stage.folder / history.FILE).open("ab") as file:  # lines damaged by a kill, and by a disk
         file.write(b'\xff\x00\n12\n{}\n{"images_seen": 72, "lo')
     interrupted_after(monkeypatch, 16)
     run_in_pieces(stage)
     assert measured(stage.folder) == whole
 
 
-def test_a_fall_back_forgets_what_came_after_the_checkpoint(tmp_path, monkeypatch):
+def test_a_fall_back_deletes_the_points_after_the_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     Counting(lambda seen, attempt: 40 <= seen <= 64 and attempt == 1).train(tmp_path)
     points = history.read_history(tmp_path)
@@ -66,7 +66,7 @@ def test_a_loss_that_is_not_finite_is_empty(tmp_path):
     assert [p["images_seen"] for p in history.read_history(tmp_path) if p["loss"] is None] == [24]
 
 
-def test_a_training_goes_on_where_its_history_cannot_be_written(tiny_plan, monkeypatch):
+def test_a_training_continues_when_its_history_cannot_be_written(tiny_plan, monkeypatch):
     stage = tiny_plan().stages[0]
     run_stage(stage)
     whole = weights(stage.folder)
@@ -79,9 +79,9 @@ def test_a_training_goes_on_where_its_history_cannot_be_written(tiny_plan, monke
     assert history.read_history(stage.folder) == []
 
 
-@pytest.mark.parametrize(("steps", "device", "apart"), [(8, "cpu", 1), (1001, "cpu", 2), (8, "cuda", 50)])
-def test_a_history_has_at_most_a_thousand_points_where_the_loss_is_looked_at(steps, device, apart):
-    assert _log_steps(steps, device) == apart
+@pytest.mark.parametrize(("steps", "device", "interval"), [(8, "cpu", 1), (1001, "cpu", 2), (8, "cuda", 50)])
+def test_a_history_has_at_most_a_thousand_points_where_the_loss_is_read_anyway(steps, device, interval):
+    assert _log_steps(steps, device) == interval
     assert _log_steps(200_000, "cuda") == 200
 
 

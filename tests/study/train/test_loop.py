@@ -1,4 +1,4 @@
-"""Training goes on bit for bit where it was cut off, and says so when it diverges."""
+"""An interrupted training resumes bit for bit, and divergence is reported."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ from study.train.loop import learning_rate, train
 
 
 @pytest.mark.parametrize("kind", ["plain", "with everything"])
-def test_a_tokenizer_cut_off_again_and_again_ends_with_the_same_bits(kind, tiny_plan, tiny_scale, monkeypatch):
+def test_a_tokenizer_interrupted_repeatedly_ends_with_the_same_bits(kind, tiny_plan, tiny_scale, monkeypatch):
     scale = tiny_scale if kind == "plain" else aligned_with_everything(tiny_scale)
     plan = tiny_plan(scale, 16 if kind == "plain" else 32)
     fits = [s for s in plan.stages if s.kind == "fit_tokenizer"]
@@ -33,11 +33,11 @@ def test_a_tokenizer_cut_off_again_and_again_ends_with_the_same_bits(kind, tiny_
     interrupted_after(monkeypatch, 16)
     assert run_in_pieces(stage) == 4  # stopped at 16, 32 and 48 of 64 images
     assert weights(stage.folder) == whole
-    assert list(whole) == [TOKENIZER_WEIGHTS]  # checkpoints are gone
+    assert list(whole) == [TOKENIZER_WEIGHTS]  # checkpoints are deleted
 
 
 def in_phases(scale, starts):
-    """With everything, and phases in which every VF setting moves; before the first there is no discriminator."""
+    """With all losses, and phases in which every VF setting changes; the discriminator starts with the first phase."""
     everything = aligned_with_everything(scale)
     settings = [{"vf_weight": 0.4}, {"vf_weight": 0.2, "vf_cosine_margin": 0.1, "vf_distance_margin": 0.0}]
     phases = tuple(Phase(from_images=start, **own) for start, own in zip(starts, settings, strict=False))
@@ -49,7 +49,7 @@ def aligned(plan):
     return next(s for s in plan.stages if s.kind == "fit_tokenizer" and s.spec.foundation)
 
 
-def test_a_tokenizer_in_phases_cut_off_after_every_batch_ends_with_the_same_bits(tiny_plan, tiny_scale, monkeypatch):
+def test_phases_interrupted_after_every_batch_end_with_the_same_bits(tiny_plan, tiny_scale, monkeypatch):
     stage = aligned(tiny_plan(in_phases(tiny_scale, (24, 40)), 32))
     run_stage(stage)
     whole = weights(stage.folder)
@@ -60,27 +60,27 @@ def test_a_tokenizer_in_phases_cut_off_after_every_batch_ends_with_the_same_bits
     assert weights(stage.folder) == whole
 
 
-def test_a_phase_is_a_training_that_starts_from_the_weights_of_the_former(tiny_plan, tiny_scale):
-    """Discriminator and projection included, optimizers anew, the discriminator at once: as the released code does
-    with `init_weight` and `disc_start: 1`."""
+def test_a_phase_is_a_training_that_starts_from_the_weights_of_the_previous_one(tiny_plan, tiny_scale):
+    """Including discriminator and projection, with new optimizers and the discriminator active at once, as in the
+    released code with `init_weight` and `disc_start: 1`."""
     spec = aligned(tiny_plan(in_phases(tiny_scale, (24,)), 32)).spec
     plain = dataclasses.replace(spec.recipe, phases=())
     later = dataclasses.replace(
         plain, gan_start_images=0, **{k: v for k, v in vars(spec.recipe.phases[0]).items() if k != "from_images"}
     )
 
-    def trained(recipe, marks, before=None):
-        asked = dataclasses.replace(spec, recipe=recipe)
-        networks = fit_tokenizer.build(asked)
-        state = fit_tokenizer.training_state(asked, networks)
-        moved = {name: part for name, part in state.items() if isinstance(part, torch.nn.Module)}
-        for name, part in moved.items():
+    def trained(recipe, starts, before=None):
+        changed = dataclasses.replace(spec, recipe=recipe)
+        networks = fit_tokenizer.build(changed)
+        state = fit_tokenizer.training_state(changed, networks)
+        modules = {name: value for name, value in state.items() if isinstance(value, torch.nn.Module)}
+        for name, module in modules.items():
             if before:
-                part.load_state_dict(before[name])
-        step = fit_tokenizer.step_function(asked, networks, state)
-        for mark in marks:
-            step(mark)
-        return {name: {k: v.clone() for k, v in part.state_dict().items()} for name, part in moved.items()}
+                module.load_state_dict(before[name])
+        step = fit_tokenizer.step_function(changed, networks, state)
+        for images_seen in starts:
+            step(images_seen)
+        return {name: {k: v.clone() for k, v in module.state_dict().items()} for name, module in modules.items()}
 
     def same(a, b):
         return all(torch.equal(value, b[name][key]) for name, state in a.items() for key, value in state.items())
@@ -102,14 +102,14 @@ def test_the_recipe_of_a_batch_is_that_of_its_phase():
         for now in map(recipe.at, (0, first - 256, first, second - 256, second, recipe.budget_images - 256))
     ]
     assert settings == [(0.5, 0, 0)] * 2 + [(0.1, 0, 0)] * 2 + [(0.1, 0.5, 0.25)] * 2  # as released
-    assert recipe.at(0).gan_start_images == 640_256  # which has long passed when a phase starts
+    assert recipe.at(0).gan_start_images == 640_256  # long before the first phase
     epoch = 1_281_167
     for start, epochs in ((first, 100), (second, 115), (recipe.budget_images, 130)):
         assert 0 <= start - epochs * epoch < recipe.batch_images
 
 
 @pytest.mark.parametrize("changes", [{}, {"objective": "gaussian-diffusion"}, {"logit_normal_end_images": 40}])
-def test_a_generator_cut_off_again_and_again_ends_with_the_same_bits(changes, tiny_plan, tiny_scale, monkeypatch):
+def test_a_generator_interrupted_repeatedly_ends_with_the_same_bits(changes, tiny_plan, tiny_scale, monkeypatch):
     recipe = dataclasses.replace(tiny_scale.generator, **changes)
     plan = tiny_plan(dataclasses.replace(tiny_scale, generator=recipe))
     for stage in plan.jobs[0].stages:
@@ -157,7 +157,7 @@ def test_the_ema_differs_from_the_raw_weights_and_another_seed_from_both(tiny_pl
     assert len({first[name] for name in marks} | {second[name] for name in marks}) == 8
 
 
-def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path, caplog):
+def test_after_a_truncated_checkpoint_the_previous_one_is_used(tmp_path, caplog):
     layer = torch.nn.Linear(3, 2)
     save(tmp_path, {"layer": layer}, Position(8, 1.0))
     before = layer.weight.detach().clone()
@@ -171,8 +171,8 @@ def test_a_torn_checkpoint_falls_back_to_the_one_before(tmp_path, caplog):
     assert "falling back" in caplog.text
 
 
-def test_a_checkpoint_with_any_one_byte_altered_is_never_taken_for_whole(tmp_path, caplog):
-    """Every byte in turn: of the header, of its metadata and of the tensors."""
+def test_a_checkpoint_with_any_altered_byte_is_never_accepted(tmp_path, caplog):
+    """Flips one bit of every byte in turn: of the header, its metadata and the tensors."""
     state = {"layer": torch.nn.Linear(2, 1), "half": torch.nn.Linear(1, 1, bias=False).bfloat16()}
     save(tmp_path, state, Position(8, 1.0))
     before = {name: tensor.clone() for name, tensor in checkpoint.pack(state).items()}
@@ -188,7 +188,7 @@ def test_a_checkpoint_with_any_one_byte_altered_is_never_taken_for_whole(tmp_pat
         position = restore(tmp_path, state)
         fell_back += position == Position(8, 1.0)
         assert position in (Position(8, 1.0), Position(16, 2.0, 3)), place
-        expected = before if position.images_seen == 8 else after  # a flip may spoil the checksum's name alone
+        expected = before if position.images_seen == 8 else after  # a flip may only alter the checksum's name
         assert all(torch.equal(t, expected[name]) for name, t in checkpoint.pack(state).items()), place
     assert fell_back > len(whole) - 30
     assert "the checksum differs" in caplog.text
@@ -196,7 +196,7 @@ def test_a_checkpoint_with_any_one_byte_altered_is_never_taken_for_whole(tmp_pat
 
 def test_a_checkpoint_without_a_checksum_still_loads(tmp_path):
     layer = torch.nn.Linear(2, 1)
-    metadata = {"images_seen": "8", "seconds": "1.000"}  # as the first ones were written
+    metadata = {"images_seen": "8", "seconds": "1.000"}  # format of the first checkpoints
     save_tensors(tmp_path / "checkpoint-000000000008.safetensors", checkpoint.pack({"layer": layer}), metadata)
     loaded = torch.nn.Linear(2, 1)
     assert restore(tmp_path, {"layer": loaded}) == Position(8, 1.0)
@@ -245,7 +245,7 @@ def test_a_training_that_stays_not_finite_has_diverged_at_its_first_bad_step(tmp
     assert counting.weight.weight.isfinite().all()
 
 
-def test_a_machine_that_was_at_fault_for_a_while_costs_a_fall_back_to_the_checkpoint(tmp_path, monkeypatch):
+def test_after_a_temporary_fault_the_training_continues_from_the_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
     sound = Counting()
     sound.train(tmp_path / "sound")

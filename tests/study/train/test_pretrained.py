@@ -1,4 +1,4 @@
-"""Runs whose weights are given: files in the released form go the whole way, and one line for what does not fit."""
+"""Runs with pretrained weights: files in the released form go the whole way, and one line for what does not fit."""
 
 import dataclasses
 import re
@@ -172,7 +172,7 @@ def test_a_tokenizer_of_diffusers_goes_the_whole_way(published, planned, scale, 
 
 
 def test_a_tokenizer_that_others_made_is_not_trained_here():
-    with pytest.raises(ValueError, match="sd-vae-f8d4: nobody trains this tokenizer here, so its weights are given"):
+    with pytest.raises(ValueError, match=r"^sd-vae-f8d4: .* trained here, so pretrained_tokenizer must be set$"):
         Run(tokenizer="sd-vae-f8d4")
 
 
@@ -195,7 +195,7 @@ def test_a_file_that_is_not_there_is_named_by_the_plan(planned, tmp_path, monkey
     monkeypatch.setenv("STUDY_WEIGHTS", str(tmp_path / "weights"))
     lines = needs.missing_here(planned().stages)
     assert len(lines) == 3
-    assert lines[0] == ("a run whose weights are given: tokenizer.pt (put it into the folder named by STUDY_WEIGHTS)")
+    assert lines[0] == ("a run with pretrained weights: tokenizer.pt (put it into the folder named by STUDY_WEIGHTS)")
     with pytest.raises(ValueError, match=r"needs generator\.pt in the folder .*: put it there"):
         run_stage_of(planned(), "fit_generator")
 
@@ -205,9 +205,9 @@ def run_stage_of(plan, kind):
     stage = next(stage for stage in plan.stages if stage.kind == kind)
     stage.folder.mkdir(parents=True, exist_ok=True)
     out = dataclasses.make_dataclass("Out", ["folder"])(stage.folder)
-    return (
-        pretrained.generator(stage.spec, {}, out) if kind == "fit_generator" else pretrained.tokenizer(stage.spec, out)
-    )
+    if kind == "fit_generator":
+        return pretrained.write_generator(stage.spec, {}, out)
+    return pretrained.write_tokenizer(stage.spec, out)
 
 
 def test_what_does_not_fit_is_one_line(published, planned, scale):
@@ -228,41 +228,41 @@ def test_what_does_not_fit_is_one_line(published, planned, scale):
     with pytest.raises(
         ValueError, match=r"latents_stats\.pt holds another latents than planned: channels 5, planned 4"
     ):
-        pretrained.statistics(latents.spec, latents.inputs)
+        pretrained.statistics_record(latents.spec, latents.inputs)
 
 
 def test_a_file_that_was_exchanged_after_the_plan_is_refused(published, planned):
     plan = planned()
     content = torch.load(published / "generator.pt", weights_only=True)
     torch.save({"ema": content["model"]}, published / "generator.pt")
-    with pytest.raises(ValueError, match=r"generator\.pt is not the file that was planned for: its SHA-256 starts"):
+    with pytest.raises(ValueError, match=r"generator\.pt is not the planned file: its SHA-256 starts"):
         run_stage_of(plan, "fit_generator")
     # one that came after the plan would be recorded under the hash of none
     path = published / "generator.pt"
     path.rename(published / "away.pt")
     plan = planned()
     (published / "away.pt").rename(path)
-    with pytest.raises(ValueError, match="planned when there was none"):
+    with pytest.raises(ValueError, match="planned when the file was missing"):
         run_stage_of(plan, "fit_generator")
 
 
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"pretrained_statistics": ""}, "a given generator and the statistics of its latents are given together"),
-        ({"pretrained_generator": None}, "given together"),
-        ({"pretrained_tokenizer": None}, "needs its name, and the tokenizer that it was trained on"),
-        ({"seed": 1}, "weights that are given have no seed"),
+        ({"pretrained_statistics": ""}, "pretrained_generator and pretrained_statistics must be set together"),
+        ({"pretrained_generator": None}, "pretrained_generator and pretrained_statistics must be set together"),
+        ({"pretrained_tokenizer": None}, "pretrained_generator needs generator and pretrained_tokenizer too"),
+        ({"seed": 1}, "pretrained weights have no seed"),
     ],
 )
-def test_runs_that_mean_nothing_are_refused(fields, message):
+def test_inconsistent_runs_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(RUN, **fields)
 
 
 def test_plans_that_mean_nothing_are_refused(published, planned):
     for run, message in (
-        (dataclasses.replace(RUN, changes={"sampling.weights": "raw"}), "sampling.weights is ema"),
+        (dataclasses.replace(RUN, changes={"sampling.weights": "raw"}), "sampling.weights must be ema"),
         (
             dataclasses.replace(RUN, pretrained_statistics="../latents_stats.pt"),
             "must be the name of a file in the folder",
@@ -349,7 +349,7 @@ def test_another_reference_is_another_stage(adm, against_adm, planned):
     missing = against_adm()
     assert missing.jobs[1].stages[1] != stage
     assert (
-        "the reference 'adm-imagenet256': VIRTUAL_made.npz (python -m study.prefetch brings it from nowhere)"
+        "the reference 'adm-imagenet256': VIRTUAL_made.npz (python -m study.prefetch downloads it from nowhere)"
         in needs.missing_here(missing.stages)
     )
 
@@ -372,11 +372,11 @@ def test_a_scale_that_cannot_use_a_reference_is_refused(adm, scale, pictures):
     check_scale(with_reference("adm-imagenet256"))
     data = resolve_data(str(pictures), 16)
     check_data(with_reference("adm-imagenet256"), data)
-    with pytest.raises(ValueError, match="statistics of Inception, which are not for the judge classifier"):
+    with pytest.raises(ValueError, match="statistics of Inception features, which the judge classifier cannot use"):
         check_scale(with_reference("adm-imagenet256", "classifier"))
     with pytest.raises(ValueError, match=r"evaluation\.reference must be one of adm-imagenet256, or empty"):
         check_scale(with_reference("adm-imagenet"))
-    with pytest.raises(ValueError, match="is of 3 classes at 16 px, pictures has 3 at 32 px"):
+    with pytest.raises(ValueError, match="has 3 classes at 16 px, pictures has 3 at 32 px"):
         check_data(with_reference("adm-imagenet256"), resolve_data(str(pictures), 32))
 
 
@@ -412,9 +412,9 @@ def test_a_sheet_is_drawn_from_published_files_alone(published, tmp_path, capsys
     guided = drawn("--tokenizer", tokenizer, "--statistics", latents, "--steps", "4", "--guidance", "3")
     assert guided.shape == sheet.shape
     assert (guided != sheet).any()
-    assert drawn() == "study.sample: a checkpoint is drawn from with --tokenizer TOKENIZER=FILE and --statistics FILE"
+    assert drawn() == "study.sample: a checkpoint needs --tokenizer TOKENIZER=FILE and --statistics FILE"
     torch.save({"mean": torch.zeros(1, 5, 1, 1), "std": torch.ones(1, 5, 1, 1)}, published / "other.pt")
-    assert "have (4, 4, 5) latent channels" in drawn(
+    assert "have different latent channels: (4, 4, 5)" in drawn(
         "--tokenizer", tokenizer, "--statistics", str(published / "other.pt")
     )
     assert "no weights at /nowhere.pt" in drawn("--tokenizer", "f2d4=/nowhere.pt", "--statistics", latents)
