@@ -46,6 +46,8 @@ from study.submit.jobs import log_of
 from study.submit.launches import launched_plans, launched_studies
 
 WATCH_SECONDS = 5.0
+WRAPPED = {"run": 26, "stage": 16}  # columns that may wrap, and the width that is kept for them
+LEFT_OUT = ("attempts", "host", "left", "job")  # columns that a narrow terminal does without, the first first
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,11 +148,14 @@ def _state(job: Job, queued: dict[str, str]) -> State:
 
 def status_table(study: str, states: list[State]) -> Group:
     """The table of `status`, followed by the reasons of failed runs and the paths of their logs."""
-    table = _table("run", "state", "stage", "done", "left", "host", "job", "attempts")
-    for s in states:
-        title = f"tokenizer {s.job.title}" if s.job.kind == "tokenizer" else s.job.title
-        attempts = str(s.attempts) if s.attempts else ""
-        table.add_row(escape(title), s.state, s.stage, s.share, s.left, s.host, s.number, attempts)
+    rows = [
+        {
+            "run": f"tokenizer {s.job.title}" if s.job.kind == "tokenizer" else s.job.title,
+            "state": s.state, "stage": s.stage, "done": s.share, "left": s.left, "host": s.host, "job": s.number,
+            "attempts": str(s.attempts or ""),
+        }
+        for s in states
+    ]  # fmt: skip
     counted: dict[str, int] = {}
     for s in states:
         counted[s.state] = counted.get(s.state, 0) + 1
@@ -158,14 +163,26 @@ def status_table(study: str, states: list[State]) -> Group:
     for s in states:
         if s.reason:
             lines.append(escape(f"  {s.job.title}: {s.reason}" + (f"\n    {s.log}" if s.log else "")))
-    return Group(table, *lines)
+    return Group(*_table(rows), *lines)
 
 
-def _table(*columns: str) -> Table:
+def _table(rows: list[dict[str, str]]) -> list[Table]:
+    """A table of these rows, without columns that are empty or that the terminal is too narrow for; none of no rows."""
+    columns = [name for name in rows[0] if any(row[name] for row in rows)] if rows else []
+
+    def width(name: str) -> int:
+        return min(WRAPPED.get(name, console.width), max(len(name), *(len(row[name]) for row in rows)))
+
+    for name in LEFT_OUT:
+        if sum(width(column) + 2 for column in columns) > console.width + 2 and name in columns:
+            columns.remove(name)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, no_wrap=column != "run", justify="right" if column == "attempts" else "left")
-    return table
+    for name in columns:
+        right = name in ("done", "attempts")
+        table.add_column(name, no_wrap=name not in WRAPPED, justify="right" if right else "left")
+    for row in rows:
+        table.add_row(*(escape(row[name]) for name in columns))
+    return [table] if rows else []
 
 
 def search_table(problem: Problem) -> Group:
@@ -174,19 +191,20 @@ def search_table(problem: Problem) -> Group:
     runs = {str(trial.number): problem.run(trials.values(trial)) for trial in trials.with_values() if under_way(trial)}
     repeats = enumerate(repeat_runs(problem, trials), start=1)
     runs |= {f"again {number}": problem.run(*repeat) for number, repeat in repeats}
-    table = _table("trial", "run", "stage", "done", "left", "host", "job")
+    rows = []
     for name, run in runs.items():
         title = dataclasses.replace(run, changes={}, options={}).name
         for stage in problem.plan([run]).stages:
             if lease := holder(stage.folder):
                 share, _, left = progress_texts(lease["progress"])
-                table.add_row(name, escape(title), stage.kind, share, left, lease["host"], lease["job"])
+                place = {"host": lease["host"], "job": lease["job"]}
+                rows.append({"trial": name, "run": title, "stage": stage.kind, "done": share, "left": left, **place})
     count = len(worker_pool.local(problem)) + len(worker_pool.queued(problem))
     lines = [escape(f"{problem.setting.study}, search {problem.space}: {progress_line(problem, trials)}")]
     if count:
         workers = "1 worker runs or waits" if count == 1 else f"{count} workers run or wait"
         lines.append(f"  {workers}; logs: {escape(str(problem.folder / 'workers'))}")
-    return Group(*([table] if table.row_count else []), *lines)
+    return Group(*_table(rows), *lines)
 
 
 def _status(options: Status) -> int:

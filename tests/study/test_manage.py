@@ -1,9 +1,11 @@
 """Launched sweeps, shown and changed from a later process. Tests on a real Slurm are in tests/slurm."""
 
 import dataclasses
+import io
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from study import manage
 from study.core.files import read_json, write_json
@@ -138,3 +140,20 @@ def test_clean_keeps_what_a_table_refers_to_when_the_sweep_is_forgotten(started,
     unjudged = started.jobs[0].stages[1]
     assert manage.unreferenced(tmp_path) == []
     assert {encode.folder, unjudged.folder} < set(manage.unreferenced(tmp_path / "none"))
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_status_names_every_run_however_narrow_the_terminal_is(width, started, monkeypatch):
+    tokenizer, generator = started.jobs
+    common = {"host": "node-17.cluster", "number": "5581631_0", "attempts": 2, "left": "30 s left", "share": "12%"}
+    running = manage.State(tokenizer, "running", "fit_tokenizer: foundation model's features", **common)
+    failed = manage.State(generator, "failed", "fit_generator", reason="OSError: no space")
+    screen = Console(width=width, file=io.StringIO(), highlight=False)
+    monkeypatch.setattr(manage, "console", screen)
+    screen.print(manage.status_table("birds", [running, failed]))
+    text = screen.file.getvalue()
+    words = text.split()
+    for word in ("f4d4", "LightningDiT-XXS/2", "running", "failed", "foundation", "features", "12%"):
+        assert word in words, word
+    assert ("5581631_0" in words) == (width >= 80) and ("node-17.cluster" in words) == (width == 120)
+    assert max(map(len, text.splitlines())) <= width

@@ -172,7 +172,7 @@ def test_the_whole_bench(monkeypatch, tmp_path, capsys, tiny_scale):
     monkeypatch.setattr(
         sys, "argv", ["bench", "--scale", "smoke", "--repeats", "1", "--threads", "1", "--out", str(file)]
     )
-    bench.main()
+    main()
     printed = capsys.readouterr().out
     content = json.loads(file.read_text())
     assert content["missing"] == {}
