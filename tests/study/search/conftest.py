@@ -1,0 +1,54 @@
+"""Fake stages, so that a search takes a moment."""
+
+import pytest
+from made_problems import JUDGES
+
+from study import stages
+from study.core.files import read_json
+from study.core.stopping import Interrupted
+from study.plan.specs import FitGenerator, Generate
+from study.plan.stage import snapshot_file
+from study.submit import jobs
+
+
+@pytest.fixture
+def stages_run(monkeypatch):
+    """Fake stages: gFID is lowest at shift 0.5 and learning rate 0.002, and falls with images and fewer channels.
+
+    Returns a list that gets the kind and mark of every stage that is run.
+    """
+    ran = []
+
+    def execute(stage, out):
+        spec = stage.spec
+        if isinstance(spec, FitGenerator):
+            marks = spec.recipe.snapshot_images
+            trained = read_json(out.folder / "trained.json") or 0
+            for mark in (mark for mark in marks if mark > trained):
+                snapshot_file(out.folder, "ema", mark).touch()
+                (out.folder / "trained.json").write_text(str(mark))
+                ran.append(("train", mark))
+                if mark == out.pause_at:
+                    (out.folder / "checkpoint-1.safetensors").touch()
+                    raise Interrupted("asked to stop")
+        else:
+            ran.append((stage.kind, getattr(spec, "images_seen", None)))
+        metrics = {}
+        if "tokenizer" in stage.inputs:
+            channels = stage.inputs["tokenizer"].spec.architecture.z_channels
+            metrics = {"rfid": 1 / channels}
+        if isinstance(spec, Generate):
+            generator = stage.inputs["generator"]
+            assert snapshot_file(generator.folder, "ema", spec.images_seen).exists()
+            away = abs(spec.sampling.timestep_shift - 0.5) + 1000 * abs(generator.spec.recipe.learning_rate - 0.002)
+            seeds = 1e-4 * (generator.spec.seed + spec.sampling.seed % 1000)
+            metrics = {"gfid": channels + away + seeds + 100 / spec.images_seen}
+        judged = {name: {**metrics, "comparable": True, "reference": "r" * 16} for name, _ in JUDGES}
+        (out.folder / "sheet.png").touch()
+        return {"cost": {}, "metrics": judged, "sheet": "sheet.png"}
+
+    origin = {"commit": "c", "versions": "v", "device": "d", "precision": "float32", "threads": 1}
+    monkeypatch.setattr(stages, "execute", execute)
+    monkeypatch.setattr(jobs, "provenance", lambda compute: origin)
+    monkeypatch.setattr(jobs, "log_to_stdout", lambda: None)
+    return ran
