@@ -7,7 +7,7 @@ picture: with patch size 2 on SD-VAE's 32 x 32 grid.
 We would change our mind about a tokenizer if its gFID here did not agree with its rank in the paper.
 """
 
-from models.specs import parse_tokenizer
+from models.configs import parse_tokenizer
 from study.plan.runs import Pretrained, Run
 from study.plan.scales import Scale
 

@@ -20,7 +20,7 @@ We would change our mind about a rung if gFID did not fall with it for every jud
 from dataclasses import replace
 from typing import Any
 
-from models.specs import parse_generator
+from models.configs import parse_generator
 from study.plan.runs import Run
 from study.plan.scales import Scale
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 
-from figures import labels, page, published, rows, scales, style, wording
+from figures import axis_scales, label_places, layout, paper_values, rows, style, wording
 from figures.drawing import Drawing, NothingToDraw
 from results.convergence import SpeedUp, speed_up
 from results.published import SPEED_UPS, SPEED_UPS_RUN, SPEED_UPS_SOURCE
@@ -27,7 +27,7 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
 
     `folder` is not read. Raises NothingToDraw without finished generators that were trained here.
     """
-    if published.is_published(table):
+    if paper_values.is_published(table):
         return _published_alone()
     chosen = rows.rows_for_figure(table, NAME)
     if (chosen[chosen["kind"] == "generator"]["given_weights"] != "").all():
@@ -51,7 +51,7 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     notes = rows.missing_note(chosen, ("tokenizer", "generator"))
     notes += rows.seeds_note(points["gfid_runs"], generators)
     notes += wording.caption(generators)
-    right = page.label_room(
+    right = layout.label_room(
         [_label(name, gain) for found in gains.values() for name, gain in found.items()]
         + rows.tokenizers(points)
         + [_published_label(name) for name in SPEED_UPS]
@@ -60,7 +60,7 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     if any(gains.values()):
         subtitle = "N×: times fewer images to the gFID its plain counterpart ends with."
     with style.applied():
-        figure, axes = page.panels(
+        figure, axes = layout.panels(
             TITLE,
             f"{only_generator}. {subtitle}" if only_generator else subtitle,
             notes,
@@ -74,16 +74,16 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
             _frame(ax, judge.of(points), judge.of(generators))
             _panel(ax, _of(points, generator, judge), gains[generator, judge])
             if not only_generator:
-                page.heading(ax, generator)
+                layout.heading(ax, generator)
         _draw_published(axes[-n_columns])
-        page.hide_empty(axes)
+        layout.hide_empty(axes)
     return Drawing(figure, points, _published())
 
 
 def _published_alone() -> Drawing:
     with style.applied():
-        right = page.label_room([_published_label(name) for name in SPEED_UPS])
-        figure, axes = page.panels(TITLE, "As published.", [], 0, 1, right=right, published_note=PUBLISHED)
+        right = layout.label_room([_published_label(name) for name in SPEED_UPS])
+        figure, axes = layout.panels(TITLE, "As published.", [], 0, 1, right=right, published_note=PUBLISHED)
         _draw_published(axes[0])
     return Drawing(figure, _published())
 
@@ -107,15 +107,15 @@ def _draw_published(ax: Axes) -> None:
     for (tokenizer, gain), width in zip(SPEED_UPS.items(), _published()["latent_channels"], strict=True):
         color = style.grey(width, "none").color
         ax.plot([width], [gain], linestyle="none", marker="o", color=color, zorder=3)
-        names.append(labels.Label(_published_label(tokenizer), width, gain, color))
+        names.append(label_places.Label(_published_label(tokenizer), width, gain, color))
         widths.append(width)
-    scales.budget(ax, widths)
+    axis_scales.budget(ax, widths)
     ax.set_xlim(widths[0] / 1.4, widths[-1] * 1.4)
     ax.axhline(1, color=style.GREY, linewidth=0.8, linestyle=(0, (4, 2)), zorder=2)
     ax.set_ylim(0, max(SPEED_UPS.values()) * 1.2)
     ax.set_xlabel("latent channels")
     ax.set_ylabel("times fewer images (↑ higher is better)\ndashed: no speed-up")
-    labels.at_line_ends(ax, names)
+    label_places.at_line_ends(ax, names)
 
 
 def _of(points: pd.DataFrame, generator: str, judge: rows.Judge) -> pd.DataFrame:
@@ -138,8 +138,8 @@ def _gains_of_each_seed(generators: pd.DataFrame) -> dict[str, str]:
 
 def _frame(ax: Axes, points: pd.DataFrame, generators: pd.DataFrame) -> None:
     """Set the axes, equal in all panels of one judge."""
-    scales.fit(ax, "y", [*points["gfid_min"], *points["gfid_max"]], pad=0.06)
-    scales.budget(ax, sorted(set(points["images_seen"])))
+    axis_scales.fit(ax, "y", [*points["gfid_min"], *points["gfid_max"]], pad=0.06)
+    axis_scales.budget(ax, sorted(set(points["images_seen"])))
     ax.set_xlabel("images seen by the generator")
     ax.set_ylabel(wording.axis("gFID", generators))
 
@@ -165,8 +165,8 @@ def _panel(ax: Axes, points: pd.DataFrame, gains: dict[str, SpeedUp]) -> None:
         if tokenizer in gains:
             _bracket(ax, curves[plain_of[tokenizer]], gains[tokenizer], look.color)
         text = _label(tokenizer, gains.get(tokenizer))
-        names.append(labels.Label(text, float(last["images_seen"]), float(last["gfid"]), look.color))
-    labels.at_line_ends(ax, names)
+        names.append(label_places.Label(text, float(last["images_seen"]), float(last["gfid"]), look.color))
+    label_places.at_line_ends(ax, names)
 
 
 def _bracket(ax: Axes, plain: pd.DataFrame, gain: SpeedUp, color: str) -> None:

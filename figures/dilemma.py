@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.axes import Axes
 
-from figures import labels, page, published, rows, scales, style, wording
+from figures import axis_scales, label_places, layout, paper_values, rows, style, wording
 from figures.drawing import Drawing, NothingToDraw
 
 NAME = "dilemma"
@@ -42,22 +42,22 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     late = mark and mark < chosen[chosen["kind"] == "generator"]["images_seen"].max()
     at = " (last mark common to all)" if late else ""
     subtitle = f"Left: reconstructions. Right: samples of {smallest} after {wording.images(mark)}{at}."
-    paper = published.paper_rows(table, NAME)
+    paper = paper_values.paper_rows(table, NAME)
     paper_data = None if paper is None else _panel_data(paper)
     models = set(points["foundation_model"]) | set(() if paper_data is None else paper_data.points["foundation_model"])
     published_note = wording.published_note(paper)
     if paper_data is not None:
         published_note += f" Right: {paper_data.points['generator'].iloc[0]}."
     with style.applied():
-        right = page.label_room([_name(model) for model in sorted(models)])
-        figure, axes = page.panels(TITLE, subtitle, notes, len(judges), 2, right=right, published_note=published_note)
+        right = layout.label_room([_name(model) for model in sorted(models)])
+        figure, axes = layout.panels(TITLE, subtitle, notes, len(judges), 2, right=right, published_note=published_note)
         for number, judge in enumerate(judges):
             scored = PanelData(judge.of(tokenizers), judge.of(generators), mark, judge.of(points))
-            _draw_row(axes[2 * number : 2 * number + 2], scored, published.look_for(table))
+            _draw_row(axes[2 * number : 2 * number + 2], scored, paper_values.look_for(table))
         if paper_data is None:
             return Drawing(figure, points)
         _draw_row(axes[-2:], paper_data, style.grey)
-    return Drawing(figure, points, published.with_source(paper_data.points, paper_data.generators))
+    return Drawing(figure, points, paper_values.with_source(paper_data.points, paper_data.generators))
 
 
 class PanelData(NamedTuple):
@@ -82,7 +82,7 @@ def _panel_data(chosen: pd.DataFrame) -> PanelData:
 def _draw_row(axes: Sequence[Axes], data: PanelData, look_of: style.LookOf) -> None:
     """rFID in the first of two axes, gFID in the second, of one judge."""
     for ax, metric, scored in zip(axes, METRICS, (data.tokenizers, data.generators), strict=True):
-        scales.budget(ax, sorted(set(data.points["latent_channels"])))
+        axis_scales.budget(ax, sorted(set(data.points["latent_channels"])))
         _panel(ax, data.points.dropna(subset=[metric]), metric, look_of)
         ax.set_xlabel("latent channels")
         ax.set_ylabel(wording.axis(METRICS[metric], scored))
@@ -94,7 +94,7 @@ def _name(model: str) -> str:
 
 def _panel(ax: Axes, points: pd.DataFrame, metric: str, look_of: style.LookOf) -> None:
     """A line per foundation model, without the widths that have no result; markers in the colour of the width."""
-    scales.fit(ax, "y", [*points[f"{metric}_min"], *points[f"{metric}_max"]], pad=0.08)
+    axis_scales.fit(ax, "y", [*points[f"{metric}_min"], *points[f"{metric}_max"]], pad=0.08)
     names = []
     for model in sorted(set(points["foundation_model"]), key=lambda name: (name != "none", name)):
         line = points[points["foundation_model"] == model].sort_values("latent_channels", kind="stable")
@@ -106,5 +106,5 @@ def _panel(ax: Axes, points: pd.DataFrame, metric: str, look_of: style.LookOf) -
             at = float(point["latent_channels"])
             ax.vlines(at, point[f"{metric}_min"], point[f"{metric}_max"], color=look.color, linewidth=1, zorder=3)
             ax.plot([at], [point[metric]], linestyle="none", zorder=4, **look.markers())
-        names.append(labels.Label(_name(model), float(x.iloc[-1]), float(line[metric].iloc[-1]), style.INK))
-    labels.at_line_ends(ax, names)
+        names.append(label_places.Label(_name(model), float(x.iloc[-1]), float(line[metric].iloc[-1]), style.INK))
+    label_places.at_line_ends(ax, names)

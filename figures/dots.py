@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from figures import page, published, rows, scales, style, wording
+from figures import axis_scales, layout, paper_values, rows, style, wording
 from figures.drawing import Drawing
 
 LINE = 0.2  # inches between labels
@@ -70,7 +70,7 @@ def compared(table: pd.DataFrame, ablation: str, metrics: Sequence[str], varies:
 
 def published_counterpart(table: pd.DataFrame, ablation: str, metrics: Sequence[str]) -> Compared | None:
     """The paper's runs of an ablation; None if the table itself is the paper's."""
-    paper = published.paper_rows(table, ablation)
+    paper = paper_values.paper_rows(table, ablation)
     return None if paper is None else compared(paper, ablation, metrics)
 
 
@@ -97,22 +97,24 @@ def draw(
         *notes,
         *wording.caption(ours.scored),
     ]
-    left = max(page.width(text, style.TEXT) for block in blocks for text in _texts(block)) + 2 * page.EDGE
+    left = max(layout.width(text, style.TEXT) for block in blocks for text in _texts(block)) + 2 * layout.EDGE
     points = [point for block in blocks for point in block.points.to_dict("records")]
     values = ["missing", *(_value(point, m) for m in metrics for point in points if not pd.isna(point[m]))]
-    column = WIDTH + max(page.width(text, style.SMALL) for text in values) + GAP
+    column = WIDTH + max(layout.width(text, style.SMALL) for text in values) + GAP
     heights = [len(_cells(block, metrics)) * _height(block) for block in blocks]
     width = left + column * len(_cells(ours, metrics)[0])
-    note_lines = page.wrap(wording.published_note(paper.planned), style.SMALL, width - 2 * page.EDGE) if paper else []
-    published_height = heights[1] + page.band_height(note_lines) if paper else 0.0
+    note_lines = (
+        layout.wrap(wording.published_note(paper.planned), style.SMALL, width - 2 * layout.EDGE) if paper else []
+    )
+    published_height = heights[1] + layout.band_height(note_lines) if paper else 0.0
     with style.applied():
-        figure, foot = page.sheet(title, subtitle, notes, (width, heights[0]), published_height)
+        figure, foot = layout.sheet(title, subtitle, notes, (width, heights[0]), published_height)
         _draw_block(figure, ours, metrics, steps, (left, foot), column)
         if paper is None:
             return Drawing(figure, ours.data)
-        axes = _draw_block(figure, paper, metrics, steps, (left, page.EDGE), column)
-        page.draw_published_header(figure, note_lines, published_height, axes)
-    return Drawing(figure, ours.data, published.with_source(paper.data, paper.planned))
+        axes = _draw_block(figure, paper, metrics, steps, (left, layout.EDGE), column)
+        layout.draw_published_header(figure, note_lines, published_height, axes)
+    return Drawing(figure, ours.data, paper_values.with_source(paper.data, paper.planned))
 
 
 def _cells(block: Compared, metrics: Sequence[str]) -> list[list[tuple[rows.Judge, str]]]:
@@ -141,7 +143,7 @@ def _draw_block(
         for j, (judge, metric) in enumerate(row):
             x, y = left + j * column, lower + (len(cells) - 1 - i) * _height(block) + FOOT
             ax = figure.add_axes((x / full_width, y / full_height, WIDTH / full_width, panel / full_height))
-            _panel(ax, judge.of(block.points), metric, order, steps, published.look_for(block.planned))
+            _panel(ax, judge.of(block.points), metric, order, steps, paper_values.look_for(block.planned))
             scored = judge.of(block.scored)
             scored = scored[scored["kind"] == ("tokenizer" if metric == "rfid" else "generator")]
             ax.set_xlabel(wording.axis(METRICS[metric], scored).replace("↓", "←"))
@@ -160,7 +162,7 @@ def _panel(
     ax: Axes, points: pd.DataFrame, metric: str, order: Sequence[str], steps: bool, look_of: style.LookOf
 ) -> None:
     here = {point["label"]: point for point in points.dropna(subset=[metric]).to_dict("records")}
-    scales.fit(ax, "x", [point[f"{metric}_{end}"] for point in here.values() for end in ("min", "max")], pad=0.07)
+    axis_scales.fit(ax, "x", [point[f"{metric}_{end}"] for point in here.values() for end in ("min", "max")], pad=0.07)
     if ax.get_xscale() == "linear":
         ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     ax.set_ylim(len(order) - 0.5, -0.5)

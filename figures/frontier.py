@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.axes import Axes
 
-from figures import labels, page, published, rows, scales, style, wording
+from figures import axis_scales, label_places, layout, paper_values, rows, style, wording
 from figures.drawing import Drawing, NothingToDraw
 
 NAME = "frontier"
@@ -40,24 +40,24 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
         subtitle = subtitle.replace(" images seen", " images seen (last mark common to all)")
     if any(rows.pairs(judge.of(points)) for judge in rows.judges(points)):
         subtitle += " Arrows: alignment added."
-    if published.is_published(table):
+    if paper_values.is_published(table):
         subtitle += _marks(points)
-    paper = published.paper_rows(table, NAME)
+    paper = paper_values.paper_rows(table, NAME)
     published_note = "" if paper is None else wording.published_note(paper) + _marks(paper)
     with style.applied():
-        figure, axes = page.panels(
+        figure, axes = layout.panels(
             TITLE, subtitle, notes, n_rows, n_columns, headings=True, two_line_label=True, published_note=published_note
         )
         for ax, (generator, judge) in zip(axes, panels, strict=False):
             here = judge.of(points)
             _frame(ax, here, judge.of(tokenizers), judge.of(generators))
             here = here[here["generator"] == generator]
-            _panel(ax, here, published.look_for(table))
+            _panel(ax, here, paper_values.look_for(table))
             facts = [] if only_generator else [generator]
             text = ": ".join(facts + _answer(here))
-            page.heading(ax, text[:1].upper() + text[1:])
+            layout.heading(ax, text[:1].upper() + text[1:])
         published_points = _draw_published(axes[-n_columns:], paper)
-        page.hide_empty(axes)
+        layout.hide_empty(axes)
     return Drawing(figure, points, published_points)
 
 
@@ -66,13 +66,13 @@ def _draw_published(axes: Sequence[Axes], paper: pd.DataFrame | None) -> pd.Data
     if paper is None:
         return None
     tokenizers, generators, _, points = _panel_data(paper)
-    sizes = published.spread_out(rows.generators(points), len(axes))
+    sizes = paper_values.spread_out(rows.generators(points), len(axes))
     points = points[points["generator"].isin(sizes)]
     for ax, generator in zip(axes, sizes, strict=False):
         _frame(ax, points, tokenizers, generators)
         _panel(ax, points[points["generator"] == generator], style.grey)
-        page.heading(ax, generator)
-    return published.with_source(points, generators)
+        layout.heading(ax, generator)
+    return paper_values.with_source(points, generators)
 
 
 class PanelData(NamedTuple):
@@ -106,8 +106,8 @@ def rfid_and_gfid(tokenizers: pd.DataFrame, generators: pd.DataFrame) -> pd.Data
 
 def _frame(ax: Axes, points: pd.DataFrame, tokenizers: pd.DataFrame, generators: pd.DataFrame) -> None:
     """Set the axes, equal in all panels of one judge."""
-    scales.fit(ax, "x", [*points["rfid_min"], *points["rfid_max"]], pad=0.16)
-    scales.fit(ax, "y", [*points["gfid_min"], *points["gfid_max"]], pad=0.14)
+    axis_scales.fit(ax, "x", [*points["rfid_min"], *points["rfid_max"]], pad=0.16)
+    axis_scales.fit(ax, "y", [*points["gfid_min"], *points["gfid_max"]], pad=0.14)
     ax.set_xlabel(wording.axis("rFID", tokenizers).replace("↓", "←"))
     ax.set_ylabel(wording.axis("gFID", generators))
 
@@ -132,8 +132,8 @@ def _panel(ax: Axes, points: pd.DataFrame, look_of: style.LookOf) -> None:
         ax.plot([p["rfid"]], [p["gfid"]], linestyle="none", zorder=4, **look.markers())
         segments.append((p["rfid"], p["gfid_min"], p["rfid"], p["gfid_max"]))
         unnamed = look_of is style.grey and not look.hollow  # published aligned tokenizers lie too close for names
-        names.append(labels.Label("" if unnamed else tokenizer, p["rfid"], p["gfid"], look.color))
-    labels.around_points(ax, names, segments)
+        names.append(label_places.Label("" if unnamed else tokenizer, p["rfid"], p["gfid"], look.color))
+    label_places.around_points(ax, names, segments)
 
 
 def _answer(points: pd.DataFrame) -> list[str]:

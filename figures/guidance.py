@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from figures import labels, page, rows, scales, style, wording
+from figures import axis_scales, label_places, layout, rows, style, wording
 from figures.drawing import Drawing, NotAsked
 from results.guidance import ABLATION, choices, choosing, swept
 
@@ -50,13 +50,13 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     marks = " or ".join(wording.count(mark) for mark in sorted(set(points["images_seen"])))
     subtitle = "Thick: samples that score. Thin: samples that choose the scale. Rings: the chosen scale, as it scores."
     with style.applied():
-        figure, axes = page.panels(
+        figure, axes = layout.panels(
             TITLE,
             f"{only_generator or 'Generators'} after {marks} images. {subtitle}",
             notes,
             n_rows,
             n_columns,
-            right=page.label_room(rows.tokenizers(points)),
+            right=layout.label_room(rows.tokenizers(points)),
             headings=not only_generator,
         )
         for ax, (generator, judge) in zip(axes, panels, strict=False):
@@ -64,7 +64,7 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
             mine, rings = judge.of(points), best[best["extractor"] == judge.extractor]
             _panel(ax, mine[mine["generator"] == generator], rings[rings["generator"] == generator])
             if not only_generator:
-                page.heading(ax, generator)
+                layout.heading(ax, generator)
         for ax in axes[len(panels) :]:
             ax.set_axis_off()
     return Drawing(figure, points)
@@ -80,8 +80,8 @@ def _best(table: pd.DataFrame, scored: pd.DataFrame) -> pd.DataFrame:
 def _frame(ax: Axes, points: pd.DataFrame, scored: pd.DataFrame) -> None:
     """Set the axes, equal in all panels of one judge."""
     values = sorted(set(points["guidance_scale"]))
-    scales.fit(ax, "y", [*points["gfid_min"], *points["gfid_max"]], pad=0.08)
-    scales.fit(ax, "x", values, pad=0.05)
+    axis_scales.fit(ax, "y", [*points["gfid_min"], *points["gfid_max"]], pad=0.08)
+    axis_scales.fit(ax, "x", values, pad=0.05)
     ax.xaxis.set_major_locator(FixedLocator(values))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.xaxis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))
@@ -106,5 +106,5 @@ def _panel(ax: Axes, points: pd.DataFrame, best: pd.DataFrame) -> None:
         ax.plot(ringed["guidance_scale"], ringed["gfid"], linestyle="none", color=look.color, zorder=4, **RING)
         if len(scoring):
             last = scoring.iloc[-1]
-            names.append(labels.Label(tokenizer, float(last["guidance_scale"]), float(last["gfid"]), look.color))
-    labels.at_line_ends(ax, names)
+            names.append(label_places.Label(tokenizer, float(last["guidance_scale"]), float(last["gfid"]), look.color))
+    label_places.at_line_ends(ax, names)

@@ -15,7 +15,7 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from figures import page, pictures, published, rows, style, wording
+from figures import layout, paper_values, pictures, rows, style, wording
 from figures.drawing import Drawing, NotAsked, NothingToDraw
 from results.schema import latents_file
 
@@ -33,7 +33,7 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     Each latent is below its picture; red, green and blue are its first three principal components. Reads
     `folder`/sheets. Raises NothingToDraw without a finished tokenizer that has a map, NotAsked for published tables.
     """
-    if published.is_published(table):
+    if paper_values.is_published(table):
         raise NotAsked("nobody publishes latents")
     chosen = rows.rows_for_figure(table, NAME)
     tokenizers = rows.done(chosen, "tokenizer").sort_values(["tokenizer_seed", "seed"]).drop_duplicates("tokenizer")
@@ -54,11 +54,11 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     notes += wording.caption(tokenizers.assign(comparable=True, reference=""))  # the figure shows no FID
     densities = np.concatenate([found["density"] for found in maps.values()])
     colors = ScalarMappable(Normalize(0, float(np.quantile(densities, 0.995))), COLORS)
-    width = LEFT + MAP + GAP + SHOWN * (PICTURE + 0.04) + page.EDGE
+    width = LEFT + MAP + GAP + SHOWN * (PICTURE + 0.04) + layout.EDGE
     line = MAP + GAP
     subtitle = "Left: t-SNE of latents, coloured by local density. Right: pictures, and below each its latent."
     with style.applied():
-        figure, foot = page.sheet(TITLE, subtitle, notes, (width, len(maps) * line + BAR))
+        figure, foot = layout.sheet(TITLE, subtitle, notes, (width, len(maps) * line + BAR))
         for i, (name, found) in enumerate(maps.items()):
             bottom = foot + BAR + (len(maps) - 1 - i) * line
             _label(figure, of[name], bottom + MAP)
@@ -87,7 +87,7 @@ def _label(figure: Figure, row: Mapping[Hashable, Any], top: float) -> None:
     width, height = figure.get_size_inches()
     color = style.look(row["latent_channels"], row["foundation_model"]).color
     place: dict[str, Any] = {"va": "top", "ha": "left"}
-    x = page.EDGE / width
+    x = layout.EDGE / width
     figure.text(x, top / height, row["tokenizer"], fontsize=style.TEXT, weight="bold", color=color, **place)
     lines = [f"{text} {wording.value(row[key])}" for key, text in NUMBERS.items() if not pd.isna(row[key])]
     figure.text(x, (top - 0.16) / height, "\n".join(lines), fontsize=style.SMALL, linespacing=1.25, **place)

@@ -10,7 +10,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from figures import page, scales, style, wording
+from figures import axis_scales, layout, style, wording
 from results.searches import Parameter, Search, Trial, Value, printed
 
 TICK_DISTANCE = 0.13  # shares of an axis that two of its ticks keep from each other
@@ -76,7 +76,7 @@ def of_parameter(parameter: Parameter) -> Scale:
 def of_objective(title: str, values: Sequence[float]) -> Scale:
     """The axis of an objective, which is minimised: its lowest value is at the bottom."""
     low, high = min(values), max(values)
-    return _range(title, low, high, 0 < low * scales.LOG_FROM <= high, wording.value)
+    return _range(title, low, high, 0 < low * axis_scales.LOG_FROM <= high, wording.value)
 
 
 def _range(title: str, low: float, high: float, logarithmic: bool, end: Callable[[float], str] | None = None) -> Scale:
@@ -145,7 +145,7 @@ def _axis(ax: Axes, x: int, scale: Scale, room: float) -> None:
             color=style.INK, path_effects=halo, zorder=7, annotation_clip=False,
         )  # fmt: skip
         ax.plot([x], [place], marker="_", markersize=4, color=style.GREY, markeredgewidth=0.7, zorder=4.5)
-    title = "\n".join(page.wrap(scale.title, style.TEXT, room - 0.08))
+    title = "\n".join(layout.wrap(scale.title, style.TEXT, room - 0.08))
     ax.annotate(
         title, (x, 1), xytext=(0, 9), textcoords="offset points", fontsize=style.TEXT, va="baseline", ha="center",
         annotation_clip=False, linespacing=1.1,

@@ -12,17 +12,17 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from figures import frontier, labels, page, rows, scales, style, trials, wording
+from figures import axis_scales, frontier, label_places, layout, rows, style, trial_marks, wording
 from figures.drawing import Drawing, NotAsked, NothingToDraw
 from results.schema import PROTOCOL
 from results.searches import Search, Trial, Value
 from results.table import ProtocolError
 
 STUDY: dict[str, Any] = {"marker": "o", "markersize": 4.5, "color": "#9a9a9a", "linestyle": "none"}
-DOT: dict[str, Any] = {"marker": "o", "markersize": 4.5, "color": trials.TRIAL, "linestyle": "none"}
+DOT: dict[str, Any] = {"marker": "o", "markersize": 4.5, "color": trial_marks.TRIAL, "linestyle": "none"}
 FRONT = DOT | {"markersize": 6}
 BEHIND = DOT | {"markerfacecolor": "white"}
-AGAIN = DOT | {"marker": "s", "color": trials.CHOSEN, "markerfacecolor": "white"}
+AGAIN = DOT | {"marker": "s", "color": trial_marks.CHOSEN, "markerfacecolor": "white"}
 DEFAULT = DOT | {"marker": "D", "color": style.INK, "markerfacecolor": "white"}
 HEIGHT, SIDE, BOX = 3.9, 4.9, (0.78, 0.12, 0.55, 0.32)  # of the panel, inches; room left, right, below and above
 
@@ -35,19 +35,21 @@ def draw(search: Search, table: pd.DataFrame) -> Drawing:
     """
     if len(search.objectives) != 2:
         raise NotAsked("a front needs two objectives")
-    done = trials.complete(search)
+    done = trial_marks.complete(search)
     best = front(done, search.objectives)
     grey, note = _study(search, table)
     points = _points(search, done, best, grey)
     subtitle = (
-        f"Space {search.space}, {trials.counted(search)}. "
-        f"Numbered: {len(best)} that no other beats in both. {trials.verdict(search)}"
+        f"Space {search.space}, {trial_marks.counted(search)}. "
+        f"Numbered: {len(best)} that no other beats in both. {trial_marks.verdict(search)}"
     )
     seeds = "Trials: one seed each." if any(candidate.scores for candidate in search.candidates) else "One seed each."
     if any(candidate.scores for candidate in search.candidates) or search.default.scores:
         seeds += " Held-out seeds: mean and range."
     with style.applied():
-        figure, foot = page.sheet(search.question, subtitle, [seeds, *note, *trials.caption(search)], (SIDE, HEIGHT))
+        figure, foot = layout.sheet(
+            search.question, subtitle, [seeds, *note, *trial_marks.caption(search)], (SIDE, HEIGHT)
+        )
         full_width, full_height = figure.get_size_inches()
         left, right, bottom, top = BOX
         w, h = SIDE - left - right, HEIGHT - bottom - top
@@ -143,17 +145,17 @@ def _points(search: Search, done: Sequence[Trial], best: Sequence[Trial], grey: 
 def _spread(scores: Mapping[str, Sequence[float]]) -> dict[str, float]:
     found: dict[str, float] = {}
     for key, values in scores.items():
-        found |= {key: trials.mean(values), f"{key}_min": min(values), f"{key}_max": max(values)}
+        found |= {key: trial_marks.mean(values), f"{key}_min": min(values), f"{key}_max": max(values)}
     return found
 
 
 def _panel(ax: Axes, search: Search, points: pd.DataFrame) -> None:
     first, second = search.objectives
-    scales.fit(ax, "x", [*points[f"{first}_min"], *points[f"{first}_max"]], pad=0.08)
-    scales.fit(ax, "y", [*points[f"{second}_min"], *points[f"{second}_max"]], pad=0.08)
+    axis_scales.fit(ax, "x", [*points[f"{first}_min"], *points[f"{first}_max"]], pad=0.08)
+    axis_scales.fit(ax, "y", [*points[f"{second}_min"], *points[f"{second}_max"]], pad=0.08)
     ax.grid(True)
-    ax.set_xlabel(trials.axis(search, first).replace("↓", "←"))
-    ax.set_ylabel(trials.axis(search, second))
+    ax.set_xlabel(trial_marks.axis(search, first).replace("↓", "←"))
+    ax.set_ylabel(trial_marks.axis(search, second))
     looks = {"study": STUDY, "trial": BEHIND, "held-out": AGAIN, "default": DEFAULT, "front": FRONT}
     said = {"front": "front", "trial": "other trial", "held-out": "front again, held-out seeds", "default": "default",
             "study": "the study's frontier"}  # fmt: skip
@@ -167,13 +169,13 @@ def _panel(ax: Axes, search: Search, points: pd.DataFrame) -> None:
             if part == "held-out" and (origin := at.get(("front", p["name"]), at.get(("trial", p["name"])))):
                 ax.plot([origin[first], x], [origin[second], y], color=color, linewidth=0.6, alpha=0.6, zorder=2.5)
             if part in ("front", "study"):
-                names.append(labels.Label(p["name"], x, y, style.GREY if part == "study" else color))
+                names.append(label_places.Label(p["name"], x, y, style.GREY if part == "study" else color))
     line = points[points["part"] == "front"].sort_values(first, kind="stable")
-    ax.step(line[first], line[second], where="post", color=trials.TRIAL, linewidth=0.9, zorder=2)
+    ax.step(line[first], line[second], where="post", color=trial_marks.TRIAL, linewidth=0.9, zorder=2)
     ends = list(zip(line[first], line[second], strict=True))
     for (x0, y0), (x1, y1) in pairwise(ends):
         segments += [(x0, y0, x1, y0), (x1, y0, x1, y1)]
-    labels.around_points(ax, names, segments)
+    label_places.around_points(ax, names, segments)
     handles = [Line2D([], [], label=text, **looks[part]) for part, text in said.items() if part in set(points["part"])]
     ax.legend(
         handles=handles, loc="lower left", bbox_to_anchor=(-0.02, 1.02), ncols=len(handles), fontsize=style.SMALL,

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from figures import page, pictures, rows, style, wording
+from figures import layout, pictures, rows, style, wording
 from figures.drawing import Drawing, NothingToDraw
 
 NAME = "reconstructions"
@@ -53,10 +53,10 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     notes += [f"Numbers: range over up to {seeds} seeds; pictures of the first."] if seeds > 1 else ["One seed."]
     notes += wording.caption(last)
     labels = {name: _label(data[data["tokenizer"] == name]) for name in shown}
-    widest = max(page.width(line, style.SMALL) for text in labels.values() for line in text.split("\n"))
-    left = max(LABELS, page.EDGE + widest + GAP)  # ranges over seeds are longer than one number
+    widest = max(layout.width(line, style.SMALL) for text in labels.values() for line in text.split("\n"))
+    left = max(LABELS, layout.EDGE + widest + GAP)  # ranges over seeds are longer than one number
     with style.applied():
-        figure, foot = page.sheet(TITLE, _subtitle(last), notes, (left + PICTURES + page.EDGE, sum(heights) + 0.14))
+        figure, foot = layout.sheet(TITLE, _subtitle(last), notes, (left + PICTURES + layout.EDGE, sum(heights) + 0.14))
         y = foot + 0.08 + sum(heights)
         size = figure.get_size_inches()
         for (name, _), image, zoom, height in zip(strips, images, zooms, heights, strict=True):
@@ -69,7 +69,7 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
                 text = labels[name]
                 lines = 1 + text.count("\n") + 1
                 top = middle + lines * 0.058 / size[1]
-                x = page.EDGE / size[0]
+                x = layout.EDGE / size[0]
                 figure.text(x, top, name, va="top", fontsize=style.TEXT, weight="bold", color=color)
                 figure.text(
                     x,
@@ -82,7 +82,7 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
                 )
             else:
                 figure.text(
-                    page.EDGE / size[0],
+                    layout.EDGE / size[0],
                     middle,
                     "originals",
                     va="center",

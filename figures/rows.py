@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from figures import published
+from figures import paper_values
 from figures.drawing import NotAsked, NothingToDraw
 from figures.wording import count
 from results.guidance import choosing
@@ -171,7 +171,7 @@ def averaged(rows: pd.DataFrame, by: list[str], metric: str) -> pd.DataFrame:
 
 def seeds_note(runs: Iterable[int], of: pd.DataFrame | None = None) -> list[str]:
     """A note on how many seeds each point averages; nothing for published rows (`of`), which do not state it."""
-    if of is not None and published.is_published(of):
+    if of is not None and paper_values.is_published(of):
         return []
     runs = sorted({int(n) for n in runs})
     if runs[-1] < 2:

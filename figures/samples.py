@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from figures import page, pictures, rows, style, wording
+from figures import layout, pictures, rows, style, wording
 from figures.drawing import Drawing, NothingToDraw
 
 NAME = "samples"
@@ -39,7 +39,7 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     zooms = {name: pictures.scale(image.shape[1], GRID) for name, image in images.items()}
     height = max(images[name].shape[0] * zooms[name] for name in names) / style.DPI + head
     n_rows = -(-len(names) // columns)
-    body = (max(columns * (GRID + GAP) - GAP + 2 * page.EDGE, 3.4), n_rows * (height + GAP) - GAP + 0.06)
+    body = (max(columns * (GRID + GAP) - GAP + 2 * layout.EDGE, 3.4), n_rows * (height + GAP) - GAP + 0.06)
 
     by = ["tokenizer", "foundation_model", "latent_channels", "generator", "images_seen"]
     data = rows.averaged(last, [*by, "extractor", "extractor_size"], "gfid")
@@ -50,10 +50,10 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
         notes.append("One seed.")
     notes += wording.caption(last)
     with style.applied():
-        figure, foot = page.sheet(TITLE, _subtitle(last, sizes), notes, body)
+        figure, foot = layout.sheet(TITLE, _subtitle(last, sizes), notes, body)
         size = figure.get_size_inches()
         for i, name in enumerate(names):
-            x = page.EDGE + (i % columns) * (GRID + GAP)
+            x = layout.EDGE + (i % columns) * (GRID + GAP)
             top = foot + 0.06 + (n_rows - i // columns) * (height + GAP) - GAP
             row = last[last["tokenizer"] == name].iloc[0]
             color = style.look(row["latent_channels"], row["foundation_model"]).color

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.axes import Axes
 
-from figures import labels, page, published, rows, scales, style, wording
+from figures import axis_scales, label_places, layout, paper_values, rows, style, wording
 from figures.drawing import Drawing, NothingToDraw
 
 NAME = "scaling"
@@ -30,27 +30,27 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     notes = rows.missing_note(chosen, ("tokenizer", "generator"))
     notes += rows.seeds_note(points["gfid_runs"], generators)
     notes += wording.caption(generators)
-    paper = published.paper_rows(table, NAME)
+    paper = paper_values.paper_rows(table, NAME)
     paper_data = None if paper is None else _panel_data(paper)
     names = rows.tokenizers(points) + ([] if paper_data is None else rows.tokenizers(paper_data.points))
     with style.applied():
-        figure, axes = page.panels(
+        figure, axes = layout.panels(
             TITLE,
             f"{at} {shown}",
             notes,
             1,
             len(judges),
-            right=page.label_room(names),
+            right=layout.label_room(names),
             published_note=wording.published_note(paper),
         )
         for ax, judge in zip(axes, judges, strict=False):
-            _panel(ax, judge.of(points), judge.of(generators), published.look_for(table))
+            _panel(ax, judge.of(points), judge.of(generators), paper_values.look_for(table))
         if paper_data is not None:
             _panel(axes[len(judges)], paper_data.points, paper_data.generators, style.grey)
-        page.hide_empty(axes)
+        layout.hide_empty(axes)
     if paper_data is None:
         return Drawing(figure, points)
-    return Drawing(figure, points, published.with_source(paper_data.points, paper_data.generators))
+    return Drawing(figure, points, paper_values.with_source(paper_data.points, paper_data.generators))
 
 
 class PanelData(NamedTuple):
@@ -74,9 +74,9 @@ def _panel_data(chosen: pd.DataFrame) -> PanelData:
 
 
 def _panel(ax: Axes, points: pd.DataFrame, generators: pd.DataFrame, look_of: style.LookOf) -> None:
-    scales.fit(ax, "y", [*points["gfid_min"], *points["gfid_max"]], pad=0.08)
+    axis_scales.fit(ax, "y", [*points["gfid_min"], *points["gfid_max"]], pad=0.08)
     sizes = sorted(float(size) for size in set(points["parameters"]))
-    scales.budget(ax, sizes)
+    axis_scales.budget(ax, sizes)
     ax.set_xlabel("generator parameters")
     ax.set_ylabel(wording.axis("gFID", generators))
     names = []
@@ -87,5 +87,5 @@ def _panel(ax: Axes, points: pd.DataFrame, generators: pd.DataFrame, look_of: st
         x = line["parameters"].astype(float)
         ax.vlines(x, line["gfid_min"], line["gfid_max"], color=look.color, linewidth=1, zorder=2)
         ax.plot(x, line["gfid"], linestyle=look.dash, zorder=3, **look.markers())
-        names.append(labels.Label(tokenizer, float(last["parameters"]), float(last["gfid"]), look.color))
-    labels.at_line_ends(ax, names)
+        names.append(label_places.Label(tokenizer, float(last["parameters"]), float(last["gfid"]), look.color))
+    label_places.at_line_ends(ax, names)

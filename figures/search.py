@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from figures import page, parallel, scales, style, trials
+from figures import axis_scales, layout, parallel, style, trial_marks
 from figures.drawing import Drawing
 from results.searches import Search, Trial, printed
 
@@ -25,9 +25,9 @@ STRIP, COLUMN = 0.5, 0.25  # widths in the held-out panel: of the default, of a 
 BARS, NUMBER = 0.9, 0.42  # widths: of the longest bar, of the number at its end
 PARALLEL, CROWN, SOLE, SIDES = 2.5, 0.42, 0.14, (0.55, 0.5)  # lowest panel: height, room above, below, left and right
 COMPLETE: dict[str, Any] = {
-    "marker": "o", "markersize": 4, "color": trials.TRIAL, "markeredgewidth": 0, "linestyle": "none"
+    "marker": "o", "markersize": 4, "color": trial_marks.TRIAL, "markeredgewidth": 0, "linestyle": "none"
 }  # fmt: skip
-WON = COMPLETE | {"marker": "*", "markersize": 9, "color": trials.CHOSEN}
+WON = COMPLETE | {"marker": "*", "markersize": 9, "color": trial_marks.CHOSEN}
 OWN = COMPLETE | {"marker": "D", "color": style.INK, "markerfacecolor": "white", "markeredgewidth": 1}
 DEFAULT: dict[str, Any] = {"color": style.INK, "linewidth": 0.8, "linestyle": (0, (4, 2)), "zorder": 1.5}
 MARKS = {
@@ -41,15 +41,15 @@ def draw(search: Search, table: pd.DataFrame) -> Drawing:
 
     Raises NothingToDraw without a complete trial.
     """
-    done = trials.complete(search)
-    subtitle = f"Space {search.space}, {trials.counted(search)}. {trials.verdict(search)}"
+    done = trial_marks.complete(search)
+    subtitle = f"Space {search.space}, {trial_marks.counted(search)}. {trial_marks.verdict(search)}"
     with style.applied():
-        names = max((page.width(parameter.label, style.TEXT) for parameter in search.parameters.values()), default=0)
+        names = max((layout.width(parameter.label, style.TEXT) for parameter in search.parameters.values()), default=0)
         right = GAP + names + 0.1 + BARS + NUMBER
         again = STRIP + COLUMN * len(search.candidates) + 0.1
         width = max(WIDTH, LEFT + HISTORY + again + right)
         body = (width, ROW * len(search.objectives) + PARALLEL)
-        figure, foot = page.sheet(search.question, subtitle, _notes(search, done), body)
+        figure, foot = layout.sheet(search.question, subtitle, _notes(search, done), body)
         for i, objective in enumerate(search.objectives):
             y = foot + PARALLEL + ROW * (len(search.objectives) - 1 - i) + BOTTOM
             height = ROW - BOTTOM - TOP
@@ -74,7 +74,7 @@ def _history(
     strip_width = sum(STRIP if number is None else COLUMN for number in held_out)
     main_width = width - strip_width - 0.1 * bool(held_out)
     ax = _axes(figure, x, y, main_width, height)
-    scales.fit(ax, "y", [*values, *(score for scores in held_out.values() for score in scores)], pad=0.07)
+    axis_scales.fit(ax, "y", [*values, *(score for scores in held_out.values() for score in scores)], pad=0.07)
     numbers = [trial.trial for trial in search.trials]
     margin = max(1.0, 0.03 * (max(numbers) - min(numbers)))
     ax.set_xlim(min(numbers) - margin, max(numbers) + margin)
@@ -82,7 +82,7 @@ def _history(
     ax.set_xticks([tick for tick in ticks if min(numbers) <= tick <= max(numbers)])
     ax.grid(True, axis="y")
     ax.set_xlabel("trial")
-    ax.set_ylabel(trials.axis(search, objective))
+    ax.set_ylabel(trial_marks.axis(search, objective))
     ax.yaxis.set_label_coords(-(LEFT - 0.37) / main_width, 0.5)
 
     ax.step(
@@ -104,7 +104,7 @@ def _history(
         strip = figure.add_axes(_box(figure, x + width - strip_width, y, strip_width, height), sharey=ax)
         _strip(strip, search, held_out)
         if None in held_out:
-            strip.axhline(trials.mean(held_out[None]), **DEFAULT)
+            strip.axhline(trial_marks.mean(held_out[None]), **DEFAULT)
 
 
 def _is_default(search: Search, trial: Trial) -> bool:
@@ -122,9 +122,9 @@ def _strip(ax: Axes, search: Search, held_out: Mapping[int | None, Sequence[floa
     ax.grid(True, axis="y")
     ax.set_xlabel("held-out seeds")
     for x, (number, scores) in zip(places, held_out.items(), strict=True):
-        color = style.INK if number is None else trials.CHOSEN if number == search.winner else trials.TRIAL
+        color = style.INK if number is None else trial_marks.CHOSEN if number == search.winner else trial_marks.TRIAL
         ax.plot([x] * len(scores), scores, "o", markersize=3, color=color, markerfacecolor="white", zorder=3)
-        ax.hlines(trials.mean(scores), x - 0.08, x + 0.08, color=color, linewidth=1.6, zorder=4)
+        ax.hlines(trial_marks.mean(scores), x - 0.08, x + 0.08, color=color, linewidth=1.6, zorder=4)
 
 
 def _key(ax: Axes, search: Search) -> None:
@@ -162,7 +162,7 @@ def _importance(figure: Figure, search: Search, objective: str, box: tuple[float
     ax.annotate(f"Importance for {printed(objective)}", (1, 1), xycoords="axes fraction", xytext=(NUMBER * 36, 8),
                 textcoords="offset points", ha="right", fontsize=style.TEXT)  # fmt: skip
     places = range(len(shares))
-    ax.barh(places, [share for _, share in shares], height=0.56, color=trials.TRIAL, linewidth=0)
+    ax.barh(places, [share for _, share in shares], height=0.56, color=trial_marks.TRIAL, linewidth=0)
     ax.set_yticks(places, names)
     ax.set_ylim(max(len(shares), 4) - 0.5, -0.5)
     ax.set_xlim(0, max(share for _, share in shares) or 1)
@@ -188,12 +188,12 @@ def _notes(search: Search, done: Sequence[Trial]) -> list[str]:
             f"Right of the trials: {seeds} held-out seed{'s' * (repeats[-1] > 1)}, on which nothing was chosen, and "
             "their mean (bar; dashed: the default's)."
         )
-    return notes + trials.caption(search)
+    return notes + trial_marks.caption(search)
 
 
 def _data(search: Search) -> pd.DataFrame:
     """The trials with the best value so far, held-out scores, and a row per importance."""
-    frame = trials.frame(search)
+    frame = trial_marks.frame(search)
     for objective in search.objectives:
         frame[f"best_{objective}"] = frame.loc[frame["state"] == "complete", objective].astype(float).cummin()
     shares = [

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.axes import Axes
 
-from figures import labels, page, published, rows, scales, style, wording
+from figures import axis_scales, label_places, layout, paper_values, rows, style, wording
 from figures.drawing import Drawing, NothingToDraw
 from results.foretell import correlations, predictor_points
 from results.ranks import FEWEST, LEVEL, by_chance
@@ -51,15 +51,15 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     columns = len(judges) if len(judges) > 1 else min(len(names), 2)
     panels = [(name, judge) for name in names for judge in judges if name in set(judge.of(known)["diagnostic"])]
     notes = _correlated(known.dropna(subset=["rho"])) + _described(tokenizers, names)
-    notes += [] if published.is_published(table) else _gaps(drawn)
+    notes += [] if paper_values.is_published(table) else _gaps(drawn)
     notes += rows.missing_note(chosen, ("tokenizer", "generator"))
     notes += rows.seeds_note(drawn["gfid_runs"], used)
     notes += wording.caption(used)
     others = " Other sizes are in the CSV." if generators["generator"].nunique() > 1 else ""
     subtitle = f"{largest} at {wording.images(mark)} seen.{others}"
-    paper = published.paper_rows(table, NAME)
+    paper = paper_values.paper_rows(table, NAME)
     with style.applied():
-        figure, axes = page.panels(
+        figure, axes = layout.panels(
             TITLE,
             subtitle,
             notes,
@@ -71,7 +71,7 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
         )
         for ax, (name, judge) in zip(axes, panels, strict=False):
             scored = PanelData(judge.of(tokenizers), judge.of(generators), mark, points, judge.of(known))
-            _draw_one(ax, name, scored, published.look_for(table))
+            _draw_one(ax, name, scored, paper_values.look_for(table))
         published_points = None
         if paper is not None:
             data = _panel_data(paper)
@@ -80,8 +80,8 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
             data = data._replace(drawn=data.drawn[data.drawn["diagnostic"].isin(shown)])
             for ax, name in zip(axes[-columns:], shown, strict=False):
                 _draw_one(ax, name, data, style.grey)
-            published_points = published.with_source(data.drawn, data.generators)
-        page.hide_empty(axes)
+            published_points = paper_values.with_source(data.drawn, data.generators)
+        layout.hide_empty(axes)
     return Drawing(figure, points, published_points)
 
 
@@ -113,16 +113,16 @@ def _names(known: pd.DataFrame) -> list[str]:
 
 def _draw_one(ax: Axes, name: str, data: PanelData, look_of: style.LookOf) -> None:
     """gFID against one diagnostic, of one judge."""
-    scales.fit(ax, "y", [*data.drawn["gfid_min"], *data.drawn["gfid_max"]], pad=0.14)
+    axis_scales.fit(ax, "y", [*data.drawn["gfid_min"], *data.drawn["gfid_max"]], pad=0.14)
     here = data.drawn[data.drawn["diagnostic"] == name]
     _panel(ax, here, 1e-4 if name == "normalized_entropy" else 0.02, look_of)  # the entropy is always close to 1
     ax.set_xlabel(AXES.get(name) or wording.axis("iFID", data.tokenizers).replace("↓", "←"))
     ax.set_ylabel(wording.axis("gFID", data.generators))
-    page.heading(ax, f"{SHORT[name]}: {_answer(here)}")
+    layout.heading(ax, f"{SHORT[name]}: {_answer(here)}")
 
 
 def _panel(ax: Axes, points: pd.DataFrame, least: float, look_of: style.LookOf) -> None:
-    scales.fit(ax, "x", [*points["value_min"], *points["value_max"]], pad=0.16, least=least)
+    axis_scales.fit(ax, "x", [*points["value_min"], *points["value_max"]], pad=0.16, least=least)
     if ax.get_xscale() == "linear":
         ax.ticklabel_format(axis="x", useOffset=False)
     names, segments = [], []
@@ -134,8 +134,8 @@ def _panel(ax: Axes, points: pd.DataFrame, least: float, look_of: style.LookOf) 
         ax.plot([p["value"]], [p["gfid"]], linestyle="none", zorder=4, **look.markers())
         segments.append((p["value_min"], p["gfid"], p["value_max"], p["gfid"]))
         segments.append((p["value"], p["gfid_min"], p["value"], p["gfid_max"]))
-        names.append(labels.Label(tokenizer, p["value"], p["gfid"], look.color))
-    labels.around_points(ax, names, segments)
+        names.append(label_places.Label(tokenizer, p["value"], p["gfid"], look.color))
+    label_places.around_points(ax, names, segments)
 
 
 def _answer(points: pd.DataFrame) -> str:

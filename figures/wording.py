@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from figures import published
+from figures import paper_values
 from results.table import mixed_provenance
 
 JUDGES = {
@@ -77,7 +77,7 @@ def published_note(rows: pd.DataFrame | None) -> str:
     first = generated.iloc[0]
     how = ", ".join(_sampling(generated))
     return (
-        f"Published, not measured here ({published.source(rows)}): {DATA[first['data']]} {first['resolution']} px, "
+        f"Published, not measured here ({paper_values.source(rows)}): {DATA[first['data']]} {first['resolution']} px, "
         f"{judge(first['extractor'], None)}, {how}. Axes of its own: compare shapes, not numbers."
     )
 
@@ -91,8 +91,8 @@ def caption(rows: pd.DataFrame) -> list[str]:
     """Protocol, data, seeds and mixed provenance of done rows, one sentence each."""
     generated = rows[rows["kind"] == "generator"]
     lines = []
-    if published.is_published(rows):
-        lines.append(f"Published ({published.source(rows)}), not measured here; seeds are not stated.")
+    if paper_values.is_published(rows):
+        lines.append(f"Published ({paper_values.source(rows)}), not measured here; seeds are not stated.")
     if len(generated):
         lines.append("Sampling: " + ", ".join(_sampling(generated)) + ".")
     first = rows.iloc[0]

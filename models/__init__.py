@@ -13,8 +13,9 @@ Conventions of the whole package:
 - Letters in shapes: B batch, C channels, H W height and width, N tokens, D width, M heads, E width per
   head.
 
-`models.specs` holds names and sizes, and `models.costs` computes costs, without importing torch, so that planning a
-study starts quickly. `models` itself exports the loaders of `models.released`, which are imported on first use.
+`models.configs` holds names and sizes, and `models.costs` computes costs, without importing torch, so that planning a
+study starts quickly. `models` itself exports the loaders of `models.released_checkpoints`, which are imported on first
+use.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from models.released import load_generator, load_latent_statistics, load_tokenizer
+    from models.released_checkpoints import load_generator, load_latent_statistics, load_tokenizer
 
 __all__ = ["load_generator", "load_latent_statistics", "load_tokenizer"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        return getattr(import_module("models.released"), name)
+        return getattr(import_module("models.released_checkpoints"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.specs import AutoencoderConfig
+from models.configs import AutoencoderConfig
 
 
 @dataclass(frozen=True)

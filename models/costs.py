@@ -5,7 +5,7 @@ In FLOPs a multiply-add counts 2; only matrix products, convolutions and attenti
 
 from __future__ import annotations
 
-from models.specs import TIME_FREQUENCIES, AutoencoderConfig, GeneratorConfig
+from models.configs import TIME_FREQUENCIES, AutoencoderConfig, GeneratorConfig
 
 
 def flops_per_image(config: GeneratorConfig) -> int:

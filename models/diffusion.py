@@ -18,8 +18,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from models.configs import DIFFUSION_TIMESTEPS as TIMESTEPS
 from models.sampler import Guidance, guided
-from models.specs import DIFFUSION_TIMESTEPS as TIMESTEPS
 
 BETAS = (1e-4, 0.02)  # of the first and of the last timestep
 BIN = 1 / 255  # half a bin of the discretised decoder, as if values were pixels in [-1, 1]; DiT keeps it for latents
@@ -161,7 +161,7 @@ def noise_function(
     """
 
     def predict(state: Tensor, timestep: int) -> Tensor:
-        on = guidance.on(1 - timestep / (TIMESTEPS - 1))
+        on = guidance.is_on(1 - timestep / (TIMESTEPS - 1))
         return guided(generator, state, float(timestep), labels, null_label, guidance if on else None)
 
     return predict

@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from models.specs import FOUNDATIONS, TRANSFORMERS, unknown
+from models.configs import FOUNDATIONS, TRANSFORMERS, unknown
 from models.weights import load_foreign
 
 Triple = tuple[float, float, float]

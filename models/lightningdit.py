@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from models.specs import TIME_FREQUENCIES, GeneratorConfig
+from models.configs import TIME_FREQUENCIES, GeneratorConfig
 
 
 class LightningDiT(nn.Module):

@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from models.specs import SOLVERS, unknown
+from models.configs import SOLVERS, unknown
 
 Velocity = Callable[[Tensor, float], Tensor]
 """(state (B, ...), t) -> velocity (B, ...); t is one number for the whole batch."""
@@ -43,7 +43,7 @@ class Guidance:
         if self.channels is not None and self.channels < 1:
             raise ValueError(f"guidance must act on at least one channel, or None for all; got {self.channels}")
 
-    def on(self, t: float) -> bool:
+    def is_on(self, t: float) -> bool:
         """Whether guidance acts at time t; t > 1, which solvers use to interpolate, counts as 1."""
         return self.scale != 1.0 and self.interval[0] <= min(t, 1.0) <= self.interval[1]
 
@@ -61,7 +61,7 @@ def velocity_function(
     """
 
     def velocity(latent: Tensor, t: float) -> Tensor:
-        return guided(generator, latent, t, labels, null_label, guidance if guidance.on(t) else None)
+        return guided(generator, latent, t, labels, null_label, guidance if guidance.is_on(t) else None)
 
     return velocity
 

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from models.autoencoder import Autoencoder
-from models.specs import AutoencoderConfig
+from models.configs import AutoencoderConfig
 
 # names of attention parameters in files of 2022; the library renames them too when it loads such a file
 OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}

@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         Diagnose, prog="python -m study.diagnose", args=arguments, config=(tyro.conf.FlagCreatePairsOff,)
     )
     # imported here: it loads torch, which takes seconds that --help does not need
-    from study.report.diagnosis import diagnose
+    from study.report.fill_diagnostics import diagnose
 
     try:
         diagnose(one_study(options.study, options.named), options.points, options.out)

@@ -14,7 +14,7 @@ import tyro
 from safetensors import SafetensorError
 from tyro.conf import arg
 
-from models.specs import parse_generator
+from models.configs import parse_generator
 from results.runs import SEARCH
 from results.schema import FOREIGN
 from results.table import load

@@ -188,18 +188,22 @@ def test_the_table_of_scales_says_what_the_scales_are():
 
 
 def test_the_example_of_released_checkpoints_names_what_exists(monkeypatch):
-    from models import released
-    from models.specs import parse_generator, parse_tokenizer
+    from models import released_checkpoints
+    from models.configs import parse_generator, parse_tokenizer
 
     loaded = SimpleNamespace(network="a network")
-    monkeypatch.setattr(released, "load_tokenizer", lambda spec, path: loaded if parse_tokenizer(spec) else None)
-    monkeypatch.setattr(released, "load_generator", lambda spec, path: loaded if parse_generator(spec) else None)
+    monkeypatch.setattr(
+        released_checkpoints, "load_tokenizer", lambda spec, path: loaded if parse_tokenizer(spec) else None
+    )
+    monkeypatch.setattr(
+        released_checkpoints, "load_generator", lambda spec, path: loaded if parse_generator(spec) else None
+    )
     (source,) = blocks(README, "python")
     made: dict[str, object] = {}
     exec(source, made)
     assert made["tokenizer"] == made["generator"] == "a network"
     (hub_id,) = re.findall(r"`(hf:[^`]+)`", README)
-    assert released.HUB.fullmatch(hub_id)
+    assert released_checkpoints.HUB.fullmatch(hub_id)
 
 
 def example(name: str) -> ModuleType:
@@ -246,7 +250,7 @@ def test_the_example_of_a_figure_is_drawn(tmp_path):
 
 
 def test_the_example_of_a_foundation_model_fits_its_table():
-    from models.specs import Transformer
+    from models.configs import Transformer
 
     (source,) = [block for block in blocks(CONTRIBUTING, "python") if block.lstrip().startswith('"dinov2_small"')]
     entry = eval("{" + source + "}", {"Transformer": Transformer})["dinov2_small"]

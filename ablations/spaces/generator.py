@@ -12,7 +12,7 @@ from study.search.spaces import Dimension, Number, Values, changed
 
 QUESTION = "Which recipe trains a generator best, at a given number of images?"
 OBJECTIVES = ("gfid",)
-LABEL_DROPOUT = 0.1  # of every generator, see models/specs.py
+LABEL_DROPOUT = 0.1  # of every generator, see models/configs.py
 
 
 def dimensions(scale: Scale) -> dict[str, Dimension]:

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from models import autoencoder, discriminator
 from models.autoencoder import Autoencoder
+from models.configs import TRANSFORMERS, AutoencoderConfig, GeneratorConfig, generator_config
 from models.costs import autoencoder_flops, flops_per_image
 from models.discriminator import Discriminator, hinge_discriminator_loss, hinge_generator_loss
 from models.foundation import foundation_model
 from models.lpips import LPIPS
 from models.sampler import Guidance, integrate, time_grid, velocity_function
-from models.specs import TRANSFORMERS, AutoencoderConfig, GeneratorConfig, generator_config
 from models.vf_loss import GAN_WEIGHT_LIMIT, VF_WEIGHT_LIMIT, adaptive_weight, projection, vf_loss
 from study.bench.timing import Case, Measured, ProductRecorder, flops_of, measure
 from study.core.compute import Compute, autocast
@@ -328,7 +328,7 @@ def sampling_cases(workload: Workload, network: nn.Module) -> list[Case]:
             with torch.inference_mode(), autocast(workload.compute):
                 integrate(velocity, noise, solver="euler", steps=STEPS, shift=SHIFT)
 
-        passes = sum(2 if guidance.on(t) else 1 for t in time_grid(STEPS, SHIFT)[:-1])
+        passes = sum(2 if guidance.is_on(t) else 1 for t in time_grid(STEPS, SHIFT)[:-1])
         flops = images * passes * flops_per_image(architecture)
         return Case(name=name, run=run, images=images, flops=flops, dtype=workload.compute.precision)
 

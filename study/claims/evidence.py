@@ -10,7 +10,7 @@ from itertools import combinations, pairwise
 from statistics import fmean as mean
 from typing import TYPE_CHECKING, Any
 
-from models.specs import GENERATOR_SIZES, TokenizerName, parse_generator, parse_tokenizer
+from models.configs import GENERATOR_SIZES, TokenizerName, parse_generator, parse_tokenizer
 from results.convergence import speed_up
 from results.published import IMAGENET_IMAGES, load_published
 from results.ranks import rank_agreement
@@ -279,7 +279,7 @@ def _size_order(generator: str) -> tuple[int, str]:
 
 
 def dinov2_against_others(scores: Scores) -> Iterator[Evidence]:
-    """DINOv2 is below each other foundation model, at the widths and generators with the most models."""
+    """gFID is lower with DINOv2 than with each other foundation model, where the most models were tried."""
     aligned = [score for score in _unchanged_runs(scores.generators) if score.foundation_model]
     groups = _grouped(aligned, lambda score: (score.generator, score.tokenizer and score.tokenizer.channels))
     by_model = {key: _grouped(group, lambda score: score.foundation_model) for key, group in groups.items()}
@@ -292,7 +292,7 @@ def dinov2_against_others(scores: Scores) -> Iterator[Evidence]:
 
 
 def full_vf_loss_against_part(scores: Scores, *without: str) -> Iterator[Evidence]:
-    """The full VF loss is below the VF loss with the named settings at 0, on the same tokenizer."""
+    """The gFID with the full VF loss is below that with the named settings at 0, on the same tokenizer."""
     full = _grouped(_unchanged_runs(scores.generators), lambda score: (score.spec, score.generator))
     settings = {f"tokenizer.vf_{name}": 0 for name in without}
     changed = [score for score in scores.generators if score.changes == settings]
@@ -312,7 +312,7 @@ def recipe_rung(generator: str, aligned: bool, changes: dict[str, Any]) -> int:
 
 
 def rung_against_previous(scores: Scores, rung: int) -> Iterator[Evidence]:
-    """A rung of the recipe is below the previous one."""
+    """The gFID of a rung of the recipe is below that of the previous one."""
     ladder = [score for score in scores.generators if "recipe" in score.ablations]
     rungs = _grouped(ladder, lambda score: recipe_rung(score.generator, bool(score.foundation_model), score.changes))
     # solvers may differ: DiT's ancestral sampler cannot sample from a flow

@@ -70,7 +70,9 @@ def _known_gone(lease: dict[str, Any]) -> bool:
     if boot == _boot():
         return lease.get("start") is not None and _process_start(lease["pid"]) != lease["start"]
     own, holders = _boot().split("/"), boot.split("/")
-    return own[0] == holders[0] != "localhost" and own[1] != holders[1]  # this machine, before it was rebooted
+    same_host = own[0] == holders[0] != "localhost"
+    rebooted = own[1] != holders[1]
+    return same_host and rebooted
 
 
 def _known_alive(lease: dict[str, Any]) -> bool:

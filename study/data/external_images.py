@@ -27,7 +27,8 @@ from study.core.paths import study_root
 from study.data.image_folder import open_picture, walk
 from study.plan.judge_spec import SPATIAL_WIDTH, WIDTHS
 
-SUFFIXES = (".png", ".bmp", ".webp", ".tif", ".tiff", ".jpg", ".jpeg")  # the last two are refused
+LOSSLESS = (".png", ".bmp", ".webp", ".tif", ".tiff")
+SUFFIXES = (*LOSSLESS, ".jpg", ".jpeg")  # JPEG is found and refused
 FORMATS = ("PNG", "BMP", "WEBP", "TIFF", "JPEG")
 LOSSLESS_TIFF = ("raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate", "lzma", "zstd")
 GREY, COLOUR = ("1", "L"), ("P", "RGB", "LA", "PA", "RGBA")  # modes of 8 bits per value; alpha must be opaque
@@ -124,7 +125,7 @@ def _scratch_array(shape: tuple[int, ...]) -> np.ndarray:
 
 def _checked_count(available: int, count: int | None, path: Path) -> int:
     if available == 0:
-        raise ValueError(f"{path} holds no pictures ({', '.join(SUFFIXES[:-2])})")
+        raise ValueError(f"{path} holds no pictures ({', '.join(LOSSLESS)})")
     if count is not None and not 1 <= count <= available:
         raise ValueError(f"asked for {count} pictures of the {available} in {path}; give a count from 1 to {available}")
     return available if count is None else count

@@ -28,7 +28,7 @@ def left_out_of_data(source: str) -> list[str]:
 
 def left_out_of_pictures(folder: Path) -> list[str]:
     """A line about files in a folder that are not scored as pictures, or none."""
-    return _lines((name for name, _ in _files(folder)), external_images.SUFFIXES, external_images.SUFFIXES[:-2])
+    return _lines((name for name, _ in _files(folder)), external_images.SUFFIXES, external_images.LOSSLESS)
 
 
 def _left_out_of_classes(folder: Path) -> list[str]:
@@ -36,7 +36,8 @@ def _left_out_of_classes(folder: Path) -> list[str]:
     for name, above in _files(folder):
         names.append(name)
         if name.lower().endswith(image_folder.SUFFIXES):
-            loose += (len(above) < 2 or above[0] not in split) if split else not above
+            in_class = len(above) >= 2 and above[0] in split if split else len(above) >= 1
+            loose += not in_class
     lines = _lines(names, image_folder.SUFFIXES, image_folder.SUFFIXES)
     if loose:
         where = f" of {split[0]}/ and {split[1]}/" if split else ""

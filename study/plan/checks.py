@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from models.specs import DIFFUSION_TIMESTEPS, OBJECTIVES, parse_generator
+from models.configs import DIFFUSION_TIMESTEPS, OBJECTIVES, parse_generator
 from results.schema import PUBLISHED_STUDIES
 from study.core.settings import nearest
 from study.plan.data_spec import DataSpec

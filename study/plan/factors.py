@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from models.specs import GENERATOR_OPTIONS, parse_generator, parse_tokenizer
+from models.configs import GENERATOR_OPTIONS, parse_generator, parse_tokenizer
 from results.labels import Label
 from study.plan.runs import Factors, Plan, Planned
 from study.plan.specs import FitGenerator, FitTokenizer, Generate

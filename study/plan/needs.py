@@ -6,7 +6,7 @@ import importlib.util
 import urllib.parse
 from collections.abc import Iterable
 
-from models.specs import parse_tokenizer
+from models.configs import parse_tokenizer
 from study.plan.specs import FitTokenizer, Generate, Reconstruct
 from study.plan.stage import Stage
 from study.plan.weight_files import FILES, find_weights, weight_file

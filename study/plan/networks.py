@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from models.specs import EXTERNAL_TOKENIZERS, AutoencoderConfig, parse_tokenizer
+from models.configs import EXTERNAL_TOKENIZERS, AutoencoderConfig, parse_tokenizer
 from study.plan.data_spec import DataSpec
 from study.plan.scales import AutoencoderShape, Scale
 

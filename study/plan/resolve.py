@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from models.specs import AutoencoderConfig, generator_config, parse_tokenizer
+from models.configs import AutoencoderConfig, generator_config, parse_tokenizer
 from study.core.compute import Compute, Execution
 from study.core.settings import change, nearest
 from study.plan.checks import check_budgets, check_grid, check_scale

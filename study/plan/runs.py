@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from models.specs import EXTERNAL_TOKENIZERS
+from models.configs import EXTERNAL_TOKENIZERS
 from results.labels import BREAKS
 from study.core.compute import Compute
 from study.plan.data_spec import DataSpec
@@ -151,3 +151,14 @@ class Plan:
     @property
     def stages(self) -> list[Stage]:
         return list(dict.fromkeys(stage for job in self.jobs for stage in job.stages))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """Everything that the options of a command resolve to, except the ablation."""
+
+    scale: Scale
+    data: DataSpec
+    compute: Compute
+    study: str
+    missing: tuple[str, ...] = ()  # what the study needs and this machine lacks, one line each

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from models.specs import AutoencoderConfig, GeneratorConfig
+from models.configs import AutoencoderConfig, GeneratorConfig
 from study.core.compute import Compute
 from study.core.settings import added_later
 from study.plan.data_spec import DataSpec
@@ -16,7 +16,7 @@ from study.plan.judge_spec import JudgeSpec
 
 @dataclass(frozen=True, kw_only=True)
 class Phase:
-    """A later phase of a tokenizer's training, which continues from the current weights, the discriminator's included.
+    """A later phase of a tokenizer's training, which continues from the current weights (also the discriminator's).
 
     This is how the authors chain trainings by hand (LightningDiT, vavae/configs/f16d32_vfdinov2_long.yaml, and
     `init_weight` in vavae/main.py): the optimizers are reset, and the discriminator is used from the first batch of the
@@ -63,7 +63,9 @@ class TokenizerRecipe:
     vf_distance_weight: float = 1.0
     vf_cosine_margin: float = 0.5
     vf_distance_margin: float = 0.25
-    phases: tuple[Phase, ...] = added_later(())  # after the first, this recipe; the learning rate schedule spans all
+    phases: tuple[Phase, ...] = added_later(
+        ()
+    )  # later ones; this recipe is the first. The learning rate schedule spans all
 
     def at(self, images_seen: int) -> TokenizerRecipe:
         """The recipe for the batch that starts at this number of images seen."""

@@ -1,7 +1,8 @@
 """A stage: one unit of work and of caching, identified by its fingerprint; its state is read from its folder.
 
-A fingerprint hashes the whole resolved spec (not only differences from defaults), the fingerprints of the inputs and
-the stage's version; settings of the machine (workers, slots, paths, partition) are in no spec.
+A fingerprint hashes the resolved spec (not only differences from defaults), the fingerprints of the inputs and the
+stage's version. Left out are names of files and data sets, which are known by their content, and fields that were added
+later while they stand at their default. How many jobs run where (workers, slots, paths, partition) is in no spec.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ VERSIONS = {"fit_tokenizer": 1, "reconstruct": 1, "encode": 1, "fit_generator": 
 
 # Files in a stage's folder, next to its record
 INTERRUPTED = "interrupted.json"  # the stage saved and stopped on request
-DIAGNOSTICS = "diagnostics.json"  # see study/judge/diagnostics.py
+DIAGNOSTICS = "diagnostics.json"  # see study/judge/latent_diagnostics.py
 LATENT_MAP, LATENT_PICTURES = "latent-map.csv", "latent-pictures.png"  # next to the diagnostics of latents
 TOKENIZER_WEIGHTS = "tokenizer.safetensors"
 
@@ -76,7 +77,7 @@ class Stage:
         return record if isinstance(record, dict) and record.get("fingerprint") == self.fingerprint else None
 
     def diagnostics(self) -> dict[str, Any]:
-        """Measurements outside the stage's record, see study/judge/diagnostics.py; empty if there are none."""
+        """Measurements outside the stage's record, see study/judge/latent_diagnostics.py; empty if there are none."""
         content = read_json(self.folder / DIAGNOSTICS)
         return content if isinstance(content, dict) else {}
 

@@ -14,7 +14,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from models.specs import TRANSFORMERS
+from models.configs import TRANSFORMERS
 from study.core.files import read_json, write_json
 from study.core.lease import locked
 from study.core.paths import study_root

@@ -1,24 +1,20 @@
-"""Carry out a plan: run its jobs, keep table and figures up to date, and print the progress."""
+"""Carry out a plan: its jobs run, table and figures are kept up to date, progress and a summary are printed."""
 
 from __future__ import annotations
 
-import signal
 import time
-from typing import Any
 
-from study.core import compute
-from study.core.compute import gpus
 from study.core.distributed import rank_and_world_size
-from study.core.stopping import raise_stop, stop_requested
 from study.data.left_out import left_out_of_data
 from study.plan.runs import Job, Plan
 from study.report import console
 from study.report.refresh import StudyFiles, collect
 from study.submit import local
 from study.submit.cluster import read_profile
+from study.submit.executors import run_jobs, slots
 from study.submit.launches import note_sweep
 from study.submit.options import Sweep
-from study.submit.slurm import SlurmJobs, submit
+from study.submit.slurm import submit
 
 
 def run(options: Sweep, plan: Plan) -> int:
@@ -42,18 +38,6 @@ def run(options: Sweep, plan: Plan) -> int:
     return 0
 
 
-def slots(options: Sweep, plan: Plan) -> int:
-    """How many jobs run at once."""
-    if options.executor == "inline":
-        return 1
-    if options.executor == "slurm":
-        return min(profile.parallel for profile in read_profile(options.cluster).values())
-    if options.jobs is not None:
-        return options.jobs
-    resources = len(gpus(plan.compute)) or compute.cores() // plan.compute.threads
-    return max(1, resources // plan.compute.processes)
-
-
 def carry_out(options: Sweep, plan: Plan, todo: list[Job]) -> int:
     """Run these jobs of a plan, keep table and figures up to date, print a summary; returns the exit code."""
     files = StudyFiles(plan, options.out)
@@ -61,7 +45,7 @@ def carry_out(options: Sweep, plan: Plan, todo: list[Job]) -> int:
     started = time.monotonic()
     stopped = False
     if todo:
-        stopped = not run_jobs(options, plan, todo, slots(options, plan), files)
+        stopped = not run_jobs(options, plan, todo, console.Progress(todo), files.progress, collect)
         files.update()
     unfinished = console.print_summary(plan, files, time.monotonic() - started, stopped)
     return 130 if stopped else (1 if unfinished else 0)
@@ -73,29 +57,3 @@ def follow(plan: Plan) -> int:
         return 3
     local.run_inline(list(plan.jobs), lambda: None)
     return 0
-
-
-def run_jobs(options: Sweep, plan: Plan, todo: list[Any], slots: int, files: StudyFiles) -> bool:
-    """Run the jobs; False when stopped by a signal, after asking every job to save its state and end."""
-    if options.executor == "inline":
-        local.run_inline(todo, files.progress)
-        return not stop_requested.is_set()
-    if options.executor == "slurm":
-        submit(plan, todo, read_profile(options.cluster), options.out, collect)
-        scheduler: Any = SlurmJobs(todo)
-    else:
-        scheduler = local.LocalJobs(todo, slots, gpus=gpus(plan.compute))
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-            signal.signal(number, raise_stop)
-    try:
-        with console.Progress(todo) as show:
-            scheduler.watch(show, files.progress)
-    except BaseException as error:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the clean stop
-        print("stopping: jobs save their state ...", flush=True)
-        scheduler.stop()
-        if isinstance(error, KeyboardInterrupt):
-            return False
-        raise
-    return True

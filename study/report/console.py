@@ -31,7 +31,7 @@ from study.plan.runs import Job, Plan
 from study.plan.stage import Stage
 from study.report.amounts import counted, disk_size, duration, progress_texts, relative_path, short_count
 from study.report.refresh import StudyFiles
-from study.report.rows import state_of
+from study.report.table_rows import state_of
 from study.submit.cluster import Profile
 
 LINE_SECONDS = 20.0  # between progress lines if the output is not a terminal

@@ -13,7 +13,7 @@ from study.core.files import fingerprint, read_json, write_json
 from study.core.paths import study_root
 from study.plan.runs import Job, Plan
 from study.report.html.page import write_page
-from study.report.rows import update_table
+from study.report.table_rows import update_table
 from study.submit.slurm import note_ended_jobs
 
 DRAW_SECONDS = 120.0  # between drawings while jobs run

@@ -20,7 +20,7 @@ from study.claims.verdicts import Comparison
 from study.core.lease import locked
 from study.plan.runs import Run
 from study.report.refresh import StudyFiles
-from study.report.rows import measured_protocol, state_of
+from study.report.table_rows import measured_protocol, state_of
 from study.search.problem import Problem, run_scores
 from study.search.spaces import Values
 from study.search.trials import STATES, Trials, has_result, outcome_of

@@ -8,7 +8,7 @@ from pathlib import Path
 from study.core import compute
 from study.core.compute import gpus
 from study.plan.needs import missing_here
-from study.plan.setting import Setting
+from study.plan.runs import Setting
 from study.search.options import TRIALS, Search
 from study.search.problem import Problem
 from study.search.spaces import Choice, space

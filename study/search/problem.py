@@ -14,8 +14,7 @@ from study.core.compute import Compute
 from study.core.files import fingerprint
 from study.core.paths import study_root
 from study.plan.resolve import make_plan
-from study.plan.runs import Plan, Planned, Run
-from study.plan.setting import Setting
+from study.plan.runs import Plan, Planned, Run, Setting
 from study.search.spaces import Dimension, Values, declaration, space
 
 

@@ -3,7 +3,7 @@
 A trial belongs to the worker that holds the lease of its folder (study/core/lease.py). A trial whose worker is gone is
 taken over by another worker with its number and its values. A new trial is created under a lock, so the number of
 trials, running ones included, never exceeds the budget. The proposed values depend only on the seed, the trial's number
-and the earlier trials, so neither a restart nor another worker proposes the same values again.
+and the earlier trials: no two trials have the same number, so no restart and no other worker proposes the same again.
 """
 
 from __future__ import annotations

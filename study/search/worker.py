@@ -155,7 +155,7 @@ def _train_and_judge(problem: Problem, claimed: Claimed, generator: Planned) -> 
             except Interrupted:
                 if any(all_gather(stop_requested.is_set())):
                     raise
-        record = run_stage(result, stage_title(result), without_record=("generator",))
+        record = run_stage(result, stage_title(result), inputs_without_record=("generator",))
         prune = claimed.prune(record["metrics"][problem.judge]["gfid"], mark)
         noted = broadcast((fit.failure() or {}).get("reason") == _pruned_at(mark))  # by a worker that was then killed
         if (prune or noted) and claimed.values != problem.default():

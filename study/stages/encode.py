@@ -30,7 +30,7 @@ from study.data.latents import (
     shard_rows,
     shard_sums,
 )
-from study.judge.diagnostics import describe_latents, picture_latents
+from study.judge.latent_diagnostics import describe_latents, picture_latents
 from study.plan.specs import Encode
 from study.plan.stage import Stage
 from study.stages.fit_tokenizer import trained_tokenizer

@@ -230,7 +230,7 @@ def step_function(
             update(discriminator_optimizer, gradient_norm(discriminator_optimizer))
         if scalars is not None:
             scalars.update(terms, learning_rate=optimizer.param_groups[0]["lr"], gradient_norm=norm.detach())
-        return terms["rec"] + 0 * norm  # not finite where the gradient is not
+        return terms["rec"] + 0 * norm  # the reconstruction term; not finite where the gradient is not
 
     return step
 

@@ -51,7 +51,7 @@ LEFTOVERS = ("checkpoint-*.safetensors", "chunk-*.safetensors")  # files that a 
 
 
 def run_stage(
-    stage: Stage, title: str = "", *, pause_at: int | None = None, without_record: Container[str] = ()
+    stage: Stage, title: str = "", *, pause_at: int | None = None, inputs_without_record: Container[str] = ()
 ) -> Record:
     """The record of a stage: read if the stage is finished, else the stage is run.
 
@@ -60,8 +60,8 @@ def run_stage(
     Args:
         title: names the stage in progress lines.
         pause_at: images seen at which a training stops as if a stop had been requested.
-        without_record: names of inputs that need no record, because the file that the stage reads exists already: a
-            snapshot of an unfinished training.
+        inputs_without_record: names of inputs that need no record, because the file that the stage reads of them is
+            there: a snapshot of an unfinished training.
 
     Raises:
         Blocked: an input has no record.
@@ -73,7 +73,7 @@ def run_stage(
     missing = [
         f"{name} {source.fingerprint}"
         for name, source in stage.inputs.items()
-        if name not in without_record and source.record() is None
+        if name not in inputs_without_record and source.record() is None
     ]
     if missing := broadcast(missing):
         raise Blocked(f"blocked by {', '.join(missing)}")
@@ -145,7 +145,7 @@ def _note_interrupted(stage: Stage, interrupted: Interrupted) -> None:
 
 
 def _peer_ended(stage: Stage) -> Exception:
-    """The exception to raise when another process of the job has ended: on a stop request like this one's, or dead."""
+    """The exception to raise when another process of the job ended: it was asked to stop like this one, or it died."""
     if stop_requested.is_set():
         interrupted = Interrupted(f"{stage.kind} was asked to stop")
         _note_interrupted(stage, interrupted)

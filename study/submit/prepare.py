@@ -17,9 +17,8 @@ from study.plan.checks import check_data, check_grid, check_scale, check_study
 from study.plan.data_spec import GIVEN_AS_FOLDER, DataSpec
 from study.plan.needs import missing_here
 from study.plan.resolve import make_plan
-from study.plan.runs import Plan
+from study.plan.runs import Plan, Setting
 from study.plan.scales import SCALES, Scale
-from study.plan.setting import Setting
 from study.submit.cluster import read_profile, require_slurm
 from study.submit.options import MANAGEMENT, Sweep
 

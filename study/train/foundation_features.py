@@ -16,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.configs import parse_tokenizer
 from models.foundation import FoundationModel, foundation_model
-from models.specs import parse_tokenizer
 from study.core.assets import asset
 from study.core.files import create_array, load_tensors, read_json, save_tensors, write_json
 from study.data.datasets import ImageSet, load_images

@@ -48,7 +48,7 @@ def train(
         state: modules and optimizers that a checkpoint holds; restored here.
         step: makes one update with the batch that starts at this number of images seen; returns its loss, a scalar
             (with several processes, the loss of this process's share).
-        budget_images, batch_images: the budget is a multiple of the batch, as are the marks.
+        budget_images, batch_images: the budget is a multiple of the batch, as are the keys of `snapshots`.
         device: "cpu" or "cuda".
         snapshots: functions by mark, called when this many images have been seen; only rank 0 calls them.
         scalars: further measurements of the last step, for the history (study/train/history.py).

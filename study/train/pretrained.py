@@ -1,8 +1,8 @@
 """Pretrained weights and published latent statistics, written in the form in which a trained stage leaves its own.
 
-models/released.py reads the published files, strictly and without running code from them. They must hold the network
-that was planned; later stages read the result like that of a training. Nothing is trained, so no training cost is
-recorded.
+models/released_checkpoints.py reads the published files, strictly and without running code from them. They must hold
+the network that was planned; later stages read the result like that of a training. Nothing is trained, so no training
+cost is recorded.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import dataclasses
 from typing import Any
 
 from models import load_generator, load_latent_statistics, load_tokenizer
-from models.specs import AutoencoderConfig, GeneratorConfig
+from models.configs import AutoencoderConfig, GeneratorConfig
 from study.core.files import save_tensors
 from study.core.workspace import Record, Workspace
 from study.plan.specs import Encode, FitGenerator, FitTokenizer, ForeignFile

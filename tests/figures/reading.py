@@ -4,7 +4,7 @@ import matplotlib.text
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from figures.page import PUBLISHED
+from figures.layout import PUBLISHED
 
 
 def measured(figure: Figure) -> list[Axes]:

@@ -10,7 +10,7 @@ import pytest
 from made_tables import study
 
 from figures import convergence, pictures, rows, scaling, style, wording
-from figures.labels import spread
+from figures.label_places import spread
 from results.convergence import SpeedUp, speed_up
 
 

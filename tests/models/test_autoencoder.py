@@ -6,7 +6,7 @@ import torch
 from waves import fill, wave
 
 from models.autoencoder import Autoencoder, Posterior, initialize
-from models.specs import EXTERNAL_TOKENIZERS, AutoencoderConfig
+from models.configs import EXTERNAL_TOKENIZERS, AutoencoderConfig
 
 SMALL = AutoencoderConfig(resolution=32, ch=32, ch_mult=(1, 2, 2), num_res_blocks=1, z_channels=4)
 

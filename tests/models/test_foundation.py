@@ -10,6 +10,7 @@ from torch import nn
 from waves import wave
 
 from models import foundation
+from models.configs import TRANSFORMERS
 from models.foundation import (
     LITE_WEIGHTS,
     FoundationModel,
@@ -21,7 +22,6 @@ from models.foundation import (
     map_in_order,
 )
 from models.perceptual import PerceptualDistance
-from models.specs import TRANSFORMERS
 from models.vf_loss import projection, vf_loss
 
 

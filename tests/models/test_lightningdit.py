@@ -2,8 +2,8 @@ import pytest
 import torch
 from waves import fill, wave
 
+from models.configs import GeneratorConfig, generator_config
 from models.lightningdit import LightningDiT, drop_labels, initialize, patchify, rotate, unpatchify
-from models.specs import GeneratorConfig, generator_config
 
 LIGHTNING = {"swiglu": True, "rope": True, "rms_norm": True, "qk_norm": False, "adaln_shift": True}
 DIT = {"swiglu": False, "rope": False, "rms_norm": False, "qk_norm": False, "adaln_shift": True}

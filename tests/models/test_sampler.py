@@ -45,8 +45,8 @@ def test_guidance_costs_only_where_it_is_on():
 
 
 def test_a_solver_past_the_end_is_still_guided():
-    assert Guidance(scale=2.0).on(1.02)
-    assert not Guidance(scale=2.0, interval=(0.0, 0.9)).on(1.02)
+    assert Guidance(scale=2.0).is_on(1.02)
+    assert not Guidance(scale=2.0, interval=(0.0, 0.9)).is_on(1.02)
 
 
 @pytest.mark.parametrize(

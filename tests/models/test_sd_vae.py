@@ -5,12 +5,12 @@ import torch
 from safetensors.torch import save_file
 from waves import fill, wave
 
-from models import specs
+from models import configs
 from models.autoencoder import Autoencoder
+from models.configs import EXTERNAL_TOKENIZERS, AutoencoderConfig, ExternalTokenizer
 from models.costs import autoencoder_parameters
-from models.released import load_tokenizer
+from models.released_checkpoints import load_tokenizer
 from models.sd_vae import OLD_NAMES, SDVAE
-from models.specs import EXTERNAL_TOKENIZERS, AutoencoderConfig, ExternalTokenizer
 
 diffusers = pytest.importorskip("diffusers")
 SMALL = AutoencoderConfig(
@@ -32,7 +32,7 @@ def theirs():
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setitem(specs.EXTERNAL_TOKENIZERS, "sd-vae-f8d4", ExternalTokenizer(config=SMALL))
+    monkeypatch.setitem(configs.EXTERNAL_TOKENIZERS, "sd-vae-f8d4", ExternalTokenizer(config=SMALL))
 
 
 @pytest.mark.parametrize("old", [False, True])

@@ -3,7 +3,7 @@ import torch
 from waves import fill, wave
 
 from models.autoencoder import Autoencoder
-from models.specs import AutoencoderConfig
+from models.configs import AutoencoderConfig
 from models.vf_loss import adaptive_weight, gradient_norm_ratio, projection, vf_loss
 
 SMALL = AutoencoderConfig(resolution=32, ch=32, ch_mult=(1, 2, 2), num_res_blocks=1, z_channels=4)

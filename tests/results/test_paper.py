@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from models.configs import generator_config
 from models.costs import generator_parameters
-from models.specs import generator_config
 from results import table as results
 from results.labels import parse
 from results.published import FOLDER, load_published, load_study

@@ -17,7 +17,7 @@ from study.data.external_images import STATISTICS
 from study.judge import judges, references
 from study.plan import weight_files
 from study.plan.judge_spec import SPATIAL_WIDTH
-from study.report.rows import update_table
+from study.report.table_rows import update_table
 from study.stages import generate
 from study.submit.jobs import run_stage
 

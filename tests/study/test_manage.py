@@ -12,7 +12,7 @@ from study.core.files import read_json, write_json
 from study.core.lease import this_process
 from study.core.paths import job_folder, study_root
 from study.plan.stage import INTERRUPTED
-from study.report.rows import update_table
+from study.report.table_rows import update_table
 from study.submit.jobs import note_failure, run_stage
 from study.submit.launches import launched_plans, note_sweep
 from study.submit.options import Sweep

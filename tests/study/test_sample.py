@@ -16,7 +16,7 @@ from study.core import compute
 from study.core.files import read_json, write_json
 from study.plan import scales
 from study.plan.stage import stage_from_record
-from study.report.rows import update_table
+from study.report.table_rows import update_table
 from study.stages import generate
 from study.submit.jobs import run_stage
 

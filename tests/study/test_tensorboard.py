@@ -11,7 +11,7 @@ from PIL import Image
 
 from results import table as results
 from study import tensorboard
-from study.report.rows import update_table
+from study.report.table_rows import update_table
 from study.submit.jobs import run_stage
 from study.train import history
 

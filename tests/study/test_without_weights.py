@@ -9,8 +9,8 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from models.configs import TRANSFORMERS
 from models.lpips import vgg16_blocks
-from models.specs import TRANSFORMERS
 from study.judge.judges import build_judge
 from study.judge.references import pictures_reference
 from study.plan import weight_files

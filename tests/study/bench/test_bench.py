@@ -11,10 +11,10 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.autoencoder import Autoencoder, initialize
+from models.configs import AutoencoderConfig
 from models.costs import autoencoder_flops
 from models.discriminator import Discriminator
 from models.perceptual import PerceptualDistance
-from models.specs import AutoencoderConfig
 from models.vf_loss import projection
 from study.bench import against, cases
 from study.bench import run as bench

@@ -13,7 +13,7 @@ import pytest
 from made_tables import study
 
 from ablations import recipe
-from models.specs import parse_tokenizer
+from models.configs import parse_tokenizer
 from results import table as results
 from results.published import load_published, load_study
 from results.runs import changes_of

@@ -8,7 +8,7 @@ from made_up import COMPUTE, Asking, data_spec
 import ablations.frontier
 import ablations.guidance
 import ablations.system
-from models.specs import TRANSFORMERS
+from models.configs import TRANSFORMERS
 from results.schema import SELECTION_SEED
 from study.plan.checks import check_scale
 from study.plan.resolve import make_plan

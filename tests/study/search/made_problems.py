@@ -5,8 +5,8 @@ import dataclasses
 from made_up import COMPUTE, data_spec
 
 from results import searches
+from study.plan.runs import Setting
 from study.plan.scales import smoke
-from study.plan.setting import Setting
 from study.search.problem import Problem
 from study.search.worker import run_worker
 

@@ -15,7 +15,7 @@ from study.core.stopping import Interrupted
 from study.core.workspace import Diverged
 from study.plan.specs import FitGenerator
 from study.report.refresh import StudyFiles
-from study.report.rows import update_table
+from study.report.table_rows import update_table
 from study.search import worker
 from study.search.outcome import CHOOSING, FEWEST, SCORING, best_trials, write_outcome
 from study.search.run import _finish as finish_search
@@ -140,7 +140,7 @@ def test_a_run_that_pauses_for_its_judges_has_the_bits_of_one_that_does_not(tiny
     with pytest.raises(Interrupted):
         run_stage(fit, pause_at=32)
     assert fit.record() is None
-    run_stage(first, without_record=("generator",))
+    run_stage(first, inputs_without_record=("generator",))
     assert [path.name for path in fit.folder.glob("ema-*")] == ["ema-000000000032.safetensors"]
     for stage in (fit, first, last):
         run_stage(stage)

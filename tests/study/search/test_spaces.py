@@ -6,8 +6,8 @@ import pytest
 from made_problems import make_problem
 from made_up import COMPUTE, data_spec
 
+from study.plan.runs import Setting
 from study.plan.scales import SCALES, smoke
-from study.plan.setting import Setting
 from study.search.outcome import CHOOSING, SCORING
 from study.search.problem import Problem
 from study.search.spaces import Choice, Number, space, spaces

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from models.autoencoder import Autoencoder, initialize
+from models.configs import AutoencoderConfig
 from models.costs import generator_parameters
 from models.discriminator import Discriminator
 from models.perceptual import PerceptualDistance
-from models.specs import AutoencoderConfig
 from models.vf_loss import projection
 from study.bench.cases import plain_gradients
 from study.data import latents as stored_latents

@@ -12,7 +12,7 @@ from study.plan.resolve import make_plan
 from study.plan.runs import Run
 from study.plan.scales import smoke
 from study.plan.stage import Stage
-from study.report.rows import update_table
+from study.report.table_rows import update_table
 from study.submit import jobs
 
 PROCESSES, RECORDS = 16, 1000
@@ -21,7 +21,7 @@ PROCESSES, RECORDS = 16, 1000
 def together(target, count, *arguments):
     """Run target(number, *arguments) in so many processes at once; all of them must end well."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["study.submit.jobs", "study.report.rows", "results.table"])
+    context.set_forkserver_preload(["study.submit.jobs", "study.report.table_rows", "results.table"])
     processes = [context.Process(target=target, args=(number, *arguments)) for number in range(count)]
     for process in processes:
         process.start()

@@ -15,7 +15,7 @@ from study.core.stopping import STOP_SIGNALS, Interrupted, stop_on_signals, stop
 from study.core.workspace import Workspace
 from study.data import latents as stored_latents
 from study.data.datasets import _folder
-from study.report.rows import update_table
+from study.report.table_rows import update_table
 from study.stages import fit_generator
 from study.submit.jobs import run_stage
 from study.train import checkpoint, loop

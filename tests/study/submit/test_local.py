@@ -10,7 +10,7 @@ from study.core.files import write_json
 from study.plan.resolve import make_plan
 from study.plan.runs import Run
 from study.plan.scales import smoke
-from study.report.rows import state_of
+from study.report.table_rows import state_of
 from study.submit.jobs import note_failure
 from study.submit.local import LocalJobs
 

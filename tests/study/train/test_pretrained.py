@@ -15,9 +15,9 @@ from safetensors.torch import save_file
 
 from figures.render import render
 from models.autoencoder import Autoencoder, initialize
+from models.configs import EXTERNAL_TOKENIZERS, AutoencoderConfig, ExternalTokenizer
 from models.lightningdit import LightningDiT
 from models.sd_vae import SDVAE
-from models.specs import EXTERNAL_TOKENIZERS, AutoencoderConfig, ExternalTokenizer
 from results import table as results
 from study import sample
 from study.core.files import load_tensors
@@ -30,7 +30,7 @@ from study.plan.resolve import make_plan
 from study.plan.runs import Pretrained, Run
 from study.plan.stage import snapshot_file, stage_from_record
 from study.plan.weight_files import REFERENCES, ReferenceFile, WeightFile
-from study.report.rows import update_table
+from study.report.table_rows import update_table
 from study.stages import fit_generator, fit_tokenizer, generate, reconstruct
 from study.submit.jobs import run_stage
 from study.train import pretrained

@@ -9,14 +9,14 @@ from safetensors.torch import save_file
 from waves import fill, wave
 
 import models
-from models import released
+from models import released_checkpoints
 from models.autoencoder import Autoencoder
+from models.configs import AutoencoderConfig, generator_config
 from models.costs import autoencoder_parameters
 from models.diffusion import noise_function
 from models.lightningdit import LightningDiT
-from models.released import load_generator, load_latent_statistics, load_tokenizer, mlp_ratio
+from models.released_checkpoints import load_generator, load_latent_statistics, load_tokenizer, mlp_ratio
 from models.sampler import Guidance, integrate, velocity_function
-from models.specs import AutoencoderConfig, generator_config
 
 SMALL = AutoencoderConfig(resolution=32, ch=32, ch_mult=(1, 2, 2), num_res_blocks=1, z_channels=4)
 LIGHTNING = {"swiglu": True, "rope": True, "rms_norm": True}
@@ -319,8 +319,8 @@ def test_a_hub_out_of_reach(monkeypatch):
 
 
 def test_the_loaders_are_offered_by_the_package():
-    assert models.load_tokenizer is released.load_tokenizer
-    assert models.load_latent_statistics is released.load_latent_statistics
+    assert models.load_tokenizer is released_checkpoints.load_tokenizer
+    assert models.load_latent_statistics is released_checkpoints.load_latent_statistics
     with pytest.raises(AttributeError, match="load_tokeniser"):
         models.load_tokeniser  # noqa: B018
 

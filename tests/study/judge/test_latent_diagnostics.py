@@ -15,12 +15,12 @@ from results.schema import DIAGNOSTICS, latents_file
 from study import diagnose
 from study.data import latents as stored_latents
 from study.data.datasets import ImageSet, resolve_data
-from study.judge.diagnostics import describe_latents, picture_latents, points_for, tokens
 from study.judge.frechet import MetricError
+from study.judge.latent_diagnostics import describe_latents, picture_latents, points_for, tokens
 from study.judge.latent_metrics import effective_rank, spectrum, unevenness, uniformity
 from study.plan.resolve import make_plan
 from study.plan.stage import LATENT_MAP, LATENT_PICTURES, Stage
-from study.report.rows import update_table
+from study.report.table_rows import update_table
 from study.stages import reconstruct
 from study.submit.jobs import run_stage
 from study.submit.launches import note_sweep

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 
-from figures.page import width
+from figures.layout import width
 
 LINE = 1.2  # height of a line of text, in font sizes
 

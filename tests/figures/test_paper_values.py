@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgb
 from reading import measured, visible
 
 import figures
-from figures import page, published, style
+from figures import layout, paper_values, style
 from figures.drawing import Drawing
 from figures.render import render
 from results.published import SPEED_UPS, load_published
@@ -36,7 +36,7 @@ def colors(ax) -> set[str]:
 @pytest.mark.parametrize("name", DRAWN)
 def test_published_numbers_have_axes_of_their_own_in_grey(name: str, ours: dict[str, Drawing]) -> None:
     figure = ours[name].figure
-    apart = [ax for ax in figure.axes if ax.get_gid() == page.PUBLISHED and ax.axison]
+    apart = [ax for ax in figure.axes if ax.get_gid() == layout.PUBLISHED and ax.axison]
     assert apart and all(ax.has_data() for ax in apart)
     for ax in apart:
         assert all(len(set(to_rgb(color))) == 1 or color == style.GREY for color in colors(ax))
@@ -109,6 +109,6 @@ def test_a_figure_without_published_numbers_has_none(tmp_path: Path, table: pd.D
 
 
 def test_some_of_many_sizes() -> None:
-    assert published.spread_out(["B", "L", "XL"], 1) == ["B"]
-    assert published.spread_out(["B", "L", "XL"], 2) == ["B", "XL"]
-    assert published.spread_out(["B", "L", "XL"], 4) == ["B", "L", "XL"]
+    assert paper_values.spread_out(["B", "L", "XL"], 1) == ["B"]
+    assert paper_values.spread_out(["B", "L", "XL"], 2) == ["B", "XL"]
+    assert paper_values.spread_out(["B", "L", "XL"], 4) == ["B", "L", "XL"]

@@ -7,8 +7,8 @@ from pathlib import Path
 from study.core.files import write_json
 from study.data.datasets import load_images
 from study.data.latents import read_latents
-from study.judge.diagnostics import describe_latents, picture_latents
 from study.judge.finite import MetricError
+from study.judge.latent_diagnostics import describe_latents, picture_latents
 from study.judge.latent_metrics import MIN_POINTS
 from study.plan.specs import Encode
 from study.plan.stage import DIAGNOSTICS, LATENT_MAP, LATENT_PICTURES, Stage

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from models.specs import parse_tokenizer
+from models.configs import parse_tokenizer
 from results.labels import Label, cell, parse
 from results.runs import SEARCH
 from results.schema import DIAGNOSTICS, METRICS, latents_file
@@ -215,7 +215,7 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
 
 
 def _diagnostics(latents: Stage | None, reconstruct: Stage, judge: str) -> Row:
-    """The diagnostics of a tokenizer, see study/judge/diagnostics.py."""
+    """The diagnostics of a tokenizer, see study/judge/latent_diagnostics.py."""
     of_latents = {} if latents is None else latents.diagnostics()
     row = {name: of_latents[name] for name in (*DIAGNOSTICS, "diagnostic_points") if name in of_latents}
     ifid = reconstruct.diagnostics().get("ifid", {})
@@ -270,17 +270,19 @@ def _update(plan: Plan, path: Path) -> None:
         ablations = dict(zip(_keys(old), old["ablations"].astype(str), strict=True))
         measured = set(_keys(old[old["state"] == "done"]))
         # an old result, from another machine for instance, stays until there is a new one
-        waiting = [key in measured and state != "done" for key, state in zip(_keys(new), new["state"], strict=True)]
-        still_asked = set(_keys(new[waiting]))
+        unfinished = [key in measured and state != "done" for key, state in zip(_keys(new), new["state"], strict=True)]
+        kept = set(_keys(new[unfinished]))
         new["ablations"] = [_add_name(ablations.get(key, ""), plan.ablation) for key in _keys(new)]
         old["ablations"] = [
-            _add_name(text, plan.ablation) if key in still_asked else _remove_name(text, plan.ablation)
+            _add_name(text, plan.ablation) if key in kept else _remove_name(text, plan.ablation)
             for key, text in ablations.items()
         ]
-        before, now = (dict(zip(_keys(t), t["labels"].astype(str), strict=True)) for t in (old, new))
+        old_labels, new_labels = (dict(zip(_keys(t), t["labels"].astype(str), strict=True)) for t in (old, new))
         for table in (old, new):
             keys = list(_keys(table))
-            table["labels"] = [_merge_labels(before.get(key, ""), now.get(key, ""), plan.ablation) for key in keys]
+            table["labels"] = [
+                _merge_labels(old_labels.get(key, ""), new_labels.get(key, ""), plan.ablation) for key in keys
+            ]
         dropped = (old["ablations"] == "") & (old["state"] != "done")  # never measured, so nothing is lost
-        new = merge(old[~dropped], new[[not waits for waits in waiting]])
+        new = merge(old[~dropped], new[[not one for one in unfinished]])
     write(new, path)

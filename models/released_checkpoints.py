@@ -22,9 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from models.autoencoder import Autoencoder
-from models.lightningdit import LightningDiT
-from models.sd_vae import SDVAE, modern_name
-from models.specs import (
+from models.configs import (
     EXTERNAL_TOKENIZERS,
     GENERATOR_SIZES,
     TRANSFORMERS,
@@ -33,6 +31,8 @@ from models.specs import (
     parse_generator,
     parse_tokenizer,
 )
+from models.lightningdit import LightningDiT
+from models.sd_vae import SDVAE, modern_name
 from models.weights import load_foreign, read_foreign
 
 # Prefixes of a training checkpoint that are not the tokenizer: LPIPS and the discriminator, the frozen foundation

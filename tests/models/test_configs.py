@@ -8,9 +8,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from models.autoencoder import Autoencoder
-from models.costs import autoencoder_flops, autoencoder_parameters, flops_per_image, generator_parameters
-from models.lightningdit import LightningDiT
-from models.specs import (
+from models.configs import (
     AutoencoderConfig,
     GeneratorConfig,
     TokenizerName,
@@ -18,6 +16,8 @@ from models.specs import (
     parse_generator,
     parse_tokenizer,
 )
+from models.costs import autoencoder_flops, autoencoder_parameters, flops_per_image, generator_parameters
+from models.lightningdit import LightningDiT
 
 LATENT = {"grid": 16, "in_channels": 32, "num_classes": 1000}
 

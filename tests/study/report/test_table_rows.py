@@ -13,7 +13,7 @@ from study.plan.resolve import make_plan
 from study.plan.runs import Run
 from study.plan.scales import smoke
 from study.plan.stage import LATENT_MAP
-from study.report.rows import update_table
+from study.report.table_rows import update_table
 from study.submit.jobs import note_failure
 
 

@@ -1,0 +1,69 @@
+"""Run jobs where the options say: in this process, as processes of this machine, or on Slurm."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+from study.core import compute
+from study.core.compute import gpus
+from study.core.stopping import raise_stop, stop_requested
+from study.plan.runs import Job, Plan
+from study.submit import local
+from study.submit.cluster import read_profile
+from study.submit.local import Show
+from study.submit.options import Sweep
+from study.submit.slurm import Collect, SlurmJobs, submit
+
+
+def slots(options: Sweep, plan: Plan) -> int:
+    """How many jobs run at once."""
+    if options.executor == "inline":
+        return 1
+    if options.executor == "slurm":
+        return min(profile.parallel for profile in read_profile(options.cluster).values())
+    if options.jobs is not None:
+        return options.jobs
+    resources = len(gpus(plan.compute)) or compute.cores() // plan.compute.threads
+    return max(1, resources // plan.compute.processes)
+
+
+def run_jobs(
+    options: Sweep,
+    plan: Plan,
+    todo: list[Job],
+    progress: AbstractContextManager[Show],
+    on_change: Callable[[], None],
+    collect: Collect,
+) -> bool:
+    """Run jobs of a plan and wait for them; False when stopped by a signal, after asking every job to save and end.
+
+    Args:
+        progress: entered while jobs run in other processes; gives the function that shows their progress.
+        on_change: called after jobs have ended.
+        collect: see `study.submit.slurm.submit`.
+    """
+    if options.executor == "inline":
+        local.run_inline(todo, on_change)
+        return not stop_requested.is_set()
+    if options.executor == "slurm":
+        submit(plan, todo, read_profile(options.cluster), options.out, collect)
+        scheduler: Any = SlurmJobs(todo)
+    else:
+        scheduler = local.LocalJobs(todo, slots(options, plan), gpus=gpus(plan.compute))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
+            signal.signal(number, raise_stop)
+    try:
+        with progress as show:
+            scheduler.watch(show, on_change)
+    except BaseException as error:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the clean stop
+        print("stopping: jobs save their state ...", flush=True)
+        scheduler.stop()
+        if isinstance(error, KeyboardInterrupt):
+            return False
+        raise
+    return True
