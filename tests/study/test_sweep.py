@@ -109,7 +109,7 @@ def test_a_sweep_over_guidance_ends_with_none_and_best_and_its_figure(pictures, 
     small = ["--set", "foundation_models=()", "--set", "guidance_scales=1,3", "--resolution", 32, "--study", "swept"]
     done = sweep("guidance", *TINY, *small, "--data", pictures, "--out", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
-    heading, numbers = (line.split() for line in done.stdout.split("other samples chose\n")[1].splitlines()[:2])
+    heading, numbers = (line.split() for line in done.stdout.split("chosen on other samples\n")[1].splitlines()[:2])
     assert heading == ["generator", "judge", "none", "best", "at", "scale"]
     assert numbers[:4] == ["f4d4", "+", "LightningDiT-XXS/2", "classifier"] and len(numbers) == 7
     table = pd.read_csv(tmp_path / "results" / "swept" / "table.csv")
@@ -125,12 +125,15 @@ def test_a_sweep_over_guidance_ends_with_none_and_best_and_its_figure(pictures, 
 ELSEWHERE = ("guidance", "released", "baselines")
 RUNS = """
 import sys, tyro
-import figures.render
-from study.sweep import Sweep, prepare, run
-draw = figures.render.render
+from figures.render import Rendered
+from study.report import refresh
+from study.report.carry_out import run
+from study.submit.options import Sweep
+from study.submit.prepare import prepare
+draw = refresh.render
 for name in sys.argv[1].split():  # drawn once, at the end: after each it would take most of the time
     last = name == sys.argv[1].split()[-1]
-    figures.render.render = draw if last else lambda study, out: figures.render.Rendered([], {}, {})
+    refresh.render = draw if last else lambda study, out: Rendered([], {}, {})
     options = tyro.cli(Sweep, args=[name, *sys.argv[2:]])
     assert run(options, prepare(options)) == 0, name
 """
