@@ -2,7 +2,7 @@
 
 For every guidance scale a generator's last snapshot is sampled twice: with a seed that only chooses the scale (at most
 10,000 samples) and with the scoring seed. 'none' and 'best' of results/guidance.py use only the scoring seed, so 'best'
-is not selected by chance.
+is not merely the luckiest draw.
 
 We would change our mind about a scale if the choosing and the scoring seed did not give it the same rank.
 """

@@ -11,14 +11,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import tyro
 from rich.console import Group
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
-from tyro.conf import arg
 
 from results.table import load
 from study.core.code_snapshot import code_name
@@ -27,7 +25,7 @@ from study.core.lease import holder, process_alive
 from study.core.paths import CHECKOUT, job_folder, study_root
 from study.core.settings import change
 from study.core.stopping import ask_to_end
-from study.core.study_name import StudyArgument, StudyOption, one_study
+from study.core.study_name import one_study
 from study.plan.runs import Job, Plan
 from study.report.amounts import disk_size, progress_texts
 from study.report.carry_out import carry_out
@@ -44,57 +42,11 @@ from study.submit import cluster, slurm
 from study.submit.cluster import read_profile
 from study.submit.jobs import log_of
 from study.submit.launches import launched_plans, launched_studies
+from study.submit.options import Cancel, Clean, Retry, Status, Watch
 
 WATCH_SECONDS = 5.0
 WRAPPED = {"run": 26, "stage": 16}  # columns that may wrap, and the width that is kept for them
 LEFT_OUT = ("attempts", "host", "left", "job")  # columns that a narrow terminal does without, the first first
-
-
-@dataclass(frozen=True, kw_only=True)
-class Status:
-    """Show every run of a launched study (state, progress, time left, host, job, attempts, reason, log), and the
-    progress of its searches."""
-
-    study: StudyArgument = ""
-    """Name of the study. Default: the one that was started last."""
-    named: StudyOption = ""
-    """The same as STUDY."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Watch(Status):
-    """Show the same as status, updated until nothing waits or runs."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Retry(Status):
-    """Submit the failed runs and those that wait for them again, and no others."""
-
-    memory_gb: Annotated[float | None, arg(metavar="GB", help_behavior_hint="")] = None
-    """On Slurm: request this much memory."""
-    minutes: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
-    """On Slurm: request this much time."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cancel(Status):
-    """End the jobs that wait or run; finished work stays, and the same sweep resumes from there."""
-
-    yes: Annotated[bool, arg(help_behavior_hint="")] = False
-    """Do not ask."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Clean:
-    """Delete stage files that no results table and no launched sweep of any study refers to; records are kept."""
-
-    out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
-    """Folder whose results/ count in addition to those of launched sweeps. Default: the checkout."""
-    yes: Annotated[bool, arg(help_behavior_hint="")] = False
-    """Do not ask."""
-
-
-COMMANDS: dict[str, type] = {"status": Status, "watch": Watch, "retry": Retry, "cancel": Cancel, "clean": Clean}
 
 
 # Status
@@ -357,12 +309,8 @@ RUN: dict[str, Callable[[Any], int]] = {
 }  # fmt: skip
 
 
-def main(arguments: list[str]) -> int:
-    """Run a command; a user error is one line on standard error and exit code 2."""
-    name = arguments[0]
-    options: Any = tyro.cli(
-        COMMANDS[name], prog=f"python -m study.sweep {name}", args=arguments[1:], config=(tyro.conf.FlagCreatePairsOff,)
-    )
+def manage(name: str, options: Any) -> int:
+    """Run the command of this name; a user error is one line on standard error and exit code 2."""
     try:
         if isinstance(options, Status):
             options = dataclasses.replace(options, study=one_study(options.study, options.named))

@@ -3,41 +3,52 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 import tyro
 
 from study.core.distributed import rank_and_world_size
+from study.submit.cluster import SlurmRefused
+from study.submit.executors import follow
 from study.submit.options import MANAGEMENT, Sweep
+from study.submit.prepare import prepare
 
 
 def main() -> None:
     """Entry point: a user error is one line on standard error and exit code 2."""
-    # imported here: they load pandas and matplotlib, which takes seconds that --help does not need
-    if sys.argv[1:2] and sys.argv[1] in MANAGEMENT:
-        from study.manage import main as manage
-
+    name = sys.argv[1] if sys.argv[1:2] else ""
+    if name in MANAGEMENT:
         sys.exit(manage(sys.argv[1:]))
     options = tyro.cli(Sweep, prog="python -m study.sweep", config=(tyro.conf.FlagCreatePairsOff,))
-
-    from study.report.ablation_list import print_list
-    from study.report.carry_out import follow, run
-    from study.submit.cluster import SlurmRefused
-    from study.submit.prepare import prepare
-
     code = 2  # until there is a plan, every error is a user error
     try:
+        # imported here: they load pandas and matplotlib, which takes seconds that --help does not need
+        from study.report.ablation_list import print_list
+        from study.report.carry_out import run
+
         if options.list:
             print_list(options)
             sys.exit(0)
         plan = prepare(options)
         code = 1
-        code = run(options, plan) if rank_and_world_size()[0] == 0 else follow(plan)
+        code = run(options, plan) if rank_and_world_size()[0] == 0 else follow(options, plan)
     except (ValueError, OSError) as error:
         print(f"study.sweep: {error}", file=sys.stderr)
         code = 2 if isinstance(error, SlurmRefused) else code
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)
+
+
+def manage(arguments: list[str]) -> int:
+    """Run a command that manages launched studies: its name, then its options; returns the exit code."""
+    name, *rest = arguments
+    prog = f"python -m study.sweep {name}"
+    options: Any = tyro.cli(MANAGEMENT[name], prog=prog, args=rest, config=(tyro.conf.FlagCreatePairsOff,))
+    # imported here: it loads pandas, matplotlib and Optuna, which takes seconds that --help does not need
+    from study.manage import manage as run_command
+
+    return run_command(name, options)
 
 
 if __name__ == "__main__":

@@ -196,7 +196,7 @@ CLAIMS = (
 )
 
 
-# The command
+# Output
 
 
 RULE = (

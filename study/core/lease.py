@@ -71,8 +71,7 @@ def _known_gone(lease: dict[str, Any]) -> bool:
         return lease.get("start") is not None and _process_start(lease["pid"]) != lease["start"]
     own, holders = _boot().split("/"), boot.split("/")
     same_host = own[0] == holders[0] != "localhost"
-    rebooted = own[1] != holders[1]
-    return same_host and rebooted
+    return same_host and own[1] != holders[1]  # rebooted since; a damaged lease has no second part
 
 
 def _known_alive(lease: dict[str, Any]) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -47,19 +48,23 @@ def _left_out_of_classes(folder: Path) -> list[str]:
 
 
 def _left_out_of_parquet(folder: Path, parquet: ParquetFiles) -> list[str]:
-    read = {str(path) for paths in parquet.values() for path in paths}
-    names = [name for name, above in _files(folder) if os.path.join(folder, *above, name) not in read]
+    used = {path for paths in parquet.values() for path in paths}
+    names = [name for name, above in _files(folder) if Path(folder, *above, name) not in used]
     splits = " and ".join(f"{split}*.parquet" for split in parquet)
     kinds = _kinds(names)
-    return [f"left out {kinds}: only {splits} are read"] if kinds else []
+    return [f"left out {kinds}: only {splits} with labels are read"] if kinds else []
 
 
 def _files(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Names of all files below a folder, each with the names of its parent folders below `folder`."""
+    """Names of all files below a folder, each with the names of its parent folders below `folder`.
+
+    Where a subfolder cannot be read the rest is not listed: what is left out only informs, and must stop no study.
+    """
     start = len(os.path.join(folder, ""))
-    for entry in walk(folder):
-        *above, name = entry.path[start:].split(os.sep)
-        yield name, above
+    with contextlib.suppress(OSError):
+        for entry in walk(folder):
+            *above, name = entry.path[start:].split(os.sep)
+            yield name, above
 
 
 def _lines(names: Iterable[str], suffixes: tuple[str, ...], pictures: tuple[str, ...]) -> list[str]:

@@ -1,8 +1,8 @@
 """Diagnostics that may predict how well a tokenizer's latents can be generated, before a generator is trained on them.
 
 They are in files next to a stage's record, not in it: no result depends on them, so they may be missing, added later
-or recomputed while the stage keeps its fingerprint. The stage `encode` writes those of its latents; study/diagnose.py
-adds missing ones, and the interpolated FID, which costs as much as a reconstruction.
+or recomputed while the stage keeps its fingerprint. The stage `encode` writes those of its latents; missing ones, and
+the interpolated FID, which costs as much as a reconstruction, are added by study/report/fill_diagnostics.py.
 """
 
 from __future__ import annotations

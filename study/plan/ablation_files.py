@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Iterable
 from types import ModuleType
 
 from study.core.settings import nearest
@@ -16,7 +16,7 @@ def ablation_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(folder) if not module.ispkg)
 
 
-def ablation(name: str, also_valid: Sequence[str] = ()) -> ModuleType:
+def ablation(name: str, also_valid: Iterable[str] = ()) -> ModuleType:
     """The module of an ablation; ValueError if there is none, suggesting similar names, also from `also_valid`."""
     if name not in (names := ablation_names()):
         raise ValueError(f"unknown ablation {name!r}; {nearest(name, (*names, *also_valid))}")

@@ -63,9 +63,8 @@ class TokenizerRecipe:
     vf_distance_weight: float = 1.0
     vf_cosine_margin: float = 0.5
     vf_distance_margin: float = 0.25
-    phases: tuple[Phase, ...] = added_later(
-        ()
-    )  # later ones; this recipe is the first. The learning rate schedule spans all
+    # later phases; this recipe is the first. The learning rate schedule spans all
+    phases: tuple[Phase, ...] = added_later(())
 
     def at(self, images_seen: int) -> TokenizerRecipe:
         """The recipe for the batch that starts at this number of images seen."""
@@ -119,7 +118,7 @@ class Sampling:
     """How samples are drawn. Scores are comparable only with the same sampling, judge and reference (the protocol)."""
 
     samples: int
-    chunk: int  # samples are drawn in groups of this size
+    chunk: int  # samples are drawn in groups of this size, whose borders are fixed
     solver: str  # euler, heun, dopri5; ddpm for generators with objective gaussian-diffusion
     steps: int  # of the solver (euler, ddpm: one network evaluation each; heun: two); ignored by dopri5
     timestep_shift: float = 1.0  # 1 is no shift

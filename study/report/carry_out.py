@@ -9,7 +9,6 @@ from study.data.left_out import left_out_of_data
 from study.plan.runs import Job, Plan
 from study.report import console
 from study.report.refresh import StudyFiles, collect
-from study.submit import local
 from study.submit.cluster import read_profile
 from study.submit.executors import run_jobs, slots
 from study.submit.launches import note_sweep
@@ -49,11 +48,3 @@ def carry_out(options: Sweep, plan: Plan, todo: list[Job]) -> int:
         files.update()
     unfinished = console.print_summary(plan, files, time.monotonic() - started, stopped)
     return 130 if stopped else (1 if unfinished else 0)
-
-
-def follow(plan: Plan) -> int:
-    """What the processes of a torchrun other than the first do; returns the exit code."""
-    if plan.missing:
-        return 3
-    local.run_inline(list(plan.jobs), lambda: None)
-    return 0

@@ -224,8 +224,8 @@ def print_summary(plan: Plan, files: StudyFiles, seconds: float, stopped: bool) 
             states[state] += 1
             if reason:
                 reasons.setdefault(planned.run.title, f"{state}: {reason}")
-    counted = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
-    console.print(f"{'stopped' if stopped else 'finished'} after {duration(seconds)}: {counted}")
+    summary = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    console.print(f"{'stopped' if stopped else 'finished'} after {duration(seconds)}: {summary}")
     for name, reason in reasons.items():
         console.print(f"  {name}: {reason}", markup=False)
     print_guidance(files.table)

@@ -18,7 +18,11 @@ def note_search(options: Search, problem: Problem) -> None:
 
 
 def launched_searches(study: str) -> list[tuple[Search, Problem]]:
-    """Options and problem of every search that was started for a study; '' is the study that was started last."""
+    """Options and problem of every search that was started for a study; '' is the study that was started last.
+
+    Raises:
+        ValueError: no study of that name was started under this STUDY_ROOT.
+    """
     notes = [note for name, note in launches_of(study).items() if name.startswith(SEARCH)]
     all_options = [read_options(Search, note) for note in notes]
     return [(options, prepare(options)[0]) for options in all_options]

@@ -67,3 +67,11 @@ def run_jobs(
             return False
         raise
     return True
+
+
+def follow(options: Sweep, plan: Plan) -> int:
+    """What the processes of a torchrun other than the first do; returns the exit code."""
+    if plan.missing or options.dry_run:
+        return 3 if plan.missing else 0
+    local.run_inline(list(plan.jobs), lambda: None)
+    return 0

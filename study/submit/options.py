@@ -10,9 +10,9 @@ import tyro
 from tyro.conf import arg
 
 from study.core.paths import CHECKOUT
+from study.core.study_name import StudyArgument, StudyOption
 
 DEFAULT_ABLATION = "frontier"
-MANAGEMENT = ("status", "watch", "retry", "cancel", "clean")  # commands of study/manage.py
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,3 +57,50 @@ class Sweep:
     """Print every ablation with its runs, what they vary and their cost at the scale, and stop."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, arg(metavar="FIELD=VALUE", help_behavior_hint="")] = ()
     """Change a field of the scale, such as generator.budget_images=20000; may be given several times."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Status:
+    """Show every run of a launched study (state, progress, time left, host, job, attempts, reason, log), and the
+    progress of its searches."""
+
+    study: StudyArgument = ""
+    """Name of the study. Default: the one that was started last."""
+    named: StudyOption = ""
+    """The same as STUDY."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Watch(Status):
+    """Show the same as status, updated until nothing waits or runs."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Retry(Status):
+    """Submit the failed runs and those that wait for them again, and no others."""
+
+    memory_gb: Annotated[float | None, arg(metavar="GB", help_behavior_hint="")] = None
+    """On Slurm: request this much memory."""
+    minutes: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
+    """On Slurm: request this much time."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Cancel(Status):
+    """End the jobs that wait or run; finished work stays, and the same sweep resumes from there."""
+
+    yes: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Do not ask."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Clean:
+    """Delete stage files that no results table and no launched sweep of any study refers to; records are kept."""
+
+    out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
+    """Folder whose results/ count in addition to those of launched sweeps. Default: the checkout."""
+    yes: Annotated[bool, arg(help_behavior_hint="")] = False
+    """Do not ask."""
+
+
+MANAGEMENT: dict[str, type] = {"status": Status, "watch": Watch, "retry": Retry, "cancel": Cancel, "clean": Clean}

@@ -23,7 +23,7 @@ LATENT = {"grid": 16, "in_channels": 32, "num_classes": 1000}
 
 
 def test_specs_import_without_torch():
-    code = "import sys, models, models.specs; sys.exit('torch' in sys.modules)"
+    code = "import sys, models, models.configs; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

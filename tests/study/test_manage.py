@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from study import manage
+from study import manage, sweep
 from study.core.files import read_json, write_json
 from study.core.lease import this_process
 from study.core.paths import job_folder, study_root
@@ -31,7 +31,7 @@ def started(tiny_plan, tmp_path, monkeypatch):
 
 
 def shown(capsys, *arguments):
-    code = manage.main(list(arguments))
+    code = sweep.manage(list(arguments))
     output = capsys.readouterr()
     return code, output.out + output.err
 

@@ -111,6 +111,15 @@ def test_a_reboot_releases_the_leases_of_that_machine_only(tmp_path, monkeypatch
         assert (holder(tmp_path) is None) == gone, (own, holders)
 
 
+@pytest.mark.parametrize("damage", [{"boot": None}, {"boot": "node1"}])
+def test_a_damaged_lease_counts_as_held(damage, tmp_path):
+    """Whether its holder is gone cannot be known; a stale heartbeat releases it."""
+    foreign(tmp_path, 1)
+    content = {**read_json(tmp_path / "lease.json"), **damage}
+    write_json(tmp_path / "lease.json", {key: value for key, value in content.items() if value is not None})
+    assert holder(tmp_path) is not None
+
+
 def test_a_holder_whose_lease_was_taken_stops_and_leaves_the_new_one_alone(tmp_path, monkeypatch):
     monkeypatch.setattr(leases, "BEAT_SECONDS", 0.05)
     with lease(tmp_path) as held:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from made_up import draw_pictures
 
@@ -55,7 +57,8 @@ def test_all_other_files_next_to_parquet_files_are_reported(birds, tmp_path, mon
     add(birds, "data/train-00000-of-00001.parquet", "data/validation-00000-of-00001.parquet")
     add(birds, "data/test-00000-of-00002.parquet", "data/test-00001-of-00002.parquet", "data/more.parquet", "README.md")
     expected = [
-        "left out 12 .png, 2 test*.parquet, 1 .md, 1 .parquet: only train*.parquet and validation*.parquet are read"
+        "left out 12 .png, 2 test*.parquet, 1 .md, 1 .parquet: "
+        "only train*.parquet and validation*.parquet with labels are read"
     ]
     assert left_out_of_data(str(birds)) == expected
     monkeypatch.chdir(tmp_path)
@@ -73,3 +76,15 @@ def test_names_of_data_sets_are_no_folders(birds, tmp_path, monkeypatch):
 def test_of_pictures_that_are_scored(tmp_path):
     add(tmp_path, "a.png", "b.tif", "below/c.gif", "numbers.npy", ".hidden")
     assert left_out_of_pictures(tmp_path) == ["left out 1 .gif, 1 .npy: pictures are .png, .bmp, .webp, .tif, .tiff"]
+
+
+def test_a_subfolder_that_cannot_be_read_stops_nothing(birds, monkeypatch):
+    add(birds, "a.gif")
+
+    def walk(folder):
+        yield from (entry for entry in os.scandir(folder) if entry.is_file())
+        raise PermissionError("lost+found")
+
+    monkeypatch.setattr(left_out, "walk", walk)
+    monkeypatch.setattr(left_out, "own_split", lambda folder: ())
+    assert left_out_of_data(str(birds)) == [f"left out 1 .gif: {PICTURES}"]

@@ -38,7 +38,7 @@ def started(tmp_path, stages_run, monkeypatch):
 
 
 def manage(capsys, *arguments):
-    from study.manage import main
+    from study.sweep import manage as main
 
     code = main(list(arguments))
     said = capsys.readouterr()
