@@ -77,7 +77,7 @@ def test_three_of_ten_trials_are_preempted_and_exactly_ten_finish(slurm, picture
     left = cluster.CPUS - WORKERS  # so that as many workers as are to be preempted have to go
     ask("sbatch", "--partition=high", f"--cpus-per-task={left + PREEMPTED}", "-o", tmp_path / "high", "--wrap", "true")
     wait_for(lambda: sum(int(shown(job, "Restarts")) for job in search.jobs) >= PREEMPTED)
-    wait_for(lambda: not search.queued(), seconds=400)
+    wait_for(lambda: not search.queued(), seconds=600)
     search.run(*search.command)
     (study,) = open_storage(str(search.searched / JOURNAL)).get_all_studies()
     trials = open_storage(str(search.searched / JOURNAL)).get_all_trials(study._study_id)

@@ -245,12 +245,13 @@ def test_when_a_process_dies_those_on_other_nodes_end_within_a_minute(slurm, swe
     assert "process" in it.table().query("state == 'failed'")["reason"].iloc[0]
 
 
-def test_a_signal_while_python_starts_does_not_end_the_job(slurm, sweep, wait_for):
-    it = sweep(SHORT)
+def test_a_signal_while_python_starts_does_not_end_the_job(slurm, sweep, wait_for, tmp_path):
+    (tmp_path / "sitecustomize.py").write_text("import time; time.sleep(5)")  # Python starts slowly, as on a busy node
+    it = sweep(SHORT, f"setup = ['export PYTHONPATH={tmp_path}:$PYTHONPATH']")
     it.submit()
 
     def starting():
-        """Processes of the job before its own code can have installed a handler: it imports torch first."""
+        """Processes of the job, found before its own code can have installed a handler."""
         command = f"{sys.executable}\0-u\0-m\0submitit.core._submit\0{it.root}"
         found = []
         for place in Path("/proc").glob("[0-9]*"):
@@ -271,4 +272,4 @@ def test_what_slurm_refuses_is_one_line_and_nothing_stays_in_the_queue(slurm, sw
         said = it.run(*it.arguments, *it.on_slurm, *detach, code=2)
         assert said.count("study.sweep: Slurm rejected the jobs") == 1 and "nowhere" in said.splitlines()[-1]
         assert "stopping" not in said
-    assert ask("squeue", "--noheader") == ""
+    assert ask("squeue", "--noheader", "--states=PENDING,RUNNING") == ""  # a cancelled one may still be completing
