@@ -1,4 +1,4 @@
-"""The options of a sweep on the command line."""
+"""Options of `python -m study.sweep`, and of the commands that manage what it started."""
 
 from __future__ import annotations
 
