@@ -29,7 +29,7 @@ from study.core.study_name import one_study
 from study.plan.runs import Job, Plan
 from study.report.amounts import disk_size, progress_texts
 from study.report.carry_out import carry_out
-from study.report.console import console
+from study.report.console import console, job_title
 from study.report.refresh import StudyFiles, collect
 from study.search import worker_pool
 from study.search.launches import launched_searches
@@ -102,7 +102,7 @@ def status_table(study: str, states: list[State]) -> Group:
     """The table of `status`, followed by the reasons of failed runs and the paths of their logs."""
     rows = [
         {
-            "run": f"tokenizer {s.job.title}" if s.job.kind == "tokenizer" else s.job.title,
+            "run": job_title(s.job),
             "state": s.state, "stage": s.stage, "done": s.share, "left": s.left, "host": s.host, "job": s.number,
             "attempts": str(s.attempts or ""),
         }

@@ -129,3 +129,9 @@ def gpus(compute: Compute) -> list[int]:
     if visible and not all(name.strip().isdigit() for name in visible.split(",")):
         raise ValueError(f"CUDA_VISIBLE_DEVICES must be a list of GPU indices, got {visible!r}")
     return [int(n) for n in visible.split(",")] if visible else list(range(torch.cuda.device_count()))
+
+
+def parallel_jobs(compute: Compute, processes: int) -> int:
+    """How many jobs of this many processes this machine runs at once: one process per GPU, or per `threads` cores."""
+    resources = len(gpus(compute)) or cores() // compute.threads
+    return max(1, resources // processes)

@@ -52,6 +52,12 @@ def ask_to_end(pid: int) -> None:
         os.kill(pid, signal.SIGTERM)
 
 
-def raise_stop(number: int, _frame: object) -> None:
-    """Signal handler that ends a command as Ctrl-C does."""
+def interrupt_on_signals() -> None:
+    """From now on SIGTERM and SIGHUP raise KeyboardInterrupt as Ctrl-C does, except where they are ignored (nohup)."""
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, _frame: object) -> None:
     raise KeyboardInterrupt

@@ -32,7 +32,8 @@ def run(options: Sweep, plan: Plan) -> int:
     if not options.detach:
         return carry_out(options, plan, todo)
     StudyFiles(plan, options.out).update()
-    submit(plan, todo, read_profile(options.cluster), options.out, collect)
+    assert profiles is not None  # --detach is for Slurm alone
+    submit(plan, todo, profiles, options.out, collect)
     print(f"submitted; python -m study.sweep status {plan.study} shows its progress")
     return 0
 

@@ -116,7 +116,7 @@ def _times(plan: Plan) -> Table:
         done = sum(stage.record() is not None for stage in job.stages)
         left = _seconds_left(job)
         time_left = f"~{duration(left)}" if left else ""
-        table.add_row(escape(_title(job)), str(len(job.stages)), str(done), _state(job), time_left)
+        table.add_row(escape(job_title(job)), str(len(job.stages)), str(done), _state(job), time_left)
     return table
 
 
@@ -128,7 +128,7 @@ def _costs(plan: Plan) -> Table:
         hours = f"~{left / 3600:,.0f}" if left else ""
         disk = disk_size(sum(disk_bytes(stage) for stage in job.stages))
         table.add_row(
-            escape(_title(job)),
+            escape(job_title(job)),
             _state(job),
             short_count(stage_parameters(job.stages[0])),
             short_count(flops),
@@ -146,7 +146,8 @@ def _plan_table(*columns: str) -> Table:
     return table
 
 
-def _title(job: Job) -> str:
+def job_title(job: Job) -> str:
+    """The name of a job on the terminal."""
     return f"tokenizer {job.title}" if job.kind == "tokenizer" else job.title
 
 
@@ -171,7 +172,7 @@ class Progress:
     """Shows running jobs: a live table on a terminal, otherwise a line per job every LINE_SECONDS."""
 
     def __init__(self, jobs: list[Job]) -> None:
-        self._titles = {job.name: _title(job) for job in jobs}
+        self._titles = {job.name: job_title(job) for job in jobs}
         self._jobs = {job.name: job for job in jobs}
         self._live = Live(console=console, refresh_per_second=2, transient=True) if sys.stdout.isatty() else None
         self._printed: dict[str, tuple[str, float]] = {}

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from study.core import compute
-from study.core.compute import gpus
+from study.core.compute import parallel_jobs
 from study.plan.needs import missing_here
 from study.plan.runs import Setting
 from study.search.options import TRIALS, Search
@@ -59,9 +58,9 @@ def _absolute_storage(storage: str) -> str:
 
 
 def worker_count(options: Search, setting: Setting) -> int:
+    """How many workers the search has."""
     if options.workers is not None or options.executor == "inline" or options.storage.startswith("sqlite"):
         return options.workers or 1
     if options.executor == "slurm":
         return SLURM_WORKERS
-    resources = len(gpus(setting.compute)) or compute.cores() // setting.compute.threads
-    return max(1, resources // setting.scale.execution.processes)
+    return parallel_jobs(setting.compute, setting.scale.execution.processes)

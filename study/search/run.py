@@ -7,7 +7,7 @@ import signal
 import time
 from typing import Any
 
-from study.core.stopping import raise_stop, stop_requested
+from study.core.stopping import interrupt_on_signals, stop_requested
 from study.data.left_out import left_out_of_data
 from study.search import worker_pool
 from study.search.console import print_findings, print_space
@@ -68,9 +68,7 @@ def _finish(problem: Problem, trials: Any, stopped: bool) -> int:
 
 def _watch(options: Search, problem: Problem, trials: Any) -> bool:
     """Start the workers that are not running and watch them until they end; False when stopped by a signal."""
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-            signal.signal(number, raise_stop)
+    interrupt_on_signals()
     try:
         if options.executor == "slurm":
             worker_pool.submit(problem, read_profile(options.cluster)["generator"])

@@ -7,9 +7,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from study.core import compute
-from study.core.compute import gpus
-from study.core.stopping import raise_stop, stop_requested
+from study.core.compute import gpus, parallel_jobs
+from study.core.stopping import interrupt_on_signals, stop_requested
 from study.plan.runs import Job, Plan
 from study.submit import local
 from study.submit.cluster import read_profile
@@ -26,8 +25,7 @@ def slots(options: Sweep, plan: Plan) -> int:
         return min(profile.parallel for profile in read_profile(options.cluster).values())
     if options.jobs is not None:
         return options.jobs
-    resources = len(gpus(plan.compute)) or compute.cores() // plan.compute.threads
-    return max(1, resources // plan.compute.processes)
+    return parallel_jobs(plan.compute, plan.compute.processes)
 
 
 def run_jobs(
@@ -53,9 +51,7 @@ def run_jobs(
         scheduler: Any = SlurmJobs(todo)
     else:
         scheduler = local.LocalJobs(todo, slots(options, plan), gpus=gpus(plan.compute))
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        if signal.getsignal(number) is not signal.SIG_IGN:  # nohup
-            signal.signal(number, raise_stop)
+    interrupt_on_signals()
     try:
         with progress as show:
             scheduler.watch(show, on_change)

@@ -29,8 +29,6 @@ from study.submit.jobs import run_stage
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     monkeypatch.setattr(stored_latents, "SHARD_IMAGES", 20)
-    yield
-    stop_requested.clear()
 
 
 @pytest.fixture
