@@ -31,6 +31,17 @@ FACTORS = {  # as the paper counts its steps
     "batch and learning rate": ("generator.batch_images", "generator.learning_rate"),
 }
 
+STEPS = (  # what each rung adds to the one before, and what the paper claims of it
+    ("+ rectified flow", "Rectified flow in place of Gaussian diffusion lowers gFID"),
+    ("+ batch size x4 and learning rate x2", "Four times the batch and twice the learning rate lowers gFID"),
+    ("+ AdamW beta2={beta2:g}", "AdamW beta2 0.95 lowers gFID"),
+    ("+ logit-normal timesteps", "Logit-normal sampling of t lowers gFID"),
+    ("+ velocity direction loss", "The velocity direction loss lowers gFID"),
+    ("+ SwiGLU", "SwiGLU lowers gFID"),
+    ("+ RMSNorm", "RMSNorm lowers gFID"),
+    ("+ rotary positions", "Rotary positions lower gFID"),  # and that is LightningDiT
+    ("+ patch 1 and aligned tokenizer", "Patch 1 on an aligned tokenizer lowers gFID"),
+)
 PAPER_IMAGES = 102_400_000  # seen by each rung: 400,000 steps of 256 or 100,000 of 1024, 80 epochs
 DIT_STEPS = 250
 
@@ -63,18 +74,7 @@ def runs(scale: Scale) -> list[Run]:
             for model in scale.foundation_models[-1:]
         ),
     ]
-    labels = [
-        dit,
-        "+ rectified flow",
-        "+ batch size x4 and learning rate x2",
-        f"+ AdamW beta2={recipe.betas[1]:g}",
-        "+ logit-normal timesteps",
-        "+ velocity direction loss",
-        "+ SwiGLU",
-        "+ RMSNorm",
-        "+ rotary positions",  # and that is LightningDiT
-        "+ patch 1 and aligned tokenizer",
-    ]
+    labels = [dit, *(label.format(beta2=recipe.betas[1]) for label, _ in STEPS)]
     ladder = [replace(run, label=label) for run, label in zip(ladder, labels, strict=False)]
     budget: dict[str, Any] = {}
     if recipe.budget_images > PAPER_IMAGES:

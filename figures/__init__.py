@@ -4,9 +4,10 @@ To add one, write a module with `draw(table, folder) -> Drawing`, add its name t
 figures of searches, search.py and pareto.py, are drawn once per space by render.py.
 """
 
-import difflib
 from importlib import import_module
 from types import ModuleType
+
+from models.names import nearest
 
 FIGURES = (
     "dilemma", "frontier", "convergence", "scaling", "ladder", "foundation_models", "vf_loss", "uniformity", "guidance",
@@ -17,6 +18,5 @@ FIGURES = (
 def module(name: str) -> ModuleType:
     """The module of a figure; ValueError with the nearest names if there is no such figure."""
     if name not in FIGURES:
-        near = difflib.get_close_matches(name, FIGURES, 3, 0)
-        raise ValueError(f"no figure {name!r}; nearest: {', '.join(near)}")
+        raise ValueError(f"no figure {name!r}; {nearest(name, FIGURES)}")
     return import_module(f"figures.{name}")

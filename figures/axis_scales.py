@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-from figures.wording import count
+from results.numbers import count
 
 LOG_FROM = 6.0  # a range of this factor or more is drawn on a logarithmic axis
 

@@ -14,6 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from figures import axis_scales, layout, paper_values, rows, style, wording
 from figures.drawing import Drawing
+from results.numbers import three_digits, value_or_range
 
 LINE = 0.2  # inches between labels
 WIDTH = 2.0  # of a panel, inches
@@ -199,7 +200,7 @@ def _write(ax: Axes, y: float, text: str, color: str) -> None:
 
 
 def _value(point: Mapping[Hashable, Any], metric: str) -> str:
-    mean = wording.value(point[metric])
+    mean = three_digits(point[metric])
     if point[f"{metric}_runs"] < 2:
         return mean
-    return f"{mean} ({wording.spread(point[f'{metric}_min'], point[f'{metric}_max'])})"
+    return f"{mean} ({value_or_range(point[f'{metric}_min'], point[f'{metric}_max'])})"

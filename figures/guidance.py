@@ -13,9 +13,11 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from figures import axis_scales, label_places, layout, rows, style, wording
 from figures.drawing import Drawing, NotAsked
-from results.guidance import ABLATION, choices, choosing, swept
+from results.guidance import choices, swept
+from results.numbers import count
+from results.runs import GUIDANCE, choosing
 
-NAME = ABLATION
+NAME = GUIDANCE
 TITLE = "What does guidance give on each tokenizer?"
 RING: dict[str, Any] = {"marker": "o", "markersize": 11, "markerfacecolor": "none", "markeredgewidth": 1.1}
 
@@ -27,7 +29,7 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     """
     chosen = swept(table)
     if chosen.empty:
-        raise NotAsked(f"the ablation {ABLATION} has not been asked")
+        raise NotAsked(f"the ablation {GUIDANCE} has not been asked")
     parts = {"choosing": chosen[choosing(chosen)], "scoring": chosen[~choosing(chosen)]}
     scored = rows.done(parts["scoring"], "generator", varies=("guidance_scale",))
     found = pd.concat([part.assign(seed_is_for=name) for name, part in parts.items()])
@@ -47,7 +49,7 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     if counted := sorted(set(parts["choosing"]["samples"].dropna())):
         notes.append(f"Chosen on {' and '.join(f'{n:,}' for n in counted)} samples of other seeds that score nothing.")
     notes += wording.caption(scored)
-    marks = " or ".join(wording.count(mark) for mark in sorted(set(points["images_seen"])))
+    marks = " or ".join(count(mark) for mark in sorted(set(points["images_seen"])))
     subtitle = "Thick: samples that score. Thin: samples that choose the scale. Rings: the chosen scale, as it scores."
     with style.applied():
         figure, axes = layout.panels(

@@ -17,6 +17,7 @@ from matplotlib.ticker import FuncFormatter
 
 from figures import layout, paper_values, pictures, rows, style, wording
 from figures.drawing import Drawing, NotAsked, NothingToDraw
+from results.numbers import three_digits
 from results.schema import latents_file
 
 NAME = "latent_maps"
@@ -89,7 +90,7 @@ def _label(figure: Figure, row: Mapping[Hashable, Any], top: float) -> None:
     place: dict[str, Any] = {"va": "top", "ha": "left"}
     x = layout.EDGE / width
     figure.text(x, top / height, row["tokenizer"], fontsize=style.TEXT, weight="bold", color=color, **place)
-    lines = [f"{text} {wording.value(row[key])}" for key, text in NUMBERS.items() if not pd.isna(row[key])]
+    lines = [f"{text} {three_digits(row[key])}" for key, text in NUMBERS.items() if not pd.isna(row[key])]
     figure.text(x, (top - 0.16) / height, "\n".join(lines), fontsize=style.SMALL, linespacing=1.25, **place)
 
 

@@ -1,6 +1,5 @@
 """Published numbers beside measured ones: never on one axis with them, in a row of their own, in grey."""
 
-import re
 from collections.abc import Sequence
 from functools import cache
 
@@ -8,6 +7,7 @@ import pandas as pd
 
 from figures import style
 from results.published import load_published
+from results.runs import asked_by
 
 STUDY = "paper"
 
@@ -19,7 +19,7 @@ def _paper() -> pd.DataFrame:
 
 def is_published(rows: pd.DataFrame) -> bool:
     """Whether there are rows and all of them are published."""
-    return len(rows) > 0 and bool((rows["source"] != "").all())
+    return len(rows) > 0 and bool(rows["source"].map(bool).all())
 
 
 def paper_rows(table: pd.DataFrame, ablation: str) -> pd.DataFrame | None:
@@ -28,7 +28,7 @@ def paper_rows(table: pd.DataFrame, ablation: str) -> pd.DataFrame | None:
         return None
     paper = _paper()
     for name in (ablation, "frontier"):
-        asked = paper["ablations"].map(lambda names, a=name: a in names.split())
+        asked = asked_by(paper, name)
         if asked.any():
             return paper[asked]
     raise AssertionError("the paper has Table 2")
@@ -41,10 +41,9 @@ def look_for(table: pd.DataFrame) -> style.LookOf:
 
 def source(rows: pd.DataFrame) -> str:
     """The publication of published rows, and the tables in it that print all of them."""
-    printed = [set(re.findall(r"Table \d+", text)) for text in rows[rows["kind"] == "generator"]["source"]]
-    tables = sorted(set.intersection(*printed))
-    publication = rows["source"].iloc[0].split(",")[0]
-    return f"{publication}, {' and '.join(tables)}"
+    sources = rows[rows["kind"] == "generator"]["source"]
+    tables = sorted(set.intersection(*({source.table for source in of_row} - {""} for of_row in sources)))
+    return f"{rows['source'].iloc[0][0].publication}, {' and '.join(tables)}"
 
 
 def with_source(points: pd.DataFrame, of: pd.DataFrame) -> pd.DataFrame:

@@ -10,7 +10,8 @@ from matplotlib.collections import LineCollection
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from figures import axis_scales, layout, style, wording
+from figures import axis_scales, layout, style
+from results.numbers import three_digits
 from results.searches import Parameter, Search, Trial, Value, printed
 
 TICK_DISTANCE = 0.13  # shares of an axis that two of its ticks keep from each other
@@ -76,7 +77,7 @@ def of_parameter(parameter: Parameter) -> Scale:
 def of_objective(title: str, values: Sequence[float]) -> Scale:
     """The axis of an objective, which is minimised: its lowest value is at the bottom."""
     low, high = min(values), max(values)
-    return _range(title, low, high, 0 < low * axis_scales.LOG_FROM <= high, wording.value)
+    return _range(title, low, high, 0 < low * axis_scales.LOG_FROM <= high, three_digits)
 
 
 def _range(title: str, low: float, high: float, logarithmic: bool, end: Callable[[float], str] | None = None) -> Scale:

@@ -12,8 +12,11 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 
-from figures import axis_scales, frontier, label_places, layout, rows, style, trial_marks, wording
+from figures import axis_scales, frontier, label_places, layout, rows, style, trial_marks
 from figures.drawing import Drawing, NotAsked, NothingToDraw
+from results.numbers import count
+from results.pareto import front
+from results.runs import asked_by
 from results.schema import PROTOCOL
 from results.searches import Search, Trial, Value
 from results.table import ProtocolError
@@ -36,7 +39,7 @@ def draw(search: Search, table: pd.DataFrame) -> Drawing:
     if len(search.objectives) != 2:
         raise NotAsked("a front needs two objectives")
     done = trial_marks.complete(search)
-    best = front(done, search.objectives)
+    best = front(done, lambda trial: [trial.values[objective] for objective in search.objectives])
     grey, note = _study(search, table)
     points = _points(search, done, best, grey)
     subtitle = (
@@ -58,26 +61,13 @@ def draw(search: Search, table: pd.DataFrame) -> Drawing:
     return Drawing(figure, points)
 
 
-def front(done: Sequence[Trial], objectives: Sequence[str]) -> list[Trial]:
-    """Trials that no other trial dominates, sorted by objectives. To dominate: nowhere worse, somewhere better."""
-
-    def values(trial: Trial) -> tuple[float, ...]:
-        return tuple(trial.values[objective] for objective in objectives)
-
-    def beaten(trial: Trial) -> bool:
-        mine = values(trial)
-        return any(all(a <= b for a, b in zip(values(o), mine, strict=True)) and values(o) != mine for o in done)
-
-    return sorted((trial for trial in done if not beaten(trial)), key=values)
-
-
 def _study(search: Search, table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """The frontier's points by the search's judge at the search's number of images, or a note why there are none."""
     nothing = pd.DataFrame(columns=["tokenizer", "rfid", "gfid"])
     if set(search.objectives) != {"rfid", "gfid"}:
         return nothing, []
     about = {key: search.protocol.get(key, {}) for key in ("rfid", "gfid")}
-    own = table["ablations"].map(lambda names: frontier.NAME in names.split()).astype(bool)
+    own = asked_by(table, frontier.NAME)
     try:
         chosen = rows.rows_for_figure(table[own | (table["kind"] == "tokenizer")], frontier.NAME)
         tokenizers, generators = rows.done(chosen, "tokenizer"), rows.done(chosen, "generator")
@@ -89,7 +79,7 @@ def _study(search: Search, table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]
     if points.empty:
         like = [str(about["gfid"][key]) for key in ("generator", "extractor") if about["gfid"].get(key)]
         seen = about["gfid"].get("images_seen")
-        like += [f"{wording.count(seen)} images seen"] if isinstance(seen, int) else []
+        like += [f"{count(seen)} images seen"] if isinstance(seen, int) else []
         return nothing, [f"The study's frontier has nothing like the trials to compare with ({', '.join(like)})."]
     for found, measured in ((tokenizers, about["rfid"]), (generators, about["gfid"])):
         _check_alike(search, found, measured)

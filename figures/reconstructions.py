@@ -10,6 +10,7 @@ import pandas as pd
 
 from figures import layout, pictures, rows, style, wording
 from figures.drawing import Drawing, NothingToDraw
+from results.numbers import value_or_range
 
 NAME = "reconstructions"
 TITLE = "What does each tokenizer keep of a picture?"
@@ -110,11 +111,11 @@ def _numbers(last: pd.DataFrame) -> pd.DataFrame:
 
 def _label(numbers: pd.DataFrame) -> str:
     first = numbers.iloc[0]
-    lines = [] if pd.isna(first["psnr"]) else [f"{wording.spread(first['psnr_min'], first['psnr_max'])} dB PSNR"]
+    lines = [] if pd.isna(first["psnr"]) else [f"{value_or_range(first['psnr_min'], first['psnr_max'])} dB PSNR"]
     for judge in rows.judges(numbers):
         row = judge.of(numbers).iloc[0]
         name = wording.judge(judge.extractor, None)
-        lines.append(f"rFID {wording.spread(row['rfid_min'], row['rfid_max'])} ({name})")
+        lines.append(f"rFID {value_or_range(row['rfid_min'], row['rfid_max'])} ({name})")
     return "\n".join(lines)
 
 

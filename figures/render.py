@@ -11,7 +11,7 @@ import figures
 from figures import pareto, search, style
 from figures.drawing import Drawing, NotAsked, NothingToDraw
 from results import searches
-from results.files import replacing
+from results.files import atomic
 from results.published import load_study
 
 SUFFIXES = ("png", "pdf", "csv")
@@ -52,7 +52,7 @@ def render(study: Path, out: Path, names: Iterable[str] | None = None) -> Render
         else:
             result.written.extend(style.save(drawing.figure, out / name))
             path = out / f"{name}.csv"
-            with replacing(path) as temporary:
+            with atomic(path) as temporary:
                 drawing.plotted.to_csv(temporary, index=False, lineterminator="\n")
             result.written.append(path)
             continue

@@ -7,10 +7,8 @@ import pandas as pd
 
 from figures import paper_values
 from figures.drawing import NotAsked, NothingToDraw
-from figures.wording import count
-from results.guidance import choosing
-from results.labels import parse
-from results.runs import of_searches
+from results.numbers import count
+from results.runs import asked_by, choosing, of_searches
 from results.table import check_protocol
 
 BY_JUDGE = ("extractor", "extractor_size", "reference", "reference_hash", "comparable")
@@ -37,16 +35,16 @@ def rows_for_figure(table: pd.DataFrame, figure: str) -> pd.DataFrame:
     to ablations with labels: these have figures of their own, see `labelled`. Raises NothingToDraw if no row belongs to
     an ablation, NotAsked if all rows belong only to ablations with labels.
     """
-    rows = table[(table["ablations"].str.strip() != "") & ~choosing(table) & ~of_searches(table)]
+    rows = table[table["ablations"].map(bool).astype(bool) & ~choosing(table) & ~of_searches(table)]
     if rows.empty:
         raise NothingToDraw("no row of the table is asked for by an ablation")
     for ablation in (figure, "frontier"):
-        mine = rows["ablations"].map(lambda names, a=ablation: a in names.split())
+        mine = asked_by(rows, ablation)
         if (mine & (rows["kind"] == "generator") & (rows["state"] == "done")).any():
             used = rows["tokenizer_fingerprint"].isin(rows[mine]["tokenizer_fingerprint"])
             return rows[mine | (used & (rows["kind"] == "tokenizer"))]
-    own = {name for cell in set(rows["labels"]) for name in parse(cell)}
-    rows = rows[[not set(names.split()) <= own for names in rows["ablations"]]]
+    own = {label.ablation for labels in rows["labels"] for label in labels}
+    rows = rows[[not set(names) <= own for names in rows["ablations"]]]
     if rows.empty:
         raise NotAsked(f"all that was asked for has figures of its own: {', '.join(sorted(own))}")
     unguided = (rows["kind"] == "generator") & (rows["guidance_scale"] == 1)
@@ -56,16 +54,16 @@ def rows_for_figure(table: pd.DataFrame, figure: str) -> pd.DataFrame:
 def labelled(table: pd.DataFrame, ablation: str) -> pd.DataFrame:
     """Rows of the generators that an ablation labels, and of the tokenizers that they use.
 
-    Adds the columns `place`, `label` and `changed` (see results/labels.py), empty for tokenizers. Raises NotAsked if
+    Adds the columns `place`, `label` and `changed` (see results.schema.Label), empty for tokenizers. Raises NotAsked if
     there are no such generators.
     """
-    names = table["labels"].map(lambda cell: parse(cell).get(ablation))
-    generators = table[names.notna() & (table["kind"] == "generator") & ~choosing(table)]
+    own = {i: label for i, labels in table["labels"].items() for label in labels if label.ablation == ablation}
+    generators = table[table.index.isin(own) & (table["kind"] == "generator") & ~choosing(table)]
     if generators.empty:
         raise NotAsked(f"the ablation {ablation} has not been asked")
     for field in ("place", "text", "changed"):
         column = "label" if field == "text" else field
-        generators = generators.assign(**{column: [getattr(names[i], field) for i in generators.index]})
+        generators = generators.assign(**{column: [getattr(own[i], field) for i in generators.index]})
     used = (table["kind"] == "tokenizer") & table["tokenizer_fingerprint"].isin(generators["tokenizer_fingerprint"])
     return pd.concat([table[used].assign(place=-1, label="", changed=""), generators])
 

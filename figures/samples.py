@@ -11,6 +11,7 @@ import pandas as pd
 
 from figures import layout, pictures, rows, style, wording
 from figures.drawing import Drawing, NothingToDraw
+from results.numbers import count, value_or_range
 
 NAME = "samples"
 TITLE = "What does a generator draw on each tokenizer?"
@@ -75,7 +76,7 @@ def _grid(runs: pd.DataFrame, folder: Path) -> np.ndarray:
 def _label(numbers: pd.DataFrame) -> str:
     found = [(judge, judge.of(numbers).iloc[0]) for judge in rows.judges(numbers)]
     return "\n".join(
-        f"gFID {wording.spread(row['gfid_min'], row['gfid_max'])} ({wording.judge(judge.extractor, None)})"
+        f"gFID {value_or_range(row['gfid_min'], row['gfid_max'])} ({wording.judge(judge.extractor, None)})"
         for judge, row in found
     )
 
@@ -85,5 +86,5 @@ def _subtitle(last: pd.DataFrame, sizes: list[str]) -> str:
     metric = judges[0][0].split(" ")[0]
     which = f"{sizes[-1]}, the largest of {len(sizes)} generators" if len(sizes) > 1 else sizes[-1]
     marks = sorted(set(last["images_seen"]))
-    at = " to ".join(wording.count(mark) for mark in dict.fromkeys((marks[0], marks[-1])))
+    at = " to ".join(count(mark) for mark in dict.fromkeys((marks[0], marks[-1])))
     return f"{which}, after {at} images. {metric} ({', '.join(name for _, name in judges)}): lower is better."

@@ -14,7 +14,7 @@ from typing import Any
 import matplotlib.style
 from matplotlib.figure import Figure
 
-from results.files import replacing
+from results.files import atomic
 
 DPI = 200
 TITLE, TEXT, SMALL = 9.5, 7.5, 6.5  # points; nothing is smaller than SMALL
@@ -134,7 +134,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     }
     for suffix, fields in metadata.items():
         path = stem.with_name(f"{stem.name}.{suffix}")
-        with applied(), replacing(path) as temporary:
+        with applied(), atomic(path) as temporary:
             figure.savefig(temporary, format=suffix, dpi=DPI, metadata=fields)
         paths.append(path)
     return paths

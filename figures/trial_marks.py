@@ -8,6 +8,7 @@ import pandas as pd
 
 from figures import wording
 from figures.drawing import NothingToDraw
+from results.numbers import count
 from results.searches import STATES, Search, Trial, printed
 
 TRIAL, CHOSEN = "#0072b2", "#d55e00"  # distinguishable for the colour-blind; in greyscale the markers differ
@@ -56,7 +57,7 @@ def caption(search: Search) -> list[str]:
     for objective, about in search.protocol.items():
         facts = [str(about["generator"])] if about.get("generator") else []
         if isinstance(seen := about.get("images_seen"), int):
-            facts.append(f"{wording.count(seen)} images seen")
+            facts.append(f"{count(seen)} images seen")
         if isinstance(samples := about.get("samples"), int):
             facts.append(f"{samples:,} samples")
         if about.get("solver"):

@@ -1,10 +1,11 @@
-"""Words and numbers as figures print them: names of judges, axis labels, captions."""
+"""Words as figures print them: names of judges, axis labels, captions. Numbers: results/numbers.py."""
 
 from collections.abc import Sequence
 
 import pandas as pd
 
 from figures import paper_values
+from results.numbers import count
 from results.table import mixed_provenance
 
 JUDGES = {
@@ -13,31 +14,18 @@ JUDGES = {
     "inception": "Inception-v3",
     "classifier": "trained classifier",
 }
-DATA = {"fashion-mnist": "Fashion-MNIST", "fashion_mnist": "Fashion-MNIST", "imagenet": "ImageNet"}
+DATA = {
+    "fashion-mnist": "Fashion-MNIST",
+    "fashion_mnist": "Fashion-MNIST",
+    "cifar10": "CIFAR-10",
+    "imagenet": "ImageNet",
+}
 BETTER = "↓ lower is better"
-
-
-def count(number: float) -> str:
-    """A number of images or parameters, short: 128k, 1.3M."""
-    for size, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= size:
-            return f"{number / size:.3g}{unit}"
-    return f"{number:g}"
 
 
 def images(mark: int | None) -> str:
     """'128k images'; None is an unstated number."""
     return "an unstated number of images" if mark is None else f"{count(mark)} images"
-
-
-def value(number: float) -> str:
-    """A metric with three digits, never in scientific notation."""
-    return f"{number:,.0f}" if abs(number) >= 100 else f"{number:#.3g}".rstrip(".")
-
-
-def spread(low: float, high: float) -> str:
-    """One value, or the range of several."""
-    return value(low) if value(low) == value(high) else f"{value(low)}–{value(high)}"
 
 
 def factor(name: str) -> str:
@@ -107,9 +95,7 @@ def caption(rows: pd.DataFrame) -> list[str]:
         known = {name: sorted(set(column.dropna())) for name, column in seeds.items()}  # pretrained weights: no seed
         texts = [f"{name} {', '.join(map(str, values))}" for name, values in known.items() if values]
         lines.append(f"Seeds: {'; '.join(texts)}.")
-    mixed = [
-        _short(text) for text in mixed_provenance(rows) if not text.startswith(("seed:", "tokenizer_seed:", "source:"))
-    ]
+    mixed = [_short(text) for text in mixed_provenance(rows) if not text.startswith(("seed:", "tokenizer_seed:"))]
     if mixed:
         lines.append("Mixed: " + "; ".join(mixed) + ".")
     return lines
@@ -135,9 +121,9 @@ def _sampling(rows: pd.DataFrame) -> list[str]:
 
 
 def _where_guided(row: pd.Series) -> str:
-    where = row["guidance_interval"].replace(" ", " to ")
-    channels = "" if row["guidance_channels"] in ("", "all") else f", on {row['guidance_channels']} channels"
-    return (f" for t in {where}" if where else "") + channels
+    start, end, channels = row["guidance_start"], row["guidance_end"], row["guidance_channels"]
+    where = "" if pd.isna(start) else f" for t in {start:g} to {end:g}"
+    return where + ("" if pd.isna(channels) or not channels else f", on {channels} channels")
 
 
 def _labelled(name: str, text: str) -> str:

@@ -6,11 +6,11 @@ Sizes: S from DiT (Peebles and Xie 2023, arXiv 2212.09748, Table 1); B to 1p6B a
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+from models.names import nearest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,16 +84,6 @@ DIFFUSION_TIMESTEPS = 1000  # of gaussian-diffusion in training, and the maximum
 TIME_FREQUENCIES = 256  # width of the sinusoidal embedding of t, before its MLP
 
 
-def unknown(what: str, asked: object, valid: Iterable[str], form: str = "") -> ValueError:
-    """The error for an unknown name: the name, the nearest valid names, the expected form, and all valid names."""
-    valid = list(valid)
-    by_folded = {name.casefold(): name for name in valid}
-    near = difflib.get_close_matches(str(asked).casefold(), by_folded, n=3, cutoff=0.5)
-    hint = f"; did you mean {' or '.join(repr(by_folded[name]) for name in near)}?" if near else ""
-    form = f" {form}" if form else ""
-    return ValueError(f"unknown {what} {asked!r}{hint}{form} Valid: {', '.join(valid)}.")
-
-
 # Tokenizers
 
 
@@ -136,9 +126,7 @@ def parse_tokenizer(name: str) -> TokenizerName:
     if found is None:
         usual = [f"f{f}d{d}" for f in (4, 8, 16, 32) for d in (4, 8, 16, 32, 64)]
         aligned = [u + s for u in usual for s in ("", *(f"-{x}" for x in FOUNDATIONS))]
-        near = difflib.get_close_matches(name, [*aligned, *EXTERNAL_TOKENIZERS])
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
-        raise ValueError(f"{name!r} is no tokenizer{hint} {form}")
+        raise ValueError(f"{name!r} is no tokenizer; {nearest(name, [*aligned, *EXTERNAL_TOKENIZERS])}. {form}")
     downsampling, channels, foundation = int(found[1]), int(found[2]), found[3]
     if downsampling & (downsampling - 1):
         below = 1 << (downsampling.bit_length() - 1)
@@ -147,7 +135,8 @@ def parse_tokenizer(name: str) -> TokenizerName:
             f"the nearest powers of two are {below} and {2 * below}. {form}"
         )
     if foundation is not None and foundation not in FOUNDATIONS:
-        raise unknown(f"foundation model in tokenizer {name!r}:", foundation, FOUNDATIONS, form)
+        near = nearest(foundation, FOUNDATIONS)
+        raise ValueError(f"unknown foundation model {foundation!r} in tokenizer {name!r}; {near}. {form}")
     return TokenizerName(downsampling=downsampling, channels=channels, foundation=foundation)
 
 
@@ -292,22 +281,19 @@ class GeneratorConfig:
 
 def parse_generator(spec: str) -> tuple[str, str, int]:
     """Parse `LightningDiT-B/1` into (family, size, patch). Raises ValueError, with the nearest names, if it fails."""
-    form = "The form is <family>-<size>/<patch>."
+    form = (
+        f"The form is <family>-<size>/<patch>. Families: {', '.join(GENERATOR_FAMILIES)}; "
+        f"sizes: {', '.join(GENERATOR_SIZES)}."
+    )
     names = [
         f"{family}-{size}/{patch}" for family in GENERATOR_FAMILIES for size in GENERATOR_SIZES for patch in (1, 2)
     ]
     found = re.fullmatch(r"([A-Za-z]+)-(\w+)/([1-9]\d*)", spec)
     if found is None:
-        near = difflib.get_close_matches(spec, names, n=3)
-        hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else "."
-        raise ValueError(
-            f"{spec!r} is no generator{hint} {form} Families: {', '.join(GENERATOR_FAMILIES)}; "
-            f"sizes: {', '.join(GENERATOR_SIZES)}."
-        )
-    if found[1] not in GENERATOR_FAMILIES:
-        raise unknown(f"family in generator {spec!r}:", found[1], GENERATOR_FAMILIES, form)
-    if found[2] not in GENERATOR_SIZES:
-        raise unknown(f"size in generator {spec!r}:", found[2], GENERATOR_SIZES, form)
+        raise ValueError(f"{spec!r} is no generator; {nearest(spec, names)}. {form}")
+    for what, name, valid in (("family", found[1], GENERATOR_FAMILIES), ("size", found[2], GENERATOR_SIZES)):
+        if name not in valid:
+            raise ValueError(f"unknown {what} {name!r} in generator {spec!r}; {nearest(name, valid)}. {form}")
     return found[1], found[2], int(found[3])
 
 
@@ -320,7 +306,7 @@ def generator_config(spec: str, *, grid: int, in_channels: int, num_classes: int
     family, size, patch = parse_generator(spec)
     for option in options:
         if option not in GENERATOR_OPTIONS:
-            raise unknown("generator option", option, GENERATOR_OPTIONS)
+            raise ValueError(f"unknown generator option {option!r}; {nearest(option, GENERATOR_OPTIONS)}")
     depth, width, heads = GENERATOR_SIZES[size]
     return GeneratorConfig(
         name=spec, grid=grid, in_channels=in_channels, num_classes=num_classes,

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from models.configs import FOUNDATIONS, TRANSFORMERS, unknown
+from models.configs import FOUNDATIONS, TRANSFORMERS
+from models.names import nearest
 from models.weights import load_foreign
 
 Triple = tuple[float, float, float]
@@ -122,7 +123,7 @@ def foundation_model(
     Raises ValueError for an unknown name or stride, or weights that are not given or do not fit.
     """
     if name not in FOUNDATIONS:
-        raise unknown("foundation model", name, FOUNDATIONS)
+        raise ValueError(f"unknown foundation model {name!r}; {nearest(name, FOUNDATIONS)}")
     if name == "lite0":
         trunk, width = lite_trunk(efficientnet_lite("lite0", pretrained=pretrained), stride)
         return FoundationModel(name, folded(trunk), width, patch=stride, resize=input_size)
@@ -160,7 +161,7 @@ def efficientnet_lite(name: str, *, pretrained: bool = True) -> Any:
     another name, or if the package is missing or its tensors do not fit.
     """
     if name not in LITE_WEIGHTS:
-        raise unknown("EfficientNet-Lite", name, LITE_WEIGHTS)
+        raise ValueError(f"unknown EfficientNet-Lite {name!r}; {nearest(name, LITE_WEIGHTS)}")
     import timm
 
     network = timm.create_model(f"tf_efficientnet_{name}", pretrained=False)

@@ -15,7 +15,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from models.configs import SOLVERS, unknown
+from models.configs import SOLVERS
+from models.names import nearest
 
 Velocity = Callable[[Tensor, float], Tensor]
 """(state (B, ...), t) -> velocity (B, ...); t is one number for the whole batch."""
@@ -119,7 +120,7 @@ def integrate(
     steps if `steps` is None.
     """
     if solver not in SOLVERS:
-        raise unknown("solver", solver, SOLVERS)
+        raise ValueError(f"unknown solver {solver!r}; {nearest(solver, SOLVERS)}")
     if solver == "dopri5":
         return _dopri5(velocity, noise, rtol, atol)
     if steps is None:

@@ -5,10 +5,8 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from results.schema import SELECTION_SEED
+from results.runs import GUIDANCE, asked_by, choosing
 from results.table import check_protocol
-
-ABLATION = "guidance"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,15 +26,9 @@ class Choice:
     scale: float | None
 
 
-def choosing(rows: pd.DataFrame) -> pd.Series:
-    """Which rows have samples that only choose a setting; their numbers are not scores."""
-    return (rows["sampling_seed"] >= SELECTION_SEED).fillna(False).astype(bool)
-
-
 def swept(table: pd.DataFrame) -> pd.DataFrame:
     """The generators' rows of the guidance ablation, with both seeds."""
-    names = table["ablations"].map(lambda text: ABLATION in text.split()).astype(bool)
-    return table[names & (table["kind"] == "generator")]
+    return table[asked_by(table, GUIDANCE) & (table["kind"] == "generator")]
 
 
 def choices(table: pd.DataFrame) -> list[Choice]:

@@ -3,18 +3,19 @@
 The numbers are in results/paper/, one file per table of the paper; results/paper/README.md says how they were copied.
 """
 
-import difflib
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from results.schema import KEY, PUBLISHED
+from models.names import nearest
+from results.schema import NAMES, PUBLISHED, Row
 from results.schema import PUBLISHED_STUDIES as STUDIES
-from results.table import from_records, load
+from results.table import Key, load, rows_in, table_of
 
 FOLDER = Path(__file__).resolve().parent / "paper"
 IMAGENET_IMAGES = 1_281_167  # one epoch
-SEPARATORS = {"ablations": " ", "labels": "; ", "source": "; "}  # columns that are joined if several tables have a row
 # Figure 4 (a, b), by plain tokenizer: the factor of fewer images that its aligned counterpart needs for its last gFID
 SPEED_UPS = {"f16d32": 2.54, "f16d64": 2.76}
 SPEED_UPS_SOURCE = "arXiv 2501.01423, Figure 4"
@@ -31,23 +32,29 @@ def load_published(study: str, folder: Path = FOLDER) -> pd.DataFrame:
     Raises:
         ValueError: a file cannot be read, two files disagree on a number, or a row is not marked as published.
     """
-    rows: dict[tuple[str, str, str], dict[str, object]] = {}
+    rows: dict[Key, Row] = {}
     for path in sorted(folder.glob("*.csv")):
-        for row in load(path).to_dict("records"):
-            if row["study"] not in STUDIES or not row["fingerprint"].startswith(PUBLISHED):
-                raise ValueError(f"{path}: {row['run']} is of study {row['study']!r}; valid are {', '.join(STUDIES)}")
-            if row["study"] != study:
-                continue
-            cells = {str(name): cell for name, cell in row.items() if not pd.isna(cell) and cell != ""}
-            merged = rows.setdefault(tuple(str(row[name]) for name in KEY), {})  # type: ignore[arg-type]
-            for name, cell in cells.items():
-                if name in SEPARATORS and name in merged:
-                    separator = SEPARATORS[name]
-                    cell = separator.join(dict.fromkeys([*str(merged[name]).split(separator), *cell.split(separator)]))
-                elif merged.get(name, cell) != cell:
-                    raise ValueError(f"{path}: {row['run']} has {name} {cell}, another table {merged[name]}")
-                merged[name] = cell
-    return from_records(rows.values())
+        for row in rows_in(load(path)):
+            if row.study not in STUDIES or not row.fingerprint.startswith(PUBLISHED):
+                raise ValueError(f"{path}: {row.run} is of study {row.study!r}; valid are {', '.join(STUDIES)}")
+            if row.study == study:
+                rows[row.key] = _joined(rows[row.key], row, path) if row.key in rows else row
+    return table_of(rows.values())
+
+
+def _joined(row: Row, again: Row, path: Path) -> Row:
+    """A row that two tables of the paper print, `again` in the file `path`."""
+    cells: dict[str, Any] = {}
+    for name in NAMES:
+        one, other = getattr(row, name), getattr(again, name)
+        stated = [value for value in (one, other) if value not in (None, "", {})]
+        if isinstance(one, tuple):
+            cells[name] = tuple(dict.fromkeys([*one, *other]))
+        elif len(stated) == 2 and one != other:
+            raise ValueError(f"{path}: {row.run} has {name} {other}, another table {one}")
+        else:
+            cells[name] = stated[0] if stated else one
+    return dataclasses.replace(row, **cells)
 
 
 def load_study(study: str, folder: Path) -> pd.DataFrame:
@@ -65,6 +72,5 @@ def load_study(study: str, folder: Path) -> pd.DataFrame:
     path = folder / study / "table.csv"
     if not path.exists():
         studies = [*sorted(path.parent.name for path in folder.glob("*/table.csv")), *STUDIES]
-        near = difflib.get_close_matches(study, studies, 3, 0.5) or studies
-        raise ValueError(f"no study {study!r} in {folder}; nearest: {', '.join(near)}")
+        raise ValueError(f"no study {study!r} in {folder}; {nearest(study, studies)}")
     return load(path)

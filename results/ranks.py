@@ -1,9 +1,13 @@
-"""Rank agreement: whether two measurements put the same items in the same order."""
+"""Rank agreement: whether two measurements put the same items in the same order.
 
-import itertools
+scipy.stats is imported where it is used: that takes most of a second, for which commands that rank nothing do not wait.
+"""
+
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -43,45 +47,61 @@ def rank_agreement(x: Sequence[float], y: Sequence[float]) -> RankAgreement:
 
     The result is deterministic: random draws have a fixed seed.
     """
-    a, b = _ranks(np.asarray(x, float)), _ranks(np.asarray(y, float))
-    n = len(a)
-    if n < FEWEST or math.isnan(rho := float(_correlation(a, b))):
+    from scipy import stats
+
+    n = len(x)
+    if n < FEWEST or math.isnan(rho := float(_spearman(np.asarray(x), np.asarray(y)))):
         return RankAgreement(n=n)
-    rng = np.random.default_rng(0)
-    if n <= EXACT:
-        orders = np.array(list(itertools.permutations(range(n))))
-    else:
-        orders = rng.permuted(np.tile(np.arange(n), (DRAWS, 1)), axis=1)
-        orders[0] = np.arange(n)  # include the observed order, so that chance is never 0
-    chance = float((_correlation(a, b[orders]) >= rho - 1e-12).mean())
+    chance = float(_permuted(x, y, DRAWS).pvalue)
     if n < FEWEST_FOR_INTERVAL:
         return RankAgreement(n=n, rho=rho, chance=chance)
-    drawn = rng.integers(n, size=(DRAWS // n, n))
-    low, high = np.nanpercentile(_correlation(_ranks(a[drawn]), _ranks(b[drawn])), [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
+    with warnings.catch_warnings():
+        # a resample that repeats one pair has no correlation: scipy's own interval would be NaN, ours leaves it out
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        resampled = stats.bootstrap(
+            (x, y), _spearman, paired=True, n_resamples=DRAWS // n, method="percentile", rng=np.random.default_rng(0)
+        ).bootstrap_distribution
+    low, high = np.nanpercentile(resampled, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
     return RankAgreement(n=n, rho=rho, chance=chance, low=float(low), high=float(high))
 
 
 def by_chance(n: int) -> float | None:
     """The smallest absolute rank correlation that at most 1 - LEVEL of random orders of n items reach, without ties.
 
-    None if even a perfect order is more frequent, as for n = 4. Estimated from 2 DRAWS random orders with a fixed seed.
+    None if even a perfect order is more frequent, as for n = 4. Exact up to EXACT items, else estimated from 2 DRAWS
+    random orders with a fixed seed.
     """
-    orders = np.random.default_rng(0).permuted(np.tile(np.arange(n), (2 * DRAWS, 1)), axis=1)
-    correlations = np.abs(_correlation(orders, np.arange(n))).round(9)
+    correlations = np.abs(_permuted(np.arange(n), np.arange(n), 2 * DRAWS).null_distribution).round(9)
     values, counts = np.unique(correlations, return_counts=True)
     reached = counts[::-1].cumsum()[::-1] / counts.sum()  # share of orders with at least this value
     rare = values[reached <= 1 - LEVEL]
     return float(rare[0]) if len(rare) else None
 
 
-def _ranks(values: np.ndarray) -> np.ndarray:
-    """Ranks along the last axis, starting at 1, with ties at their mean rank."""
-    own, others = values[..., :, None], values[..., None, :]
-    return (others < own).sum(-1) + ((others == own).sum(-1) + 1) / 2
+def _permuted(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, draws: int) -> Any:
+    """One-sided test against all permutations of y for up to EXACT pairs, against `draws` random ones for more."""
+    from scipy import stats
+
+    n, x_ranks = len(x), stats.rankdata(x)
+    return stats.permutation_test(
+        (stats.rankdata(y),),
+        lambda y_ranks, axis: _pearson(x_ranks, y_ranks),
+        permutation_type="pairings",
+        n_resamples=math.factorial(n) if n <= EXACT else draws,
+        alternative="greater",
+        rng=np.random.default_rng(0),
+    )
 
 
-def _correlation(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Pearson's correlation along the last axis; NaN if a side is constant."""
+def _spearman(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Pearson's correlation of the ranks along the last axis; NaN if a side is constant."""
+    from scipy import stats
+
+    return _pearson(stats.rankdata(x, axis=-1), stats.rankdata(y, axis=-1))
+
+
+def _pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Along the last axis. That of scipy would compute a p-value and warn of a constant side for every resample."""
     a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
     with np.errstate(invalid="ignore"):
         return (a * b).sum(-1) / np.sqrt((a**2).sum(-1) * (b**2).sum(-1))

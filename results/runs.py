@@ -1,40 +1,32 @@
-"""Runs in the rows of the table: which rows have scores, and the changes that a run's name states."""
-
-import ast
-from typing import Any
+"""Which rows of the table have scores, and which ablations asked for them."""
 
 import pandas as pd
 
-from results.guidance import ABLATION, choosing
+from results.schema import SELECTION_SEED
 
 SEARCH = "search-"  # prefix of a search in the column `ablations`; the name of the space follows
+GUIDANCE = "guidance"  # the ablation that tries scales of guidance, see results/guidance.py
 
 
-def changes_of(run: str) -> dict[str, Any]:
-    """The changed training settings in a run's name: 'f4d4 + DiT-XS/2 + swiglu=True' gives {'swiglu': True}.
-
-    A value that is not a Python literal stays text. Changes of the sampling are left out: they are part of the
-    protocol, which has its own columns.
-    """
-    changes: dict[str, Any] = {}
-    for part in run.split(" + "):
-        key, equals, value = part.partition("=")
-        if equals and not key.startswith("sampling."):
-            try:
-                changes[key] = ast.literal_eval(value)
-            except (ValueError, SyntaxError):
-                changes[key] = value
-    return changes
+def asked_by(table: pd.DataFrame, ablation: str) -> pd.Series:
+    """Which rows an ablation asked for."""
+    return table["ablations"].map(lambda names: ablation in names).astype(bool)  # an empty table has another dtype
 
 
 def of_searches(table: pd.DataFrame) -> pd.Series:
     """Which rows belong only to searches, and to no ablation."""
-    of_search = table["ablations"].map(lambda names: bool(names) and all(n.startswith(SEARCH) for n in names.split()))
-    return of_search.astype(bool)  # an empty table would give another dtype
+    only = table["ablations"].map(lambda names: bool(names) and all(name.startswith(SEARCH) for name in names))
+    return only.astype(bool)
+
+
+def choosing(rows: pd.DataFrame) -> pd.Series:
+    """Which rows have samples that only choose a setting; their numbers are not scores."""
+    return (rows["sampling_seed"] >= SELECTION_SEED).fillna(False).astype(bool)
 
 
 def scored(table: pd.DataFrame) -> pd.DataFrame:
     """Finished rows of ablations, without those whose samples only choose a setting or try a guidance scale."""
-    table = table[~of_searches(table)]
-    tried = (table["ablations"] == ABLATION) & (table["guidance_scale"] != 1).fillna(True)
-    return table[(table["state"] == "done") & (table["ablations"] != "") & ~choosing(table) & ~tried]
+    asked = table["ablations"].map(bool).astype(bool)
+    tried = table["ablations"].map(lambda names: names == (GUIDANCE,)).astype(bool)
+    tried &= (table["guidance_scale"] != 1).fillna(True)
+    return table[(table["state"] == "done") & asked & ~of_searches(table) & ~choosing(table) & ~tried]

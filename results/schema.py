@@ -1,9 +1,218 @@
-"""The columns of a results table, declared once; loading, writing and documentation use this list."""
+"""The columns of a results table, declared once as the fields of a row; loading, writing and docs use this list."""
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
 
-Type = Literal["text", "int", "float", "bool"]
+Type = Literal["text", "int", "float", "bool", "JSON"]
+
+KINDS = ("tokenizer", "generator")
+STATES = ("done", "pending", "running", "failed", "timed out", "diverged", "pruned", "blocked")
+HEADLINE = {"tokenizer": "rfid", "generator": "gfid"}  # the metric that every done row has
+SELECTION_SEED = 1_000_000  # sampling seeds from here on only choose a setting, see results/guidance.py
+FOREIGN = "images-"  # prefix of the fingerprint of pictures made elsewhere, see study/evaluate.py
+PUBLISHED = "published-"  # prefix of the fingerprint of a row of results/paper/, see results/published.py
+PUBLISHED_STUDIES = ("paper", "since")  # the studies of those rows; a measured study must not have these names
+
+
+@dataclass(frozen=True, kw_only=True)
+class Label:
+    """A run's place and name in one ablation, and the factors in which it differs from the run it is compared with."""
+
+    ablation: str
+    place: int
+    text: str
+    changed: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.ablation} {self.place}: {self.text}" + (f" [{', '.join(self.changed)}]" if self.changed else "")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a number was copied from: a publication, its table, and which row or words of it."""
+
+    publication: str
+    table: str = ""
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return ", ".join(filter(None, (self.publication, self.table, self.detail)))
+
+
+def _column(group: str, meaning: str, empty: Any = None) -> Any:
+    """A field of a row. empty: its value, or a function that makes it, where nothing is stated."""
+    metadata = {"group": group, "meaning": meaning}
+    if callable(empty):
+        return field(default_factory=empty, metadata=metadata)
+    return field(default=empty, metadata=metadata)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A row of the results table: a run, judged at a number of images seen by one judge, or the reason why it is not.
+
+    A field that is not stated has its empty value: None for numbers, "" for text, () or {} for what the file has as
+    JSON.
+
+    Raises:
+        ValueError: a value of another type, a number that is not finite (a computed NaN is a failed run, not a missing
+            number), an empty key, an unknown kind or state, a done row without its headline metric (rfid or gfid).
+        TypeError: a name that is no column.
+    """
+
+    ablations: tuple[str, ...] = _column("identity", "ablations that asked; empty: no longer asked", ())
+    labels: tuple[Label, ...] = _column(
+        "identity",
+        "what ablations call the run, its place there and what it changes",
+        (),
+    )
+    kind: str = _column("identity", "tokenizer or generator", "")
+    run: str = _column("identity", "readable name of the run", "")
+    changes: Mapping[str, Any] = _column(
+        "identity", "changed settings of the training, by name; those of the sampling are in the protocol", empty=dict
+    )
+    fingerprint: str = _column(
+        "identity",
+        "fingerprint of the training stage; for pictures made elsewhere images- and the hash of their pixels, "
+        "for published numbers published- and a name",
+        "",
+    )
+    tokenizer: str = _column("identity", "tokenizer spec, e.g. f4d16-lite0", "")
+    foundation_model: str = _column("identity", "model the tokenizer is aligned with, or none", "")
+    latent_channels: int | None = _column("identity", "channels of the latent")
+    generator: str = _column("identity", "generator spec, e.g. LightningDiT-B/1; empty for tokenizers", "")
+    tokenizer_seed: int | None = _column("identity", "seed of the tokenizer's training")
+    seed: int | None = _column("identity", "seed of the run's own training")
+    tokenizer_fingerprint: str = _column("identity", "fingerprint of the tokenizer (own, for tokenizers)", "")
+    images_seen: int | None = _column("identity", "training images seen when evaluated; empty where nobody says")
+    protocol: str = _column("identity", "hash of the evaluation protocol; of published numbers, in words", "")
+    state: str = _column("state", "done, pending, running, failed, timed out, diverged, pruned or blocked", "")
+    reason: str = _column("state", "why the run is not done, in one line", "")
+    log: str = _column("state", "where its log is", "")
+    rfid: float | None = _column("metrics", "Fréchet distance of reconstructions to their own inputs")
+    psnr: float | None = _column("metrics", "peak signal-to-noise ratio of reconstructions, dB")
+    ssim: float | None = _column("metrics", "structural similarity of reconstructions")
+    perceptual: float | None = _column("metrics", "perceptual distance of reconstructions")
+    gfid: float | None = _column("metrics", "Fréchet distance of samples to the reference")
+    sfid: float | None = _column("metrics", "Fréchet distance of Inception's spatial features; empty for other judges")
+    kid: float | None = _column("metrics", "kernel distance of samples to the reference")
+    precision: float | None = _column("metrics", "share of samples inside the reference's manifold")
+    recall: float | None = _column("metrics", "share of the reference inside the samples' manifold")
+    inception_score: float | None = _column("metrics", "inception score of the samples")
+    density_cv: float | None = _column("diagnostics", "latent tokens: spread over mean of their density on a t-SNE map")
+    gini: float | None = _column("diagnostics", "latent tokens: Gini coefficient of the same densities")
+    normalized_entropy: float | None = _column("diagnostics", "latent tokens: entropy of the same densities over log N")
+    effective_rank: float | None = _column("diagnostics", "latent tokens: exp of the entropy of their spectrum")
+    ifid: float | None = _column("diagnostics", "interpolated FID: decoded midpoints of neighbouring latents")
+    diagnostic_points: int | None = _column(
+        "diagnostics",
+        "latent tokens behind these, one per image; ifid is of samples",
+    )
+    samples: int | None = _column("protocol", "images scored")
+    chunk: int | None = _column("protocol", "samples generated together")
+    solver: str = _column("protocol", "ODE solver, or ddpm: ancestral sampling of Gaussian diffusion", "")
+    steps: int | None = _column("protocol", "solver steps; empty for adaptive solvers")
+    timestep_shift: float | None = _column("protocol", "shift of the sampling times; 1 is none")
+    guidance_scale: float | None = _column("protocol", "classifier-free guidance; 1 is none")
+    guidance_start: float | None = _column("protocol", "t from which on guidance is on")
+    guidance_end: float | None = _column("protocol", "t up to which guidance is on")
+    guidance_channels: int | None = _column("protocol", "latent channels guided, from the first on; 0 is all")
+    label_scheme: str = _column("protocol", "how labels of samples are chosen", "")
+    weights: str = _column("protocol", "ema or raw", "")
+    reference: str = _column("protocol", "images the samples are compared with", "")
+    reference_hash: str = _column("protocol", "hash of the reference's statistics", "")
+    extractor: str = _column("protocol", "network whose features are compared (the judge)", "")
+    extractor_size: int | None = _column("protocol", "side of the images it sees, pixels")
+    perceptual_net: str = _column("protocol", "network of the perceptual distance", "")
+    decode_precision: str = _column("protocol", "precision of decoding", "")
+    comparable: bool | None = _column("protocol", "False: fewer samples than twice the feature width")
+    sampling_seed: int | None = _column(
+        "provenance",
+        "seed of the samples' noise and labels; from 1,000,000 on these samples only choose a setting",
+    )
+    study: str = _column("provenance", "study the row belongs to", "")
+    scale: str = _column("provenance", "scale, e.g. desk", "")
+    data: str = _column("provenance", "data set", "")
+    resolution: int | None = _column(
+        "provenance",
+        "side of the training images, pixels; of the pictures themselves where they were made elsewhere",
+    )
+    commit: str = _column("provenance", "commit of the code", "")
+    versions: str = _column("provenance", "versions of the libraries that move numbers", "")
+    device: str = _column("provenance", "device", "")
+    train_precision: str = _column("provenance", "number format of the training, e.g. bf16", "")
+    threads: int | None = _column("provenance", "threads per process")
+    given_weights: str = _column(
+        "provenance",
+        "file of the weights that were given, and its hash; empty: trained here. Given ones have no seed and no cost",
+        "",
+    )
+    source: tuple[Source, ...] = _column(
+        "provenance",
+        "publications that a number is copied from; empty: measured here",
+        (),
+    )
+    train_seconds: float | None = _column("cost", "seconds of training")
+    evaluate_seconds: float | None = _column("cost", "seconds of evaluation")
+    peak_memory_gib: float | None = _column("cost", "peak memory, GiB")
+    train_images_per_second: float | None = _column("cost", "training throughput")
+    parameters: int | None = _column("cost", "trained parameters of the run's own network")
+    flops_per_image: float | None = _column("cost", "FLOPs of one training image, forward and backward")
+    sheet: str = _column("cost", "picture sheet in results/<study>/sheets/, or empty", "")
+
+    def __post_init__(self) -> None:
+        for name, type_ in TYPES.items():
+            object.__setattr__(self, name, _value(self, name, type_))
+        for name in KEY:
+            not_measured_here = self.fingerprint.startswith((FOREIGN, PUBLISHED))
+            may_be_unknown = name == "images_seen" and not_measured_here
+            if getattr(self, name) in (None, "") and not may_be_unknown:
+                raise ValueError(f"{self.where}: {name} is empty, and it is part of the row's key")
+        for name, valid in (("kind", KINDS), ("state", STATES)):
+            if getattr(self, name) not in valid:
+                raise ValueError(f"{self.where}: {name} is {getattr(self, name)!r}; valid are {', '.join(valid)}")
+        headline = HEADLINE[self.kind]
+        if self.fingerprint.startswith(PUBLISHED):  # has only the numbers that its publication states
+            if not self.source or all(getattr(self, name) is None for name in (*METRICS, *DIAGNOSTICS)):
+                raise ValueError(f"{self.where}: published, but without a number or its source")
+        elif self.source:
+            raise ValueError(f"{self.where}: has a source, but its fingerprint does not begin with {PUBLISHED}")
+        elif self.state == "done" and getattr(self, headline) is None:
+            raise ValueError(f"{self.where}: done, but {headline} is NaN or missing")
+
+    @property
+    def key(self) -> tuple[str, int | None, str]:
+        """What identifies the row in a table: the values of KEY."""
+        return self.fingerprint, self.images_seen, self.protocol
+
+    @property
+    def where(self) -> str:
+        """The row in an error message."""
+        return f"{self.run or '?'} at {self.images_seen} images"
+
+
+def _value(row: Row, name: str, type_: Type) -> Any:
+    """The value of a field with exactly the declared type; ValueError if it has another one."""
+    value = getattr(row, name)
+    if value is None and type_ in ("int", "float", "bool"):
+        return None
+    match type_:
+        case "text" if isinstance(value, str):
+            return " ".join(value.split())
+        case "bool" if isinstance(value, bool):
+            return value
+        case "int" if isinstance(value, int) and not isinstance(value, bool):
+            return value
+        case "float" if isinstance(value, (int, float)) and not isinstance(value, bool):
+            if not math.isfinite(value):
+                raise ValueError(f"{row.where}: {name} is {value}; leave out what is missing")
+            return float(value)
+        case "JSON" if isinstance(value, (tuple, Mapping)):
+            return value
+    raise ValueError(f"{row.where}: {name} should be {type_}, found {value!r}")
 
 
 @dataclass(frozen=True)
@@ -16,103 +225,9 @@ class Column:
     meaning: str
 
 
-COLUMNS = (
-    Column("ablations", "text", "identity", "ablations that asked, space-separated; empty: no longer asked"),
-    Column(
-        "labels",
-        "text",
-        "identity",
-        "what ablations call the run, its place there and what it changes, see results/labels.py",
-    ),
-    Column("kind", "text", "identity", "tokenizer or generator"),
-    Column("run", "text", "identity", "readable name of the run"),
-    Column(
-        "fingerprint",
-        "text",
-        "identity",
-        "fingerprint of the training stage; for pictures made elsewhere images- and the hash of their pixels, for "
-        "published numbers published- and a name",
-    ),
-    Column("tokenizer", "text", "identity", "tokenizer spec, e.g. f4d16-lite0"),
-    Column("foundation_model", "text", "identity", "model the tokenizer is aligned with, or none"),
-    Column("latent_channels", "int", "identity", "channels of the latent"),
-    Column("generator", "text", "identity", "generator spec, e.g. LightningDiT-B/1; empty for tokenizers"),
-    Column("tokenizer_seed", "int", "identity", "seed of the tokenizer's training"),
-    Column("seed", "int", "identity", "seed of the run's own training"),
-    Column("tokenizer_fingerprint", "text", "identity", "fingerprint of the tokenizer (own, for tokenizers)"),
-    Column("images_seen", "int", "identity", "training images seen when evaluated; empty where nobody says"),
-    Column("protocol", "text", "identity", "hash of the evaluation protocol; of published numbers, in words"),
-    Column("state", "text", "state", "done, pending, running, failed, timed out, diverged, pruned or blocked"),
-    Column("reason", "text", "state", "why the run is not done, in one line"),
-    Column("log", "text", "state", "where its log is"),
-    Column("rfid", "float", "metrics", "Fréchet distance of reconstructions to their own inputs"),
-    Column("psnr", "float", "metrics", "peak signal-to-noise ratio of reconstructions, dB"),
-    Column("ssim", "float", "metrics", "structural similarity of reconstructions"),
-    Column("perceptual", "float", "metrics", "perceptual distance of reconstructions"),
-    Column("gfid", "float", "metrics", "Fréchet distance of samples to the reference"),
-    Column("sfid", "float", "metrics", "Fréchet distance of Inception's spatial features; empty for other judges"),
-    Column("kid", "float", "metrics", "kernel distance of samples to the reference"),
-    Column("precision", "float", "metrics", "share of samples inside the reference's manifold"),
-    Column("recall", "float", "metrics", "share of the reference inside the samples' manifold"),
-    Column("inception_score", "float", "metrics", "inception score of the samples"),
-    Column("density_cv", "float", "diagnostics", "latent tokens: spread over mean of their density on a t-SNE map"),
-    Column("gini", "float", "diagnostics", "latent tokens: Gini coefficient of the same densities"),
-    Column("normalized_entropy", "float", "diagnostics", "latent tokens: entropy of the same densities over log N"),
-    Column("effective_rank", "float", "diagnostics", "latent tokens: exp of the entropy of their spectrum"),
-    Column("ifid", "float", "diagnostics", "interpolated FID: decoded midpoints of neighbouring latents"),
-    Column("diagnostic_points", "int", "diagnostics", "latent tokens behind these, one per image; ifid is of samples"),
-    Column("samples", "int", "protocol", "images scored"),
-    Column("chunk", "int", "protocol", "samples generated together"),
-    Column("solver", "text", "protocol", "ODE solver, or ddpm: ancestral sampling of Gaussian diffusion"),
-    Column("steps", "int", "protocol", "solver steps; empty for adaptive solvers"),
-    Column("timestep_shift", "float", "protocol", "shift of the sampling times; 1 is none"),
-    Column("guidance_scale", "float", "protocol", "classifier-free guidance; 1 is none"),
-    Column("guidance_interval", "text", "protocol", "t where guidance is on, e.g. 0 1"),
-    Column("guidance_channels", "text", "protocol", "latent channels guided: all, or how many"),
-    Column("label_scheme", "text", "protocol", "how labels of samples are chosen"),
-    Column("weights", "text", "protocol", "ema or raw"),
-    Column("reference", "text", "protocol", "images the samples are compared with"),
-    Column("reference_hash", "text", "protocol", "hash of the reference's statistics"),
-    Column("extractor", "text", "protocol", "network whose features are compared (the judge)"),
-    Column("extractor_size", "int", "protocol", "side of the images it sees, pixels"),
-    Column("perceptual_net", "text", "protocol", "network of the perceptual distance"),
-    Column("decode_precision", "text", "protocol", "precision of decoding"),
-    Column("comparable", "bool", "protocol", "False: fewer samples than twice the feature width"),
-    Column(
-        "sampling_seed",
-        "int",
-        "provenance",
-        "seed of the samples' noise and labels; from 1,000,000 on these samples only choose a setting",
-    ),
-    Column("study", "text", "provenance", "study the row belongs to"),
-    Column("scale", "text", "provenance", "scale, e.g. desk"),
-    Column("data", "text", "provenance", "data set"),
-    Column(
-        "resolution",
-        "int",
-        "provenance",
-        "side of the training images, pixels; of the pictures themselves where they were made elsewhere",
-    ),
-    Column("commit", "text", "provenance", "commit of the code"),
-    Column("versions", "text", "provenance", "versions of the libraries that move numbers"),
-    Column("device", "text", "provenance", "device"),
-    Column("train_precision", "text", "provenance", "number format of the training, e.g. bf16"),
-    Column("threads", "int", "provenance", "threads per process"),
-    Column(
-        "given_weights",
-        "text",
-        "provenance",
-        "file of the weights that were given, and its hash; empty: trained here. Given ones have no seed and no cost",
-    ),
-    Column("source", "text", "provenance", "publication that a number is copied from; empty: measured here"),
-    Column("train_seconds", "float", "cost", "seconds of training"),
-    Column("evaluate_seconds", "float", "cost", "seconds of evaluation"),
-    Column("peak_memory_gib", "float", "cost", "peak memory, GiB"),
-    Column("train_images_per_second", "float", "cost", "training throughput"),
-    Column("parameters", "int", "cost", "trained parameters of the run's own network"),
-    Column("flops_per_image", "float", "cost", "FLOPs of one training image, forward and backward"),
-    Column("sheet", "text", "cost", "picture sheet in results/<study>/sheets/, or empty"),
-)
+_TYPES: dict[Any, Type] = {str: "text", int | None: "int", float | None: "float", bool | None: "bool"}
+_HINTS = typing.get_type_hints(Row)
+COLUMNS = tuple(Column(one.name, _TYPES.get(_HINTS[one.name], "JSON"), **one.metadata) for one in fields(Row))
 NAMES = tuple(column.name for column in COLUMNS)
 TYPES = {column.name: column.type for column in COLUMNS}
 METRICS = tuple(column.name for column in COLUMNS if column.group == "metrics")
@@ -121,14 +236,6 @@ DIAGNOSTICS = ("density_cv", "gini", "normalized_entropy", "effective_rank", "if
 PROTOCOL = tuple(column.name for column in COLUMNS if column.group == "protocol")
 PROVENANCE = tuple(column.name for column in COLUMNS if column.group == "provenance")
 KEY = ("fingerprint", "images_seen", "protocol")
-KINDS = ("tokenizer", "generator")
-# columns added after the first tables were written: a file without them is read as if they were empty
-ADDED = ("labels", "sfid", "given_weights", "diagnostic_points", *DIAGNOSTICS, "source")
-SELECTION_SEED = 1_000_000  # sampling seeds from here on only choose a setting, see results/guidance.py
-FOREIGN = "images-"  # prefix of the fingerprint of pictures made elsewhere, see study/evaluate.py
-PUBLISHED = "published-"  # prefix of the fingerprint of a row of results/paper/, see results/published.py
-PUBLISHED_STUDIES = ("paper", "since")  # the studies of those rows; a measured study must not have these names
-STATES = ("done", "pending", "running", "failed", "timed out", "diverged", "pruned", "blocked")
 
 
 def latents_file(tokenizer_fingerprint: str, suffix: str) -> str:

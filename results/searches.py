@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from results.files import replacing
+from results.files import atomic
 from results.schema import METRICS, PROTOCOL
 
 State = Literal["complete", "pruned", "diverged", "failed", "running"]  # failed: another trial takes its place
@@ -155,7 +155,7 @@ def write(search: Search, folder: Path) -> None:
         ("csv", table.getvalue()),
         ("json", text),
     ):  # trials first, because candidates refer to them
-        with replacing(folder / FOLDER / f"{search.space}.{suffix}") as temporary:
+        with atomic(folder / FOLDER / f"{search.space}.{suffix}") as temporary:
             temporary.write_text(content, encoding="utf-8", newline="")
 
 

@@ -1,10 +1,13 @@
 """The results table: one row per (fingerprint, images seen, protocol hash), including planned runs.
 
-A missing number is an empty cell: NaN in float columns, <NA> in int and bool columns, '' in text columns.
+In a file, what is not stated is an empty cell. In a data frame it is NaN in float columns, <NA> in int and bool
+columns, '' in text columns, and () or {} in columns that the file has as JSON.
 """
 
 import csv
-import difflib
+import dataclasses
+import io
+import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -12,89 +15,96 @@ from typing import Any
 
 import pandas as pd
 
-from results.files import replacing
-from results.schema import (
-    ADDED,
-    DIAGNOSTICS,
-    FOREIGN,
-    KEY,
-    KINDS,
-    METRICS,
-    NAMES,
-    PROTOCOL,
-    PROVENANCE,
-    PUBLISHED,
-    STATES,
-    TYPES,
-    Type,
-)
+from models.names import nearest
+from results.files import atomic
+from results.schema import KEY, NAMES, PROTOCOL, PROVENANCE, TYPES, Label, Row, Source
 
 __all__ = [
     "PROTOCOL",
     "PROVENANCE",
     "ProtocolError",
     "check_protocol",
-    "from_records",
     "load",
     "merge",
     "mixed_provenance",
+    "rows_in",
+    "table_of",
     "write",
 ]
 
-HEADLINE = {"tokenizer": "rfid", "generator": "gfid"}  # the metric that every done row has
-DTYPES = {"text": pd.StringDtype("python"), "int": "Int64", "float": "float64", "bool": "boolean"}
+Key = tuple[str, int | None, str]
+DTYPES: dict[str, Any] = {
+    "text": pd.StringDtype("python"),
+    "int": "Int64",
+    "float": "float64",
+    "bool": "boolean",
+    "JSON": "object",
+}
+PARTS = {"labels": Label, "source": Source}  # what the objects in a JSON column are
 
 
 class ProtocolError(ValueError):
     """Numbers that would share an axis were measured in different ways."""
 
 
-def from_records(records: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """A checked table from one mapping per row; a name that is absent or None is an empty cell.
+def table_of(rows: Iterable[Row]) -> pd.DataFrame:
+    """A table of these rows, sorted by key, with the declared columns; ValueError if two rows share a key."""
+    keyed = sorted(by_key(rows).values(), key=_order)
+    columns = {name: [getattr(row, name) for row in keyed] for name in NAMES}
+    return pd.DataFrame({name: _series(cells, TYPES[name]) for name, cells in columns.items()})
 
-    Raises ValueError for an unknown column, a value of the wrong type, a number that is not finite (a computed NaN is a
-    failed run, not a missing number), and for everything that `write` refuses.
+
+def rows_in(table: pd.DataFrame) -> list[Row]:
+    """The rows of a table, in its order; columns that are not declared are left out.
+
+    Raises ValueError for a missing column and for all that a Row refuses.
     """
-    records = list(records)
-    for record in records:
-        _check_names(record, "a row")
-        for name, value in record.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                raise ValueError(f"{_where(record)}: {name} is {value}; leave out what is missing")
-    columns = {name: [record.get(name) for record in records] for name in NAMES}
-    return _checked(pd.DataFrame(columns, dtype=object))
+    missing = [name for name in NAMES if name not in table.columns]
+    if missing:
+        raise ValueError(f"the table lacks the columns {', '.join(missing)}")
+    columns = {name: [None if _missing(cell) else cell for cell in table[name].tolist()] for name in NAMES}
+    return [_row(dict(zip(NAMES, cells, strict=True))) for cells in zip(*columns.values(), strict=True)]
+
+
+def by_key(rows: Iterable[Row]) -> dict[Key, Row]:
+    """The rows by their key, in order; ValueError if two share one."""
+    found: dict[Key, Row] = {}
+    for row in rows:
+        if found.setdefault(row.key, row) is not row:
+            key = ", ".join(f"{name} {cell}" for name, cell in zip(KEY, row.key, strict=True))
+            raise ValueError(f"two rows share the key {key}: {found[row.key].where} and {row.where}")
+    return found
 
 
 def load(path: Path) -> pd.DataFrame:
     """Read the table in a CSV file, with exact types and the declared order of columns.
 
-    Columns of ADDED may be missing in the file and are then empty. Raises ValueError for a missing, repeated or unknown
-    column, an invalid cell, or a duplicate key.
+    Raises ValueError for a missing, repeated or unknown column, an invalid cell, or a duplicate key.
     """
     try:
-        with open(path, newline="", encoding="utf-8") as file:
-            lines = list(csv.reader(file, strict=True))
+        text = path.read_text(encoding="utf-8")
+        lines = list(csv.reader(io.StringIO(text, newline=""), strict=True))
     except (csv.Error, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not a table of comma-separated text: {error}") from error
     if not lines:
         raise ValueError(f"{path} is empty: a table has at least its line of column names")
-    header, cells = lines[0], lines[1:]
-    _check_names(header, str(path))
-    missing = [name for name in NAMES if name not in (*header, *ADDED)]
-    if missing:
-        raise ValueError(f"{path} lacks the columns {', '.join(missing)}; found {', '.join(header)}")
-    if len(set(header)) < len(header):
-        raise ValueError(f"{path} has a column twice: {', '.join(n for n in NAMES if header.count(n) > 1)}")
-    records = []
-    for row, values in enumerate(cells, start=1):
-        if len(values) != len(header):
-            raise ValueError(f"{path}, row {row}: {len(values)} cells for {len(header)} columns")
-        try:
-            records.append({name: _parse(text, name) for name, text in zip(header, values, strict=True)})
-        except ValueError as error:
-            raise ValueError(f"{path}, row {row}: {error}") from None
+    header, *cells = lines
+    _check_header(header, path)
+    for number, line in enumerate(cells, start=1):
+        if len(line) != len(header):  # pandas would fill a short line up
+            raise ValueError(f"{path}, row {number}: {len(line)} cells for {len(header)} columns")
+    _check_numbers(pd.DataFrame(cells, columns=header, dtype="str"), path)
+    table = pd.read_csv(  # type: ignore[call-overload]
+        io.StringIO(text, newline=""),
+        dtype={name: DTYPES["text" if TYPES[name] == "JSON" else TYPES[name]] for name in NAMES},
+        keep_default_na=False,  # in text, 'nan' is a word
+        na_values={name: [""] for name in NAMES if TYPES[name] not in ("text", "JSON")},
+    )
     try:
-        return from_records(records)
+        for name in NAMES:
+            if TYPES[name] == "JSON":
+                table[name] = _series([_read_json(cell, name) for cell in table[name]], "JSON")
+        return table_of(rows_in(table))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -102,23 +112,21 @@ def load(path: Path) -> pd.DataFrame:
 def write(table: pd.DataFrame, path: Path) -> None:
     """Write the table atomically, sorted by key; the same table always gives the same bytes.
 
-    Raises ValueError for a missing or unknown column, a wrong type, an empty or duplicate key, an unknown
-    kind or state, an infinite number, or a done row without its headline metric (rfid or gfid).
+    Raises ValueError for a missing or unknown column, a duplicate key, and for all that a Row refuses.
     """
-    table = _checked(table)
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    unknown = [str(name) for name in table.columns if name not in TYPES]
+    if unknown:
+        raise ValueError(f"the table has the unknown columns {', '.join(unknown)}; {nearest(unknown[0], NAMES)}")
+    table = table_of(rows_in(table))
+    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(NAMES)
-        columns = [[_format(cell, TYPES[name]) for cell in table[name]] for name in NAMES]
-        writer.writerows(zip(*columns, strict=True))
+        writer.writerows(zip(*([_text(cell) for cell in table[name].tolist()] for name in NAMES), strict=True))
 
 
 def merge(old: pd.DataFrame, new: pd.DataFrame) -> pd.DataFrame:
     """The rows of both tables; if both have a key, the new row, so that a result replaces its pending row."""
-    old, new = _checked(old), _checked(new)
-    replaced = pd.MultiIndex.from_frame(old[list(KEY)]).isin(pd.MultiIndex.from_frame(new[list(KEY)]))
-    parts = [part for part in (old[~replaced], new) if len(part)]
-    return _checked(pd.concat(parts, ignore_index=True)) if parts else new
+    return table_of({**by_key(rows_in(old)), **by_key(rows_in(new))}.values())
 
 
 def check_protocol(rows: pd.DataFrame, varies: Iterable[str] = ()) -> None:
@@ -138,9 +146,12 @@ def check_protocol(rows: pd.DataFrame, varies: Iterable[str] = ()) -> None:
 
 
 def mixed_provenance(rows: pd.DataFrame) -> list[str]:
-    """Provenance columns in which the done rows differ, as text for a caption: 'commit: 1a2b, 3c4d'."""
+    """Provenance columns but `source` in which the done rows differ, as text for a caption: 'commit: 1a2b, 3c4d'."""
     done = rows[rows["state"] == "done"]
-    values = {name: _values(done[name]) for name in (*PROVENANCE, "tokenizer_seed", "seed")}
+    names = [
+        name for name in (*PROVENANCE, "tokenizer_seed", "seed") if name != "source"
+    ]  # publications are named anyway
+    values = {name: _values(done[name]) for name in names}
     values["sampling_seed"] = _values(done.loc[done["kind"] == "generator", "sampling_seed"])  # tokenizers have none
     return [f"{name}: {', '.join(texts)}" for name, texts in values.items() if len(texts) > 1]
 
@@ -153,90 +164,75 @@ def _values(column: pd.Series) -> list[str]:
     return texts + ["empty"] * any(_missing(cell) for cell in cells)
 
 
-def _checked(table: pd.DataFrame) -> pd.DataFrame:
-    """A copy with the declared columns, order and types, sorted by key; ValueError if the table is invalid."""
-    _check_names(table.columns, "the table")
-    missing = [name for name in NAMES if name not in table.columns]
-    if missing:
-        raise ValueError(f"the table lacks the columns {', '.join(missing)}")
-    checked = pd.DataFrame({name: _cast(table[name]) for name in NAMES})
-    for _, row in checked.iterrows():
-        _check_row(row)
-    duplicates = checked[checked.duplicated(list(KEY), keep=False)]
-    if len(duplicates):
-        key = ", ".join(f"{name} {duplicates.iloc[0][name]}" for name in KEY)
-        raise ValueError(f"{len(duplicates)} rows share one key or more, the first {key}: {_where(duplicates.iloc[0])}")
-    return checked.sort_values(list(KEY), ignore_index=True)
+def _order(row: Row) -> tuple[Any, ...]:
+    return row.fingerprint, row.images_seen is None, row.images_seen or 0, row.protocol
 
 
-def _check_row(row: pd.Series) -> None:
-    for name in KEY:
-        not_measured_here = str(row["fingerprint"]).startswith((FOREIGN, PUBLISHED))
-        may_be_unknown = name == "images_seen" and not_measured_here
-        if _missing(row[name]) and not may_be_unknown:
-            raise ValueError(f"{_where(row)}: {name} is empty, and it is part of the row's key")
-    for name, valid in (("kind", KINDS), ("state", STATES)):
-        if row[name] not in valid:
-            raise ValueError(f"{_where(row)}: {name} is {row[name]!r}; valid are {', '.join(valid)}")
-    for name in METRICS:
-        if math.isinf(row[name]):
-            raise ValueError(f"{_where(row)}: {name} is {row[name]}; metrics are finite or missing")
-    headline = HEADLINE[row["kind"]]
-    if str(row["fingerprint"]).startswith(PUBLISHED):  # has only the numbers that its publication states
-        if not row["source"] or all(_missing(row[name]) for name in (*METRICS, *DIAGNOSTICS)):
-            raise ValueError(f"{_where(row)}: published, but without a number or its source")
-    elif row["source"]:
-        raise ValueError(f"{_where(row)}: has a source, but its fingerprint does not begin with {PUBLISHED}")
-    elif row["state"] == "done" and _missing(row[headline]):
-        raise ValueError(f"{_where(row)}: done, but {headline} is NaN or missing")
+def _series(cells: list[Any], type_: str) -> pd.Series:
+    return pd.Series(cells, dtype=DTYPES[type_])  # type: ignore[call-overload]
 
 
-def _check_names(names: Iterable[str], what: str) -> None:
-    unknown = [name for name in names if name not in TYPES]
+def _row(cells: dict[str, Any]) -> Row:
+    return Row(**{name: cell for name, cell in cells.items() if cell is not None})
+
+
+def _check_header(header: list[str], path: Path) -> None:
+    unknown = [name for name in header if name not in TYPES]
     if unknown:
-        near = difflib.get_close_matches(unknown[0], NAMES, 3, 0)
-        raise ValueError(f"{what} has the unknown columns {', '.join(unknown)}; nearest: {', '.join(near)}")
+        raise ValueError(f"{path} has the unknown columns {', '.join(unknown)}; {nearest(unknown[0], NAMES)}")
+    if missing := [name for name in NAMES if name not in header]:
+        raise ValueError(f"{path} lacks the columns {', '.join(missing)}; found {', '.join(header)}")
+    if len(set(header)) < len(header):
+        raise ValueError(f"{path} has a column twice: {', '.join(n for n in NAMES if header.count(n) > 1)}")
 
 
-def _cast(column: pd.Series) -> pd.Series:
-    name = str(column.name)
-    type_ = TYPES[name]
-    cells = [None if _missing(cell) else cell for cell in column.tolist()]
-    try:
-        if type_ == "text":
-            cells = ["" if cell is None else " ".join(str(cell).split()) for cell in cells]
-        elif type_ == "float":
-            cells = [math.nan if cell is None else float(cell) for cell in cells]
-        return pd.Series(cells, dtype=DTYPES[type_], index=column.index, name=name)  # type: ignore[call-overload]
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"column {name} should hold {type_}: {error}") from None
+def _check_numbers(texts: pd.DataFrame, path: Path) -> None:
+    """Raise ValueError for the first cell that is not of its column's type: pandas says neither row nor column."""
+    for name, type_ in TYPES.items():
+        cells = texts[name][texts[name] != ""]
+        if type_ == "bool":
+            wrong = ~cells.isin(["True", "False"])
+        elif type_ in ("int", "float"):
+            numbers = pd.to_numeric(cells, errors="coerce")
+            wrong = ~numbers.abs().lt(float("inf"))  # so is what is no number
+            if type_ == "int":
+                wrong |= ~cells.str.fullmatch(r"-?\d+")
+        else:
+            continue
+        if wrong.any():
+            row = int(wrong.idxmax())  # type: ignore[call-overload]
+            raise ValueError(f"{path}, row {row + 1}: {name} should be {type_}, found {cells[row]!r}")
 
 
-def _parse(text: str, name: str) -> Any:
-    if text == "":
+def _read_json(text: str, name: str) -> Any:
+    """The content of a cell, lists as tuples, its objects as what the column holds; None if the cell is empty."""
+    if not text:
         return None
-    match TYPES[name]:
-        case "text":
-            return text
-        case "bool" if text in ("True", "False"):
-            return text == "True"
-        case "int" | "float" as type_:
-            try:
-                return int(text) if type_ == "int" else float(text)
-            except ValueError:
-                pass
-    raise ValueError(f"{name} should be {TYPES[name]}, found {text!r}")
+    try:
+        content = _tuples(json.loads(text))
+        return tuple(PARTS[name](**part) for part in content) if name in PARTS else content
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{name} should be JSON of its form, found {text!r}: {error}") from None
 
 
-def _format(cell: Any, type_: Type) -> str:
+def _tuples(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _tuples(value) for key, value in content.items()}
+    return tuple(map(_tuples, content)) if isinstance(content, list) else content
+
+
+def _text(cell: Any) -> str:
+    """A cell of the file."""
     if _missing(cell):
         return ""
-    return repr(float(cell)) if type_ == "float" else str(cell)
+    if isinstance(cell, (tuple, Mapping)):
+        parts = [dataclasses.asdict(one) if dataclasses.is_dataclass(one) else one for one in cell]  # type: ignore[arg-type]
+        return json.dumps(cell if isinstance(cell, Mapping) else parts, ensure_ascii=False, allow_nan=False)
+    return repr(cell) if isinstance(cell, float) else str(cell)
 
 
 def _missing(cell: Any) -> bool:
-    return cell is None or cell is pd.NA or cell == "" or (isinstance(cell, float) and math.isnan(cell))
-
-
-def _where(row: Mapping[str, Any] | pd.Series) -> str:
-    return f"run {row.get('run') or '?'} at {row.get('images_seen')} images"
+    """Whether a cell of a data frame holds nothing."""
+    if isinstance(cell, (str, tuple, Mapping)):
+        return not cell
+    return cell is None or cell is pd.NA or (isinstance(cell, float) and math.isnan(cell))

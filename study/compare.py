@@ -13,14 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import tyro
 from tyro.conf import arg
 
-from results.files import replacing
+from results.files import atomic
+from results.numbers import mean_and_range, relative_change
 from results.published import load_study
 from results.ranks import RankAgreement, rank_agreement
-from results.runs import changes_of, scored
-from results.schema import PROTOCOL
+from results.runs import scored
+from results.schema import HEADLINE, PROTOCOL, Row
+from results.table import rows_in
 from study.claims.evidence import SAME_IMAGES
 from study.claims.paper_claims import Judged, judge_claims, markdown
-from study.claims.verdicts import mean_and_range, relative_change
 from study.core.paths import CHECKOUT
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 
 NAMED = 8  # rows without a counterpart that the terminal lists by name
-METRIC = {"tokenizer": "rfid", "generator": "gfid"}
 FIELDS = ("data", "resolution", "train_precision", "images_seen")  # compared in addition to the protocol
 
 
@@ -55,7 +55,7 @@ class Point:
     images: int | None
     samples: int | None
     values: tuple[float, ...]
-    rows: tuple[dict[str, Any], ...]
+    rows: tuple[Row, ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,30 +146,29 @@ def _points(table: pd.DataFrame) -> list[Point]:
     """The points of a table, narrow latents and few images first; repeats are one point."""
     order = ["kind", "latent_channels", "tokenizer", "generator", "images_seen"]
     rows = scored(table).sort_values(order, kind="stable")
-    groups: dict[Any, list[dict[str, Any]]] = {}
-    for cells in rows.astype(object).where(rows.notna(), None).to_dict("records"):
-        row = {str(name): cell for name, cell in cells.items()}
-        if row[METRIC[row["kind"]]] is not None:
-            key = (row["kind"], _run(row), row["images_seen"], *(row[name] for name in PROTOCOL))
+    groups: dict[str, list[Row]] = {}
+    for row in rows_in(rows):
+        if getattr(row, HEADLINE[row.kind]) is not None:
+            key = (row.kind, _run(row), row.images_seen, *(getattr(row, name) for name in PROTOCOL))
             groups.setdefault(repr(key), []).append(row)
     return [
         Point(
-            kind=group[0]["kind"],
+            kind=group[0].kind,
             run=_run(group[0]),
-            judge=Judge(group[0]["extractor"], group[0]["extractor_size"]),
-            images=group[0]["images_seen"],
-            samples=group[0]["samples"],
-            values=tuple(row[METRIC[row["kind"]]] for row in group),
+            judge=Judge(group[0].extractor, group[0].extractor_size),
+            images=group[0].images_seen,
+            samples=group[0].samples,
+            values=tuple(getattr(row, HEADLINE[row.kind]) for row in group),
             rows=tuple(group),
         )
         for group in groups.values()
     ]
 
 
-def _run(row: dict[str, Any]) -> str:
+def _run(row: Row) -> str:
     """A name that identifies a run in any study: without seed, fingerprint and pretrained weights."""
-    parts = [row["tokenizer"], row["generator"], *(f"{name}={value}" for name, value in changes_of(row["run"]).items())]
-    guided = row["kind"] == "generator" and row["guidance_scale"] != 1
+    parts = [row.tokenizer, row.generator, *(f"{name}={value}" for name, value in row.changes.items())]
+    guided = row.kind == "generator" and row.guidance_scale != 1
     return " + ".join(filter(None, parts)) + (", guided" if guided else "")
 
 
@@ -199,10 +198,10 @@ def _last(points: Sequence[Point]) -> list[Point]:
 
 def _differs(a: Sequence[Point], b: Sequence[Point]) -> Iterator[tuple[str, str, list[str], list[str]]]:
     """Kind, field and the values of both studies, for every field whose values differ."""
-    for kind in METRIC:
+    for kind in HEADLINE:
         rows = [[row for point in side if point.kind == kind for row in point.rows] for side in (a, b)]
         for name in (*FIELDS, *PROTOCOL) if all(rows) else ():
-            values = [{row[name] if row[name] != "" else None for row in side} for side in rows]
+            values = [{getattr(row, name) if getattr(row, name) != "" else None for row in side} for side in rows]
             if values[0] != values[1]:
                 left, right = ([_cell(one) for one in sorted(side, key=_order)] for side in values)
                 yield kind, name, left, right
@@ -234,12 +233,14 @@ def tables(comparison: StudyComparison) -> Iterator[tuple[str, Sequence[str], Se
         change = (
             "" if line.difference is None else f"{line.difference:+.3g}{relative_change(left, right)}".replace("-", "−")
         )
-        metric = METRIC[line.point.kind].replace("fid", "FID")
+        metric = HEADLINE[line.point.kind].replace("fid", "FID")
         numbers = (_images(line), mean_and_range(line.a.values), mean_and_range(line.b.values), change)
         lines.append((line.point.run, metric, _judges(line), *numbers))
     if lines:
         yield "Rows of both", ("run", "metric", "judge", "images", a, b, f"{a} minus {b}"), lines
-    ranks = [(f"{METRIC[kind]} by {judges}".replace("fid", "FID"), str(one)) for kind, judges, one in comparison.ranks]
+    ranks = [
+        (f"{HEADLINE[kind]} by {judges}".replace("fid", "FID"), str(one)) for kind, judges, one in comparison.ranks
+    ]
     if ranks:
         yield "Do they put the runs in the same order?", ("of", "agreement"), ranks
     unmatched = [line for line in comparison.unmatched if line.point.judge == _first_judge(comparison, line)]
@@ -287,11 +288,11 @@ def write_csv(comparison: StudyComparison, path: Path) -> None:
     """Write every line, unmatched ones included, with unrounded numbers."""
     header = ["kind", "run", "metric"]
     header += [f"{name}_{side}" for side in "ab" for name in ("study", "judge", "images", "mean", "min", "max", "runs")]
-    with replacing(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+    with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow([*header, "difference"])
         for line in [*comparison.lines, *comparison.unmatched]:
-            cells: list[Any] = [line.point.kind, line.point.run, METRIC[line.point.kind]]
+            cells: list[Any] = [line.point.kind, line.point.run, HEADLINE[line.point.kind]]
             for name, side in zip(comparison.names, SIDES, strict=True):
                 point = side(line)
                 if point is None:

@@ -19,14 +19,14 @@ import tyro
 from safetensors import SafetensorError
 from tyro.conf import arg
 
-from results.schema import FOREIGN, METRICS
-from results.table import from_records, load, merge, write
+from models.names import nearest
+from results.schema import FOREIGN, METRICS, Row
+from results.table import load, merge, table_of, write
 from study.core import compute
 from study.core.files import fingerprint
 from study.core.lease import locked
 from study.core.paths import CHECKOUT, require_writable, study_root
 from study.core.provenance import provenance
-from study.core.settings import nearest
 from study.data.datasets import NAMED_RESOLUTION, resolve_data
 from study.data.external_images import SUFFIXES, Pictures, read_pictures, read_statistics
 from study.data.left_out import left_out_of_data, left_out_of_pictures
@@ -41,9 +41,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from study.judge.references import Reference
-
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,31 +222,28 @@ def score(options: Evaluate) -> list[Row]:
         print(f"{judge.name}: comparing {samples:,} pictures with {target.count:,} of the reference ...", flush=True)
         reference, text = _reference(judge, target, machine.device)
         features, spatial = all_features(build_judge(judge, target.data, machine.device), pictures.pixels)
-        protocol: Row = {
+        protocol: dict[str, Any] = {
             "samples": samples,
             "extractor": judge.name,
             "extractor_size": judge.size,
             "reference": text,
             "reference_hash": reference.hash[:12],
         }
+        measured: dict[str, Any] = {**generation_metrics(features, reference, spatial), **protocol}
+        measured |= {name: origin[name] for name in ("commit", "versions", "device", "threads")}
         rows.append(
-            {
-                "kind": "generator",
-                "run": name,
-                "fingerprint": FOREIGN + pictures.digest,
-                "protocol": fingerprint(protocol, 12),
-                "state": "done",
-                **generation_metrics(features, reference, spatial),
-                **protocol,
-                "comparable": comparable(samples, judge.width),
-                "study": options.study,
-                "resolution": pictures.size[0],
-                "commit": origin["commit"],
-                "versions": origin["versions"],
-                "device": origin["device"],
-                "threads": origin["threads"],
-                "evaluate_seconds": round(time.monotonic() - started, 3),
-            }
+            Row(
+                kind="generator",
+                run=name,
+                fingerprint=FOREIGN + pictures.digest,
+                protocol=fingerprint(protocol, 12),
+                state="done",
+                **measured,
+                comparable=comparable(samples, judge.width),
+                study=options.study,
+                resolution=pictures.size[0],
+                evaluate_seconds=round(time.monotonic() - started, 3),
+            )
         )
     _add(rows, options.out / "results" / options.study / "table.csv")
     return rows
@@ -258,7 +252,7 @@ def score(options: Evaluate) -> list[Row]:
 def _add(rows: list[Row], path: Path) -> None:
     """Merge the rows into the table; they replace earlier rows of the same pictures with the same protocol."""
     with locked(path.parent):
-        new = from_records(rows)
+        new = table_of(rows)
         write(merge(load(path), new) if path.exists() else new, path)
 
 
@@ -268,20 +262,23 @@ def _print(rows: list[Row], table: Path) -> None:
     from rich.table import Table
 
     console = Console(highlight=False, soft_wrap=True)
-    metrics = [metric for metric in METRICS if any(metric in row for row in rows)]
+    metrics = [metric for metric in METRICS if any(getattr(row, metric) is not None for row in rows)]
     scores = Table(box=None, pad_edge=False, header_style="bold", title=None)
     scores.add_column("judge")
     for metric in metrics:
         scores.add_column(metric, justify="right")
     for row in rows:
-        mark = "" if row["comparable"] else " *"
-        numbers = [f"{row[metric]:.4g}" if metric in row else "" for metric in metrics]
-        scores.add_row(f"{row['extractor']} @ {row['extractor_size']} px{mark}", *numbers)
-    console.print(f"[bold]{escape(rows[0]['run'])}[/bold]: {rows[0]['samples']:,} pictures")
+        mark = "" if row.comparable else " *"
+        values = [getattr(row, metric) for metric in metrics]
+        scores.add_row(
+            f"{row.extractor} @ {row.extractor_size} px{mark}",
+            *("" if value is None else f"{value:.4g}" for value in values),
+        )
+    console.print(f"[bold]{escape(rows[0].run)}[/bold]: {rows[0].samples:,} pictures")
     console.print(scores)
-    for text in dict.fromkeys(f"{row['reference']} ({row['reference_hash']})" for row in rows):
+    for text in dict.fromkeys(f"{row.reference} ({row.reference_hash})" for row in rows):
         console.print(f"compared with {text}", markup=False)
-    if not all(row["comparable"] for row in rows):
+    if not all(row.comparable for row in rows):
         console.print("* not comparable: fewer pictures than twice the judge's feature width")
     console.print(f"table {table}", markup=False)
 

@@ -1,6 +1,5 @@
 """Redraw a study's figures and report from its results table alone: `python -m study.figures [STUDY]`."""
 
-import difflib
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -8,6 +7,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import arg
 
+from models.names import nearest
 from study.core.paths import CHECKOUT
 from study.core.study_name import StudyArgument, StudyOption, one_study
 
@@ -37,8 +37,8 @@ def main(
         return 2
     found = sorted(path.parent.name for path in (out / "results").glob("*/table.csv"))
     if study and study not in (PAPER, *found):
-        near = ", ".join(difflib.get_close_matches(study, found, 3, 0)) or "none, run python -m study.sweep first"
-        print(f"no study {study!r} in {out / 'results'}; nearest: {near}", file=sys.stderr)
+        near = nearest(study, found) if found else "there is none, run python -m study.sweep first"
+        print(f"no study {study!r} in {out / 'results'}; {near}", file=sys.stderr)
         return 2
     if not study and not found:
         print(f"no study in {out / 'results'}: run python -m study.sweep first", file=sys.stderr)

@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from results.numbers import disk_size
 from results.table import load
 from study.core.code_snapshot import code_name
 from study.core.files import read_json
@@ -27,9 +28,8 @@ from study.core.settings import change
 from study.core.stopping import ask_to_end
 from study.core.study_name import one_study
 from study.plan.runs import Job, Plan
-from study.report.amounts import disk_size, progress_texts
 from study.report.carry_out import carry_out
-from study.report.console import console, job_title
+from study.report.console import console, job_title, progress_texts
 from study.report.refresh import StudyFiles, collect
 from study.search import worker_pool
 from study.search.launches import launched_searches

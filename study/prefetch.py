@@ -9,10 +9,10 @@ from typing import Annotated
 import tyro
 from tyro.conf import arg
 
+from results.numbers import disk_size
 from study.data.download import fetch_weights
 from study.plan.needs import needed_files
 from study.plan.weight_files import find_weights, weight_file, weights_folder
-from study.report.amounts import disk_size
 from study.submit.options import DEFAULT_ABLATION, Sweep
 from study.submit.prepare import prepare
 

@@ -15,12 +15,12 @@ from safetensors import SafetensorError
 from tyro.conf import arg
 
 from models.configs import parse_generator
+from models.names import nearest
 from results.runs import SEARCH
 from results.schema import FOREIGN
 from results.table import load
 from study.core import compute
 from study.core.paths import CHECKOUT, study_root
-from study.core.settings import nearest
 from study.data.datasets import packed_data
 from study.plan.ablation_files import ablation
 from study.plan.resolve import make_plan
@@ -134,7 +134,7 @@ def _planned_again(row: pd.Series) -> Stage:
     Raises:
         ValueError: no ablation plans it, for instance because settings of the scale were changed.
     """
-    names = [name for name in row["ablations"].split() if not name.startswith(SEARCH)]
+    names = [name for name in row["ablations"] if not name.startswith(SEARCH)]
     for name in names if row["scale"] in SCALES else ():
         for data in packed_data(row["data"], int(row["resolution"])):
             plan = make_plan(name, ablation(name), SCALES[row["scale"]](), data, compute.resolve(), row["study"])
@@ -142,8 +142,8 @@ def _planned_again(row: pd.Series) -> Stage:
                 if planned.fit.fingerprint == row["fingerprint"]:
                     return planned.fit
     raise ValueError(
-        f"its record does not hold its settings, and {row['ablations'] or 'no ablation'} at scale {row['scale']} "
-        "does not ask for it"
+        f"its record does not hold its settings, and {' and '.join(row['ablations']) or 'no ablation'} "
+        f"at scale {row['scale']} does not ask for it"
     )
 
 
@@ -151,7 +151,6 @@ def _sampling(row: pd.Series, options: Sample, pictures: int) -> Sampling:
     """The run's own sampling protocol, with the changes that the options ask for."""
     if options.steps is not None and row["solver"] == "dopri5":
         raise ValueError(f"--steps {options.steps}: the solver dopri5 chooses its own steps")
-    low, high = map(float, row["guidance_interval"].split())
     own = Sampling(
         samples=pictures,
         chunk=int(row["chunk"]),
@@ -159,8 +158,8 @@ def _sampling(row: pd.Series, options: Sample, pictures: int) -> Sampling:
         steps=1 if row["solver"] == "dopri5" else int(row["steps"]),
         timestep_shift=float(row["timestep_shift"]),
         guidance_scale=float(row["guidance_scale"]),
-        guidance_interval=(low, high),
-        guidance_channels=0 if row["guidance_channels"] == "all" else int(row["guidance_channels"]),
+        guidance_interval=(float(row["guidance_start"]), float(row["guidance_end"])),
+        guidance_channels=int(row["guidance_channels"]),
         label_scheme=row["label_scheme"],
         weights=row["weights"],
         seed=int(row["sampling_seed"]),

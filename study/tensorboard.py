@@ -12,21 +12,24 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
+import numpy as np
 import tyro
+from PIL import Image
 from tyro.conf import arg
 
-from results.guidance import choosing
+from models.names import nearest
+from results.runs import choosing
 from results.schema import METRICS
 from results.table import load
 from study.core.paths import CHECKOUT, stage_folder, study_root
-from study.core.settings import nearest
 from study.core.study_name import StudyArgument, StudyOption, one_study
 from study.train import history
 
 if TYPE_CHECKING:
     import pandas as pd
+    from torch.utils.tensorboard import SummaryWriter
 
 WATCH_SECONDS = 30.0
 NO_CURVE = ("images_seen", "time")  # fields of a history's points that are not drawn as curves
@@ -70,15 +73,17 @@ class Mirror:
 
     def __init__(self, logdir: Path) -> None:
         try:
-            import tensorboard.summary.writer.event_file_writer  # noqa: F401
+            # needs the optional package tensorboard, and imports torch, which --help and mistakes do not wait for
+            from torch.utils.tensorboard import SummaryWriter
         except ImportError as error:
             raise ValueError(
                 "event files need the package tensorboard, which is not installed: pip install tensorboard (the extra "
-                "dashboard)"
+                "tensorboard)"
             ) from error
         self.logdir = logdir
+        self._new_writer = SummaryWriter
         self._known: dict[Path, set[tuple[str, int]]] = {}
-        self._writers: dict[Path, Any] = {}
+        self._writers: dict[Path, SummaryWriter] = {}
 
     def add(self, study: str, run: str, fingerprint: str, points: Iterator[Point]) -> int:
         """Write the points of a run that its event files lack; returns how many.
@@ -94,7 +99,9 @@ class Mirror:
         for point in points:
             if (point.tag, point.images_seen) in known:
                 continue
-            self._writer(folder).add_event(_event(point))
+            if folder not in self._writers:
+                self._writers[folder] = self._new_writer(str(folder))
+            _write(point, self._writers[folder])
             known.add((point.tag, point.images_seen))
             new += 1
         if new:
@@ -105,41 +112,27 @@ class Mirror:
         for writer in self._writers.values():
             writer.close()
 
-    def _writer(self, folder: Path) -> Any:
-        from tensorboard.summary.writer.event_file_writer import EventFileWriter
-
-        if folder not in self._writers:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._writers[folder] = EventFileWriter(str(folder))
-        return self._writers[folder]
-
 
 def _written(folder: Path) -> set[tuple[str, int]]:
     """Tag and step of all points in a run's event files."""
-    from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    files = sorted(folder.glob("*tfevents*"))
-    events = (event for path in files for event in EventFileLoader(str(path)).Load())
-    return {(value.tag, event.step) for event in events for value in event.summary.value}
+    if not folder.is_dir():
+        return set()
+    everything = {"scalars": 0, "images": 0}  # the default keeps a sample of each curve
+    events = EventAccumulator(str(folder), everything, purge_orphaned_data=False).Reload()
+    tags = events.Tags()
+    scalars = {(tag, event.step) for tag in tags["scalars"] for event in events.Scalars(tag)}
+    return scalars | {(tag, event.step) for tag in tags["images"] for event in events.Images(tag)}
 
 
-def _event(point: Point) -> Any:
-    from tensorboard.compat.proto.event_pb2 import Event
-    from tensorboard.compat.proto.summary_pb2 import Summary
-
+def _write(point: Point, writer: SummaryWriter) -> None:
     if isinstance(point.value, Path):
-        from PIL import Image
-
         with Image.open(point.value) as sheet:
-            width, height = sheet.size
-            channels = len(sheet.getbands())
-        png = point.value.read_bytes()
-        image = Summary.Image(height=height, width=width, colorspace=channels, encoded_image_string=png)
-        value = Summary.Value(tag=point.tag, image=image)
+            pixels = np.asarray(sheet.convert("RGB"))  # (H, W, 3), uint8
+        writer.add_image(point.tag, pixels, point.images_seen, point.seconds, dataformats="HWC")
     else:
-        value = Summary.Value(tag=point.tag, simple_value=point.value)
-    seconds = time.time() if point.seconds is None else point.seconds
-    return Event(step=point.images_seen, wall_time=seconds, summary=Summary(value=[value]))
+        writer.add_scalar(point.tag, point.value, point.images_seen, point.seconds)
 
 
 def runs_of(table: pd.DataFrame, sheets: Path) -> Iterator[tuple[str, str, Iterator[Point]]]:

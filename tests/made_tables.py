@@ -9,8 +9,7 @@ import numpy as np
 import pandas as pd
 
 from results import table as results
-from results.labels import Label, cell
-from results.schema import SELECTION_SEED, latents_file
+from results.schema import SELECTION_SEED, Label, Row, latents_file
 
 JUDGES = (("efficientnet_lite2", 96), ("classifier", 32))
 MARKS = (16_000, 32_000, 64_000, 128_000)
@@ -34,7 +33,7 @@ def study(
         for number, model in enumerate(models):
             for seed in seeds:
                 rows += _runs(width, number, model, sizes, marks, judges, seed, stride, floor)
-    return results.from_records([{**row, **changed} for row in rows])
+    return results.table_of(Row(**{**row, **changed}) for row in rows)
 
 
 def _runs(width, number, model, sizes, marks, judges, seed, stride, floor) -> list[dict[str, Any]]:  # type: ignore[no-untyped-def]
@@ -42,7 +41,7 @@ def _runs(width, number, model, sizes, marks, judges, seed, stride, floor) -> li
     own = f"t{seed}-{tokenizer}"
     wobble = 1 + 0.04 * (seed - 0.5) * (seed > 0)
     shared = {
-        "ablations": "frontier", "tokenizer": tokenizer, "foundation_model": model, "latent_channels": width,
+        "ablations": ("frontier",), "tokenizer": tokenizer, "foundation_model": model, "latent_channels": width,
         "tokenizer_seed": 0, "tokenizer_fingerprint": f"t0-{tokenizer}", "state": "done", "samples": 5000,
         "reference": "test split", "label_scheme": "balanced", "decode_precision": "fp32", "comparable": True,
         "study": "desk", "scale": "desk", "data": "fashion-mnist", "resolution": 32, "commit": "1a2b3c4",
@@ -68,8 +67,8 @@ def _runs(width, number, model, sizes, marks, judges, seed, stride, floor) -> li
                 rows.append({**shared, **judge, "kind": "generator", "run": f"{size} on {tokenizer}",
                              "fingerprint": f"g{seed}-{tokenizer}-{size}", "generator": size, "seed": seed,
                              "images_seen": mark, "gfid": gfid, "solver": "euler", "steps": 50, "chunk": 250,
-                             "timestep_shift": 1.0, "guidance_scale": 1.0, "guidance_interval": "0 1",
-                             "guidance_channels": "all", "weights": "ema",
+                             "timestep_shift": 1.0, "guidance_scale": 1.0, "guidance_start": 0.0,
+                             "guidance_end": 1.0, "guidance_channels": 0, "weights": "ema",
                              "parameters": parameters + 128 * width,
                              "sheet": f"{tokenizer}-samples.png"})  # fmt: skip
     return rows
@@ -80,6 +79,11 @@ def _diagnostics(width: int, number: int) -> dict[str, float]:
     cv = 0.2 + 0.002 * width - 0.03 * number
     return {"density_cv": cv, "gini": 0.55 * cv, "normalized_entropy": 1 - cv**2 / 13, "effective_rank": 0.7 * width,
             "diagnostic_points": 1500}  # fmt: skip
+
+
+def asked(table: pd.DataFrame, *ablations: str) -> pd.DataFrame:
+    """The same rows, asked for by these ablations."""
+    return table.assign(ablations=[ablations] * len(table))
 
 
 def without(table: pd.DataFrame, tokenizer: str, state: str, reason: str, kind: str = "generator") -> pd.DataFrame:
@@ -138,12 +142,12 @@ def guided(table: pd.DataFrame, scales: Sequence[float] = (1.0, 1.5, 2.0, 4.0), 
             luck = lucky if (scale, seed) == (1.5, 0) else 1.0
             if (scale, seed) != (1, 0):
                 protocol = [f"{name}-{scale}-{seed}" for name in last["protocol"]]
-                drawn.append(last.assign(
-                    ablations="guidance", guidance_scale=scale, sampling_seed=seed, protocol=protocol,
+                drawn.append(asked(last, "guidance").assign(
+                    guidance_scale=scale, sampling_seed=seed, protocol=protocol,
                     gfid=last["gfid"] * factor * luck, run=last["run"] + f" + guidance {scale:g}",
                 ))  # fmt: skip
-    table = table.assign(ablations=table["ablations"].where(~table.index.isin(last.index), "frontier guidance"))
-    return pd.concat([table, *drawn], ignore_index=True)
+    unguided = asked(last, "frontier", "guidance")
+    return pd.concat([table.drop(last.index), unguided, *drawn], ignore_index=True)
 
 
 RUNGS = (
@@ -170,15 +174,16 @@ def labelled(table: pd.DataFrame, ablation: str, base: str = "f4d16") -> pd.Data
         aligned = "patch" in changed if ablation == "recipe" else place > 0
         rows = table[table["tokenizer"] == (f"{base}-lite0" if aligned else base)].copy()
         generator = rows["kind"] == "generator"
-        rows["ablations"], rows["run"] = ablation, [f"{run} as {label}" for run in rows["run"]]
-        rows["labels"] = pd.Series(cell({ablation: Label(place, label, changed)}), rows.index).where(generator, "")
+        rows["run"] = [f"{run} as {label}" for run in rows["run"]]
+        own = Label(ablation=ablation, place=place, text=label, changed=changed)
+        rows["labels"] = [(own,) if yes else () for yes in generator]
         rows[["gfid", "rfid"]] *= 1 - 0.05 * place
         rows["fingerprint"] += f"-{ablation}-{place}"
         if ablation == "recipe":
             rows = rows[generator]
         else:
             rows["tokenizer_fingerprint"] += f"-{ablation}-{place}"
-        made.append(rows)
+        made.append(asked(rows, ablation))
     return pd.concat(made, ignore_index=True)
 
 

@@ -17,6 +17,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from models.names import nearest
 from study.bench.against import compare
 from study.bench.cases import (
     LOADER_IMAGES,
@@ -37,7 +38,6 @@ from study.bench.timing import Case, Measured, breakdown, measure, product_rate
 from study.core import compute
 from study.core.files import write_json
 from study.core.provenance import provenance
-from study.core.settings import nearest
 from study.plan.scales import SCALES
 from study.stages.fit_generator import build
 

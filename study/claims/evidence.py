@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from statistics import fmean as mean
@@ -14,8 +14,9 @@ from models.configs import GENERATOR_SIZES, TokenizerName, parse_generator, pars
 from results.convergence import speed_up
 from results.published import IMAGENET_IMAGES, load_published
 from results.ranks import rank_agreement
-from results.runs import changes_of, scored
-from results.schema import PROTOCOL
+from results.runs import scored
+from results.schema import PROTOCOL, Row
+from results.table import rows_in
 from study.claims.verdicts import Comparison, Evidence, RankCorrelation
 
 if TYPE_CHECKING:
@@ -24,13 +25,15 @@ if TYPE_CHECKING:
 
 SAME_IMAGES = 0.01  # relative difference that counts as equal: epochs differ if incomplete batches are dropped
 HEADLINE = "LightningDiT-XL/1"
+LADDER = "recipe"  # the ablation of Table 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
     """A finished row in the form that claims need.
 
-    tokenizer: None for a tokenizer outside the studied family. foundation_model: empty for plain tokenizers.
+    tokenizer: None for a tokenizer outside the studied family. foundation_model: empty for plain tokenizers. rung: its
+    place in the ablation `recipe`; None outside of it.
     images: None if unstated. protocol: how the row was measured, judge included, as one text.
     """
 
@@ -38,8 +41,9 @@ class Score:
     spec: str
     foundation_model: str
     generator: str
-    changes: dict[str, Any]
+    changes: Mapping[str, Any]
     ablations: tuple[str, ...]
+    rung: int | None
     pretrained: bool
     imagenet: bool
     guided: bool
@@ -77,8 +81,7 @@ def read_scores(table: pd.DataFrame) -> Scores:
     """The scored rows of a table, without those that are marked as not comparable."""
     rows = scored(table)
     rows = rows[rows["comparable"].fillna(True).astype(bool)]
-    records = rows.astype(object).where(rows.notna(), None).to_dict("records")
-    scores = [_score({str(name): cell for name, cell in row.items()}) for row in records]
+    scores = [_score(row) for row in rows_in(rows)]
     generators = [score for score in scores if score.generator]
     return Scores(
         tokenizers=[score for score in scores if not score.generator],
@@ -87,34 +90,35 @@ def read_scores(table: pd.DataFrame) -> Scores:
     )
 
 
-def _score(row: dict[str, Any]) -> Score:
+def _score(row: Row) -> Score:
     tokenizer = None  # stays None for tokenizers of other authors, as in the paper's Table 3
     with contextlib.suppress(ValueError):
-        name = parse_tokenizer(row["tokenizer"])
+        name = parse_tokenizer(row.tokenizer)
         tokenizer = None if name.external else name
-    size = f" @ {row['extractor_size']} px" if row["extractor_size"] else ""
+    size = f" @ {row.extractor_size} px" if row.extractor_size else ""
     return Score(
         tokenizer=tokenizer,
-        spec=row["tokenizer"],
-        foundation_model="" if row["foundation_model"] == "none" else row["foundation_model"],
-        generator=row["generator"],
-        changes=changes_of(row["run"]),
-        ablations=tuple(row["ablations"].split()),
-        pretrained=bool(row["given_weights"]),
-        imagenet="imagenet" in f"{row['data']} {row['reference']}".lower() and row["resolution"] == 256,
-        guided=row["kind"] == "generator" and row["guidance_scale"] != 1,
-        samples=row["samples"],
-        images=row["images_seen"],
-        judge=f"{row['extractor']}{size}",
-        protocol=repr([row[name] for name in PROTOCOL]),
-        protocol_without_solver=repr([row[name] for name in PROTOCOL if name not in ("solver", "steps")]),
-        repeat=(row["tokenizer_seed"], row["seed"]),
-        fingerprint=row["fingerprint"],
-        tokenizer_fingerprint=row["tokenizer_fingerprint"],
-        run=row["run"],
-        rfid=row["rfid"],
-        gfid=row["gfid"],
-        density_cv=row["density_cv"],
+        spec=row.tokenizer,
+        foundation_model="" if row.foundation_model == "none" else row.foundation_model,
+        generator=row.generator,
+        changes=row.changes,
+        ablations=row.ablations,
+        rung=next((label.place for label in row.labels if label.ablation == LADDER), None),
+        pretrained=bool(row.given_weights),
+        imagenet="imagenet" in f"{row.data} {row.reference}".lower() and row.resolution == 256,
+        guided=row.kind == "generator" and row.guidance_scale != 1,
+        samples=row.samples,
+        images=row.images_seen,
+        judge=f"{row.extractor}{size}",
+        protocol=repr([getattr(row, name) for name in PROTOCOL]),
+        protocol_without_solver=repr([getattr(row, name) for name in PROTOCOL if name not in ("solver", "steps")]),
+        repeat=(row.tokenizer_seed, row.seed),
+        fingerprint=row.fingerprint,
+        tokenizer_fingerprint=row.tokenizer_fingerprint,
+        run=row.run,
+        rfid=row.rfid,
+        gfid=row.gfid,
+        density_cv=row.density_cv,
     )
 
 
@@ -300,21 +304,9 @@ def full_vf_loss_against_part(scores: Scores, *without: str) -> Iterator[Evidenc
         yield from _compare(_place(key[0], "without", key[1]), full.get(key, []), part)
 
 
-def recipe_rung(generator: str, aligned: bool, changes: dict[str, Any]) -> int:
-    """The rung of ablations/recipe.py that a run is, from what it still lacks (rungs 0 to 4) or has (rungs 5 to 9)."""
-    lacks = ("objective", "batch_images", "betas", "logit_normal", "direction_weight")
-    for rung, name in enumerate(lacks):
-        if f"generator.{name}" in changes:
-            return rung
-    if generator.startswith("DiT-"):
-        return 7 if "rms_norm" in changes else 6 if "swiglu" in changes else 5
-    return 9 if aligned else 8
-
-
 def rung_against_previous(scores: Scores, rung: int) -> Iterator[Evidence]:
     """The gFID of a rung of the recipe is below that of the previous one."""
-    ladder = [score for score in scores.generators if "recipe" in score.ablations]
-    rungs = _grouped(ladder, lambda score: recipe_rung(score.generator, bool(score.foundation_model), score.changes))
+    rungs = _grouped(scores.generators, lambda score: score.rung)
     # solvers may differ: DiT's ancestral sampler cannot sample from a flow
     yield from _compare(
         "", rungs.get(rung, []), rungs.get(rung - 1, []), protocol=lambda score: score.protocol_without_solver

@@ -16,6 +16,7 @@ from results.published import SPEED_UPS
 from study.claims import evidence
 from study.claims.evidence import Scores, read_scores
 from study.claims.verdicts import MARGIN, Evidence, Verdict, verdict_at_place, verdict_over_places
+from study.plan.ablation_files import ablation
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -88,17 +89,6 @@ def judge_claims(table: pd.DataFrame) -> list[Judged]:
     return judged
 
 
-RUNGS = (
-    "Rectified flow in place of Gaussian diffusion",
-    "Four times the batch and twice the learning rate",
-    "AdamW beta2 0.95",
-    "Logit-normal sampling of t",
-    "The velocity direction loss",
-    "SwiGLU",
-    "RMSNorm",
-    "Rotary positions",
-    "Patch 1 on an aligned tokenizer",
-)
 CLAIMS = (
     Claim(
         name="dilemma-rfid",
@@ -169,11 +159,11 @@ CLAIMS = (
     *(
         Claim(
             name=f"recipe-{rung}",
-            text=f"{what} lowers gFID" if not what.startswith("Rotary") else f"{what} lower gFID",
+            text=text,
             where=f"Table 1, row {rung}",
             evidence=partial(evidence.rung_against_previous, rung=rung),
         )
-        for rung, what in enumerate(RUNGS, start=1)
+        for rung, (_, text) in enumerate(ablation(evidence.LADDER).STEPS, start=1)
     ),
     Claim(
         name="uniformity",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import fmean as mean
 from typing import Literal, Protocol
 
+from results.numbers import mean_and_range, relative_change
 from results.ranks import RankAgreement
 
 Verdict = Literal["holds", "fails", "undecided", "not measured"]
@@ -103,23 +104,3 @@ def verdict_over_places(verdicts: Sequence[Verdict]) -> Verdict:
     if not verdicts:
         return "not measured"
     return "fails" if "fails" in verdicts else "undecided" if "undecided" in verdicts else "holds"
-
-
-def mean_and_range(values: Sequence[float]) -> str:
-    """The mean, and in brackets the range if the values differ."""
-    low, high = number(min(values)), number(max(values))
-    return number(mean(values)) + (f" ({low}–{high})" if low != high else "")
-
-
-def relative_change(value: float, of: float) -> str:
-    """The relative change from `of` to `value` as ', −35%'; empty if it is not defined."""
-    return f", {value / of - 1:+.1%}".replace("-", "−").replace(".0%", "%") if of > 0 and value < math.inf else ""
-
-
-def number(value: float) -> str:
-    """Three digits, with at most as many decimals as published FIDs: 992, 25.4, 2.11."""
-    if value == math.inf:
-        return "never"
-    if abs(value) >= 1e6:
-        return f"{value / 1e6:.3g}M"
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.1f}" if abs(value) >= 30 else f"{value:.2f}"

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from study.core.files import fingerprint, read_json, remove_partial, write_json
+from results.files import remove_partial
+from study.core.files import fingerprint, read_json, write_json
 from study.core.lease import lease
 from study.core.paths import study_root
 

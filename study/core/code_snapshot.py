@@ -1,7 +1,7 @@
 """Snapshots of the code: jobs run the code that was submitted, from a copy named by the hash of its content.
 
-So a checkout can be edited, or switched to another commit, while jobs wait or run. The copy includes the published
-tables, because the last job of a sweep draws their numbers next to its own.
+So a checkout can be edited, or switched to another commit, while jobs wait or run. The copy includes what modules read:
+the last job of a sweep draws the published numbers next to its own, and writes the report by its templates.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from study.core.provenance import CODE, SOURCE, commit, difference
 
 
 def _sources() -> dict[str, bytes]:
-    """Contents of all our modules and of the published tables, by path relative to the checkout."""
-    paths = sorted(path for package in CODE for path in (CHECKOUT / package).rglob("*.py"))
-    paths += sorted((CHECKOUT / "results" / "paper").glob("*.csv"))
+    """Contents of all files of the code, by path relative to the checkout."""
+    paths = sorted(path for pattern in CODE for path in CHECKOUT.glob(pattern))
     return {str(path.relative_to(CHECKOUT)): path.read_bytes() for path in paths}
 
 

@@ -13,7 +13,13 @@ from study.core.files import read_json
 from study.core.paths import CHECKOUT
 
 PACKAGES = ("torch", "timm", "torch-fidelity", "torchdiffeq", "numpy")
-CODE = ("study", "models", "ablations", "results", "figures")  # packages of this repository
+
+# files that are the code of this repository: modules, and what they read (in pyproject.toml: package-data)
+CODE = (
+    *(f"{package}/**/*.py" for package in ("study", "models", "ablations", "results", "figures")),
+    *(f"study/report/html/templates/*.{suffix}" for suffix in ("html", "css", "js")),
+    "results/paper/*.csv",
+)
 
 # file in a copy of the code (study/core/code_snapshot.py): the commit and the changes that it was copied from
 SOURCE = "source.json"
@@ -28,12 +34,13 @@ def commit() -> str:
 
 
 def difference() -> str:
-    """Git diff of the current code against its commit, new modules included; empty outside a git checkout."""
+    """Git diff of the current code against its commit, new files included; empty outside a git checkout."""
     if source := read_json(CHECKOUT / SOURCE):
         return source["difference"]
-    untracked = _git("ls-files", "--others", "--exclude-standard", "--", *(f"{package}/*.py" for package in CODE))
+    code = [f":(glob){pattern}" for pattern in CODE]
+    untracked = _git("ls-files", "--others", "--exclude-standard", "--", *code)
     added = [_git("diff", "--no-index", "--", "/dev/null", name) for name in untracked.splitlines()]
-    return "\n".join(diff for diff in (_git("diff", "HEAD", "--", "*.py"), *added) if diff)
+    return "\n".join(diff for diff in (_git("diff", "HEAD", "--", *code), *added) if diff)
 
 
 def _git(*arguments: str) -> str:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import difflib
 import types
 import typing
 from typing import Any, TypeVar
+
+from models.names import nearest
 
 T = TypeVar("T")
 
@@ -31,13 +32,6 @@ def fingerprint_content(value: Any) -> Any:
 
 def _is_as_before(field: dataclasses.Field[Any], value: Any) -> bool:
     return "as_before" in field.metadata and value == field.metadata["as_before"]
-
-
-def nearest(name: str, valid: typing.Iterable[str]) -> str:
-    """'nearest: a, b' or, when no valid name is similar, 'valid: ...' with all of them."""
-    valid = list(valid)
-    close = difflib.get_close_matches(name, valid, n=3, cutoff=0.5)
-    return f"nearest: {', '.join(close)}" if close else f"valid: {', '.join(valid)}"
 
 
 def change(settings: T, key: str, value: Any) -> T:

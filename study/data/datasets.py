@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from models.names import nearest
 from study.core.files import create_array, fingerprint, read_json, remove_tree, write_json
 from study.core.lease import lease
 from study.core.paths import study_root
-from study.core.settings import nearest, rebuild
+from study.core.settings import rebuild
 from study.data import image_folder
 from study.data.image_folder import Blocks, picture_blocks, picture_digest, picture_splits
 from study.data.named_datasets import NAMED_DATASETS

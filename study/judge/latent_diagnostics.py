@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from study.core.files import atomic, write_json
+from results.files import atomic
+from study.core.files import write_json
 from study.core.randomness import derive_seed, make_rng
 from study.data.datasets import ImageSet
 from study.data.latents import Latents

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from study.core.files import atomic
+from results.files import atomic
 
 
 def save_sheet(path: Path, images: Tensor, columns: int) -> None:

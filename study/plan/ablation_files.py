@@ -7,7 +7,7 @@ import pkgutil
 from collections.abc import Iterable
 from types import ModuleType
 
-from study.core.settings import nearest
+from models.names import nearest
 
 
 def ablation_names() -> list[str]:

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from models.configs import DIFFUSION_TIMESTEPS, OBJECTIVES, parse_generator
+from models.names import nearest
 from results.schema import PUBLISHED_STUDIES
-from study.core.settings import nearest
 from study.plan.data_spec import DataSpec
 from study.plan.scales import Scale
 from study.plan.specs import Phase

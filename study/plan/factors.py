@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from models.configs import GENERATOR_OPTIONS, parse_generator, parse_tokenizer
-from results.labels import Label
+from results.schema import Label
 from study.plan.runs import Factors, Plan, Planned
 from study.plan.specs import FitGenerator, FitTokenizer, Generate
 from study.plan.stage import Stage
@@ -84,7 +84,8 @@ def run_labels(plan: Plan) -> dict[str, Label]:
     labels = {}
     for place, (text, settings) in enumerate(runs.items()):
         compared = runs.get(plan.base or previous.get(text, text), settings)
-        labels[text] = Label(place, text, changed_factors(compared, settings, plan.factors))
+        changed = changed_factors(compared, settings, plan.factors)
+        labels[text] = Label(ablation=plan.ablation, place=place, text=text, changed=changed)
     return labels
 
 

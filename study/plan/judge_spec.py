@@ -8,8 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from models.names import nearest
 from study.core.files import fingerprint
-from study.core.settings import nearest
 from study.plan.data_spec import DataSpec
 
 WIDTHS = {"efficientnet_lite2": 1280, "classifier": 128, "inception": 2048}

@@ -9,8 +9,9 @@ from types import ModuleType
 from typing import Any
 
 from models.configs import AutoencoderConfig, generator_config, parse_tokenizer
+from models.names import nearest
 from study.core.compute import Compute, Execution
-from study.core.settings import change, nearest
+from study.core.settings import change
 from study.plan.checks import check_budgets, check_grid, check_scale
 from study.plan.data_spec import DataSpec
 from study.plan.judge_spec import JudgeSpec, judge_spec

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from models.configs import EXTERNAL_TOKENIZERS
-from results.labels import BREAKS
 from study.core.compute import Compute
 from study.plan.data_spec import DataSpec
 from study.plan.scales import Scale
@@ -63,8 +62,8 @@ class Run:
     label: str = ""
 
     def __post_init__(self) -> None:
-        if set(self.label) & set(BREAKS) or self.label != " ".join(self.label.split()):
-            raise ValueError(f"a run's label must be one line without semicolons and brackets, got {self.label!r}")
+        if self.label != " ".join(self.label.split()):
+            raise ValueError(f"a run's label must be one line, got {self.label!r}")
         if (self.pretrained_generator is None) == bool(self.pretrained_statistics):
             raise ValueError(f"{self.name}: pretrained_generator and pretrained_statistics must be set together")
         if self.pretrained_generator and not (self.generator and self.pretrained_tokenizer):
@@ -83,6 +82,12 @@ class Run:
             networks.append(_network_name(self.generator, self.seed, self.pretrained_generator))
         changed = [f"{key}={value}" for key, value in {**self.options, **self.changes}.items()]
         return " + ".join(networks + changed)
+
+    @property
+    def training_changes(self) -> dict[str, Any]:
+        """The changed settings of its trainings by name; those of the sampling are left out: they are protocol."""
+        changes = {**self.options, **self.changes}
+        return {name: value for name, value in changes.items() if not name.startswith("sampling.")}
 
     @property
     def title(self) -> str:

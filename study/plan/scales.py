@@ -122,7 +122,7 @@ def desk() -> Scale:
 
 
 def desk_full() -> Scale:
-    """80 minutes on two cores: the results in the README. results/desk-full/RECIPE.md says how the recipe was found."""
+    """80 minutes on two cores: docs/results.md. results/desk-full/RECIPE.md says how the recipe was found."""
     base = desk()
     return replace(
         base,

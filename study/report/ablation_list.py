@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+from results.numbers import counted, duration
 from study.core import compute
 from study.core.compute import cores, processor
 from study.plan.ablation_files import ablation, ablation_names
@@ -15,7 +16,6 @@ from study.plan.estimate import estimated_seconds
 from study.plan.factors import varied_factors
 from study.plan.resolve import make_plan
 from study.plan.runs import Plan
-from study.report.amounts import counted, duration
 from study.report.console import console
 from study.submit.options import DEFAULT_ABLATION, Sweep
 from study.submit.prepare import find_data, resolve_scale

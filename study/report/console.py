@@ -16,6 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from results.guidance import choices
+from results.numbers import count, counted, disk_size, duration
 from results.table import load
 from study.core.compute import Compute, processor
 from study.plan.estimate import (
@@ -29,7 +30,6 @@ from study.plan.estimate import (
 )
 from study.plan.runs import Job, Plan
 from study.plan.stage import Stage
-from study.report.amounts import counted, disk_size, duration, progress_texts, relative_path, short_count
 from study.report.refresh import StudyFiles
 from study.report.table_rows import state_of
 from study.submit.cluster import Profile
@@ -130,8 +130,8 @@ def _costs(plan: Plan) -> Table:
         table.add_row(
             escape(job_title(job)),
             _state(job),
-            short_count(stage_parameters(job.stages[0])),
-            short_count(flops),
+            count(stage_parameters(job.stages[0])),
+            count(flops),
             hours,
             disk,
         )
@@ -225,7 +225,7 @@ def print_summary(plan: Plan, files: StudyFiles, seconds: float, stopped: bool) 
             states[state] += 1
             if reason:
                 reasons.setdefault(planned.run.title, f"{state}: {reason}")
-    summary = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    summary = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
     console.print(f"{'stopped' if stopped else 'finished'} after {duration(seconds)}: {summary}")
     for name, reason in reasons.items():
         console.print(f"  {name}: {reason}", markup=False)
@@ -260,3 +260,20 @@ def print_guidance(path: Path) -> None:
         numbers = ("" if v is None else f"{v:.4g}" for v in (choice.none, choice.best, choice.scale))
         table.add_row(escape(choice.run), choice.extractor, *numbers)
     console.print(table)
+
+
+def progress_texts(progress: dict[str, Any]) -> tuple[str, str, str]:
+    """Finished share, rate and remaining time of a stage, as text."""
+    if not progress.get("total"):
+        return "", "", ""
+    share, rate = progress["done"] / progress["total"], progress["rate"]
+    left = f"{duration((progress['total'] - progress['done']) / rate)} left" if rate > 0 else ""
+    return f"{share:.0%}", f"{rate:,.0f} {progress['unit']}/s" if rate > 0 else "", left
+
+
+def relative_path(path: Path) -> str:
+    """The path from the current folder, or the whole path if it lies elsewhere."""
+    try:
+        return str(path.relative_to(Path.cwd()))
+    except ValueError:
+        return str(path)

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from models.configs import parse_tokenizer
-from results.labels import Label, cell, parse
+from results.files import atomic
 from results.runs import SEARCH
-from results.schema import DIAGNOSTICS, METRICS, latents_file
-from results.table import from_records, load, merge, write
-from study.core.files import atomic, fingerprint
+from results.schema import DIAGNOSTICS, METRICS, Label, Row, latents_file
+from results.table import by_key, load, rows_in, table_of, write
+from study.core.files import fingerprint
 from study.core.lease import holder, locked
 from study.plan.data_spec import DataSpec
 from study.plan.estimate import training_flops
@@ -24,11 +24,7 @@ from study.plan.stage import LATENT_MAP, LATENT_PICTURES, Stage
 from study.plan.weight_files import REFERENCES, weight_file
 from study.submit.jobs import log_of
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-
-Row = dict[str, Any]
+Cells = dict[str, Any]  # some columns of a row
 COSTS = ("train_seconds", "train_images_per_second", "peak_memory_gib", "parameters")  # from a training's record
 
 
@@ -55,11 +51,11 @@ def _upstream(stage: Stage) -> list[Stage]:
     return [*(upstream for source in stage.inputs.values() for upstream in _upstream(source)), stage]
 
 
-def protocols(stage: Stage) -> dict[str, Row]:
+def protocols(stage: Stage) -> dict[str, Cells]:
     """Protocol columns of the rows of a stage, by judge."""
     spec = stage.spec
     assert isinstance(spec, (Reconstruct, Generate))
-    rows: dict[str, Row] = {}
+    rows: dict[str, Cells] = {}
     for judge in spec.judges:
         common = {"extractor": judge.name, "extractor_size": judge.size, "decode_precision": "float32"}
         if isinstance(spec, Reconstruct):
@@ -73,7 +69,7 @@ def protocols(stage: Stage) -> dict[str, Row]:
             continue
         sampling = spec.sampling
         reference, reference_hash = _compared_with(judge, spec)
-        low, high = sampling.guidance_interval
+        start, end = sampling.guidance_interval
         rows[judge.name] = {
             **common,
             "samples": sampling.samples,
@@ -82,8 +78,9 @@ def protocols(stage: Stage) -> dict[str, Row]:
             "steps": None if sampling.solver == "dopri5" else sampling.steps,
             "timestep_shift": sampling.timestep_shift,
             "guidance_scale": sampling.guidance_scale,
-            "guidance_interval": f"{low:g} {high:g}",
-            "guidance_channels": str(sampling.guidance_channels or "all"),
+            "guidance_start": float(start),
+            "guidance_end": float(end),
+            "guidance_channels": sampling.guidance_channels,
             "label_scheme": sampling.label_scheme,
             "weights": sampling.weights,
             "reference": reference,
@@ -92,14 +89,14 @@ def protocols(stage: Stage) -> dict[str, Row]:
     return rows
 
 
-def measured_protocol(stage: Stage, judge: str) -> Row:
+def measured_protocol(stage: Stage, judge: str) -> Cells:
     """Protocol columns of the row of a finished stage by one judge."""
     record = stage.record()
     assert record is not None
     return protocols(stage)[judge] | _protocol_from_metrics(record["metrics"][judge])
 
 
-def _protocol_from_metrics(metrics: dict[str, Any]) -> Row:
+def _protocol_from_metrics(metrics: dict[str, Any]) -> Cells:
     """Protocol columns known only after measuring: the hash covers the weights of a judge that is trained here."""
     return {"comparable": metrics["comparable"], "reference_hash": metrics["reference"][:12]}
 
@@ -119,17 +116,18 @@ def _reference(judge: JudgeSpec, data: DataSpec, split: str, images: int) -> str
     return fingerprint({"judge": judge.fingerprint, "data": data.content, "split": split, "images": images}, 12)
 
 
-def _identity(plan: Plan, planned: Planned, label: Label | None) -> Row:
+def _identity(plan: Plan, planned: Planned, label: Label | None) -> Cells:
     run, fit = planned.run, planned.fit
     name = parse_tokenizer(run.tokenizer)
     tokenizer = fit if planned.kind == "tokenizer" else fit.inputs["latents"].inputs["tokenizer"]
     pretrained = _pretrained_file(fit)
     tokenizer_seed = None if run.pretrained_tokenizer else run.tokenizer_seed
     return {
-        "ablations": plan.ablation,
-        "labels": cell({plan.ablation: label}) if label else "",
+        "ablations": (plan.ablation,),
+        "labels": (label,) if label else (),
         "kind": planned.kind,
         "run": run.name,
+        "changes": run.training_changes,
         "fingerprint": fit.fingerprint,
         "tokenizer": run.tokenizer,
         "foundation_model": name.foundation or "none",
@@ -181,7 +179,7 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
                         target = latents_file(planned.fit.fingerprint, Path(name).suffix)
                         _copy(latents[planned.fit].folder / name, sheets / target)
             for judge, protocol in protocols(result).items():
-                row: Row = {
+                row: Cells = {
                     **identity,
                     "images_seen": images_seen,
                     "protocol": fingerprint({**protocol, "sampling_seed": seed}, 12),
@@ -210,33 +208,16 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
                     }
                     if planned.kind == "tokenizer":
                         row |= _diagnostics(latents.get(planned.fit), result, judge)
-                rows.append(row)
+                rows.append(Row(**row))
     return rows
 
 
-def _diagnostics(latents: Stage | None, reconstruct: Stage, judge: str) -> Row:
+def _diagnostics(latents: Stage | None, reconstruct: Stage, judge: str) -> Cells:
     """The diagnostics of a tokenizer, see study/judge/latent_diagnostics.py."""
     of_latents = {} if latents is None else latents.diagnostics()
     row = {name: of_latents[name] for name in (*DIAGNOSTICS, "diagnostic_points") if name in of_latents}
     ifid = reconstruct.diagnostics().get("ifid", {})
     return row | ({"ifid": ifid[judge]} if judge in ifid else {})
-
-
-def _add_name(names: str, name: str) -> str:
-    return " ".join(sorted({*names.split(), name}))
-
-
-def _remove_name(names: str, name: str) -> str:
-    return " ".join(n for n in names.split() if n != name)
-
-
-def _merge_labels(old: str, new: str, ablation: str) -> str:
-    """The labels of a row: the old ones of other ablations, and the new one of this ablation."""
-    return cell({**{name: label for name, label in parse(old).items() if name != ablation}, **parse(new)})
-
-
-def _keys(table: pd.DataFrame) -> Iterator[tuple[Any, ...]]:
-    return zip(table["fingerprint"], table["images_seen"], table["protocol"], strict=True)
 
 
 def _copy(source: Path, target: Path) -> None:
@@ -264,25 +245,18 @@ def update_table(plan: Plan, out: Path) -> Path:
 
 
 def _update(plan: Plan, path: Path) -> None:
-    new = from_records(rows_of(plan, path.parent / "sheets"))
-    if path.exists():
-        old = load(path)
-        ablations = dict(zip(_keys(old), old["ablations"].astype(str), strict=True))
-        measured = set(_keys(old[old["state"] == "done"]))
-        # an old result, from another machine for instance, stays until there is a new one
-        unfinished = [key in measured and state != "done" for key, state in zip(_keys(new), new["state"], strict=True)]
-        kept = set(_keys(new[unfinished]))
-        new["ablations"] = [_add_name(ablations.get(key, ""), plan.ablation) for key in _keys(new)]
-        old["ablations"] = [
-            _add_name(text, plan.ablation) if key in kept else _remove_name(text, plan.ablation)
-            for key, text in ablations.items()
-        ]
-        old_labels, new_labels = (dict(zip(_keys(t), t["labels"].astype(str), strict=True)) for t in (old, new))
-        for table in (old, new):
-            keys = list(_keys(table))
-            table["labels"] = [
-                _merge_labels(old_labels.get(key, ""), new_labels.get(key, ""), plan.ablation) for key in keys
-            ]
-        dropped = (old["ablations"] == "") & (old["state"] != "done")  # never measured, so nothing is lost
-        new = merge(old[~dropped], new[[not one for one in unfinished]])
-    write(new, path)
+    asked = by_key(rows_of(plan, path.parent / "sheets"))
+    rows = by_key(rows_in(load(path))) if path.exists() else {}
+    for key, old in rows.items():
+        ablations = set(old.ablations) - {plan.ablation}
+        labels = [label for label in old.labels if label.ablation != plan.ablation]
+        new = asked.pop(key, None)
+        if new is not None:
+            ablations.update(new.ablations)
+            labels += new.labels
+        if new is None or (old.state == "done" and new.state != "done"):
+            new = old  # a result, from another machine for instance, stays until there is a new one
+        labels.sort(key=lambda label: label.ablation)
+        rows[key] = replace(new, ablations=tuple(sorted(ablations)), labels=tuple(labels))
+    kept = [row for row in rows.values() if row.ablations or row.state == "done"]  # else nothing was measured
+    write(table_of([*kept, *asked.values()]), path)

@@ -10,11 +10,11 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from results.numbers import counted, duration
 from results.searches import Search, SearchError, load, printed
 from study.core.compute import processor
 from study.plan.estimate import estimated_seconds
-from study.report.amounts import counted, duration, relative_path
-from study.report.console import console
+from study.report.console import console, relative_path
 from study.search.journal import JOURNAL
 from study.search.outcome import BEST, CHOOSING, SCORING
 from study.search.problem import Problem

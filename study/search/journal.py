@@ -19,7 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optuna.storages.journal._base import BaseJournalBackend
+from optuna.storages.journal import BaseJournalBackend
 
 from study.core.lease import locked
 
@@ -154,7 +154,7 @@ def open_storage(location: str, workers: int = 1) -> BaseStorage:
             "file systems, so trials get lost; leave --storage out for the journal, name a server, or give --workers 1"
         )
     try:
-        return optuna.storages.get_storage(location)
+        return optuna.storages.RDBStorage(location)
     except Exception as error:  # whatever the database's driver raises
         first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         message = f"--storage {location}: {first_line}"

@@ -16,6 +16,7 @@ from typing import Any
 from optuna.trial import FrozenTrial, TrialState
 
 from results import searches
+from results.pareto import front
 from study.claims.verdicts import Comparison
 from study.core.lease import locked
 from study.plan.runs import Run
@@ -48,15 +49,10 @@ def best_trials(problem: Problem, trials: Trials) -> list[FrozenTrial]:
     different.sort(key=lambda trial: trial.values)
     if len(problem.objectives) == 1:
         return different[:BEST]
-    front = [trial for trial in different if not any(_dominates(other, trial) for other in different)]
-    if len(front) <= BEST:
-        return front
-    return [front[round(i * (len(front) - 1) / (BEST - 1))] for i in range(BEST)]
-
-
-def _dominates(one: FrozenTrial, other: FrozenTrial) -> bool:
-    pairs = list(zip(one.values, other.values, strict=True))
-    return all(a <= b for a, b in pairs) and any(a < b for a, b in pairs)
+    best = front(different, lambda trial: trial.values)
+    if len(best) <= BEST:
+        return best
+    return [best[round(i * (len(best) - 1) / (BEST - 1))] for i in range(BEST)]
 
 
 def choosing_runs(problem: Problem, trials: Trials) -> list[Repeat]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from models.names import nearest
 from results.searches import Parameter
-from study.core.settings import nearest
 from study.plan.scales import Scale
 
 if TYPE_CHECKING:

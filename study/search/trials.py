@@ -83,7 +83,8 @@ class Trials:
     Args:
         folder: shared by all workers; holds the lock, and a lease for each trial. Not the journal's folder, which has a
             lock of its own.
-        study: the Optuna study, see `open_study`.
+        storage: of the Optuna study.
+        study: see `open_study`.
         dimensions: of the space.
         budget: total number of trials, unless `set_total` stored another one.
         seed: of the proposed values.
@@ -92,6 +93,7 @@ class Trials:
     """
 
     folder: Path
+    storage: optuna.storages.BaseStorage
     study: optuna.Study
     dimensions: Mapping[str, Dimension]
     budget: int
@@ -199,8 +201,13 @@ class Trials:
             if workers[trial.number] is not None:
                 log.info("trial %d continues here: its worker is gone", trial.number)
             self._prepare_sampler(trial.number)
-            return Trial(self.study, trial._trial_id)
+            return self._trial(trial.number)
         return None
+
+    def _trial(self, number: int) -> Trial:
+        """An existing trial as an object to which values and attributes can be added."""
+        study_id = self.storage.get_study_id_from_name(self.study.study_name)
+        return Trial(self.study, self.storage.get_trial_id_from_study_id_trial_number(study_id, number))
 
     def _new(self) -> Trial | None:
         """A new trial, the default first; None if the budget is used up."""
@@ -233,7 +240,7 @@ class Trials:
         state = STATES.get(outcome.state, TrialState.FAIL)
         values = list(outcome.values) if state == TrialState.COMPLETE else None
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):  # a worker that took it over was faster
-            self.study._storage.set_trial_user_attr(trial._trial_id, OUTCOME, fields)
+            self._trial(number).set_user_attr(OUTCOME, fields)
             self.study.tell(number, values, state, skip_if_finished=True)
         result = ", ".join(f"{value:.4g}" for value in outcome.values) or outcome.reason
         log.info("trial %d: %s", number, " ".join([outcome.state, result]).strip())

@@ -19,7 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from study.core.settings import change, nearest
+from models.names import nearest
+from study.core.settings import change
 
 KINDS = ("tokenizer", "generator")  # tables of a profile with settings of one wave only
 COMMAND_SECONDS = 60  # time limit of one Slurm command

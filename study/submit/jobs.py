@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Container
 from pathlib import Path
 
+from results.files import remove_partial
 from study import stages
 from study.core.compute import processor
 from study.core.distributed import (
@@ -24,7 +25,7 @@ from study.core.distributed import (
     rank_and_world_size,
     world_size,
 )
-from study.core.files import read_json, remove_partial, write_json
+from study.core.files import read_json, write_json
 from study.core.lease import Lease, LeaseLost, lease
 from study.core.paths import job_folder
 from study.core.provenance import provenance

@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from models.names import nearest
 from results.runs import SEARCH
 from study.core.files import read_json, write_json
 from study.core.paths import study_root
-from study.core.settings import nearest, rebuild
+from study.core.settings import rebuild
 from study.data.named_datasets import NAMED_DATASETS
 from study.plan.data_spec import GIVEN_AS_FOLDER
 from study.plan.runs import Plan
@@ -72,7 +73,8 @@ def launches_of(study: str) -> dict[str, dict[str, Any]]:
     study = study or max(launches, key=lambda path: launches[path]["started"]).parent.name
     selected = {path.stem: launch for path, launch in launches.items() if path.parent.name == study}
     if not selected:
-        raise ValueError(f"no study called {study!r} was started; {nearest(study, {p.parent.name for p in launches})}")
+        studies = sorted({path.parent.name for path in launches})
+        raise ValueError(f"no study called {study!r} was started; {nearest(study, studies)}")
     return selected
 
 

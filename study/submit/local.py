@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from study.core.code_snapshot import environment, snapshot
 from study.core.distributed import process_group, rank
@@ -181,6 +179,7 @@ def start_process(folder: Path, name: str, call: tuple[Any, ...], processes: int
     Writes logs and the process's identity (`submission.json`) to `folder`. To be called within `deferred_signals`.
     """
     import submitit
+    from submitit.helpers import environment_variables
 
     folder.mkdir(parents=True, exist_ok=True)
     executor = submitit.LocalExecutor(folder=folder)
@@ -188,7 +187,7 @@ def start_process(folder: Path, name: str, call: tuple[Any, ...], processes: int
     executor.update_parameters(
         timeout_min=TIMEOUT_MINUTES, stderr_to_stdout=True, name=name, tasks_per_node=processes, **gpu_options
     )
-    with mock.patch.dict(os.environ, environment(snapshot())):
+    with environment_variables(**environment(snapshot())):
         submitted = executor.submit(*call)
         with contextlib.suppress(OSError):  # a full disk: later sweeps then see the job only by its lease
             write_json(folder / "submission.json", this_process(int(submitted.job_id)))

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+from models.names import nearest
 from study.core import compute
 from study.core.distributed import rank_and_world_size
 from study.core.files import fingerprint
 from study.core.paths import require_writable, study_root
-from study.core.settings import change, nearest
+from study.core.settings import change
 from study.data.datasets import native_resolution, resolve_data
 from study.data.named_datasets import NAMED_DATASETS
 from study.plan.ablation_files import ablation

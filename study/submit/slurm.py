@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from study.core.code_snapshot import environment, snapshot
 from study.core.compute import Compute
@@ -181,11 +180,12 @@ def _submit_calls(executor: Any, code: Path, calls: list[tuple[Any, ...]]) -> li
         SlurmRefused: with Slurm's own message, in one line.
     """
     from submitit.core.utils import FailedJobError
+    from submitit.helpers import environment_variables
 
     try:
         with (
             cluster.without_job_variables(),
-            mock.patch.dict(os.environ, environment(code)),
+            environment_variables(**environment(code)),
             contextlib.redirect_stderr(io.StringIO()),  # submitit also prints the errors that it raises
             executor.batch(),
         ):

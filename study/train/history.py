@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from results.files import atomic
 from study.core.distributed import average, rank
-from study.core.files import atomic
 
 if TYPE_CHECKING:
     from torch import Tensor

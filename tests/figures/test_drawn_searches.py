@@ -131,12 +131,6 @@ def test_axes_of_ranges_choices_and_objectives() -> None:
     assert of_objective("gFID", [500.0]).place(500.0) == 0.5
 
 
-def test_the_front_is_of_trials_that_no_other_beats() -> None:
-    values = ((1, 9), (2, 5), (2, 6), (3, 5), (4, 1), (4, 1))
-    done = [Trial(trial=i, state="complete", values={"rfid": r, "gfid": g}) for i, (r, g) in enumerate(values)]
-    assert [trial.trial for trial in pareto.front(done, ("rfid", "gfid"))] == [0, 1, 4, 5]
-
-
 def test_the_front_stands_over_the_studys_frontier(table: pd.DataFrame) -> None:
     drawing = pareto.draw(tokenizer(protocol_of(table)), table)
     grey = drawing.data[drawing.data["part"] == "study"]

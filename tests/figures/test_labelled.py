@@ -1,16 +1,18 @@
 """Figures of labelled runs, and the dilemma: the order of labels, missing and confounded runs."""
 
+from functools import partial
 from pathlib import Path
 
 import matplotlib.text
 import numpy as np
 import pandas as pd
 import pytest
-from made_tables import JUDGES, LABELLED, RUNGS, labelled, study, with_labelled, without
+from made_tables import JUDGES, LABELLED, RUNGS, asked, labelled, study, with_labelled, without
 from reading import measured, visible
 
 import figures
 from figures.drawing import Drawing, NotAsked, NothingToDraw
+from results.schema import Label
 
 FIGURE_OF = {"recipe": "ladder", "foundation_models": "foundation_models", "vf_loss": "vf_loss"}
 
@@ -75,13 +77,16 @@ def test_a_rung_that_is_sampled_otherwise_is_named_and_any_other_protocol_refuse
 
 def test_a_shared_row_has_the_name_that_each_ablation_gives_it(table: pd.DataFrame) -> None:
     """As at the desk scale: one run of the frontier is also the full VF loss and one of the foundation models."""
-    table["labels"] = ""
+    models, parts = partial(Label, ablation="foundation_models"), partial(Label, ablation="vf_loss")
+    model = ("foundation_model",)
+    labels = {
+        "f4d16": (models(place=0, text="none"), parts(place=0, text="none", changed=model)),
+        "f4d16-lite0": (models(place=1, text="lite0", changed=model), parts(place=1, text="full")),
+    }
     generators = table["kind"] == "generator"
-    for tokenizer, labels in (
-        ("f4d16", "foundation_models 0: none; vf_loss 0: none [foundation_model]"),
-        ("f4d16-lite0", "foundation_models 1: lite0 [foundation_model]; vf_loss 1: full"),
-    ):
-        table.loc[generators & (table["tokenizer"] == tokenizer), "labels"] = labels
+    table["labels"] = [
+        labels.get(name, ()) if yes else () for name, yes in zip(table["tokenizer"], generators, strict=True)
+    ]
     assert set(draw("vf_loss", table).data["label"]) == {"none", "full"}
     drawing = draw("foundation_models", table)
     assert set(drawing.data["label"]) == {"none", "lite0"}
@@ -96,7 +101,7 @@ def test_figures_of_no_ablation_leave_them_alone(table: pd.DataFrame) -> None:
     for name in ("dilemma", "frontier", "convergence", "samples"):
         with pytest.raises(NotAsked, match="vf_loss"):
             draw(name, alone)
-    beside = with_labelled(table.assign(ablations="uniformity"), "vf_loss")
+    beside = with_labelled(asked(table, "uniformity"), "vf_loss")
     assert len(draw("frontier", beside).data) == len(draw("frontier", table).data)
 
 

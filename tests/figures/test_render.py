@@ -8,12 +8,13 @@ from pathlib import Path
 import matplotlib.text
 import pandas as pd
 import pytest
-from made_tables import JUDGES, LABELLED, guided, labelled, study, without, write_sheets, write_study
+from made_tables import JUDGES, LABELLED, asked, guided, labelled, study, without, write_sheets, write_study
 from reading import measured, visible
 
 import figures
 from figures.drawing import Drawing, NothingToDraw
 from figures.render import render
+from results.runs import asked_by
 from results.schema import DIAGNOSTICS
 from results.table import ProtocolError
 
@@ -93,12 +94,13 @@ def test_one_judge_with_two_references_is_refused(table: pd.DataFrame) -> None:
 
 
 def test_two_runs_that_look_the_same_are_refused(table: pd.DataFrame) -> None:
-    twin = table.assign(fingerprint=table["fingerprint"] + "x", ablations="recipe")
-    both = pd.concat([table.assign(ablations="recipe"), twin], ignore_index=True)
+    one = asked(table, "recipe")
+    twin = one.assign(fingerprint=table["fingerprint"] + "x")
+    both = pd.concat([one, twin], ignore_index=True)
     with pytest.raises(ValueError, match="cannot tell"):
         draw("convergence", both)
-    asked = pd.concat([table, twin], ignore_index=True)  # the frontier's own rows are unambiguous
-    assert len(draw("convergence", asked).data) == len(draw("convergence", table).data)
+    beside = pd.concat([table, twin], ignore_index=True)  # the frontier's own rows are unambiguous
+    assert len(draw("convergence", beside).data) == len(draw("convergence", table).data)
 
 
 @pytest.mark.parametrize("name", CHARTS)
@@ -264,8 +266,8 @@ def test_a_sweep_over_guidance_moves_no_other_figure(name: str, table: pd.DataFr
     assert texts(before) == texts(after)
     # in a study of its own, its unguided scores are drawn
     alone = guided(table)
-    alone["ablations"] = alone["ablations"].map(lambda names: "guidance" if "guidance" in names else "")
-    alone.loc[alone["kind"] == "tokenizer", "ablations"] = "guidance"
+    own = asked_by(alone, "guidance") | (alone["kind"] == "tokenizer")
+    alone["ablations"] = [("guidance",) if yes else () for yes in own]
     last = before.data[before.data["images_seen"] == before.data["images_seen"].max()]
     drawn = draw(name, alone)
     assert drawn.data["gfid"].tolist() == last["gfid"].tolist()
@@ -287,7 +289,7 @@ def test_nothing_to_draw_is_said_and_old_files_go(tmp_path: Path, table: pd.Data
     assert result == ([], {"frontier": "no generator has finished"}, {})
     assert not list(out.iterdir())
     with pytest.raises(NothingToDraw, match="asked for by an ablation"):
-        draw("frontier", table.assign(ablations=""))
+        draw("frontier", asked(table))
 
 
 def test_a_refused_figure_does_not_stop_the_others(tmp_path: Path, table: pd.DataFrame) -> None:

@@ -37,10 +37,10 @@ def test_tokenizer_names_read_and_write_back():
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("f16d32-dinov3", "'dinov2'"),
-        ("f16-d32", "'f16d32'"),
+        ("f16d32-dinov3", "nearest: dinov2"),
+        ("f16-d32", "nearest: f16d32"),
         ("f12d4", "8 and 16"),
-        ("F16D32", "f<downsampling>d<channels>"),
+        ("F16D32", "nearest: f16d32"),
         ("f0d4", "f<downsampling>d<channels>"),
     ],
 )
@@ -67,10 +67,10 @@ def test_generator_names():
 @pytest.mark.parametrize(
     ("spec", "options", "hint"),
     [
-        ("LightningDit-B/1", {}, "'LightningDiT'"),
-        ("LightningDiT-1p0b/1", {}, "'1p0B'"),
-        ("LightningDiT-B", {}, "'LightningDiT-B/1'"),
-        ("LightningDiT-B/1", {"qknorm": True}, "'qk_norm'"),
+        ("LightningDit-B/1", {}, "nearest: LightningDiT"),
+        ("LightningDiT-1p0b/1", {}, "nearest: 1p0B"),
+        ("LightningDiT-B", {}, "nearest: LightningDiT-B/"),
+        ("LightningDiT-B/1", {"qknorm": True}, "nearest: qk_norm"),
         ("LightningDiT-B/3", {}, "these do: 1, 2, 4, 8, 16"),
         ("LightningDiT-B/1", {"label_dropout": 1.0}, "label_dropout"),
     ],

@@ -248,9 +248,9 @@ def test_a_real_vision_transformer_at_256_px(name, side, prefix, width, mean, st
 
 
 def test_wrong_names_are_answered_with_what_was_meant(lite0):
-    with pytest.raises(ValueError, match="did you mean 'dinov2'"):
+    with pytest.raises(ValueError, match="unknown foundation model 'dinov3'; nearest: dinov2"):
         foundation_model("dinov3")
-    with pytest.raises(ValueError, match="lite0, lite2"):
+    with pytest.raises(ValueError, match="nearest: lite2, lite0"):
         efficientnet_lite("lite9")
     with pytest.raises(ValueError, match="2, 4, 8, 16, 32"):
         lite_trunk(foundation.efficientnet_lite("lite0", pretrained=False), 5)

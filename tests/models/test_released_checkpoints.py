@@ -115,7 +115,7 @@ REFUSED_TOKENIZERS = {
     "the narrower latent": ("f4d16", {}, r"asked for f4d16, but .*t\.pt holds .*: f4d4"),
     "more levels": ("f8d4", {}, r"asked for f8d4, but .*t\.pt holds a tokenizer of 3 levels"),
     "another foundation model": ("f4d4-mae", BESIDE, r"patches of 16 pixels, but .* \(8, 3, 14, 14\)"),
-    "no such tokenizer": ("f4d4-dinov3", {}, "did you mean 'dinov2'"),
+    "no such tokenizer": ("f4d4-dinov3", {}, "nearest: dinov2"),
     "a parameter is missing": ("f4d4", {"decoder.mid.attn_1.k.bias": None}, r"missing: decoder\.mid\.attn_1\.k\.bias$"),
     "a level is missing": ("f4d4", {"encoder.down.1.block.0.conv1.weight": None}, r"has no encoder\.down\.1\.block\.0"),
     "an extra parameter": ("f4d4", {"quantize.embedding": torch.zeros(2)}, r"not expected: quantize\.embedding$"),
@@ -202,7 +202,7 @@ def test_every_width_of_an_mlp_is_met(swiglu):
 REFUSED_GENERATORS = {
     "another size": ("LightningDiT-B/1", {}, r"depth 12, width 768, patch 1\), but .*g\.pt holds depth 4 .* width 128"),
     "another patch": ("LightningDiT-XXS/2", {}, r"and patch 1 .*: LightningDiT-XXS/1$"),
-    "no such generator": ("LightningDiT-XXXS/1", {}, "did you mean 'XXS'"),
+    "no such generator": ("LightningDiT-XXXS/1", {}, "nearest: XXS"),
     "a block is missing": (
         "LightningDiT-XXS/1", {"blocks.2.norm2.weight": None}, r"XXS/1: missing: blocks\.2\.norm2\.weight$",
     ),

@@ -7,8 +7,8 @@ from scipy.stats import spearmanr
 
 from results.foretell import correlations, predictor_points
 from results.ranks import by_chance, rank_agreement
-from results.schema import DIAGNOSTICS
-from results.table import ProtocolError, from_records
+from results.schema import DIAGNOSTICS, Row
+from results.table import ProtocolError, table_of
 
 
 def test_ranks_and_not_distances_count():
@@ -61,7 +61,7 @@ def rows(points=(1500, 1500, 1500)):
         for seed in (0, 1):
             records.append({**tokenizer, "kind": "generator", "fingerprint": f"g{number}{seed}", "generator": "XS",
                             "images_seen": 7, "protocol": "g", "gfid": 10.0 * number + seed})  # fmt: skip
-    table = from_records(records)
+    table = table_of(Row(**record) for record in records)
     return table[table["kind"] == "tokenizer"], table[table["kind"] == "generator"]
 
 

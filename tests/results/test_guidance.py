@@ -5,7 +5,7 @@ import pytest
 
 from results import table as results
 from results.guidance import choices
-from results.schema import SELECTION_SEED
+from results.schema import SELECTION_SEED, Row
 
 # by scale: gFID of the choosing and of the scoring samples; scale 1.5 scores better than the chosen one, by chance
 GFID = {1.0: (20.0, 21.0), 1.5: (15.0, 11.0), 2.0: (14.0, 14.5), 4.0: (30.0, 31.0)}
@@ -13,15 +13,15 @@ GFID = {1.0: (20.0, 21.0), 1.5: (15.0, 11.0), 2.0: (14.0, 14.5), 4.0: (30.0, 31.
 
 def swept(**changed) -> pd.DataFrame:
     row = {
-        "ablations": "guidance", "kind": "generator", "fingerprint": "g", "tokenizer": "f4d4", "latent_channels": 4,
+        "ablations": ("guidance",), "kind": "generator", "fingerprint": "g", "tokenizer": "f4d4", "latent_channels": 4,
         "generator": "LightningDiT-B/1", "images_seen": 512, "state": "done", "solver": "euler", "samples": 10_000,
         "extractor": "inception", "extractor_size": 299,
     }  # fmt: skip
-    return results.from_records(
-        {
+    return results.table_of(
+        Row(**{
             **row, "run": f"g at {scale:g}", "protocol": f"{scale}-{seed}", "guidance_scale": scale,
             "sampling_seed": seed, "gfid": gfid, **changed,
-        }
+        })
         for scale, both in GFID.items()
         for seed, gfid in zip((SELECTION_SEED, 0), both, strict=True)
     )  # fmt: skip
@@ -63,9 +63,10 @@ def test_every_judge_chooses_for_itself():
 
 
 def test_rows_that_the_ablation_does_not_ask_for_are_not_looked_at():
-    assert choices(swept(ablations="frontier")) == []
+    assert choices(swept(ablations=("frontier",))) == []
     table = swept()
-    table.loc[table["guidance_scale"] == 2, "ablations"] = ""  # of an earlier choice of scales
+    asked = table["guidance_scale"] != 2  # 2 is of an earlier choice of scales
+    table["ablations"] = [("guidance",) if yes else () for yes in asked]
     assert (only(table).scale, only(table).best) == (1.5, 11.0)
 
 

@@ -9,10 +9,9 @@ import pytest
 from models.configs import generator_config
 from models.costs import generator_parameters
 from results import table as results
-from results.labels import parse
 from results.published import FOLDER, load_published, load_study
-from results.runs import changes_of
-from results.schema import PUBLISHED_STUDIES
+from results.runs import asked_by
+from results.schema import PUBLISHED_STUDIES, Source
 from study import figures
 from study.plan.checks import check_study
 
@@ -22,14 +21,14 @@ TOKENIZERS = PAPER[PAPER["kind"] == "tokenizer"].set_index("run")
 
 
 def test_the_ladder_of_table_1() -> None:
-    ladder = GENERATORS[GENERATORS["ablations"] == "recipe"].sort_values("fingerprint")
+    ladder = GENERATORS[asked_by(GENERATORS, "recipe")].sort_values("fingerprint")
     assert ladder["gfid"].tolist() == [19.50, 17.20, 16.59, 16.61, 13.99, 12.52, 10.10, 9.25, 7.13, 4.29]
     assert set(ladder["images_seen"]) == {102_400_000}
     assert set(ladder["samples"]) == {50_000}
 
 
 def test_the_grid_of_table_2() -> None:
-    grid = GENERATORS[GENERATORS["ablations"].str.startswith("frontier")]
+    grid = GENERATORS[asked_by(GENERATORS, "frontier")]
     gfid = grid.pivot_table("gfid", "tokenizer", "generator")
     assert gfid.shape == (9, 3)
     assert gfid.loc["f16d64"].tolist() == [36.83, 20.73, 17.24]  # B, L, XL
@@ -41,7 +40,7 @@ def test_the_grid_of_table_2() -> None:
 
 
 def test_the_systems_of_table_3() -> None:
-    systems = GENERATORS[GENERATORS["ablations"] == "system"]
+    systems = GENERATORS[asked_by(GENERATORS, "system")]
     ours = systems[systems["generator"] == "LightningDiT-XL/1"].set_index(["images_seen", "guidance_scale"])["gfid"]
     assert ours.to_dict() == {
         (81_994_688, 1.0): 5.14,
@@ -54,8 +53,8 @@ def test_the_systems_of_table_3() -> None:
 
 
 def test_the_parts_of_table_5_and_the_densities_of_table_6() -> None:
-    changed = GENERATORS[GENERATORS["ablations"] == "vf_loss"]
-    without = [(set(changes_of(run)), gfid) for run, gfid in zip(changed["run"], changed["gfid"], strict=True)]
+    changed = GENERATORS[asked_by(GENERATORS, "vf_loss") & ~asked_by(GENERATORS, "frontier")]
+    without = [(set(changes), gfid) for changes, gfid in zip(changed["changes"], changed["gfid"], strict=True)]
     assert sorted(without, key=lambda part: part[1]) == [
         ({"tokenizer.vf_distance_weight"}, 17.74),
         ({"tokenizer.vf_cosine_margin", "tokenizer.vf_distance_margin"}, 17.77),
@@ -70,8 +69,9 @@ def test_the_parts_of_table_5_and_the_densities_of_table_6() -> None:
 def test_what_several_tables_print_is_one_row_with_all_its_sources() -> None:
     (row,) = GENERATORS[GENERATORS["run"] == "f16d32 + LightningDiT-B/1"].to_dict("records")
     assert row["gfid"] == 22.62
-    assert set(row["ablations"].split()) == {"frontier", "foundation_models", "vf_loss", "uniformity"}
-    assert row["source"].count("Table") == 4
+    assert set(row["ablations"]) == {"frontier", "foundation_models", "vf_loss", "uniformity"}
+    paper = "arXiv 2501.01423"
+    assert row["source"] == tuple(Source(publication=paper, table=f"Table {n}") for n in (2, 4, 5, 6))
 
 
 @pytest.mark.parametrize("study", PUBLISHED_STUDIES)
@@ -79,7 +79,7 @@ def test_no_row_can_be_taken_for_a_measured_one(study: str) -> None:
     table = load_published(study)
     assert len(table)
     assert set(table["study"]) == {study}
-    assert (table["source"] != "").all()
+    assert table["source"].map(bool).all()
     for name in ("commit", "versions", "device", "sheet"):
         assert (table[name] == "").all()
     for name in ("seed", "tokenizer_seed", "train_seconds", "threads"):
@@ -95,7 +95,7 @@ def test_only_the_paper_has_figures(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_sizes_of_generators_are_those_of_the_networks() -> None:
     """The paper's Figure 4 (c) has them on its axis, rounded."""
-    known = GENERATORS[GENERATORS["ablations"].str.startswith("frontier")]
+    known = GENERATORS[asked_by(GENERATORS, "frontier")]
     for row in known.drop_duplicates(["generator", "latent_channels"]).to_dict("records"):
         config = generator_config(row["generator"], grid=16, in_channels=row["latent_channels"], num_classes=1000)
         assert row["parameters"] == generator_parameters(config)
@@ -103,10 +103,10 @@ def test_sizes_of_generators_are_those_of_the_networks() -> None:
 
 @pytest.mark.parametrize(("ablation", "count"), [("recipe", 10), ("foundation_models", 5), ("vf_loss", 5)])
 def test_rows_of_labelled_ablations_have_their_place(ablation: str, count: int) -> None:
-    places = [parse(cell)[ablation].place for cell in GENERATORS["labels"] if ablation in parse(cell)]
+    places = [label.place for labels in GENERATORS["labels"] for label in labels if label.ablation == ablation]
     assert sorted(places) == list(range(count))
     full = GENERATORS[GENERATORS["run"] == "f16d32-dinov2 + LightningDiT-B/1"]["labels"].iloc[0]
-    assert {name: label.text for name, label in parse(full).items()} == {
+    assert {label.ablation: label.text for label in full} == {
         "foundation_models": "dinov2", "vf_loss": "full",
     }  # fmt: skip
 

@@ -8,10 +8,10 @@ import pandas as pd
 import pytest
 
 from results import table as results
-from results.schema import ADDED, COLUMNS, FOREIGN, NAMES, describe
+from results.schema import COLUMNS, FOREIGN, NAMES, PUBLISHED, Label, Row, Source, describe
 
 TOKENIZER = {
-    "ablations": "frontier", "kind": "tokenizer", "run": "f4d4", "fingerprint": "a" * 16, "tokenizer": "f4d4",
+    "ablations": ("frontier",), "kind": "tokenizer", "run": "f4d4", "fingerprint": "a" * 16, "tokenizer": "f4d4",
     "foundation_model": "none", "latent_channels": 4, "tokenizer_seed": 0, "seed": 0,
     "tokenizer_fingerprint": "a" * 16, "images_seen": 1000, "protocol": "p1", "state": "done",
     "rfid": 0.1 + 0.2, "psnr": 1e-320, "samples": 5000, "extractor": "efficientnet_lite2",
@@ -20,7 +20,7 @@ TOKENIZER = {
 
 
 def rows(*changes: dict) -> pd.DataFrame:
-    return results.from_records([{**TOKENIZER, **change} for change in changes])
+    return results.table_of(Row(**{**TOKENIZER, **change}) for change in changes)
 
 
 def test_what_was_written_is_read_exactly(tmp_path: Path) -> None:
@@ -47,7 +47,7 @@ def test_same_rows_in_another_order_are_the_same_bytes(tmp_path: Path) -> None:
 
 
 def test_an_empty_table_is_a_table(tmp_path: Path) -> None:
-    results.write(results.from_records([]), tmp_path / "table.csv")
+    results.write(results.table_of([]), tmp_path / "table.csv")
     assert len(results.load(tmp_path / "table.csv")) == 0
     assert len(results.merge(results.load(tmp_path / "table.csv"), rows({}))) == 1
 
@@ -60,7 +60,7 @@ def test_a_failed_write_leaves_the_old_table(tmp_path: Path, monkeypatch: pytest
     def stop(*_: object) -> str:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(results, "_format", stop)
+    monkeypatch.setattr(results, "_text", stop)
     with pytest.raises(KeyboardInterrupt):
         results.write(rows({"rfid": 5.0}), path)
     assert path.read_bytes() == before
@@ -84,8 +84,8 @@ def test_a_result_replaces_its_pending_row_and_keeps_the_others() -> None:
         ({"protocol": ""}, "protocol is empty"),
         ({"state": "finished"}, "state is 'finished'; valid are done, pending"),
         ({"kind": "decoder"}, "valid are tokenizer, generator"),
-        ({"samples": 2.5}, "samples should hold int"),
-        ({"tokeniser": "f4d4"}, "unknown columns tokeniser; nearest: tokenizer"),
+        ({"samples": 2.5}, "samples should be int, found 2.5"),
+        ({"ablations": "frontier"}, "ablations should be JSON, found 'frontier'"),
     ],
 )
 def test_a_bad_record_is_refused(change: dict, message: str) -> None:
@@ -103,12 +103,12 @@ def test_a_number_that_is_not_finite_is_not_written(tmp_path: Path, value: float
 
 
 def test_duplicate_keys_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="share one key"):
+    with pytest.raises(ValueError, match="share the key"):
         rows({}, {"run": "other"})
     path = tmp_path / "table.csv"
     results.write(rows({}), path)
     path.write_text(path.read_text() + path.read_text().splitlines()[1] + "\n")
-    with pytest.raises(ValueError, match=r"table\.csv: 2 rows share one key"):
+    with pytest.raises(ValueError, match=r"table\.csv: two rows share the key"):
         results.load(path)
 
 
@@ -120,7 +120,8 @@ def test_duplicate_keys_are_refused(tmp_path: Path) -> None:
         ("psnr,", "ssim,", "lacks the columns psnr"),
         ("5000", "many", "row 1: samples should be int, found 'many'"),
         ("False", "no", "comparable should be bool, found 'no'"),
-        ("0.30000000000000004", "nan", "rfid is nan"),
+        ("0.30000000000000004", "nan", "row 1: rfid should be float, found 'nan'"),
+        ('"[""frontier""]"', "frontier", "ablations should be JSON of its form, found 'frontier'"),
         ("done", "done,done", f"row 1: {len(NAMES) + 1} cells for {len(NAMES)} columns"),
     ],
 )
@@ -132,15 +133,29 @@ def test_a_damaged_file_is_named(tmp_path: Path, old: str, new: str, message: st
         results.load(path)
 
 
-def test_a_table_from_before_a_column_is_read_with_it_empty(tmp_path: Path) -> None:
-    path = tmp_path / "table.csv"
-    table = rows({})
-    results.write(table, path)
-    cells = [line.split(",") for line in path.read_text().splitlines()]
-    assert all(cells[1][cells[0].index(name)] == "" for name in ADDED)
-    kept = [i for i, name in enumerate(cells[0]) if name not in ADDED]
-    path.write_text("".join(",".join(line[i] for i in kept) + "\n" for line in cells))
-    pd.testing.assert_frame_equal(results.load(path), table, check_exact=True)
+def test_what_is_no_number_and_no_text_is_read_as_it_was(tmp_path: Path) -> None:
+    label = Label(ablation="recipe", place=3, text='+ a; "b" [c]', changed=("x, y", "z"))
+    changes = {
+        "generator.betas": (0.9, 0.999),
+        "label_dropout": 1e-05,
+        "phases": ({"from": 1},),
+        "name": "None",
+        "no": None,
+    }
+    source = (Source(publication="arXiv 1", table="Table 2"), Source(publication="b; c"))
+    published = {"fingerprint": f"{PUBLISHED}x", "source": source, "labels": (label,), "changes": changes}
+    results.write(rows({}, published), tmp_path / "table.csv")
+    first, second = results.rows_in(results.load(tmp_path / "table.csv"))
+    assert (first.ablations, first.labels, first.changes, first.source) == (("frontier",), (), {}, ())
+    assert (second.labels, second.changes, second.source) == ((label,), changes, source)
+    assert str(label) == 'recipe 3: + a; "b" [c] [x, y, z]'
+
+
+def test_a_name_that_is_no_column_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="tokeniser"):
+        rows({"tokeniser": "f4d4"})
+    with pytest.raises(ValueError, match="unknown columns tokeniser; nearest: tokenizer"):
+        results.write(rows({}).assign(tokeniser="f4d4"), tmp_path / "table.csv")
 
 
 def test_only_pictures_made_elsewhere_may_have_seen_who_knows_what(tmp_path: Path) -> None:
@@ -155,7 +170,7 @@ def test_only_pictures_made_elsewhere_may_have_seen_who_knows_what(tmp_path: Pat
     assert table["images_seen"].tolist() == [1000, pd.NA, pd.NA]
     merged = results.merge(table, rows({**foreign, "gfid": 8.0}, {"images_seen": 2000}))  # found again by its key
     assert merged["gfid"].dropna().tolist() == [8.0, 9.0]
-    with pytest.raises(ValueError, match="share one key"):
+    with pytest.raises(ValueError, match="share the key"):
         rows(foreign, foreign)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cluster
+import optuna
 import pytest
 from optuna.trial import TrialState
 from test_sweeps import TINY, ask, shown
@@ -79,8 +80,7 @@ def test_three_of_ten_trials_are_preempted_and_exactly_ten_finish(slurm, picture
     wait_for(lambda: sum(int(shown(job, "Restarts")) for job in search.jobs) >= PREEMPTED)
     wait_for(lambda: not search.queued(), seconds=600)
     search.run(*search.command)
-    (study,) = open_storage(str(search.searched / JOURNAL)).get_all_studies()
-    trials = open_storage(str(search.searched / JOURNAL)).get_all_trials(study._study_id)
+    trials = optuna.load_study(study_name=None, storage=open_storage(str(search.searched / JOURNAL))).trials
     assert [trial.number for trial in trials] == list(range(BUDGET))
     assert {trial.state for trial in trials} <= {TrialState.COMPLETE, TrialState.PRUNED}
     found = searches.load(search.out / "results" / "it", "generator")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shlex
 import shutil
@@ -83,6 +84,16 @@ class Sweep:
         written = (self.out / "results").exists() and all((drawn / f"{name}.png").exists() for name in FIGURES)
         return written and set(self.table()["state"]) == {"done"}
 
+    def reported(self) -> bool:
+        """Whether the report shows the present table, with style and script of the code that was submitted."""
+        results = self.out / "results" / "it"
+        if not (results / "report.html").exists():
+            return False
+        (templates,) = self.root.glob("code/*/study/report/html/templates")
+        digest = hashlib.sha256((results / "table.csv").read_bytes()).hexdigest()
+        parts = (digest, (templates / "style.css").read_text(), (templates / "script.js").read_text())
+        return all(part in (results / "report.html").read_text() for part in parts)
+
     def weights(self) -> dict[str, bytes]:
         """Every snapshot of every generator."""
         found = {
@@ -142,6 +153,7 @@ def test_detached_from_inside_a_job_it_ends_as_it_does_inline(slurm, pictures, u
         env=it.environment(), check=True, capture_output=True,
     )  # fmt: skip
     wait_for(it.done)
+    wait_for(it.reported)
     said = (tmp_path / "log").read_text()
     assert "each job asks Slurm for 1 CPU, 24.0 h" in said and "submitted" in said
     pd.testing.assert_frame_equal(numbers(it.table()), numbers(undisturbed.table()))

@@ -11,13 +11,14 @@ from ablations import released
 from results import table as results
 from results.published import load_published
 from results.ranks import EXACT, rank_agreement
+from results.schema import Row
 from study.claims.paper_claims import judge_claims
 from study.compare import compare, main
 from study.plan.scales import SCALES
 
 PAPER = load_published("paper")
 ROW = {
-    "ablations": "frontier", "kind": "generator", "tokenizer": "f16d32", "foundation_model": "none",
+    "ablations": ("frontier",), "kind": "generator", "tokenizer": "f16d32", "foundation_model": "none",
     "latent_channels": 32, "generator": "LightningDiT-B/1", "tokenizer_seed": 0, "seed": 0, "images_seen": 1000,
     "protocol": "p", "state": "done", "samples": 10_000, "solver": "dopri5", "guidance_scale": 1.0,
     "extractor": "inception", "extractor_size": 299, "comparable": True, "data": "imagenet", "resolution": 256,
@@ -26,11 +27,11 @@ ROW = {
 
 def made(*rows, **everywhere):
     """Generators by tokenizer and gFID, with what else differs."""
-    return results.from_records(
-        {
+    return results.table_of(
+        Row(**{
             **ROW, "run": f"{spec} + LightningDiT-B/1", "fingerprint": f"{spec}-{number}", "tokenizer": spec,
             "tokenizer_fingerprint": spec, "gfid": gfid, **everywhere, **changed,
-        }
+        })
         for number, (spec, gfid, changed) in enumerate(rows)
     )  # fmt: skip
 
@@ -79,9 +80,10 @@ def test_numbers_of_other_judges_are_not_subtracted():
 def test_guided_runs_and_changed_ones_match_only_their_like():
     plain = made(("f16d32", 20.0, {}))
     assert not lines(plain, made(("f16d32", 20.0, {"guidance_scale": 2.0})))
-    assert not lines(plain, made(("f16d32", 20.0, {"run": "f16d32 + LightningDiT-B/1 + swiglu=False"})))
-    sampled = {"run": "f16d32 + LightningDiT-B/1 + sampling.solver=euler", "solver": "euler"}
-    assert lines(plain, made(("f16d32", 20.0, sampled)))  # protocol, which is named
+    assert not lines(plain, made(("f16d32", 20.0, {"changes": {"swiglu": False}})))
+    assert not lines(plain, made(("f16d32", 20.0, {"changes": {"generator.betas": (0.9, 0.99)}})))
+    assert lines(plain, made(("f16d32", 20.0, {"run": "another name"})))
+    assert lines(plain, made(("f16d32", 20.0, {"solver": "euler"})))  # protocol, which is named
 
 
 def test_the_released_checkpoints_meet_their_published_numbers():

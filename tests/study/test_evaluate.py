@@ -89,7 +89,7 @@ def test_the_pictures_of_a_sweep_get_the_numbers_of_the_sweep(tiny_plan, tiny_sc
         "solver", "steps", "guidance_scale", "weights", "label_scheme", "decode_precision", "scale", "data", "sfid",
         "inception_score", "train_precision", "train_seconds", "parameters", "sheet",
     ]  # fmt: skip
-    assert [name for name in unknown if not (pd.isna(row[name]) or row[name] == "")] == []
+    assert [name for name in unknown if row[name] not in ("", ()) and not pd.isna(row[name])] == []
     assert (row["state"], row["study"], row["resolution"], row["threads"]) == ("done", "desk", 16, 1)
     assert "torch" in row["versions"]
 

@@ -10,7 +10,7 @@ from made_up import COMPUTE
 from PIL import Image
 
 from results import table as results
-from results.schema import FOREIGN, SELECTION_SEED
+from results.schema import FOREIGN, SELECTION_SEED, Row
 from study import sample
 from study.core import compute
 from study.core.files import read_json, write_json
@@ -96,11 +96,8 @@ def test_a_fingerprint_is_drawn_as_it_scores_unguided_whatever_was_swept(fitted,
 
 def test_bad_input_is_one_line(fitted, tmp_path, capsys):
     table = tmp_path / "results" / "desk" / "table.csv"
-    foreign = {
-        "kind": "generator", "run": "theirs", "fingerprint": FOREIGN + "0" * 16, "protocol": "p", "state": "done",
-        "gfid": 1.0,
-    }  # fmt: skip
-    results.write(results.merge(results.load(table), results.from_records([foreign])), table)
+    foreign = Row(kind="generator", run="theirs", fingerprint=FOREIGN + "0" * 16, protocol="p", state="done", gfid=1.0)
+    results.write(results.merge(results.load(table), results.table_of([foreign])), table)
     for arguments, message in (
         ({"run": "f4d4 + LightningDiT-XS/2"}, f"in study 'desk'; nearest: {RUN}"),
         ({"run": "f4d4"}, f"'f4d4' is a tokenizer, not a generator; generators: {RUN}"),

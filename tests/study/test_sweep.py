@@ -12,6 +12,7 @@ import pytest
 from made_up import TINY, draw_pictures
 
 import ablations
+from results.table import load
 from study.core.files import read_json
 
 
@@ -150,13 +151,13 @@ def test_every_ablation_that_the_scale_can_ask_runs_and_their_tables_are_one(pic
     command = [sys.executable, "-c", RUNS, names, *map(str, options)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
-    table = pd.read_csv(tmp_path / "results" / "all" / "table.csv", keep_default_na=False)
+    table = load(tmp_path / "results" / "all" / "table.csv")
     assert set(table["state"]) == {"done"}
-    assert " ".join(sorted({name for asked in table["ablations"] for name in asked.split()})) == names
+    assert " ".join(sorted({name for asked in table["ablations"] for name in asked})) == names
     shared = table[(table["run"] == "f4d4 + LightningDiT-XXS/2") & (table["images_seen"] == 64)]  # named as ever
     called = "foundation_models 0: none; recipe 8: + rotary positions [rope]; vf_loss 0: none [foundation_model]"
-    assert shared["labels"].tolist() == [called]
-    assert shared["ablations"].tolist() == [names.replace(" system", "")]  # which has the aligned tokenizer alone
+    assert "; ".join(map(str, shared["labels"].item())) == called
+    assert " ".join(shared["ablations"].item()) == names.replace(" system", "")  # which has the aligned tokenizer alone
     folder = tmp_path / "figures" / "all"
     assert {path.stem for path in folder.glob("*.png")} >= {"scaling", "ladder", "foundation_models", "vf_loss"}
 

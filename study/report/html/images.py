@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image, UnidentifiedImageError
@@ -17,24 +18,32 @@ class Unreadable(ValueError):
     """A picture is missing or cannot be read; the message says which."""
 
 
-def figure(path: Path, alt: str) -> str:
-    """A figure's PNG as an `<img>` with 256 colours. `alt` is already escaped.
+@dataclass(frozen=True)
+class Picture:
+    """A picture as a data URI, with its size in pixels."""
+
+    source: str
+    width: int
+    height: int
+
+
+def figure(path: Path) -> Picture:
+    """A figure's PNG with 256 colours.
 
     Raises:
         Unreadable: the file is damaged.
     """
     with _opened(path) as image:
         drawn = image.convert("RGB").quantize(COLOURS, Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    return _img(drawn, "PNG", alt)
+    return _embedded(drawn, "PNG")
 
 
-def strip(sheets: Path, name: str, alt: str) -> str:
-    """The first row of a picture sheet as an `<img>`: lossless, or a reduced JPEG if the pictures are large.
+def strip(sheets: Path, name: str) -> Picture:
+    """The first row of a picture sheet: lossless, or a reduced JPEG if the pictures are large.
 
     Args:
         sheets: folder of the sheets.
         name: a file in that folder, eight square pictures wide.
-        alt: already escaped.
 
     Raises:
         Unreadable: the name is not a plain file name, or the sheet is missing or damaged.
@@ -47,8 +56,8 @@ def strip(sheets: Path, name: str, alt: str) -> str:
             raise Unreadable(f"{name} is no sheet")
         row = sheet.convert("L" if sheet.mode == "L" else "RGB").crop((0, 0, side * COLUMNS, side))
     if side <= SIDE:
-        return _img(row, "PNG", alt)
-    return _img(row.resize((SIDE * COLUMNS, SIDE), Image.Resampling.BOX), "JPEG", alt)
+        return _embedded(row, "PNG")
+    return _embedded(row.resize((SIDE * COLUMNS, SIDE), Image.Resampling.BOX), "JPEG")
 
 
 def _opened(path: Path) -> Image.Image:
@@ -62,9 +71,8 @@ def _opened(path: Path) -> Image.Image:
     return image
 
 
-def _img(image: Image.Image, form: str, alt: str) -> str:
+def _embedded(image: Image.Image, form: str) -> Picture:
     memory = io.BytesIO()
     image.save(memory, form, optimize=True, **({"quality": 85} if form == "JPEG" else {}))
     data = base64.b64encode(memory.getvalue()).decode()
-    size = f'width="{image.width}" height="{image.height}"'
-    return f'<img src="data:image/{form.lower()};base64,{data}" {size} alt="{alt}">'
+    return Picture(f"data:image/{form.lower()};base64,{data}", image.width, image.height)

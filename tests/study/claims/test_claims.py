@@ -10,15 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_tables import study
+from made_tables import asked, study
 
 from ablations import recipe
 from models.configs import parse_tokenizer
 from results import table as results
 from results.published import load_published, load_study
-from results.runs import changes_of
+from results.schema import Label, Row
 from study.claims.__main__ import main
-from study.claims.evidence import recipe_rung
 from study.claims.paper_claims import CLAIMS, judge_claims
 from study.claims.verdicts import Comparison, RankCorrelation, verdict_at_place, verdict_over_places
 from study.plan.scales import SCALES
@@ -60,10 +59,10 @@ def test_the_committed_study_gives_what_the_readme_says(committed):
 def test_tokenizers_of_others_say_nothing_about_the_studied_family():
     table = study(widths=(4, 8, 16))
     about_the_family = ("dilemma-rfid", "dilemma-gfid", "vf-gfid", "vf-faster")
-    found = verdicts(table.assign(ablations="baselines"))
+    found = verdicts(asked(table, "baselines"))
     assert {found[name] for name in about_the_family} == {"holds"}
     names = {"f4d4": "sd-vae-f8d4", "f4d8": "mar-vae-f16d16", "f4d16": "va-vae"}
-    others = table.assign(ablations="baselines", tokenizer=table["tokenizer"].replace(names))
+    others = asked(table, "baselines").assign(tokenizer=table["tokenizer"].replace(names))
     found = verdicts(others)
     assert {found[name] for name in about_the_family} == {"not measured"}
 
@@ -113,7 +112,7 @@ def test_judges_must_agree_and_one_place_fails_a_claim():
 
 
 ROW = {
-    "ablations": "frontier", "kind": "generator", "foundation_model": "none", "generator": "LightningDiT-XXS/2",
+    "ablations": ("frontier",), "kind": "generator", "foundation_model": "none", "generator": "LightningDiT-XXS/2",
     "tokenizer_seed": 0, "seed": 0, "images_seen": 1000, "protocol": "p", "state": "done", "samples": 5000,
     "guidance_scale": 1.0, "extractor": "efficientnet_lite2", "extractor_size": 64, "comparable": True,
 }  # fmt: skip
@@ -121,11 +120,11 @@ ROW = {
 
 def made(*rows):
     """Generators from tuples of tokenizer, gFID and further changed cells."""
-    return results.from_records(
-        {
+    return results.table_of(
+        Row(**{
             **ROW, "run": f"{spec} + XXS", "fingerprint": f"{spec}-{number}", "tokenizer": spec, "gfid": gfid,
             "latent_channels": parse_tokenizer(spec).channels, "tokenizer_fingerprint": spec, **changed,
-        }
+        })
         for number, (spec, gfid, changed) in enumerate(rows)
     )  # fmt: skip
 
@@ -135,12 +134,12 @@ def made(*rows):
     [
         ({}, "holds"),
         ({"comparable": False}, "not measured"),
-        ({"ablations": ""}, "not measured"),
+        ({"ablations": ()}, "not measured"),
         ({"state": "failed", "gfid": None}, "not measured"),
         ({"guidance_scale": 2.0}, "not measured"),
         ({"samples": 3000}, "not measured"),
         ({"images_seen": 2000}, "not measured"),
-        ({"run": "f4d16 + XXS + swiglu=False"}, "not measured"),
+        ({"changes": {"swiglu": False}}, "not measured"),
         ({"sampling_seed": 1_000_000}, "not measured"),
     ],
 )
@@ -161,7 +160,7 @@ def test_two_judges_that_disagree_decide_nothing():
 
 def test_the_system_is_held_against_published_numbers():
     ours = {
-        "ablations": "released", "generator": "LightningDiT-XL/1", "foundation_model": "dinov2", "data": "imagenet",
+        "ablations": ("released",), "generator": "LightningDiT-XL/1", "foundation_model": "dinov2", "data": "imagenet",
         "resolution": 256, "samples": 50_000, "guidance_scale": 10.0, "extractor": "inception",
         "extractor_size": 299, "images_seen": 81_920_000,
     }  # fmt: skip
@@ -171,10 +170,15 @@ def test_the_system_is_held_against_published_numbers():
     assert verdicts(made(("f16d32-dinov2", 2.11, {**ours, "data": "birds"})))["headline-64"] == "not measured"
 
 
-def test_every_rung_of_the_recipe_is_recognised():
-    runs = recipe.runs(SCALES["smoke"]())
-    rungs = [recipe_rung(run.generator or "", "-" in run.tokenizer, changes_of(run.name)) for run in runs]
-    assert rungs == list(range(10))
+def test_a_rung_is_known_by_its_place_in_the_recipe():
+    labels = [run.label for run in recipe.runs(SCALES["smoke"]())]
+    rows = [
+        (f"f4d{number + 1}", 20.0 - number, {"labels": (Label(ablation="recipe", place=number, text=text),)})
+        for number, text in enumerate(labels)
+    ]
+    assert {f"recipe-{rung}" for rung in range(1, 10)} <= {
+        name for name, verdict in verdicts(made(*rows)).items() if verdict == "holds"
+    }
 
 
 def test_ranks_owe_little_to_chance():
@@ -193,9 +197,9 @@ def test_every_claim_has_a_name_of_its_own():
     assert len({claim.name for claim in CLAIMS}) == len(CLAIMS) == len(GOLDEN)
 
 
-def test_the_readme_has_what_the_command_prints(committed, capsys):
+def test_the_results_page_has_what_the_command_prints(committed, capsys):
     assert main("desk-full", markdown_=True, out=committed) == 0
-    assert capsys.readouterr().out.strip() in (CHECKOUT / "README.md").read_text()
+    assert capsys.readouterr().out.strip() in (CHECKOUT / "docs" / "results.md").read_text()
 
 
 def test_the_command(tmp_path, capsys):

@@ -4,26 +4,7 @@ import pytest
 import torch
 
 from study.core.assets import asset
-from study.core.files import atomic, fingerprint, load_tensors, read_json, remove_partial, save_tensors, write_json
-
-
-def test_a_write_that_fails_leaves_the_old_file_and_no_other(tmp_path):
-    path = tmp_path / "numbers.json"
-    write_json(path, [1])
-    with pytest.raises(RuntimeError), atomic(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
-    assert read_json(path) == [1]
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_only_temporary_files_of_killed_writers_are_removed(tmp_path):
-    kept = (".lock", ".lease.json.0123abcd", "checkpoint-000000000008.safetensors", "record.json")
-    left = (".checkpoint-000000000016.safetensors.0123abcd", ".record.json.89abcdef", ".samples.png.01234567")
-    for name in (*kept, *left):
-        (tmp_path / name).touch()
-    remove_partial(tmp_path)
-    assert {path.name for path in tmp_path.iterdir()} == set(kept)
+from study.core.files import fingerprint, load_tensors, read_json, save_tensors, write_json
 
 
 def test_a_number_that_is_not_finite_is_never_stored(tmp_path):

@@ -27,11 +27,16 @@ def test_code_as_committed_has_no_difference(checkout):
     assert provenance.difference() == ""
 
 
-def test_changed_and_new_modules_are_in_the_difference(checkout):
+def test_changed_and_new_files_of_the_code_are_in_the_difference(checkout):
     (checkout / "study" / "one.py").write_text("first = 2\n")
     (checkout / "study" / "two.py").write_text("second = 3\n")
+    for name in ("study/report/html/templates/page.html", "results/desk/report.html"):
+        (checkout / name).parent.mkdir(parents=True)
+        (checkout / name).write_text(f"{name}\n")
     assert provenance.commit().endswith("+changes")
-    assert {"-first = 1", "+first = 2", "+second = 3"} <= set(provenance.difference().splitlines())
+    lines = set(provenance.difference().splitlines())
+    assert {"-first = 1", "+first = 2", "+second = 3", "+study/report/html/templates/page.html"} <= lines
+    assert "+results/desk/report.html" not in lines
 
 
 def test_code_edited_while_a_process_submits_jobs_is_described_as_it_is_then(checkout):

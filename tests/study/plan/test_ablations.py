@@ -7,7 +7,6 @@ import sys
 import pytest
 from made_up import COMPUTE, Asking, data_spec
 
-from results.labels import Label, cell, parse
 from study.plan.ablation_files import ablation, ablation_names
 from study.plan.factors import run_labels, varied_factors
 from study.plan.resolve import make_plan
@@ -113,18 +112,9 @@ def test_a_label_moves_no_fingerprint_and_no_name():
     assert [stage.fingerprint for stage in before.stages] == [stage.fingerprint for stage in after.stages]
     assert named.name == run.name and named.title == "+ something (seed 1)" and run.title == run.name
     assert after.jobs[-1].title == named.title
-    for label in ("a; b", "a [b]", " a", "a\nb"):
-        with pytest.raises(ValueError, match="without semicolons and brackets"):
+    for label in (" a", "a\nb"):
+        with pytest.raises(ValueError, match="must be one line"):
             Run(tokenizer="f4d4", label=label)
-
-
-def test_a_cell_of_labels_gives_them_back():
-    made = {"vf_loss": Label(1, "full"), "recipe": Label(9, "+ patch 1: aligned (f4)", ("foundation_model", "patch"))}
-    assert cell(made) == "recipe 9: + patch 1: aligned (f4) [foundation_model, patch]; vf_loss 1: full"
-    assert parse(cell(made)) == made
-    assert parse("") == {} and cell({}) == ""
-    with pytest.raises(ValueError, match="found 'no label'"):
-        parse("no label")
 
 
 def test_the_list_has_every_ablation_and_needs_no_torch():

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import threading
 from functools import cache
-from html import escape
 from html.parser import HTMLParser
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -18,12 +17,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_tables import study
+from jinja2 import UndefinedError
+from made_tables import asked, study
+from markupsafe import escape
 from PIL import Image
 
 from results.table import write
 from study.claims.paper_claims import judge_claims
-from study.report.html.page import page, write_page
+from study.report.html.page import ENVIRONMENT, page, write_page
 
 SECTIONS = ("headline", "claims", "runs", "figures", "samples", "protocol", "provenance", "cost")
 VOID = ("meta", "link", "img", "input", "br")
@@ -165,7 +166,7 @@ def test_a_missing_number_is_an_empty_cell_and_too_few_samples_are_marked(table,
 
 
 def test_trials_of_searches_are_counted_and_not_listed(table, drawn, tmp_path):
-    trials = table[table["kind"] == "generator"].assign(guidance_scale=1.5, ablations="search-sampling")
+    trials = asked(table[table["kind"] == "generator"], "search-sampling").assign(guidance_scale=1.5)
     trials["protocol"] = trials["protocol"] + "s"
     with_trials = page(save(pd.concat([table, trials]), tmp_path / "made"), drawn, {})
     without = page(save(table, tmp_path / "other"), drawn, {})
@@ -176,7 +177,7 @@ def test_trials_of_searches_are_counted_and_not_listed(table, drawn, tmp_path):
 
 
 def test_what_is_varied_has_a_column(table, drawn, tmp_path):
-    more = table[table["kind"] == "generator"].assign(guidance_scale=1.5, ablations="guidance")
+    more = asked(table[table["kind"] == "generator"], "guidance").assign(guidance_scale=1.5)
     more["protocol"] = more["protocol"] + "g"
     text = page(save(pd.concat([table, more]), tmp_path / "made"), drawn, {})
     assert ">guidance scale</button>" in section(text, "runs")
@@ -190,7 +191,7 @@ def test_everything_from_outside_is_escaped(table, drawn, tmp_path):
     columns = ("run", "tokenizer", "generator", "extractor", "reference", "device", "commit", "solver", "data", "scale")
     for name in (*columns, "foundation_model", "given_weights", "versions", "weights", "label_scheme"):
         changed[name] = changed[name].where(changed[name] == "", changed[name] + HOSTILE)
-    changed["ablations"] = "frontier <script>x</script>"
+    changed["ablations"] = [("frontier", "<script>x</script>")] * len(changed)
     changed.loc[0, ["state", "reason", "log", "gfid"]] = ["failed", HOSTILE, HOSTILE, np.nan]
     changed.loc[1, "sheet"] = f"../{HOSTILE.replace('/', '')}.png"
     study = save(changed, tmp_path / "a<script>b")
@@ -201,6 +202,11 @@ def test_everything_from_outside_is_escaped(table, drawn, tmp_path):
     assert len(read.all("script")) == 1
     assert not [attributes for _, attributes in read.found if any(name.startswith("on") for name in attributes)]
     assert text.count(escape(HOSTILE)) > 50
+
+
+def test_a_value_that_the_template_does_not_get_is_an_error():
+    with pytest.raises(UndefinedError, match="'study' is undefined"):
+        ENVIRONMENT.get_template("page.html").render(style="", style_hash="", script="", script_hash="")
 
 
 def test_the_same_table_gives_the_same_bytes(table, drawn, tmp_path):

@@ -8,6 +8,8 @@ from made_up import COMPUTE, Asking, data_spec, finish
 import ablations.frontier
 import ablations.recipe
 from results import table as results
+from results.runs import asked_by
+from results.schema import Label
 from study.core.lease import lease
 from study.plan.resolve import make_plan
 from study.plan.runs import Run
@@ -37,15 +39,16 @@ def test_every_planned_row_is_listed_before_anything_ran(tmp_path):
 def test_the_ladder_is_told_apart_and_shares_its_top_with_the_frontier(tmp_path):
     update_table(plan(), tmp_path)
     table = results.load(update_table(plan("recipe", ablations.recipe), tmp_path))
-    ladder = table[(table["images_seen"] == 512) & table["ablations"].str.contains("recipe")]
+    ladder = table[(table["images_seen"] == 512) & asked_by(table, "recipe")]
     assert len(ladder) == len(set(ladder["run"])) == 10
-    assert ladder.loc[ladder["ablations"] == "frontier recipe", "run"].tolist() == ["f4d4 + LightningDiT-XXS/2"]
-    top = "recipe 8: + rotary positions [rope]"
-    assert ladder.loc[ladder["ablations"] == "frontier recipe", "labels"].tolist() == [top]
-    assert ladder["labels"].str.endswith("[foundation_model, patch]").sum() == 1  # confounded
+    of_both = ladder[asked_by(ladder, "frontier")]
+    assert of_both["run"].tolist() == ["f4d4 + LightningDiT-XXS/2"]
+    top = Label(ablation="recipe", place=8, text="+ rotary positions", changed=("rope",))
+    assert of_both["labels"].tolist() == [(top,)]
+    assert [label.changed for (label,) in ladder["labels"]].count(("foundation_model", "patch")) == 1  # confounded
     again = results.load(update_table(plan(), tmp_path))  # the frontier's rows come anew and keep the other's label
-    shared = again[(again["ablations"] == "frontier recipe") & (again["kind"] == "generator")]
-    assert shared["labels"].tolist() == [top, top]
+    shared = again[asked_by(again, "frontier") & asked_by(again, "recipe") & (again["kind"] == "generator")]
+    assert shared["labels"].tolist() == [(top,), (top,)]
     (first,) = ladder[ladder["solver"] == "ddpm"].to_dict("records")
     assert (first["generator"], first["steps"], first["timestep_shift"]) == ("DiT-XXS/2", 40, 1.0)
 
@@ -81,13 +84,13 @@ def test_a_result_replaces_its_pending_row_and_brings_its_sheet(tmp_path):
 
 def test_two_ablations_share_rows_and_neither_loses_its_own(tmp_path):
     first = Run(tokenizer="f4d4", generator="LightningDiT-XXS/2")
-    second = dataclasses.replace(first, options={"rope": False})
+    second = dataclasses.replace(first, options={"rope": False}, changes={"sampling.seed": 5})
     update_table(plan("one", Asking(first)), tmp_path)
     table = load(update_table(plan("two", Asking(first, second)), tmp_path))
-    assert table.loc[("f4d4", 256), "ablations"] == "one two"
-    assert table.loc[(first.name, 512), "ablations"] == "one two"
-    assert table.loc[(second.name, 512), "ablations"] == "two"
-    assert "rope=False" in second.name
+    assert table.loc[("f4d4", 256), "ablations"] == ("one", "two")
+    assert table.loc[(first.name, 512), "ablations"] == ("one", "two")
+    assert table.loc[(second.name, 512), "ablations"] == ("two",)
+    assert table.loc[(second.name, 512), "changes"] == {"rope": False}  # the seed is in the protocol
 
 
 def test_a_run_no_longer_asked_for_stays_when_it_was_measured_and_goes_when_it_was_not(tmp_path):
@@ -97,7 +100,7 @@ def test_a_run_no_longer_asked_for_stays_when_it_was_measured_and_goes_when_it_w
         finish(stage)
     update_table(old, tmp_path)
     table = load(update_table(plan("one", Asking(Run(tokenizer="f4d4", tokenizer_seed=2))), tmp_path))
-    assert table.loc[("f4d4", 256), ["state", "ablations"]].tolist() == ["done", ""]
+    assert table.loc[("f4d4", 256), ["state", "ablations"]].tolist() == ["done", ()]
     assert ("f4d4 (seed 1)", 256) not in table.index
     assert table.loc[("f4d4 (seed 2)", 256), "state"] == "pending"
 
@@ -109,7 +112,7 @@ def test_a_result_measured_elsewhere_stays_until_there_is_a_new_one(tmp_path, st
     update_table(found, tmp_path)
     monkeypatch.setenv("STUDY_ROOT", str(study_root / "of another machine"))
     table = load(update_table(found, tmp_path))
-    assert table.loc[("f4d4", 256), ["state", "rfid", "ablations"]].tolist() == ["done", 1.0, "frontier"]
+    assert table.loc[("f4d4", 256), ["state", "rfid", "ablations"]].tolist() == ["done", 1.0, ("frontier",)]
     assert len(table) == 6
     for stage in found.jobs[0].stages:
         finish(stage, rfid=2.0)

@@ -51,7 +51,7 @@ def test_rows_are_in_the_table_and_in_no_figure(tmp_path, stages_run):
     search(tmp_path, "sampling", 3)
     table = load(tmp_path / "results" / "made" / "table.csv")
     generators = table[table["kind"] == "generator"]
-    assert set(table["ablations"]) == {"search-sampling"} and set(table["state"]) == {"done"}
+    assert set(table["ablations"]) == {("search-sampling",)} and set(table["state"]) == {"done"}
     assert len(generators) == 2 * (3 + 2 * len(CHOOSING) + 2 * len(SCORING))  # by both judges
     assert scored(table).empty
     with pytest.raises(NothingToDraw):

@@ -24,8 +24,9 @@ DIMENSIONS = {
 
 
 def open_trials(folder, budget, worker="0", dimensions=DIMENSIONS):
-    study = open_study(open_storage(str(folder / JOURNAL)), "toy", ["gfid"])
-    return Trials(folder / "trials", study, dimensions, budget, seed=1, worker=worker)
+    storage = open_storage(str(folder / JOURNAL))
+    study = open_study(storage, "toy", ["gfid"])
+    return Trials(folder / "trials", storage, study, dimensions, budget, seed=1, worker=worker)
 
 
 def square(claimed):
@@ -342,8 +343,8 @@ def test_sqlite_is_for_one_worker(tmp_path):
     url = f"sqlite:///{tmp_path}/trials.db"
     with pytest.raises(ValueError, match=r"with 2 workers: SQLite locks its whole file, .* or give --workers 1"):
         open_storage(url, workers=2)
-    study = open_study(open_storage(url), "toy", ["gfid"])
-    trials = Trials(tmp_path / "trials", study, DIMENSIONS, 3)
+    storage = open_storage(url)
+    trials = Trials(tmp_path / "trials", storage, open_study(storage, "toy", ["gfid"]), DIMENSIONS, 3)
     do_trials(trials, square)
     assert numbers(trials) == [0, 1, 2]
 

@@ -108,8 +108,10 @@ def test_jobs_run_the_code_as_it_was_submitted(study_root, tmp_path, monkeypatch
     draw = """
 import pathlib, sys
 from figures.render import render
+from study.report.html.page import write_page
 drawn = render(pathlib.Path(sys.argv[1]), pathlib.Path.cwd(), ["dilemma"])
 print(drawn.skipped, drawn.refused)
+write_page(pathlib.Path(sys.argv[1]), pathlib.Path.cwd())
 """
     write(study(), tmp_path / "made" / "table.csv")
     done = subprocess.run(
@@ -117,6 +119,7 @@ print(drawn.skipped, drawn.refused)
         cwd=tmp_path, env=environment, capture_output=True, text=True, check=True, timeout=60,
     )  # fmt: skip
     assert done.stdout.strip() == "{} {}"  # nothing missing: the snapshot contains the published tables
+    assert "</html>" in (tmp_path / "made" / "report.html").read_text()  # and the templates
     sources = code_snapshot._sources()
     monkeypatch.setattr(code_snapshot, "_sources", lambda: {**sources, "study/__init__.py": b"# changed"})
     assert code_snapshot.snapshot() != first

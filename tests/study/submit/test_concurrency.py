@@ -86,6 +86,6 @@ def test_a_table_that_8_processes_write_at_once_has_the_rows_of_all(study_root, 
     table = results.load(tmp_path / "results" / "made" / "table.csv")
     rows = table.set_index("tokenizer_seed")[["state", "rfid", "ablations"]]
     assert len(rows) == 9
-    assert rows.loc[0, "ablations"] == " ".join(f"asks{number}" for number in range(8))
+    assert rows.loc[0, "ablations"] == tuple(f"asks{number}" for number in range(8))
     for number in range(8):
-        assert rows.loc[1 + number].tolist() == ["done", float(number), f"asks{number}"]
+        assert rows.loc[1 + number].tolist() == ["done", float(number), (f"asks{number}",)]
