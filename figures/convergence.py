@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.axes import Axes
 
-from figures import axis_scales, label_places, layout, paper_values, rows, style, wording
+from figures import axis_scales, label_places, layout, marks, paper_values, rows, style, wording
 from figures.drawing import Drawing, NothingToDraw
 from results.convergence import SpeedUp, speed_up
 from results.published import SPEED_UPS, SPEED_UPS_RUN, SPEED_UPS_SOURCE
@@ -71,8 +71,10 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
             published_note=PUBLISHED,
         )
         for ax, (generator, judge) in zip(axes, panels, strict=False):
+            here, repeats = _of(points, generator, judge), _of(generators, generator, judge)
+            names = _curves(ax, here, repeats, gains[generator, judge])
             _frame(ax, judge.of(points), judge.of(generators))
-            _panel(ax, _of(points, generator, judge), gains[generator, judge])
+            label_places.at_line_ends(ax, names)
             if not only_generator:
                 layout.heading(ax, generator)
         _draw_published(axes[-n_columns])
@@ -150,23 +152,27 @@ def _label(tokenizer: str, gain: SpeedUp | None) -> str:
     return f"{tokenizer} {gain}" if gain.factor else f"{tokenizer}\n{gain}"
 
 
-def _panel(ax: Axes, points: pd.DataFrame, gains: dict[str, SpeedUp]) -> None:
+def _curves(
+    ax: Axes, points: pd.DataFrame, repeats: pd.DataFrame, gains: dict[str, SpeedUp]
+) -> list[label_places.Label]:
+    """Draw a line per tokenizer; returns the labels of their ends."""
     names = []
     plain_of = {aligned: plain for plain, aligned in rows.pairs(points)}
     curves = {name: points[points["tokenizer"] == name] for name in rows.tokenizers(points)}
     for tokenizer, curve in curves.items():
         curve = curve.sort_values("images_seen", kind="stable")
-        first, last = curve.iloc[0], curve.iloc[-1]
-        look = style.look(first["latent_channels"], first["foundation_model"])
-        x = curve["images_seen"].astype(float)
-        if (curve["gfid_runs"] > 1).any():
-            ax.fill_between(x, curve["gfid_min"], curve["gfid_max"], color=look.color, alpha=0.15, linewidth=0)
-        ax.plot(x, curve["gfid"], linestyle=look.dash, markersize=4, zorder=3, **look.markers())
+        last = curve.iloc[-1]
+        look = style.look(last["latent_channels"], last["foundation_model"])
+        mine = repeats[repeats["tokenizer"] == tokenizer]
+        marks.means(
+            ax, mine, "images_seen", "gfid", spread="band", linestyle=look.dash, markersize=4, zorder=3,
+            **look.markers(),
+        )  # fmt: skip
         if tokenizer in gains:
             _bracket(ax, curves[plain_of[tokenizer]], gains[tokenizer], look.color)
         text = _label(tokenizer, gains.get(tokenizer))
         names.append(label_places.Label(text, float(last["images_seen"]), float(last["gfid"]), look.color))
-    label_places.at_line_ends(ax, names)
+    return names
 
 
 def _bracket(ax: Axes, plain: pd.DataFrame, gain: SpeedUp, color: str) -> None:

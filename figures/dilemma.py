@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.axes import Axes
 
-from figures import axis_scales, label_places, layout, paper_values, rows, style, wording
+from figures import axis_scales, label_places, layout, marks, paper_values, rows, style, wording
 from figures.drawing import Drawing, NothingToDraw
 
 NAME = "dilemma"
@@ -61,7 +61,9 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
 
 
 class PanelData(NamedTuple):
-    """What the panels show: finished tokenizers, the smallest generator at its last common mark, a point per width."""
+    """What the panels show: finished tokenizers at their last mark, the smallest generator at its last common mark, a
+    point per width.
+    """
 
     tokenizers: pd.DataFrame
     generators: pd.DataFrame
@@ -74,37 +76,40 @@ def _panel_data(chosen: pd.DataFrame) -> PanelData:
     smallest = rows.generators(generators)[0]
     generators, mark = rows.at_common_mark(generators[generators["generator"] == smallest])
     by = ["extractor", "extractor_size", "foundation_model", "latent_channels", "tokenizer"]
-    last = tokenizers.sort_values("images_seen", kind="stable").drop_duplicates(["fingerprint", *by[:2]], keep="last")
-    points = rows.averaged(last, by, "rfid").merge(rows.averaged(generators, by, "gfid"), on=by, how="outer")
+    tokenizers = tokenizers.sort_values("images_seen", kind="stable")
+    tokenizers = tokenizers.drop_duplicates(["fingerprint", *by[:2]], keep="last")
+    points = rows.averaged(tokenizers, by, "rfid").merge(rows.averaged(generators, by, "gfid"), on=by, how="outer")
     return PanelData(tokenizers, generators, mark, points.assign(generator=smallest, images_seen=mark))
 
 
 def _draw_row(axes: Sequence[Axes], data: PanelData, look_of: style.LookOf) -> None:
     """rFID in the first of two axes, gFID in the second, of one judge."""
     for ax, metric, scored in zip(axes, METRICS, (data.tokenizers, data.generators), strict=True):
+        points = data.points.dropna(subset=[metric])
+        names = _lines(ax, scored.dropna(subset=[metric]), metric, look_of)
+        axis_scales.fit(ax, "y", [*points[f"{metric}_min"], *points[f"{metric}_max"]], pad=0.08)
         axis_scales.budget(ax, sorted(set(data.points["latent_channels"])))
-        _panel(ax, data.points.dropna(subset=[metric]), metric, look_of)
         ax.set_xlabel("latent channels")
         ax.set_ylabel(wording.axis(METRICS[metric], scored))
+        label_places.at_line_ends(ax, names)
 
 
 def _name(model: str) -> str:
     return "plain" if model == "none" else f"aligned ({model})"
 
 
-def _panel(ax: Axes, points: pd.DataFrame, metric: str, look_of: style.LookOf) -> None:
-    """A line per foundation model, without the widths that have no result; markers in the colour of the width."""
-    axis_scales.fit(ax, "y", [*points[f"{metric}_min"], *points[f"{metric}_max"]], pad=0.08)
-    names = []
-    for model in sorted(set(points["foundation_model"]), key=lambda name: (name != "none", name)):
-        line = points[points["foundation_model"] == model].sort_values("latent_channels", kind="stable")
-        x = line["latent_channels"].astype(float)
-        dash = look_of(int(line["latent_channels"].iloc[0]), model).dash
-        ax.plot(x, line[metric], color=style.GREY, linestyle=dash, linewidth=1, zorder=2)
-        for point in line.to_dict("records"):
-            look = look_of(point["latent_channels"], model)
-            at = float(point["latent_channels"])
-            ax.vlines(at, point[f"{metric}_min"], point[f"{metric}_max"], color=look.color, linewidth=1, zorder=3)
-            ax.plot([at], [point[metric]], linestyle="none", zorder=4, **look.markers())
-        names.append(label_places.Label(_name(model), float(x.iloc[-1]), float(line[metric].iloc[-1]), style.INK))
-    label_places.at_line_ends(ax, names)
+def _lines(ax: Axes, repeats: pd.DataFrame, metric: str, look_of: style.LookOf) -> list[label_places.Label]:
+    """Draw a line per foundation model, without the widths that have no result, and markers in the colour of the width.
+
+    Returns the labels of the lines' ends.
+    """
+    x, names = "latent_channels", []
+    for model in sorted(set(repeats["foundation_model"]), key=lambda name: (name != "none", name)):
+        mine = repeats[repeats["foundation_model"] == model]
+        dash = look_of(int(mine[x].min()), model).dash
+        marks.means(ax, mine, x, metric, spread=None, color=style.GREY, linestyle=dash, linewidth=1, zorder=2)
+        for width, same in mine.groupby(x):
+            marks.means(ax, same, x, metric, linestyle="none", zorder=4, **look_of(int(width), model).markers())
+        last = mine[mine[x] == mine[x].max()]
+        names.append(label_places.Label(_name(model), float(last[x].iloc[0]), float(last[metric].mean()), style.INK))
+    return names

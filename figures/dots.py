@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from figures import axis_scales, layout, paper_values, rows, style, wording
+from figures import axis_scales, layout, marks, paper_values, rows, style, wording
 from figures.drawing import Drawing
 from results.numbers import three_digits, value_or_range
 
@@ -27,7 +27,8 @@ class Compared(NamedTuple):
 
     planned: pd.DataFrame  # the ablation's rows, finished or not
     scored: pd.DataFrame  # finished rows at the mark, and the rows of their tokenizers
-    points: pd.DataFrame  # one row per judge and label, with gFID and on request rFID
+    repeats: pd.DataFrame  # one row per number averaged: the gFID of a generator, or on request the rFID of a tokenizer
+    points: pd.DataFrame  # one row per judge and label, with the means of both
     mark: int | None
 
     @property
@@ -59,14 +60,15 @@ def compared(table: pd.DataFrame, ablation: str, metrics: Sequence[str], varies:
     generators, mark = rows.at_common_mark(generators, ["label"])
     judge = ["extractor", "extractor_size"]
     by = [*judge, "place", "label", "changed", "tokenizer", "foundation_model", "latent_channels", "generator"]
+    gfid = generators[[*by, "gfid"]]
     points = rows.averaged(generators, [*by, "images_seen"], "gfid")
     if "rfid" not in metrics:
-        return Compared(planned, generators, points, mark)
+        return Compared(planned, generators, gfid, points, mark)
     tokenizers = rows.done(planned, "tokenizer", also_by=("fingerprint",)).drop(columns=["place", "label", "changed"])
     of = generators[[*by, "tokenizer_fingerprint"]].drop_duplicates([*judge, "label", "tokenizer_fingerprint"])
-    rfid = tokenizers[["tokenizer_fingerprint", *judge, "rfid"]]
-    quality = rows.averaged(of.merge(rfid, on=["tokenizer_fingerprint", *judge]), by, "rfid")
-    return Compared(planned, pd.concat([tokenizers, generators]), points.merge(quality, on=by, how="left"), mark)
+    rfid = of.merge(tokenizers[["tokenizer_fingerprint", *judge, "rfid"]], on=["tokenizer_fingerprint", *judge])
+    points = points.merge(rows.averaged(rfid, by, "rfid"), on=by, how="left")
+    return Compared(planned, pd.concat([tokenizers, generators]), pd.concat([gfid, rfid]), points, mark)
 
 
 def published_counterpart(table: pd.DataFrame, ablation: str, metrics: Sequence[str]) -> Compared | None:
@@ -144,7 +146,8 @@ def _draw_block(
         for j, (judge, metric) in enumerate(row):
             x, y = left + j * column, lower + (len(cells) - 1 - i) * _height(block) + FOOT
             ax = figure.add_axes((x / full_width, y / full_height, WIDTH / full_width, panel / full_height))
-            _panel(ax, judge.of(block.points), metric, order, steps, paper_values.look_for(block.planned))
+            look_of = paper_values.look_for(block.planned)
+            _panel(ax, judge.of(block.points), judge.of(block.repeats), metric, order, steps, look_of)
             scored = judge.of(block.scored)
             scored = scored[scored["kind"] == ("tokenizer" if metric == "rfid" else "generator")]
             ax.set_xlabel(wording.axis(METRICS[metric], scored).replace("↓", "←"))
@@ -160,16 +163,10 @@ def _confounded(lines: Sequence[Mapping[Hashable, Any]]) -> list[str]:
 
 
 def _panel(
-    ax: Axes, points: pd.DataFrame, metric: str, order: Sequence[str], steps: bool, look_of: style.LookOf
-) -> None:
+    ax: Axes, points: pd.DataFrame, repeats: pd.DataFrame, metric: str, order: Sequence[str], steps: bool,
+    look_of: style.LookOf,
+) -> None:  # fmt: skip
     here = {point["label"]: point for point in points.dropna(subset=[metric]).to_dict("records")}
-    axis_scales.fit(ax, "x", [point[f"{metric}_{end}"] for point in here.values() for end in ("min", "max")], pad=0.07)
-    if ax.get_xscale() == "linear":
-        ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
-    ax.set_ylim(len(order) - 0.5, -0.5)
-    ax.tick_params(axis="y", length=0)
-    ax.grid(True, axis="x")
-    ax.spines["left"].set_visible(False)
     before: tuple[float, int] | None = None
     for y, label in enumerate(order):
         ax.axhline(y, color=style.FAINT, linewidth=0.5, linestyle=(0, (1, 2)), zorder=1)
@@ -185,10 +182,17 @@ def _panel(
             ax.plot([before[0], x], [before[1], y], color=style.GREY, linewidth=0.7, linestyle=dash, zorder=2)
         elif not steps and not changed:
             ax.axvline(x, color=style.GREY, linewidth=0.8, linestyle=(0, (4, 2)), zorder=1.5)
-        ax.hlines(y, point[f"{metric}_min"], point[f"{metric}_max"], color=look.color, linewidth=1.4, zorder=3)
-        ax.plot([x], [y], linestyle="none", zorder=4, **look.markers())
+        mine = repeats[(repeats["label"] == label) & (repeats["generator"] == point["generator"])].assign(line=y)
+        marks.means(ax, mine, metric, "line", along="y", bar_width=1.4, linestyle="none", zorder=4, **look.markers())
         _write(ax, y, _value(point, metric), style.INK)
         before = (x, y)
+    axis_scales.fit(ax, "x", [point[f"{metric}_{end}"] for point in here.values() for end in ("min", "max")], pad=0.07)
+    if ax.get_xscale() == "linear":
+        ax.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
+    ax.set_ylim(len(order) - 0.5, -0.5)
+    ax.tick_params(axis="y", length=0)
+    ax.grid(True, axis="x")
+    ax.spines["left"].set_visible(False)
 
 
 def _write(ax: Axes, y: float, text: str, color: str) -> None:

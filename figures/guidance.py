@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from figures import axis_scales, label_places, layout, rows, style, wording
+from figures import axis_scales, label_places, layout, marks, rows, style, wording
 from figures.drawing import Drawing, NotAsked
 from results.guidance import choices, swept
 from results.numbers import count
@@ -62,9 +62,10 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
             headings=not only_generator,
         )
         for ax, (generator, judge) in zip(axes, panels, strict=False):
+            mine, rings = judge.of(found), best[best["extractor"] == judge.extractor]
+            names = _lines(ax, mine[mine["generator"] == generator], rings[rings["generator"] == generator])
             _frame(ax, judge.of(points), judge.of(scored))
-            mine, rings = judge.of(points), best[best["extractor"] == judge.extractor]
-            _panel(ax, mine[mine["generator"] == generator], rings[rings["generator"] == generator])
+            label_places.at_line_ends(ax, names)
             if not only_generator:
                 layout.heading(ax, generator)
         for ax in axes[len(panels) :]:
@@ -91,22 +92,21 @@ def _frame(ax: Axes, points: pd.DataFrame, scored: pd.DataFrame) -> None:
     ax.set_ylabel(wording.axis("gFID", scored))
 
 
-def _panel(ax: Axes, points: pd.DataFrame, best: pd.DataFrame) -> None:
+def _lines(ax: Axes, repeats: pd.DataFrame, best: pd.DataFrame) -> list[label_places.Label]:
+    """Draw two lines per tokenizer, and rings at the chosen scale; returns the labels of their ends."""
     names = []
-    for tokenizer in rows.tokenizers(points):
-        mine = points[points["tokenizer"] == tokenizer].sort_values("guidance_scale", kind="stable")
+    for tokenizer in rows.tokenizers(repeats):
+        mine = repeats[repeats["tokenizer"] == tokenizer]
         look = style.look(mine["latent_channels"].iloc[0], mine["foundation_model"].iloc[0])
         choosing_, scoring = (mine[mine["seed_is_for"] == name] for name in ("choosing", "scoring"))
-        ax.plot(
-            choosing_["guidance_scale"], choosing_["gfid"], color=look.color, linewidth=0.7, alpha=0.7, zorder=2,
-            linestyle=look.dash,
+        x, y = "guidance_scale", "gfid"
+        marks.means(
+            ax, choosing_, x, y, spread=None, color=look.color, linewidth=0.7, alpha=0.7, linestyle=look.dash, zorder=2,
         )  # fmt: skip
-        x = scoring["guidance_scale"]
-        ax.vlines(x, scoring["gfid_min"], scoring["gfid_max"], color=look.color, linewidth=1, zorder=2)
-        ax.plot(x, scoring["gfid"], linestyle=look.dash, markersize=4, zorder=3, **look.markers())
+        marks.means(ax, scoring, x, y, linestyle=look.dash, markersize=4, zorder=3, **look.markers())
         ringed = best[best["tokenizer"] == tokenizer]
-        ax.plot(ringed["guidance_scale"], ringed["gfid"], linestyle="none", color=look.color, zorder=4, **RING)
+        ax.plot(ringed[x], ringed[y], linestyle="none", color=look.color, zorder=4, **RING)
         if len(scoring):
-            last = scoring.iloc[-1]
-            names.append(label_places.Label(tokenizer, float(last["guidance_scale"]), float(last["gfid"]), look.color))
-    label_places.at_line_ends(ax, names)
+            last = scoring[scoring[x] == scoring[x].max()]
+            names.append(label_places.Label(tokenizer, float(last[x].iloc[0]), float(last[y].mean()), look.color))
+    return names

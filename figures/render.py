@@ -2,20 +2,21 @@
 
 from collections.abc import Callable, Iterable
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
 import figures
-from figures import pareto, search, style
+from figures import style
 from figures.drawing import Drawing, NotAsked, NothingToDraw
 from results import searches
 from results.files import atomic
 from results.published import load_study
 
 SUFFIXES = ("png", "pdf", "csv")
-MODULES = {"search": search, "pareto": pareto}  # figures of searches; each is drawn for every space
+OF_SEARCHES = ("search", "pareto")  # figures that are drawn for every space
 
 
 class Rendered(NamedTuple):
@@ -69,12 +70,12 @@ def _of_table(name: str, study: Path, table: pd.DataFrame) -> Callable[[], Drawi
 def _of_searches(study: Path, out: Path, table: pd.DataFrame) -> dict[str, Callable[[], Drawing]]:
     """Figures by name, for every searched space, and for spaces drawn in `out` whose search files are gone."""
     searched = searches.found(study)
-    drawn = {path.stem.partition("-")[2] for module in MODULES for path in out.glob(f"{module}-*.png")}
+    drawn = {path.stem.partition("-")[2] for module in OF_SEARCHES for path in out.glob(f"{module}-*.png")}
 
     def draw(module: str, space: str) -> Drawing:
         if space not in searched:
             raise NotAsked(f"the space {space} has not been searched")
-        return MODULES[module].draw(searches.load(study, space), table)
+        return import_module(f"figures.{module}").draw(searches.load(study, space), table)
 
     spaces = sorted({*searched, *drawn})
-    return {f"{module}-{space}": partial(draw, module, space) for space in spaces for module in MODULES}
+    return {f"{module}-{space}": partial(draw, module, space) for space in spaces for module in OF_SEARCHES}

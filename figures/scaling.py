@@ -10,7 +10,7 @@ from typing import NamedTuple
 import pandas as pd
 from matplotlib.axes import Axes
 
-from figures import axis_scales, label_places, layout, paper_values, rows, style, wording
+from figures import axis_scales, label_places, layout, marks, paper_values, rows, style, wording
 from figures.drawing import Drawing, NothingToDraw
 
 NAME = "scaling"
@@ -69,23 +69,22 @@ def _panel_data(chosen: pd.DataFrame) -> PanelData:
     by = ["extractor", "extractor_size", "tokenizer", "foundation_model", "latent_channels", "generator"]
     points = rows.averaged(generators, [*by, "images_seen"], "gfid")
     # the input layer grows a little with the latent's width; every generator still gets one place on the axis
-    points["parameters"] = points["generator"].map(generators.groupby("generator")["parameters"].min())
-    return PanelData(generators, mark, points)
+    sizes = generators.groupby("generator")["parameters"].min()
+    points["parameters"] = points["generator"].map(sizes)
+    return PanelData(generators.assign(parameters=generators["generator"].map(sizes)), mark, points)
 
 
 def _panel(ax: Axes, points: pd.DataFrame, generators: pd.DataFrame, look_of: style.LookOf) -> None:
-    axis_scales.fit(ax, "y", [*points["gfid_min"], *points["gfid_max"]], pad=0.08)
-    sizes = sorted(float(size) for size in set(points["parameters"]))
-    axis_scales.budget(ax, sizes)
-    ax.set_xlabel("generator parameters")
-    ax.set_ylabel(wording.axis("gFID", generators))
     names = []
     for tokenizer in rows.tokenizers(points):
         line = points[points["tokenizer"] == tokenizer].sort_values("parameters", kind="stable")
         last = line.iloc[-1]
         look = look_of(last["latent_channels"], last["foundation_model"])
-        x = line["parameters"].astype(float)
-        ax.vlines(x, line["gfid_min"], line["gfid_max"], color=look.color, linewidth=1, zorder=2)
-        ax.plot(x, line["gfid"], linestyle=look.dash, zorder=3, **look.markers())
+        repeats = generators[generators["tokenizer"] == tokenizer]
+        marks.means(ax, repeats, "parameters", "gfid", linestyle=look.dash, zorder=3, **look.markers())
         names.append(label_places.Label(tokenizer, float(last["parameters"]), float(last["gfid"]), look.color))
+    axis_scales.fit(ax, "y", [*points["gfid_min"], *points["gfid_max"]], pad=0.08)
+    axis_scales.budget(ax, sorted(float(size) for size in set(points["parameters"])))
+    ax.set_xlabel("generator parameters")
+    ax.set_ylabel(wording.axis("gFID", generators))
     label_places.at_line_ends(ax, names)

@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import Any
 
 import pandas as pd
+import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -123,7 +124,10 @@ def _strip(ax: Axes, search: Search, held_out: Mapping[int | None, Sequence[floa
     ax.set_xlabel("held-out seeds")
     for x, (number, scores) in zip(places, held_out.items(), strict=True):
         color = style.INK if number is None else trial_marks.CHOSEN if number == search.winner else trial_marks.TRIAL
-        ax.plot([x] * len(scores), scores, "o", markersize=3, color=color, markerfacecolor="white", zorder=3)
+        sns.stripplot(
+            x=[x] * len(scores), y=scores, orient="x", native_scale=True, jitter=False, size=3, color="white",
+            edgecolor=color, linewidth=1, ax=ax,
+        )  # fmt: skip
         ax.hlines(trial_marks.mean(scores), x - 0.08, x + 0.08, color=color, linewidth=1.6, zorder=4)
 
 
@@ -162,7 +166,10 @@ def _importance(figure: Figure, search: Search, objective: str, box: tuple[float
     ax.annotate(f"Importance for {printed(objective)}", (1, 1), xycoords="axes fraction", xytext=(NUMBER * 36, 8),
                 textcoords="offset points", ha="right", fontsize=style.TEXT)  # fmt: skip
     places = range(len(shares))
-    ax.barh(places, [share for _, share in shares], height=0.56, color=trial_marks.TRIAL, linewidth=0)
+    sns.barplot(
+        x=[share for _, share in shares], y=list(places), orient="y", native_scale=True, errorbar=None, width=0.56,
+        color=trial_marks.TRIAL, saturation=1, linewidth=0, ax=ax,
+    )  # fmt: skip
     ax.set_yticks(places, names)
     ax.set_ylim(max(len(shares), 4) - 0.5, -0.5)
     ax.set_xlim(0, max(share for _, share in shares) or 1)

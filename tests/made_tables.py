@@ -133,7 +133,7 @@ def write_study(table: pd.DataFrame, folder: Path) -> Path:
 def guided(table: pd.DataFrame, scales: Sequence[float] = (1.0, 1.5, 2.0, 4.0), lucky: float = 0.9) -> pd.DataFrame:
     """The table with a sweep over guidance at its last mark: lowest at 2 where it is chosen, `lucky` at 1.5 where it
     is scored. The unguided scores are rows that were there."""
-    table = table.assign(sampling_seed=pd.Series(0, table.index).where(table["kind"] == "generator"))
+    table = table.assign(sampling_seed=pd.Series(0, table.index, "Int64").where(table["kind"] == "generator"))
     last = table[(table["kind"] == "generator") & (table["images_seen"] == table["images_seen"].max())]
     drawn = []
     for scale in scales:

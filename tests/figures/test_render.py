@@ -323,3 +323,8 @@ def test_the_command(tmp_path: Path, table: pd.DataFrame, capsys: pytest.Capture
 def test_help_does_not_wait_for_matplotlib() -> None:
     code = "import sys, study.figures; sys.exit('matplotlib' in sys.modules or 'pandas' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def test_what_reads_the_state_of_a_study_does_not_wait_for_seaborn() -> None:
+    code = "import sys, study.report.refresh; sys.exit('seaborn' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
