@@ -197,8 +197,9 @@ def test_every_claim_has_a_name_of_its_own():
     assert len({claim.name for claim in CLAIMS}) == len(CLAIMS) == len(GOLDEN)
 
 
-def test_the_results_page_has_what_the_command_prints(committed, capsys):
-    assert main("desk-full", markdown_=True, out=committed) == 0
+@pytest.mark.parametrize("study", ["desk-full", "desk-cifar10"])
+def test_the_results_page_has_what_the_command_prints(study, committed, capsys):
+    assert main(study, markdown_=True, out=committed) == 0
     assert capsys.readouterr().out.strip() in (CHECKOUT / "docs" / "results.md").read_text()
 
 
