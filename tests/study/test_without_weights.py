@@ -126,7 +126,7 @@ def test_judges_and_references_ask_for_their_weights(folder):
     ):
         with pytest.raises(ValueError, match=r"needs .*study\.prefetch"):
             build()
-    with pytest.raises(ValueError, match="unknown EfficientNet-Lite .lite9.; nearest: lite2, lite0"):
+    with pytest.raises(ValueError, match=r"unknown EfficientNet-Lite .lite9.; nearest: lite2, lite0"):
         perceptual_net("lite9", 64)
 
 
