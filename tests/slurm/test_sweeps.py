@@ -26,7 +26,7 @@ TINY = {
     "sampling.chunk": 6, "sampling.steps": 2, "evaluation.reference_images": 24,
     "evaluation.reconstruct_images": 8, "judges": "('classifier', 0),",
 }  # fmt: skip
-LONG = {"generator.budget_images": 1600, "generator.snapshot_images": "800,1600"}  # some seconds of training
+LONG = {"generator.budget_images": 4800, "generator.snapshot_images": "800,4800"}  # longer than a command takes
 SHORT = {"generator.budget_images": 64, "generator.snapshot_images": "32,64"}
 FIGURES = ("frontier", "convergence", "scaling", "reconstructions", "samples")
 
@@ -207,7 +207,7 @@ def test_a_job_out_of_time_goes_on_and_ends_with_the_same_bits(slurm, sweep, und
 def test_when_the_submitter_is_killed_a_second_sweep_adopts_its_jobs(slurm, sweep, undisturbed, wait_for):
     it = sweep()
     first = subprocess.Popen(it.command(*it.arguments, *it.on_slurm), env=it.environment(), stdout=subprocess.DEVNULL)
-    wait_for(it.training)
+    wait_for(lambda: it.training() and len(list(it.root.glob("jobs/slurm/*_submitted.pkl"))) == 2)
     first.kill()
     first.wait()
     job = it.job()
