@@ -15,7 +15,7 @@ QUESTION = "How do published tokenizers do under one generator: SD-VAE, MAR's VA
 SOURCE = "Tables 2 and 3"
 FACTORS = {  # a published tokenizer comes whole
     "tokenizer": (
-        "given_tokenizer", "latent_channels", "foundation_model", "autoencoder.ch_mult", "tokenizer.budget_images",
+        "pretrained_tokenizer", "latent_channels", "foundation_model", "autoencoder.ch_mult", "tokenizer.budget_images",
         "patch",
     ),
 }  # fmt: skip

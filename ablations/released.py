@@ -15,7 +15,7 @@ QUESTION = "Do the published checkpoints give the published numbers under the pu
 SOURCE = "Table 3"
 FACTORS = {
     "guidance": ("sampling.guidance_scale", "sampling.guidance_interval", "sampling.guidance_channels"),
-    "checkpoint": ("given_generator", "generator.budget_images", "generator.snapshot_images"),
+    "checkpoint": ("pretrained_generator", "generator.budget_images", "generator.snapshot_images"),
 }
 
 DOWNSAMPLING = 16

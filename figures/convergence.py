@@ -30,9 +30,9 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     if paper_values.is_published(table):
         return _published_alone()
     chosen = rows.rows_for_figure(table, NAME)
-    if (chosen[chosen["kind"] == "generator"]["given_weights"] != "").all():
-        raise NothingToDraw("weights that are given have no learning curve")
-    chosen = chosen[(chosen["given_weights"] == "") | (chosen["kind"] == "tokenizer")]
+    if (chosen[chosen["kind"] == "generator"]["pretrained_weights"] != "").all():
+        raise NothingToDraw("pretrained weights have no learning curve")
+    chosen = chosen[(chosen["pretrained_weights"] == "") | (chosen["kind"] == "tokenizer")]
     generators = rows.done(chosen, "generator")
     by = ["extractor", "extractor_size", "generator", "tokenizer", "foundation_model", "latent_channels"]
     points = rows.averaged(generators, [*by, "images_seen"], "gfid")

@@ -7,7 +7,7 @@ Sizes: S from DiT (Peebles and Xie 2023, arXiv 2212.09748, Table 1); B to 1p6B a
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from models.names import nearest
@@ -162,8 +162,8 @@ class AutoencoderConfig:
     z_channels: int = 32
     unshuffle: int = 1
     norm_groups: int = 32
-    decoder_attention: bool = field(default=True, metadata={"as_before": True})
-    library: str = field(default="", metadata={"as_before": ""})
+    decoder_attention: bool = True
+    library: str = ""
 
     def __post_init__(self) -> None:
         if not self.ch_mult or self.unshuffle < 1:
@@ -244,7 +244,7 @@ class GeneratorConfig:
     rope: bool = True
     rms_norm: bool = True
     adaln_shift: bool = True
-    learned_variance: bool = field(default=False, metadata={"as_before": False})
+    learned_variance: bool = False
 
     def __post_init__(self) -> None:
         if self.patch < 1 or self.grid % self.patch:

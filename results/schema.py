@@ -142,12 +142,20 @@ class Row:
     )
     commit: str = _column("provenance", "commit of the code", "")
     versions: str = _column("provenance", "versions of the libraries that move numbers", "")
-    device: str = _column("provenance", "device", "")
+    device: str = _column("provenance", "device, when it was judged", "")
     train_precision: str = _column("provenance", "number format of the training, e.g. bf16", "")
-    threads: int | None = _column("provenance", "threads per process")
-    given_weights: str = _column(
+    threads: int | None = _column("provenance", "threads per process, when it was judged")
+    train_device: str = _column("provenance", "device of the training; as the next ones, of its last attempt", "")
+    train_threads: int | None = _column("provenance", "threads of each process that trained")
+    processes: int | None = _column("provenance", "processes that trained together")
+    microbatch_images: int | None = _column("provenance", "images in a microbatch; 0: the whole share of a batch")
+    checkpointing: bool | None = _column("provenance", "whether gradients were checkpointed")
+    compile: bool | None = _column("provenance", "whether blocks were compiled")
+    attention: str = _column("provenance", "kernel of the generator's attention", "")
+    resumed: str = _column("provenance", "what differed between the attempts of the training, in words", "")
+    pretrained_weights: str = _column(
         "provenance",
-        "file of the weights that were given, and its hash; empty: trained here. Given ones have no seed and no cost",
+        "file of the pretrained weights, and its hash; empty: trained here. They have no seed and no cost",
         "",
     )
     source: tuple[Source, ...] = _column(

@@ -40,6 +40,9 @@ DTYPES: dict[str, Any] = {
     "bool": "boolean",
     "JSON": "object",
 }
+TRAINED = ("train_device", "train_threads", "processes", "microbatch_images", "checkpointing", "compile", "resumed")
+SEEDS = ("tokenizer_seed", "seed")
+EMPTY = "empty"  # a missing value in a message or a caption
 PARTS = {"labels": Label, "source": Source}  # what the objects in a JSON column are
 
 
@@ -146,14 +149,19 @@ def check_protocol(rows: pd.DataFrame, varies: Iterable[str] = ()) -> None:
 
 
 def mixed_provenance(rows: pd.DataFrame) -> list[str]:
-    """Provenance columns but `source` in which the done rows differ, as text for a caption: 'commit: 1a2b, 3c4d'."""
+    """Provenance columns but `source` in which the done rows differ, as text for a caption: 'commit: 1a2b, 3c4d'.
+
+    What differed between the attempts of a single training (`resumed`) is named too.
+    """
     done = rows[rows["state"] == "done"]
-    names = [
-        name for name in (*PROVENANCE, "tokenizer_seed", "seed") if name != "source"
-    ]  # publications are named anyway
-    values = {name: _values(done[name]) for name in names}
-    values["sampling_seed"] = _values(done.loc[done["kind"] == "generator", "sampling_seed"])  # tokenizers have none
-    return [f"{name}: {', '.join(texts)}" for name, texts in values.items() if len(texts) > 1]
+    generators, trained = done["kind"] == "generator", done["train_device"] != ""  # pretrained weights: not trained
+    of = {"sampling_seed": generators, "attention": generators & trained} | dict.fromkeys(TRAINED, trained)
+    names = [name for name in (*PROVENANCE, *SEEDS) if name != "source"]  # publications are named anyway
+    texts = {name: _values(done[of[name]][name] if name in of else done[name]) for name in names}
+    several = {
+        name: found for name, found in texts.items() if len(found) > 1 or (name == "resumed" and set(found) - {EMPTY})
+    }
+    return [f"{name}: {', '.join(found)}" for name, found in several.items()]
 
 
 def _values(column: pd.Series) -> list[str]:
@@ -161,7 +169,7 @@ def _values(column: pd.Series) -> list[str]:
     cells = column.drop_duplicates().tolist()
     values = sorted(cell for cell in cells if not _missing(cell))
     texts = [str(cell).removesuffix(".0") for cell in values]
-    return texts + ["empty"] * any(_missing(cell) for cell in cells)
+    return texts + [EMPTY] * any(_missing(cell) for cell in cells)
 
 
 def _order(row: Row) -> tuple[Any, ...]:

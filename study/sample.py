@@ -16,15 +16,11 @@ from tyro.conf import arg
 
 from models.configs import parse_generator
 from models.names import nearest
-from results.runs import SEARCH
 from results.schema import FOREIGN
 from results.table import load
 from study.core import compute
 from study.core.paths import CHECKOUT, study_root
-from study.data.datasets import packed_data
-from study.plan.ablation_files import ablation
-from study.plan.resolve import make_plan
-from study.plan.scales import SCALES, imagenet256_system
+from study.plan.scales import imagenet256_system
 from study.plan.specs import Encode, FitGenerator, Generate, Sampling
 from study.plan.stage import Stage, stage_from_record
 
@@ -113,7 +109,7 @@ def _training(row: pd.Series) -> Stage:
         ValueError: the folder of one of these stages is not under `$STUDY_ROOT`, or cannot be identified.
     """
     try:
-        training = stage_from_record("fit_generator", row["fingerprint"]) or _planned_again(row)
+        training = stage_from_record("fit_generator", row["fingerprint"])
         unchecked = [training]
         while unchecked:  # records of inputs may have been deleted, and planned stages may never have run
             stage = unchecked.pop()
@@ -126,25 +122,6 @@ def _training(row: pd.Series) -> Stage:
             f"Set STUDY_ROOT (now {study_root()}) to where it was trained, or train it here with study.sweep"
         ) from error
     return training
-
-
-def _planned_again(row: pd.Series) -> Stage:
-    """The fit_generator stage of a row from its ablation and scale, for early records, which do not hold their spec.
-
-    Raises:
-        ValueError: no ablation plans it, for instance because settings of the scale were changed.
-    """
-    names = [name for name in row["ablations"] if not name.startswith(SEARCH)]
-    for name in names if row["scale"] in SCALES else ():
-        for data in packed_data(row["data"], int(row["resolution"])):
-            plan = make_plan(name, ablation(name), SCALES[row["scale"]](), data, compute.resolve(), row["study"])
-            for planned in plan.runs:
-                if planned.fit.fingerprint == row["fingerprint"]:
-                    return planned.fit
-    raise ValueError(
-        f"its record does not hold its settings, and {' and '.join(row['ablations']) or 'no ablation'} "
-        f"at scale {row['scale']} does not ask for it"
-    )
 
 
 def _sampling(row: pd.Series, options: Sample, pictures: int) -> Sampling:
@@ -205,8 +182,6 @@ def prepare(options: Sample) -> tuple[Generate, dict[str, Stage], list[int]]:
     latents = training.inputs["latents"]
     fit, encode = training.spec, latents.spec
     assert isinstance(fit, FitGenerator) and isinstance(encode, Encode)
-    if fit.compute.device == "cuda" and compute.resolve().device != "cuda":
-        raise ValueError(f"{rows.iloc[0]['run']!r} was trained on a GPU, and this machine has none")
     marks = fit.recipe.snapshot_images
     mark = max(marks) if options.images_seen is None else options.images_seen
     if mark not in marks:

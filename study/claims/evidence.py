@@ -104,7 +104,7 @@ def _score(row: Row) -> Score:
         changes=row.changes,
         ablations=row.ablations,
         rung=next((label.place for label in row.labels if label.ablation == LADDER), None),
-        pretrained=bool(row.given_weights),
+        pretrained=bool(row.pretrained_weights),
         imagenet="imagenet" in f"{row.data} {row.reference}".lower() and row.resolution == 256,
         guided=row.kind == "generator" and row.guidance_scale != 1,
         samples=row.samples,

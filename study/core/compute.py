@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from study.core.settings import added_later
+from study.core.settings import outside_identity
 
 if TYPE_CHECKING:
     import torch
@@ -18,20 +18,21 @@ CUDA_THREADS = 4  # CPU threads of a process that trains on a GPU: they prepare 
 
 @dataclass(frozen=True, kw_only=True)
 class Compute:
-    """Device kind, precision and threads of a stage; part of its fingerprint, because they change the last bits."""
+    """How a stage is computed. Only the precision is asked for; the rest changes the last bits, and is provenance."""
 
-    device: str  # "cpu" or "cuda"
     precision: str  # "float32", or "bfloat16" (autocast)
-    threads: int  # CPU threads of each process
-    processes: int = added_later(1)  # that train together, each on its share of every batch
-    microbatch_images: int = added_later(0)  # a generator's share is processed in microbatches of this size; 0: whole
-    checkpointing: bool = added_later(False)  # gradient checkpointing of a generator's blocks: less memory
-    compile: bool = added_later(False)  # a generator's blocks are compiled by torch.compile
+    device: str = outside_identity()  # "cpu" or "cuda"
+    threads: int = outside_identity()  # CPU threads of each process
+    processes: int = outside_identity(1)  # that train together, each on its share of every batch
+    microbatch_images: int = outside_identity(0)  # a generator's share goes through in pieces of this size; 0: whole
+    checkpointing: bool = outside_identity(False)  # gradient checkpointing of a generator's blocks: less memory
+    compile: bool = outside_identity(False)  # a generator's blocks are compiled by torch.compile
 
 
 @dataclass(frozen=True, kw_only=True)
 class Execution:
-    """How a training is spread over devices and memory. Changes only the last bits of a result; see Compute."""
+    """How a training is spread over devices and memory. Changes only the last bits of a result, and so no fingerprint;
+    see Compute."""
 
     processes: int = 1
     microbatch_images: int = 0
@@ -80,19 +81,15 @@ def has_gpu() -> bool:
 
 
 @functools.cache
-def resolve(device: str = "any") -> Compute:
-    """Choose device, precision and threads for this machine, or for a device kind ("cpu", "cuda").
+def resolve(device: str = "any", precision: str = "float32") -> Compute:
+    """Choose device and threads for this machine, or for a device kind ("cpu", "cuda"). The precision is the scale's.
 
-    A plan for "cuda" is the same on every machine, also on a login node without a GPU.
-    On a CPU, bfloat16 is used only where the processor has matrix instructions for it (AVX512-BF16 or AMX: 5 times as
-    fast as float32; emulated, it is 100 times slower). Each job gets half of the cores, because two such jobs are
-    faster than one after another on all cores: small layers do not keep all cores busy.
+    Each job on CPUs gets half of the cores, because two such jobs are faster than one after another on all cores: small
+    layers do not keep all cores busy.
     """
     if device == "cuda" or (device == "any" and has_gpu()):
-        return Compute(device="cuda", precision="bfloat16", threads=CUDA_THREADS)
-    flags = set(_cpuinfo().split())
-    fast_bfloat16 = bool({"avx512_bf16", "amx_bf16"} & flags)
-    return Compute(device="cpu", precision="bfloat16" if fast_bfloat16 else "float32", threads=max(1, cores() // 2))
+        return Compute(device="cuda", precision=precision, threads=CUDA_THREADS)
+    return Compute(device="cpu", precision=precision, threads=max(1, cores() // 2))
 
 
 def apply(compute: Compute) -> None:

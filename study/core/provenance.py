@@ -7,12 +7,16 @@ import importlib.metadata
 import platform
 import socket
 import subprocess
+from typing import Any
 
 from study.core.compute import Compute, processor
 from study.core.files import read_json
 from study.core.paths import CHECKOUT
 
 PACKAGES = ("torch", "timm", "torch-fidelity", "torchdiffeq", "numpy")
+
+# how a stage was carried out: no part of its fingerprint, see study/core/compute.py
+EXECUTION = ("threads", "processes", "microbatch_images", "checkpointing", "compile")
 
 # files that are the code of this repository: modules, and what they read (in pyproject.toml: package-data)
 CODE = (
@@ -59,7 +63,7 @@ def _code() -> dict[str, str]:
     return {"commit": commit(), "difference": difference()}
 
 
-def provenance(compute: Compute) -> dict[str, str | int]:
+def provenance(compute: Compute) -> dict[str, Any]:
     """What every stage's record states about its origin; a figure's caption mentions it when rows differ in it."""
     versions = [f"{name} {importlib.metadata.version(name)}" for name in PACKAGES]
     if compute.device == "cuda":
@@ -73,7 +77,6 @@ def provenance(compute: Compute) -> dict[str, str | int]:
         "versions": ", ".join([f"python {platform.python_version()}", *versions]),
         "device": device,
         "precision": compute.precision,
-        "threads": compute.threads,
-        "processes": compute.processes,
+        **{name: getattr(compute, name) for name in EXECUTION},
         "host": socket.gethostname(),
     }

@@ -17,11 +17,11 @@ def derive_seed(seed: int, purpose: str, position: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def make_rng(seed: int, purpose: str, position: int, device: str = "cpu") -> torch.Generator:
-    """A new random generator for this seed, purpose and position; CPU and GPU generators give different numbers."""
+def make_rng(seed: int, purpose: str, position: int) -> torch.Generator:
+    """A new random generator for this seed, purpose and position, on the CPU: a GPU's would give other numbers."""
     import torch
 
-    return torch.Generator(device).manual_seed(derive_seed(seed, purpose, position))
+    return torch.Generator().manual_seed(derive_seed(seed, purpose, position))
 
 
 def batch_indices(seed: int, count: int, images_seen: int, batch: int) -> np.ndarray:

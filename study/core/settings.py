@@ -13,25 +13,17 @@ from models.names import nearest
 T = TypeVar("T")
 
 
-def added_later(value: Any) -> Any:
-    """A spec field that was added after results had been published without it.
-
-    Its default `value` means 'as before' and never changes: a field at this value is left out of fingerprints, and a
-    record without the field has this value.
-    """
-    return dataclasses.field(default=value, metadata={"as_before": value})
+def outside_identity(default: Any = dataclasses.MISSING) -> Any:
+    """A spec field that no fingerprint hashes: it names what is known by its content, or says where a stage runs."""
+    return dataclasses.field(default=default, metadata={"identity": False})
 
 
-def fingerprint_content(value: Any) -> Any:
-    """The part of a spec that its fingerprint hashes: `dataclasses.asdict` without `added_later` fields 'as before'."""
+def identity(value: Any) -> Any:
+    """The part of a spec that its fingerprint hashes: `dataclasses.asdict` without the fields outside the identity."""
     if dataclasses.is_dataclass(value):
-        fields = [f for f in dataclasses.fields(value) if not _is_as_before(f, getattr(value, f.name))]
-        return {f.name: fingerprint_content(getattr(value, f.name)) for f in fields}
-    return [fingerprint_content(item) for item in value] if isinstance(value, tuple) else value
-
-
-def _is_as_before(field: dataclasses.Field[Any], value: Any) -> bool:
-    return "as_before" in field.metadata and value == field.metadata["as_before"]
+        fields = [f for f in dataclasses.fields(value) if f.metadata.get("identity", True)]
+        return {f.name: identity(getattr(value, f.name)) for f in fields}
+    return [identity(item) for item in value] if isinstance(value, tuple) else value
 
 
 def change(settings: T, key: str, value: Any) -> T:
@@ -61,17 +53,12 @@ def change(settings: T, key: str, value: Any) -> T:
 def rebuild(hint: Any, content: Any) -> Any:
     """The value of type `hint` (dataclass, tuple, optional or plain) from its `dataclasses.asdict` read from JSON.
 
-    Fields made with `added_later` may be missing.
-
     Raises:
         TypeError: the fields are not those of the dataclass, or a value cannot have the type.
     """
     arguments = typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         hints = typing.get_type_hints(hint)
-        if isinstance(content, dict):
-            defaults = {f.name: f.default for f in dataclasses.fields(hint) if "as_before" in f.metadata}
-            content = {**defaults, **content}
         if not isinstance(content, dict) or set(content) != set(hints):
             raise TypeError(
                 f"{getattr(hint, '__name__', hint)} has the fields {', '.join(hints)}; got {content!r:.100}"

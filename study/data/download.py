@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from study.plan.weight_files import FILES, checked_hash, record_hash, require_weights, weights_folder
+from study.plan.weight_files import FILES, checked_hash, require_weights, weights_folder
 
 TIMEOUT_SECONDS = 10.0  # of waiting for an answer; a whole download may take longer
 
@@ -61,13 +61,11 @@ def fetch_weights(name: str) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / weight.file
     if path.is_file():
-        digest = checked_hash(path, weight)
+        checked_hash(path, weight)
     else:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".fetching-") as temporary:
             fetched = Path(temporary) / weight.file
             download(weight.url, fetched)
-            digest = checked_hash(fetched, weight)
+            checked_hash(fetched, weight)
             os.replace(fetched, path)
-    if not weight.sha256:
-        record_hash(weight, digest)
     return path

@@ -26,7 +26,7 @@ from study.judge import extractors
 from study.judge.extractors import train_classifier
 from study.plan.data_spec import DataSpec
 from study.plan.judge_spec import JudgeSpec
-from study.plan.weight_files import require_weights
+from study.plan.weight_files import network_hash, require_planned, require_weights
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -49,10 +49,13 @@ def build_judge(spec: JudgeSpec, data: DataSpec | None, device: str = "cpu") -> 
 
     options: dict[str, Any] = {"size": spec.size}
     if spec.name == "inception":
-        options = {"feature_extractor_weights_path": extractors.plain_weights(require_weights("inception"))}
+        path = require_weights("inception", spec.weights)
+        options = {"feature_extractor_weights_path": extractors.plain_weights(path)}
     elif spec.name == "classifier":
         assert data is not None, "judge_spec gives no classifier without data"
         options["weights"] = trained_classifier(spec, data) / extractors.CLASSIFIER_FILE
+    else:
+        require_planned(f"the judge {spec.name!r}", network_hash(spec.name), spec.weights)
     extractor = create_feature_extractor(
         extractors.REGISTERED[spec.name], [extractors.LAYERS[spec.name]], cuda=False, verbose=False, **options
     )
@@ -96,9 +99,9 @@ def all_features(
 
 
 def trained_classifier(spec: JudgeSpec, data: DataSpec) -> Path:
-    """Folder with the trained classifier and `judge.json`, which holds its accuracy."""
-    import torch
+    """Folder with the trained classifier and `judge.json`, which holds its accuracy.
 
-    # the number of threads changes the last bits of its weights, so it is part of the key
-    key = {"judge": spec.fingerprint, "data": data.content, "size": spec.size, "threads": torch.get_num_threads()}
+    Trained once under a study root, whatever the machine: its weights are in the hash of every reference.
+    """
+    key = {"judge": spec.fingerprint, "data": data.content, "size": spec.size}
     return asset("classifier", key, lambda folder: train_classifier(data, spec.size, folder))

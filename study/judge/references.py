@@ -19,7 +19,7 @@ from study.judge.extractors import CLASSIFIER_FILE, class_scores
 from study.judge.frechet import square_root, statistics
 from study.judge.judges import all_features, build_judge, trained_classifier
 from study.plan.data_spec import DataSpec
-from study.plan.judge_spec import SPATIAL_WIDTH, JudgeSpec
+from study.plan.judge_spec import JudgeSpec
 from study.plan.specs import ForeignFile
 from study.plan.weight_files import REFERENCES, require_weights
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
-REFERENCE_VERSION = 1
+REFERENCE_VERSION = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +82,6 @@ def dataset_reference(spec: JudgeSpec, data: DataSpec, split: str, count: int, d
         "split": split,
         "count": count,
         "version": REFERENCE_VERSION,
-        "device": device,
     }
     if spec.name == "classifier":  # a classifier trained on another machine is another judge
         weights = (trained_classifier(spec, data) / CLASSIFIER_FILE).read_bytes()
@@ -123,7 +122,6 @@ def pictures_reference(
         "images": digest,
         "count": len(images),
         "version": REFERENCE_VERSION,
-        "device": device,
     }
     if published is not None:
         content = hashlib.sha256(b"".join(published[name].tobytes() for name in sorted(published)))
@@ -161,9 +159,7 @@ def _cached_reference(
             tensors["head"] = class_scores(network)
         save_tensors(folder / "reference.safetensors", tensors)
 
-    # earlier references of Inception had no spatial features: they are computed again, and keep their hash
-    asset_key = {**key, "spatial": SPATIAL_WIDTH} if spec.name == "inception" else key
-    tensors = load_tensors(asset("reference", asset_key, fill) / "reference.safetensors")
+    tensors = load_tensors(asset("reference", key, fill) / "reference.safetensors")
     spatial = {name: tensors[f"spatial_{name}"] for name in ("mu", "sigma", "root") if f"spatial_{name}" in tensors}
     return Reference(
         features=tensors["features"],

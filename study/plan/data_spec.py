@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from study.core.settings import outside_identity
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataSpec:
     """A packed data set. `content` is the same for the same pixels and labels in the same order, whatever their
     source."""
 
-    name: str
+    name: str = outside_identity()
     resolution: int  # pixels, height and width
     channels: int  # 1 or 3
     classes: int
@@ -18,7 +20,7 @@ class DataSpec:
     test_images: int
     content: str  # 16 hex digits of the SHA-256 of all pixels and labels
     flip: bool  # whether images may be mirrored in training
-    class_names: tuple[str, ...]
+    class_names: tuple[str, ...] = outside_identity()
 
 
 # Data sets that a user must supply as a folder (--data); a study on them can be planned without the folder

@@ -40,7 +40,7 @@ def training_flops(stage: Stage) -> int:
 def stage_flops(stage: Stage) -> float:
     """FLOPs of a whole stage, without those of the judges, whose time is contained in the measured rate."""
     spec = stage.spec
-    if isinstance(spec, (FitTokenizer, Encode, FitGenerator)) and spec.given:
+    if isinstance(spec, (FitTokenizer, Encode, FitGenerator)) and spec.pretrained:
         return 0.0
     if isinstance(spec, (FitTokenizer, FitGenerator)):
         return float(training_flops(stage)) * spec.recipe.budget_images
@@ -72,7 +72,7 @@ def stage_parameters(stage: Stage) -> int:
 def disk_bytes(stage: Stage) -> int:
     """Bytes on disk of a stage's outputs (weights, latents, samples) and of the checkpoints while it trains."""
     spec = stage.spec
-    if isinstance(spec, (FitTokenizer, FitGenerator)) and spec.given:
+    if isinstance(spec, (FitTokenizer, FitGenerator)) and spec.pretrained:
         return 4 * stage_parameters(stage)
     if isinstance(spec, FitTokenizer):  # weights; each checkpoint also holds Adam's two moments
         return 4 * stage_parameters(stage) * (1 + CHECKPOINTS_KEPT * 3)

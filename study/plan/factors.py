@@ -33,7 +33,7 @@ def resolved_settings(planned: Planned) -> dict[str, Any]:
         **_tokenizer(planned.fit.inputs["latents"].inputs["tokenizer"]),
         "size": parse_generator(network.name)[1],
         "patch": network.patch,
-        "given_generator": fit.given.name if fit.given else "",
+        "pretrained_generator": fit.pretrained.name if fit.pretrained else "",
         **{name: getattr(network, name) for name in GENERATOR_OPTIONS},
         **_by_name("generator", fit.recipe),
         **_by_name("sampling", result.sampling),
@@ -47,11 +47,14 @@ def _tokenizer(stage: Stage) -> dict[str, Any]:
     recipe = _by_name("tokenizer", fit.recipe)
     if name.foundation is None:
         recipe = {key: value for key, value in recipe.items() if ".vf_" not in key and key != "tokenizer.phases"}
+    for part in ("cosine", "distance"):  # a margin of a part without weight is not used
+        if not recipe.get(f"tokenizer.vf_{part}_weight"):
+            recipe.pop(f"tokenizer.vf_{part}_margin", None)
     return {
         "latent_channels": shape.z_channels,
         "foundation_model": name.foundation or "none",
         "train_images": fit.train_images,
-        "given_tokenizer": fit.given.name if fit.given else "",
+        "pretrained_tokenizer": fit.pretrained.name if fit.pretrained else "",
         **{f"autoencoder.{key}": getattr(shape, key) for key in ("ch", "ch_mult", "num_res_blocks", "unshuffle")},
         **recipe,
         **(_by_name("foundation", fit.foundation) if fit.foundation else {}),

@@ -11,6 +11,7 @@ from typing import Any
 from models.names import nearest
 from study.core.files import fingerprint
 from study.plan.data_spec import DataSpec
+from study.plan.weight_files import network_hash
 
 WIDTHS = {"efficientnet_lite2": 1280, "classifier": 128, "inception": 2048}
 SPATIAL_WIDTH = 2023  # of Inception's spatial features, 17 x 17 x 7
@@ -26,6 +27,7 @@ class JudgeSpec:
     name: str
     size: int  # pixels, height and width of the network's input
     width: int  # features per image
+    weights: str  # SHA-256 of its pretrained weights; empty: trained here, or not here yet
     fingerprint: str
 
 
@@ -57,10 +59,11 @@ def judge_spec(name: str, size: int, data: DataSpec | None) -> JudgeSpec:
     elif size not in (0, native):
         raise ValueError(f"{name} needs images of {native} px here, not {size}; set {native}, or 0 for its own size")
     size = size or native
-    content: dict[str, Any] = {"name": name, "size": size, "version": VERSIONS[name]}
+    weights = "" if name == "classifier" else network_hash(name)
+    content: dict[str, Any] = {"name": name, "size": size, "version": VERSIONS[name], "weights": weights}
     if name == "classifier" and data:
         content["data"] = data.content
-    return JudgeSpec(name=name, size=size, width=WIDTHS[name], fingerprint=fingerprint(content))
+    return JudgeSpec(name=name, size=size, width=WIDTHS[name], weights=weights, fingerprint=fingerprint(content))
 
 
 def reference_name(data: DataSpec, split: str, count: int) -> str:

@@ -7,7 +7,7 @@ import urllib.parse
 from collections.abc import Iterable
 
 from models.configs import parse_tokenizer
-from study.plan.specs import FitTokenizer, Generate, Reconstruct
+from study.plan.specs import FitGenerator, FitTokenizer, Generate, Reconstruct
 from study.plan.stage import Stage
 from study.plan.weight_files import FILES, find_weights, weight_file
 
@@ -19,7 +19,7 @@ def needed_files(stages: Iterable[Stage]) -> list[str]:
     own_files: dict[str, None] = {}
     for stage in stages:
         spec = stage.spec
-        file = spec.reference if isinstance(spec, Generate) else getattr(spec, "given", None)
+        file = spec.reference if isinstance(spec, Generate) else getattr(spec, "pretrained", None)
         if file is not None:
             (names if file.name in FILES else own_files)[file.name] = None
         elif isinstance(spec, FitTokenizer):
@@ -31,6 +31,13 @@ def needed_files(stages: Iterable[Stage]) -> list[str]:
         if isinstance(spec, Reconstruct | Generate):
             names |= dict.fromkeys(judge.name for judge in spec.judges)
     return [name for name in FILES if name in names] + list(own_files)
+
+
+def identity_unknown(stages: Iterable[Stage]) -> bool:
+    """Whether data or weights that identify these stages are not here yet, so that their fingerprints will change."""
+    stages = list(stages)
+    data = [stage.spec.data for stage in stages if not isinstance(stage.spec, FitGenerator)]
+    return not all(one.content for one in data) or any(find_weights(name) is None for name in needed_files(stages))
 
 
 def missing_here(stages: Iterable[Stage]) -> list[str]:

@@ -32,7 +32,7 @@ from study.plan.specs import (
     TokenizerRecipe,
 )
 from study.plan.stage import Stage
-from study.plan.weight_files import content_hash, weight_file
+from study.plan.weight_files import content_hash, network_hash, weight_file
 
 # fields of a scale that a single run may change; the others are the same for a whole study
 CHANGEABLE = (
@@ -40,12 +40,13 @@ CHANGEABLE = (
 )  # fmt: skip
 
 
-def _used_recipe(recipe: TokenizerRecipe, *, aligned: bool) -> TokenizerRecipe:
+def _used_recipe(recipe: TokenizerRecipe, *, aligned: bool, resolution: int) -> TokenizerRecipe:
     """The recipe with its defaults for all fields that this tokenizer does not use: they affect no result, so they must
     not affect the fingerprint either.
 
     Phases of a plain tokenizer keep their starts: restarting the optimizers there changes its results too, and it must
-    restart where the aligned tokenizer does to be comparable with it.
+    restart where the aligned tokenizer does to be comparable with it. Only images that are smaller than the perceptual
+    net's size are enlarged to it.
     """
     unused_prefixes = [] if aligned else ["vf_"]
     unused_prefixes += [] if recipe.gan_weight else ["gan_"]
@@ -55,7 +56,15 @@ def _used_recipe(recipe: TokenizerRecipe, *, aligned: bool) -> TokenizerRecipe:
     }
     if not aligned:
         defaults["phases"] = tuple(Phase(from_images=phase.from_images) for phase in recipe.phases)
-    return dataclasses.replace(recipe, **defaults)
+    recipe = dataclasses.replace(recipe, **defaults)
+    for part in ("cosine", "distance"):
+        if aligned and not getattr(recipe, f"vf_{part}_weight"):
+            unused: dict[str, Any] = {f"vf_{part}_margin": 0.0}
+            phases = tuple(dataclasses.replace(phase, **unused) for phase in recipe.phases)
+            recipe = dataclasses.replace(recipe, **unused, phases=phases)
+    if recipe.perceptual_weight:
+        recipe = dataclasses.replace(recipe, perceptual_size=max(recipe.perceptual_size, resolution))
+    return recipe
 
 
 def _used_foundation(name: str | None, recipe: FoundationRecipe) -> FoundationRecipe | None:
@@ -68,7 +77,9 @@ def _used_foundation(name: str | None, recipe: FoundationRecipe) -> FoundationRe
 
 
 def _used_sampling(sampling: Sampling) -> Sampling:
-    """The sampling protocol with fixed values in the fields that its solver ignores."""
+    """The sampling protocol with fixed values in the fields that its solver or its guidance ignores."""
+    if sampling.guidance_scale == 1:
+        sampling = dataclasses.replace(sampling, guidance_interval=(0.0, 1.0), guidance_channels=0)
     if sampling.solver == "dopri5":
         return dataclasses.replace(sampling, steps=0, timestep_shift=1.0)
     if sampling.solver == "ddpm":
@@ -96,7 +107,9 @@ def _fit_tokenizer(run: Run, scale: Scale, data: DataSpec, compute: Compute) -> 
         tokenizer=run.tokenizer,
         architecture=autoencoder_config(run.tokenizer, scale, data),
         foundation=_used_foundation(name.foundation, scale.foundation),
-        recipe=_used_recipe(scale.tokenizer, aligned=name.foundation is not None),
+        foundation_weights=network_hash(name.foundation) if name.foundation else "",
+        perceptual_weights=network_hash(scale.tokenizer.perceptual_net) if scale.tokenizer.perceptual_weight else "",
+        recipe=_used_recipe(scale.tokenizer, aligned=name.foundation is not None, resolution=data.resolution),
         seed=run.tokenizer_seed,
         compute=_training(compute, scale.execution, generator=False),
     )
@@ -104,12 +117,19 @@ def _fit_tokenizer(run: Run, scale: Scale, data: DataSpec, compute: Compute) -> 
         return spec
     recipe = TokenizerRecipe(budget_images=run.pretrained_tokenizer.images_seen, batch_images=0, learning_rate=0.0)
     weights = _foreign_file(run.pretrained_tokenizer.name)
-    return dataclasses.replace(spec, train_images=0, foundation=None, recipe=recipe, compute=compute, given=weights)
+    return dataclasses.replace(
+        spec, train_images=0, foundation=None, foundation_weights="", perceptual_weights="", recipe=recipe,
+        compute=dataclasses.replace(compute, precision="float32"), pretrained=weights,
+    )  # fmt: skip
 
 
 def _encode(run: Run, scale: Scale, data: DataSpec, compute: Compute) -> Encode:
     if run.pretrained_statistics:
-        return Encode(data=data, train_images=0, compute=compute, given=_foreign_file(run.pretrained_statistics))
+        pretrained, compute = (
+            _foreign_file(run.pretrained_statistics),
+            dataclasses.replace(compute, precision="float32"),
+        )
+        return Encode(data=data, train_images=0, compute=compute, pretrained=pretrained)
     return Encode(
         data=data,
         train_images=min(scale.train_images, data.train_images),
@@ -143,20 +163,27 @@ def _fit_generator(
         raise ValueError(f"{run.name}: a pretrained generator has EMA weights only, so sampling.weights must be ema")
     mark = run.pretrained_generator.images_seen
     recipe = GeneratorRecipe(budget_images=mark, snapshot_images=(mark,), batch_images=0, learning_rate=0.0)
-    return dataclasses.replace(spec, recipe=recipe, compute=compute, given=_foreign_file(run.pretrained_generator.name))
+    pretrained, compute = (
+        _foreign_file(run.pretrained_generator.name),
+        dataclasses.replace(compute, precision="float32"),
+    )
+    return dataclasses.replace(spec, recipe=recipe, compute=compute, pretrained=pretrained)
 
 
 def _used_generator_recipe(recipe: GeneratorRecipe) -> GeneratorRecipe:
-    """The recipe with fixed values in the fields that its objective ignores."""
+    """The recipe with fixed values in the fields that its objective, or the length of the training, ignores."""
     if recipe.objective == "gaussian-diffusion":
         recipe = dataclasses.replace(recipe, logit_normal=False, direction_weight=0.0)
     if recipe.logit_normal:
-        return recipe
+        end = recipe.logit_normal_end_images
+        return dataclasses.replace(
+            recipe, logit_normal_end_images=None if end is not None and end >= recipe.budget_images else end
+        )
     return dataclasses.replace(recipe, logit_normal_end_images=None, logit_normal_mean=0.0, logit_normal_std=1.0)
 
 
 def _training(compute: Compute, execution: Execution, *, generator: bool) -> Compute:
-    """Compute of a training stage; only there does the number of processes affect the result."""
+    """Compute of a training stage: the others need no such spreading."""
     if not generator:  # a discriminator uses batch statistics, so its batch is never split into microbatches
         return dataclasses.replace(compute, processes=execution.processes)
     return dataclasses.replace(compute, **dataclasses.asdict(execution))
@@ -181,9 +208,10 @@ def _stages(run: Run, base: Scale, data: DataSpec, compute: Compute, judges: Seq
             data=data,
             images=min(scale.evaluation.reconstruct_images, data.test_images),
             perceptual_net=scale.evaluation.perceptual_net,
-            perceptual_size=scale.evaluation.perceptual_size,
+            perceptual_size=max(scale.evaluation.perceptual_size, data.resolution),
+            perceptual_weights=network_hash(scale.evaluation.perceptual_net),
             judges=tuple(judges),
-            compute=compute,
+            compute=dataclasses.replace(compute, precision="float32"),
         ),
         {"tokenizer": fit},
     )

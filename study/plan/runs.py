@@ -98,7 +98,7 @@ class Run:
 
 def _network_name(spec: str, seed: int, pretrained: Pretrained | None) -> str:
     if pretrained is not None:
-        return f"given {pretrained.name}"
+        return f"pretrained {pretrained.name}"
     return spec if seed == 0 else f"{spec} (seed {seed})"
 
 

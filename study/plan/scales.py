@@ -26,6 +26,7 @@ class Scale:
 
     name: str
     device: str = "any"  # cpu, cuda, or any: a GPU if this machine has one
+    precision: str = "float32"  # of matrix products in trainings, encoding and sampling; or bfloat16
     data: str  # name of a data set; --data replaces it
     resolution: int  # pixels
     train_images: int  # this many images from the start of the training split are used
@@ -155,6 +156,7 @@ def imagenet256() -> Scale:
     return Scale(
         name="imagenet256",
         device="cuda",
+        precision="bfloat16",
         data="imagenet",
         resolution=256,
         train_images=1_281_167,

@@ -1,6 +1,6 @@
 """Specs: the fully resolved settings of each of the five stages. Does not import torch, so that planning is fast.
 
-A field added after results were published is declared with `added_later`, so that their fingerprints stay valid.
+All fields are part of a stage's fingerprint but those declared with `outside_identity`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from models.configs import AutoencoderConfig, GeneratorConfig
 from study.core.compute import Compute
-from study.core.settings import added_later
+from study.core.settings import outside_identity
 from study.plan.data_spec import DataSpec
 from study.plan.judge_spec import JudgeSpec
 
@@ -35,7 +35,7 @@ class ForeignFile:
     """A published or user-supplied file that a stage reads, see study/plan/weight_files.py. Only its content, not its
     name, is part of a fingerprint."""
 
-    name: str  # a key of `FILES`, or the name of a file in the weights folder
+    name: str = outside_identity()  # a key of `FILES`, or the name of a file in the weights folder
     sha256: str  # 64 hex digits; empty in a plan made while the file is missing, which cannot run
 
 
@@ -64,7 +64,7 @@ class TokenizerRecipe:
     vf_cosine_margin: float = 0.5
     vf_distance_margin: float = 0.25
     # later phases; this recipe is the first. The learning rate schedule spans all
-    phases: tuple[Phase, ...] = added_later(())
+    phases: tuple[Phase, ...] = ()
 
     def at(self, images_seen: int) -> TokenizerRecipe:
         """The recipe for the batch that starts at this number of images seen."""
@@ -89,7 +89,7 @@ class FoundationRecipe:
     standardise: bool  # features to mean 0 and standard deviation 1 per channel over the training images
     # normalise pixels with the mean and standard deviation of the model's own training, not to [-1, 1] as the released
     # code does; False for lite0, which was trained with [-1, 1]
-    own_statistics: bool = added_later(False)
+    own_statistics: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,10 +107,10 @@ class GeneratorRecipe:
     ema_decay: float = 0.9999  # per step
     logit_normal: bool = True
     direction_weight: float = 1.0
-    objective: str = added_later("rectified-flow")  # or "gaussian-diffusion", without logit_normal and direction_weight
-    logit_normal_end_images: int | None = added_later(None)  # images seen from which t is uniform instead
-    logit_normal_mean: float = added_later(0.0)  # of the logit of t; larger is closer to data
-    logit_normal_std: float = added_later(1.0)
+    objective: str = "rectified-flow"  # or "gaussian-diffusion", without logit_normal and direction_weight
+    logit_normal_end_images: int | None = None  # images seen from which t is uniform instead
+    logit_normal_mean: float = 0.0  # of the logit of t; larger is closer to data
+    logit_normal_std: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +138,7 @@ class Evaluation:
     reconstruct_images: int  # number of test images that are reconstructed
     perceptual_net: str = "lite2"
     perceptual_size: int = 64  # pixels; smaller images are enlarged to this size
-    reference: str = added_later("")  # key of REFERENCES in study/plan/weight_files.py, replaces training images
+    reference: str = ""  # key of REFERENCES in study/plan/weight_files.py, replaces training images
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,10 +148,12 @@ class FitTokenizer:
     tokenizer: str
     architecture: AutoencoderConfig
     foundation: FoundationRecipe | None
+    foundation_weights: str = ""  # SHA-256 of the foundation model's weights; empty: without one, or not here yet
+    perceptual_weights: str = ""  # of the perceptual net's
     recipe: TokenizerRecipe
     seed: int
     compute: Compute
-    given: ForeignFile | None = added_later(None)  # pretrained weights, used instead of a training
+    pretrained: ForeignFile | None = None  # pretrained weights, used instead of a training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +162,7 @@ class Reconstruct:
     images: int  # number of images of the test split
     perceptual_net: str
     perceptual_size: int
+    perceptual_weights: str  # SHA-256; empty: not here yet
     judges: tuple[JudgeSpec, ...]
     compute: Compute
 
@@ -169,8 +172,8 @@ class Encode:
     data: DataSpec
     train_images: int
     compute: Compute
-    stored: str = added_later("posterior")  # mean and standard deviation; or "sample": one sample per view, as released
-    given: ForeignFile | None = added_later(None)  # published latent statistics; nothing is encoded then
+    stored: str = "posterior"  # mean and standard deviation; or "sample": one sample per view, as released
+    pretrained: ForeignFile | None = None  # published latent statistics; nothing is encoded then
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,7 +183,7 @@ class FitGenerator:
     recipe: GeneratorRecipe
     seed: int
     compute: Compute
-    given: ForeignFile | None = added_later(None)  # pretrained weights, used instead of a training
+    pretrained: ForeignFile | None = None  # pretrained weights, used instead of a training
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,7 +194,7 @@ class Generate:
     reference_images: int  # number of images of the training split
     judges: tuple[JudgeSpec, ...]
     compute: Compute
-    reference: ForeignFile | None = added_later(None)  # one of ADM's reference files, used instead of training images
+    reference: ForeignFile | None = None  # one of ADM's reference files, used instead of training images
 
 
 Spec = FitTokenizer | Reconstruct | Encode | FitGenerator | Generate

@@ -1,27 +1,30 @@
 """A stage: one unit of work and of caching, identified by its fingerprint; its state is read from its folder.
 
-A fingerprint hashes the resolved spec (not only differences from defaults), the fingerprints of the inputs and the
-stage's version. Left out are names of files and data sets, which are known by their content, and fields that were added
-later while they stand at their default. How many jobs run where (workers, slots, paths, partition) is in no spec.
+A fingerprint says what was asked, never where it ran: it hashes the resolved spec (not only differences from
+defaults), the fingerprints of the inputs and the stage's version. Left out are names of files and data sets, which are
+known by their content, and how a stage is carried out: device, threads, processes, microbatches (see `Compute`).
 """
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from study.core.compute import resolve
 from study.core.files import fingerprint, read_json
 from study.core.paths import stage_folder
-from study.core.settings import fingerprint_content, rebuild
+from study.core.settings import identity, rebuild
 from study.plan.specs import Encode, FitGenerator, FitTokenizer, Generate, Reconstruct, Spec
 
 # Increased when a stage's results change for an unchanged spec: old results stay valid under their old fingerprint.
-VERSIONS = {"fit_tokenizer": 1, "reconstruct": 1, "encode": 1, "fit_generator": 1, "generate": 1}
+VERSIONS = {"fit_tokenizer": 2, "reconstruct": 2, "encode": 2, "fit_generator": 2, "generate": 2}
 
 # Files in a stage's folder, next to its record
 INTERRUPTED = "interrupted.json"  # the stage saved and stopped on request
+ATTEMPTS = "attempts.json"  # where and how each attempt ran, the last one last
 DIAGNOSTICS = "diagnostics.json"  # see study/judge/latent_diagnostics.py
 LATENT_MAP, LATENT_PICTURES = "latent-map.csv", "latent-pictures.png"  # next to the diagnostics of latents
 TOKENIZER_WEIGHTS = "tokenizer.safetensors"
@@ -45,18 +48,11 @@ class Stage:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        spec = fingerprint_content(self.spec)
-        if "data" in spec:  # data is identified by its content, not by names
-            for field_name in ("name", "class_names"):
-                del spec["data"][field_name]
-        for field_name in ("given", "reference"):
-            if field_name in spec:
-                del spec[field_name]["name"]
         return fingerprint(
             {
                 "stage": self.kind,
                 "version": VERSIONS[self.kind],
-                "spec": spec,
+                "spec": identity(self.spec),
                 "inputs": {name: stage.fingerprint for name, stage in self.inputs.items()},
             }
         )
@@ -104,8 +100,8 @@ SPECS: dict[str, type] = {
 KIND_OF_INPUT = {"tokenizer": "fit_tokenizer", "latents": "encode", "generator": "fit_generator"}  # by input name
 
 
-def stage_from_record(kind: str, fingerprint: str) -> Stage | None:
-    """A finished stage and all its inputs, rebuilt from their records; None when one of the records has no spec.
+def stage_from_record(kind: str, fingerprint: str) -> Stage:
+    """A finished stage and all its inputs, rebuilt from their records, to be computed with on this machine.
 
     Raises:
         ValueError: a record is missing, or was written by another version of the stage.
@@ -114,15 +110,12 @@ def stage_from_record(kind: str, fingerprint: str) -> Stage | None:
     record = read_json(folder / "record.json")
     if not isinstance(record, dict):
         raise ValueError(f"no finished {kind} in {folder}")
-    if "spec" not in record:  # an early format of records
-        return None
     inputs = {name: stage_from_record(KIND_OF_INPUT[name], source) for name, source in record["inputs"].items()}
-    rebuilt_inputs = {name: source for name, source in inputs.items() if source is not None}
-    if len(rebuilt_inputs) < len(inputs):
-        return None
     try:
-        stage = Stage(kind, rebuild(SPECS[kind], record["spec"]), rebuilt_inputs)
-    except (TypeError, ValueError) as error:
+        spec = rebuild(SPECS[kind], record["spec"])
+        here = resolve(precision=spec.compute.precision)
+        stage = Stage(kind, dataclasses.replace(spec, compute=here), inputs)
+    except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"the record in {folder} was written by another version of the code: {error}") from error
     if stage.fingerprint != fingerprint:
         versions = f"version {record.get('version')} of {kind}, now {VERSIONS[kind]}"

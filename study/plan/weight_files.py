@@ -2,12 +2,13 @@
 
 Does not import torch, so that a plan can report missing files before anything starts. All files are in one folder,
 `$STUDY_WEIGHTS` (default: `weights` under `$STUDY_ROOT`), to which `python -m study.prefetch` downloads them; nothing
-else downloads any. A file whose publisher states its hash is checked against it; the hash of any other file is recorded
-when it is downloaded and checked from then on.
+else downloads any. A file whose publisher states its hash is checked against it. Stages are identified by the bytes of
+the weights that they load, so another file under the same name trains anew.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import os
@@ -15,11 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.configs import TRANSFORMERS
-from study.core.files import read_json, write_json
+from models.packages import lite_file, lpips_heads_file
+from study.core.files import fingerprint, read_json, write_json
 from study.core.lease import locked
 from study.core.paths import study_root
 
-HASHES = "hashes.json"  # in the weights folder: SHA-256 by file name
+HASHES = "hashes.json"  # in the weights folder, by file name: SHA-256, and the size and time of the file that has it
 FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
 ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet"
 HUB = "https://huggingface.co/hustvl"  # file names as in the README of hustvl/LightningDiT
@@ -149,7 +151,7 @@ def require_weights(name: str, sha256: str | None = None) -> Path:
         sha256: all digits of the planned file's hash; empty if it was missing when planned; None: any content.
 
     Raises:
-        ValueError: the file is missing, or its hash is not the published, the recorded or the planned one.
+        ValueError: the file is missing, or its hash is not the published or the planned one.
     """
     weight, folder = weight_file(name), weights_folder()
     path = find_weights(name)
@@ -160,52 +162,75 @@ def require_weights(name: str, sha256: str | None = None) -> Path:
             f"{'python -m study.prefetch downloads it' if weight.url else 'put it there'}"
         )
     digest = checked_hash(path, weight)
-    if sha256 is not None and sha256 != digest:
-        raise ValueError(
-            f"{path} is not the planned file: its SHA-256 starts with {digest[:8]}, planned "
-            f"{sha256[:8] or 'when the file was missing'}; plan again with study.sweep, or put the planned file back"
-        )
+    require_planned(str(path), digest, sha256)
     return path
 
 
+def require_planned(what: str, digest: str, planned: str | None) -> None:
+    """ValueError unless weights have the hash that was planned: all its digits, empty if they were missing then; None:
+    any."""
+    if planned is not None and planned != digest:
+        raise ValueError(
+            f"{what} is not the planned file: its SHA-256 starts with {digest[:8]}, planned "
+            f"{planned[:8] or 'when the file was missing'}; plan again with study.sweep, or put the planned file back"
+        )
+
+
 def content_hash(name: str) -> str:
-    """SHA-256 of the file called `name`, for a plan; empty if it is missing. Files of FILES are hashed only once.
+    """SHA-256 of the file called `name`, for a plan; empty if it is missing.
 
     Raises:
         ValueError: its hash is not the published one.
     """
-    path, weight = find_weights(name), weight_file(name)
-    if path is None:
+    path = find_weights(name)
+    return checked_hash(path, weight_file(name)) if path else ""
+
+
+def network_hash(name: str) -> str:
+    """SHA-256 of the pretrained weights of a foundation model, a perceptual net or a judge, for a plan; empty if they
+    are missing.
+
+    Raises:
+        ValueError: the hash of a file is not the published one.
+    """
+    if name in ("lite0", "lite2", "efficientnet_lite2"):
+        with contextlib.suppress(ValueError):
+            return _hash_of_package(lite_file(name.removeprefix("efficientnet_")))
         return ""
-    if recorded := (read_json(weights_folder() / HASHES) or {}).get(weight.file):
-        return str(recorded)
-    digest = checked_hash(path, weight)
-    if name in FILES:
-        record_hash(weight, digest)
+    digest = content_hash(name)
+    if name == "vgg" and digest:  # the heads of LPIPS are in a package
+        with contextlib.suppress(ValueError):
+            return fingerprint([digest, _hash_of_package(lpips_heads_file())], 64)
+        return ""
     return digest
 
 
-def record_hash(weight: WeightFile, digest: str) -> None:
-    """Store the SHA-256 of a file, with which later reads are compared."""
-    folder = weights_folder()
-    with locked(folder):
-        write_json(folder / HASHES, {**(read_json(folder / HASHES) or {}), weight.file: digest})
-
-
 def checked_hash(path: Path, weight: WeightFile) -> str:
-    """SHA-256 of a file; ValueError when it is not the published or the recorded one."""
-    digest = _file_sha256(path, path.stat().st_mtime_ns, path.stat().st_size)
-    expected = weight.sha256 or (read_json(weights_folder() / HASHES) or {}).get(weight.file, "")
-    if not digest.startswith(expected):
+    """SHA-256 of a file in the weights folder; ValueError when it is not the published one.
+
+    The hash is kept beside the files, because those of the paper's scale take a minute to read.
+    """
+    about = path.stat()
+    known, now = read_json(weights_folder() / HASHES) or {}, {"size": about.st_size, "modified": about.st_mtime_ns}
+    kept = known.get(path.name, {})
+    digest = kept["sha256"] if now.items() <= kept.items() else _sha256(path)
+    if not digest.startswith(weight.sha256):
         raise ValueError(
-            f"{path} is damaged: its SHA-256 starts with {digest[:8]}, expected {expected[:8]}; delete it and fetch it "
-            "again with python -m study.prefetch"
+            f"{path} is damaged: its SHA-256 starts with {digest[:8]}, expected {weight.sha256[:8]}; delete it and "
+            "fetch it again with python -m study.prefetch"
         )
+    if not now.items() <= kept.items():
+        with contextlib.suppress(OSError), locked(weights_folder()):  # a folder that others own is read all the same
+            known = read_json(weights_folder() / HASHES) or {}
+            write_json(weights_folder() / HASHES, {**known, path.name: {"sha256": digest, **now}})
     return digest
 
 
 @functools.cache
-def _file_sha256(path: Path, _modified: int, _size: int) -> str:
-    """SHA-256 of a file, cached because many runs of a plan need it; the other arguments detect changes."""
+def _hash_of_package(path: Path) -> str:
+    return _sha256(path)
+
+
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -28,6 +28,7 @@ from study.plan.estimate import (
     stage_flops,
     stage_parameters,
 )
+from study.plan.needs import identity_unknown
 from study.plan.runs import Job, Plan
 from study.plan.stage import Stage
 from study.report.refresh import StudyFiles
@@ -92,6 +93,8 @@ def print_plan(
         console.print("[bold]missing here:[/bold]")
         for line in plan.missing:
             console.print(f"  {line}", markup=False)
+        if identity_unknown(plan.stages):
+            console.print("What is done already is not known: runs are identified by the content of what is missing.")
         if any("study.prefetch" in line for line in plan.missing):
             command = f"python -m study.prefetch {plan.ablation} --scale {plan.scale.name}"
             console.print(f"to download: {command}", markup=False)

@@ -55,7 +55,7 @@ def _describe(stage: Stage, points: int | None) -> str:
                 write_json(stage.folder / DIAGNOSTICS, diagnostics)
             return ", ".join(f"iFID {value:.4g} ({judge})" for judge, value in diagnostics["ifid"].items())
         assert isinstance(stage.spec, Encode)
-        if stage.spec.given is not None:
+        if stage.spec.pretrained is not None:
             return "its latent statistics are published ones: there are no latents here"
         if not (stage.folder / LATENT_PICTURES).exists():
             picture_latents(read_latents(stage), load_images(stage.spec.data, "train"), stage.folder)

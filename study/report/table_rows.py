@@ -14,6 +14,7 @@ from results.schema import DIAGNOSTICS, METRICS, Label, Row, latents_file
 from results.table import by_key, load, rows_in, table_of, write
 from study.core.files import fingerprint
 from study.core.lease import holder, locked
+from study.core.provenance import EXECUTION
 from study.plan.data_spec import DataSpec
 from study.plan.estimate import training_flops
 from study.plan.factors import run_labels
@@ -22,7 +23,7 @@ from study.plan.runs import Plan, Planned
 from study.plan.specs import Encode, FitGenerator, FitTokenizer, Generate, Reconstruct
 from study.plan.stage import LATENT_MAP, LATENT_PICTURES, Stage
 from study.plan.weight_files import REFERENCES, weight_file
-from study.submit.jobs import log_of
+from study.submit.jobs import changes_between, log_of
 
 Cells = dict[str, Any]  # some columns of a row
 COSTS = ("train_seconds", "train_images_per_second", "peak_memory_gib", "parameters")  # from a training's record
@@ -135,7 +136,7 @@ def _identity(plan: Plan, planned: Planned, label: Label | None) -> Cells:
         "generator": run.generator or "",
         "tokenizer_seed": tokenizer_seed,
         "seed": None if pretrained else tokenizer_seed if planned.kind == "tokenizer" else run.seed,
-        "given_weights": pretrained,
+        "pretrained_weights": pretrained,
         "tokenizer_fingerprint": tokenizer.fingerprint,
         "study": plan.study,
         "scale": plan.scale.name,
@@ -146,7 +147,7 @@ def _identity(plan: Plan, planned: Planned, label: Label | None) -> Cells:
 
 def _pretrained_file(fit: Stage) -> str:
     """File and hash of pretrained weights; empty if the network is trained."""
-    weights = fit.spec.given if isinstance(fit.spec, (FitTokenizer, FitGenerator)) else None
+    weights = fit.spec.pretrained if isinstance(fit.spec, (FitTokenizer, FitGenerator)) else None
     return f"{weight_file(weights.name).file} {weights.sha256[:12]}" if weights else ""
 
 
@@ -157,7 +158,7 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
         sheets: created if missing.
     """
     jobs = {stage: job for job in plan.jobs for stage in job.stages}
-    encoded = [stage for stage in plan.stages if isinstance(stage.spec, Encode) and stage.spec.given is None]
+    encoded = [stage for stage in plan.stages if isinstance(stage.spec, Encode) and stage.spec.pretrained is None]
     latents = {stage.inputs["tokenizer"]: stage for stage in encoded}
     rows, labels = [], run_labels(plan)
     is_search = plan.ablation.startswith(SEARCH)  # the many sheets of its trials stay in the stages' folders
@@ -192,6 +193,8 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
                 }
                 if fit is not None:
                     row |= {key: value for key, value in fit["cost"].items() if key in COSTS}
+                    if not identity["pretrained_weights"]:
+                        row |= _carried_out(fit)
                 if record is not None:
                     measured = dict(record["metrics"][judge])
                     origin = record["provenance"]
@@ -200,7 +203,6 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
                         "commit": origin["commit"],
                         "versions": origin["versions"],
                         "device": origin["device"],
-                        "train_precision": "" if identity["given_weights"] else origin["precision"],
                         "threads": origin["threads"],
                         "evaluate_seconds": record["seconds"],
                         "sheet": sheet,
@@ -210,6 +212,19 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
                         row |= _diagnostics(latents.get(planned.fit), result, judge)
                 rows.append(Row(**row))
     return rows
+
+
+def _carried_out(fit: dict[str, Any]) -> Cells:
+    """How a training was carried out, from its record: by its last attempt, and what differed in the earlier ones."""
+    origin = fit["provenance"]
+    return {
+        "train_precision": origin["precision"],
+        "train_device": origin["device"],
+        **{name: origin[name] for name in EXECUTION if name != "threads"},
+        "train_threads": origin["threads"],
+        "attention": fit.get("attention", ""),
+        "resumed": changes_between(fit["attempts"]),
+    }
 
 
 def _diagnostics(latents: Stage | None, reconstruct: Stage, judge: str) -> Cells:

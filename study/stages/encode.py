@@ -67,7 +67,7 @@ def run(spec: Encode, inputs: dict[str, Stage], out: Workspace) -> Record:
     datasets/img_latent_dataset.py).
     """
     apply(spec.compute)
-    if spec.given is not None:
+    if spec.pretrained is not None:
         return on_rank_zero(lambda: pretrained.statistics_record(spec, inputs))
     stage = Stage("encode", spec, inputs)
     tokenizer, images = trained_tokenizer(inputs["tokenizer"]), load_images(spec.data, "train")

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend
 from torch.nn.parallel import DistributedDataParallel
 
 from models.diffusion import TIMESTEPS, gaussian_diffusion_loss
@@ -91,14 +92,14 @@ def step_function(
     def draw_noise(rng: torch.Generator) -> list[Tensor]:
         """Noise of the whole batch for the posteriors, and for the objective."""
         shape = (recipe.batch_images, *latents.shape)
-        return [torch.randn(shape, generator=rng, device=rng.device) for _ in range(2)]
+        return [torch.randn(shape, generator=rng) for _ in range(2)]
 
     def prepare(images_seen: int) -> tuple[Tensor, ...]:
         # every process draws for the whole batch, so results do not depend on the number of processes
         indices = batch_indices(spec.seed, len(latents.labels), images_seen, recipe.batch_images)
         rng = make_rng(spec.seed, "generator step", images_seen)
         view = torch.randint(latents.views, (len(indices),), generator=rng)
-        noise = draw_noise(rng) if device == "cpu" else []  # a GPU draws it faster than it could be copied there
+        noise = draw_noise(rng)  # on the CPU everywhere: the same numbers on every device
         times = training_times(recipe, images_seen, len(indices), rng)
         dropped = torch.rand(len(indices), generator=rng) < architecture.label_dropout
         labels = drop_labels(latents.labels[torch.from_numpy(indices)], dropped, architecture.num_classes)
@@ -108,11 +109,7 @@ def step_function(
     batch = prefetched_batches(prepare, recipe.batch_images, device)
 
     def step(images_seen: int) -> Tensor:
-        times, labels, *rest = batch(images_seen)
-        if device != "cpu":
-            on_device = draw_noise(make_rng(spec.seed, "generator step", images_seen, device))
-            rest = [*map(slice_of_batch, on_device), *rest]
-        posterior_noise, noise, *stored = rest
+        times, labels, posterior_noise, noise, *stored = batch(images_seen)
         data = latents.normalised(stored, posterior_noise)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(
@@ -137,6 +134,14 @@ def step_function(
     return step
 
 
+def attention_kernel(spec: FitGenerator) -> str:
+    """The kernel that torch chooses for the generator's attention on this device, such as flash_attention."""
+    network, dtype = spec.architecture, torch.bfloat16 if spec.compute.precision == "bfloat16" else torch.float32
+    shape = (1, network.heads, network.tokens, network.width // network.heads)  # of one image: the choice is the same
+    like = torch.empty(shape, dtype=dtype, device=spec.compute.device)
+    return SDPBackend(torch._fused_sdp_choice(like, like, like)).name.lower()
+
+
 def run(spec: FitGenerator, inputs: dict[str, Stage], out: Workspace) -> Record:
     """Train a generator, or take pretrained weights.
 
@@ -144,7 +149,7 @@ def run(spec: FitGenerator, inputs: dict[str, Stage], out: Workspace) -> Record:
     """
     apply(spec.compute)
     metadata = {"latents": json.dumps(latent_statistics(inputs["latents"]))}
-    if spec.given is not None:
+    if spec.pretrained is not None:
         return on_rank_zero(lambda: pretrained.write_generator(spec, metadata, out))
     state, latents = build(spec), read_latents(inputs["latents"])
 
@@ -167,7 +172,8 @@ def run(spec: FitGenerator, inputs: dict[str, Stage], out: Workspace) -> Record:
         snapshots={mark: snapshot_writer(mark) for mark in spec.recipe.snapshot_images},
         scalars=scalars,
     )
-    return {"cost": {**cost, "parameters": sum(p.numel() for p in state["generator"].parameters())}}
+    parameters = sum(p.numel() for p in state["generator"].parameters())
+    return {"attention": attention_kernel(spec), "cost": {**cost, "parameters": parameters}}
 
 
 def trained_generator(stage: Stage, images_seen: int, weights: str) -> LightningDiT:
@@ -182,14 +188,12 @@ def trained_generator(stage: Stage, images_seen: int, weights: str) -> Lightning
     path = snapshot_file(stage.folder, weights, images_seen)
     network = LightningDiT(spec.architecture)
     network.load_state_dict(load_tensors(path), strict=True)
-    metadata = load_metadata(path).get("latents")  # the first snapshots have none
-    if metadata is not None:
-        trained_on, current = json.loads(metadata), latent_statistics(latents)
-        same_tokenizer = trained_on["tokenizer"] == current["tokenizer"]
-        if not same_tokenizer or not same_statistics(trained_on, current, SAME_ENCODING):
-            raise ValueError(
-                f"{path} was trained on latents of tokenizer {trained_on['tokenizer']} with another mean and std than "
-                f"those of {latents.folder / 'record.json'} (tokenizer {current['tokenizer']}): restore the right "
-                f"record, or delete {stage.folder} to train again"
-            )
+    trained_on, current = json.loads(load_metadata(path)["latents"]), latent_statistics(latents)
+    same_tokenizer = trained_on["tokenizer"] == current["tokenizer"]
+    if not same_tokenizer or not same_statistics(trained_on, current, SAME_ENCODING):
+        raise ValueError(
+            f"{path} was trained on latents of tokenizer {trained_on['tokenizer']} with another mean and std than "
+            f"those of {latents.folder / 'record.json'} (tokenizer {current['tokenizer']}): restore the right "
+            f"record, or delete {stage.folder} to train again"
+        )
     return network.to(spec.compute.device).eval().requires_grad_(False)

@@ -153,7 +153,7 @@ def build(spec: FitTokenizer, report: Callable[[int, int], None] = lambda done, 
     autoencoder.initialize(networks.tokenizer, rng)
     networks.tokenizer.to(memory_format=torch.channels_last)
     if recipe.perceptual_weight:  # before computing features, which can take hours: its weights may be missing
-        networks.perceptual = perceptual_net(recipe.perceptual_net, recipe.perceptual_size)
+        networks.perceptual = perceptual_net(recipe.perceptual_net, recipe.perceptual_size, spec.perceptual_weights)
     if spec.foundation is not None:
         networks.foundation = FoundationFeatures(spec, report)
         networks.linear_proj = projection(spec.architecture.z_channels, networks.foundation.width)
@@ -255,7 +255,7 @@ def training_state(spec: FitTokenizer, networks: Networks) -> dict[str, Any]:
 def run(spec: FitTokenizer, inputs: dict[str, Stage], out: Workspace) -> Record:
     """Train a tokenizer, or take pretrained weights; writes `tokenizer.safetensors` with released parameter names."""
     apply(spec.compute)
-    if spec.given is not None:
+    if spec.pretrained is not None:
         return on_rank_zero(lambda: pretrained.write_tokenizer(spec, out))
     out.preparing("networks")
     networks = build(spec, lambda done, total: out.preparing("foundation model's features", done, total))

@@ -47,7 +47,7 @@ def _judge(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -> Reco
     reconstructions = torch.cat(parts).contiguous()
     out.preparing("PSNR, SSIM and perceptual distance")
     _check_not_collapsed(images, reconstructions)
-    perceptual = perceptual_net(spec.perceptual_net, spec.perceptual_size).to(device)
+    perceptual = perceptual_net(spec.perceptual_net, spec.perceptual_size, spec.perceptual_weights).to(device)
     values = reconstruction_metrics(images, reconstructions, perceptual)
     metrics = {}
     for judge in spec.judges:

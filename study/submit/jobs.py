@@ -9,8 +9,9 @@ import logging
 import sys
 import time
 import traceback
-from collections.abc import Container
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from results.files import remove_partial
 from study import stages
@@ -28,12 +29,12 @@ from study.core.distributed import (
 from study.core.files import read_json, write_json
 from study.core.lease import Lease, LeaseLost, lease
 from study.core.paths import job_folder
-from study.core.provenance import provenance
+from study.core.provenance import EXECUTION, provenance
 from study.core.stopping import Interrupted, stop_on_signals, stop_requested
 from study.core.workspace import Blocked, Diverged, Record, Workspace
 from study.plan.estimate import note_rate
 from study.plan.runs import Job
-from study.plan.stage import INTERRUPTED, UNWRITTEN_FAILURES, VERSIONS, Stage
+from study.plan.stage import ATTEMPTS, INTERRUPTED, UNWRITTEN_FAILURES, VERSIONS, Stage
 from study.submit.cluster import requeue
 
 
@@ -48,7 +49,7 @@ def log_of(job: Job) -> str:
 
 log = logging.getLogger(__name__)
 
-LEFTOVERS = ("checkpoint-*.safetensors", "chunk-*.safetensors")  # files that a finished stage no longer needs
+LEFTOVERS = (ATTEMPTS, "checkpoint-*.safetensors", "chunk-*.safetensors")  # files that a finished stage no longer needs
 
 
 def run_stage(
@@ -97,6 +98,7 @@ def run_stage(
                 (stage.folder / name).unlink(missing_ok=True)
             UNWRITTEN_FAILURES.pop(stage.folder, None)
             remove_partial(stage.folder)
+            _note_attempt(stage)
         started = time.time()
         try:
             outcome = stages.execute(stage, Workspace(stage.folder, held_lease, title or stage.kind, pause_at))
@@ -119,6 +121,31 @@ def run_stage(
         return record
 
 
+CARRIED_OUT = ("device", *EXECUTION, "versions", "commit")  # what may differ between the attempts of a stage
+
+
+def _note_attempt(stage: Stage) -> None:
+    """Add how this attempt is carried out to the stage's attempts; say so where it differs from the one before.
+
+    An attempt that could not be written (a full disk) is missing from the record: the stage itself will say why.
+    """
+    origin = provenance(stage.spec.compute)
+    attempt = {name: origin[name] for name in CARRIED_OUT}
+    before = read_json(stage.folder / ATTEMPTS) or []
+    if before and (changes := changes_between([*before[-1:], attempt])):
+        log.info("%s goes on otherwise than it began: %s", stage_title(stage), changes)
+    if not before or before[-1] != attempt:
+        with contextlib.suppress(OSError):
+            write_json(stage.folder / ATTEMPTS, [*before, attempt])
+
+
+def changes_between(attempts: Sequence[Mapping[str, Any]]) -> str:
+    """What differed between the attempts of a stage, in words: 'threads 1 then 2'; empty if nothing did."""
+    values = {name: [attempt[name] for attempt in attempts] for name in CARRIED_OUT}
+    changed = {name: list(dict.fromkeys(found)) for name, found in values.items()}
+    return "; ".join(f"{name} {' then '.join(map(str, each))}" for name, each in changed.items() if len(each) > 1)
+
+
 def _write_record(stage: Stage, outcome: Record, held_lease: Lease, started: float) -> None:
     record = {
         "stage": stage.kind,
@@ -128,6 +155,7 @@ def _write_record(stage: Stage, outcome: Record, held_lease: Lease, started: flo
         "spec": dataclasses.asdict(stage.spec),  # from which study/plan/stage.py rebuilds the stage
         **outcome,
         "provenance": provenance(stage.spec.compute),
+        "attempts": read_json(stage.folder / ATTEMPTS) or [],
         "seconds": round(time.time() - started, 3),
         "ended": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }

@@ -80,7 +80,7 @@ def prepare_setting(options: Sweep) -> Setting:
     for folder in (study_root(), options.out / "results", options.out / "figures"):
         require_writable(folder)
     data, missing = find_data(options, scale)
-    resolved = compute.resolve(scale.device)
+    resolved = compute.resolve(scale.device, scale.precision)
     if resolved.device == "cuda" and options.executor != "slurm" and not compute.has_gpu():
         missing.append("a GPU: this machine has none (--executor slurm for a cluster that does; --set device=cpu)")
     study = _study_name(options, scale, data)

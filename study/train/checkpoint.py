@@ -17,7 +17,7 @@ from study.core.distributed import broadcast, rank, world_size
 from study.core.files import load_metadata, load_tensors, save_tensors
 
 KEPT = 2  # checkpoints of a training
-CHECKSUM = "crc32"  # key in the metadata; the first checkpoints had no checksum
+CHECKSUM = "crc32"  # key in the metadata
 State = Mapping[str, nn.Module | torch.optim.Optimizer]
 log = logging.getLogger(__name__)
 
@@ -120,13 +120,12 @@ def _restore(folder: Path, state: State) -> Position:
     for path in reversed(_files(folder)):
         try:
             tensors, metadata = load_tensors(path), load_metadata(path)
-            written = metadata.pop(CHECKSUM, None)
-            if written is not None and written != _checksum(tensors, metadata):
+            if metadata.pop(CHECKSUM, None) != _checksum(tensors, metadata):
                 raise SafetensorError("its content is not what was written: the checksum differs")
         except SafetensorError as error:
             log.warning("checkpoint %s cannot be read (%s): falling back to the one before", path, error)
             path.unlink(missing_ok=True)
             continue
         unpack(state, tensors)
-        return Position(int(metadata["images_seen"]), float(metadata["seconds"]), int(metadata.get("skipped", 0)))
+        return Position(int(metadata["images_seen"]), float(metadata["seconds"]), int(metadata["skipped"]))
     return Position()

@@ -22,7 +22,7 @@ from study.core.assets import asset
 from study.core.files import create_array, load_tensors, read_json, save_tensors, write_json
 from study.data.datasets import ImageSet, load_images
 from study.plan.specs import FitTokenizer
-from study.plan.weight_files import FILES, require_weights
+from study.plan.weight_files import FILES, network_hash, require_planned, require_weights
 
 CACHE_GIB = 8.0
 STATISTICS_IMAGES = 2048  # for the mean and standard deviation per channel
@@ -51,11 +51,10 @@ class FoundationFeatures:
             "resolution": spec.data.resolution,
             "images": self._count,
             "views": self._views,
-            "device": self._device,
-            "threads": spec.compute.threads,
+            "own_statistics": self._recipe.own_statistics,
+            "weights": spec.foundation_weights,
         }
-        if self._recipe.own_statistics:  # added later; left out when false, so that older keys stay valid
-            key["own_statistics"] = True
+        require_planned(f"the foundation model {name!r}", network_hash(name), spec.foundation_weights)
         folder = asset("foundation-statistics", key, self._write_statistics)
         statistics = load_tensors(folder / "statistics.safetensors")
         self._mean, self._std = (statistics[name].to(self._device)[:, None, None] for name in ("mean", "std"))

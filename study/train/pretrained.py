@@ -25,11 +25,11 @@ def write_tokenizer(spec: FitTokenizer, out: Workspace) -> Record:
     Raises:
         ValueError: the file is missing, is not the planned one, or holds another network; in one line.
     """
-    assert spec.given is not None
-    network = load_tokenizer(spec.tokenizer, require_weights(spec.given.name, spec.given.sha256)).network
-    _compare(spec.given, _layout(network.config), _layout(spec.architecture), "autoencoder")
+    assert spec.pretrained is not None
+    network = load_tokenizer(spec.tokenizer, require_weights(spec.pretrained.name, spec.pretrained.sha256)).network
+    _compare(spec.pretrained, _layout(network.config), _layout(spec.architecture), "autoencoder")
     save_tensors(out.folder / TOKENIZER_WEIGHTS, dict(network.state_dict()))
-    return _record(spec.given, sum(p.numel() for p in network.parameters()))
+    return _record(spec.pretrained, sum(p.numel() for p in network.parameters()))
 
 
 def write_generator(spec: FitGenerator, metadata: dict[str, str], out: Workspace) -> Record:
@@ -41,12 +41,14 @@ def write_generator(spec: FitGenerator, metadata: dict[str, str], out: Workspace
     Raises:
         ValueError: see `write_tokenizer`.
     """
-    assert spec.given is not None
-    network = load_generator(spec.architecture.name, require_weights(spec.given.name, spec.given.sha256)).network
-    _compare(spec.given, _size(network.config), _size(spec.architecture), "generator")
+    assert spec.pretrained is not None
+    network = load_generator(
+        spec.architecture.name, require_weights(spec.pretrained.name, spec.pretrained.sha256)
+    ).network
+    _compare(spec.pretrained, _size(network.config), _size(spec.architecture), "generator")
     (mark,) = spec.recipe.snapshot_images
     save_tensors(snapshot_file(out.folder, "ema", mark), dict(network.state_dict()), metadata)
-    return _record(spec.given, sum(p.numel() for p in network.parameters()))
+    return _record(spec.pretrained, sum(p.numel() for p in network.parameters()))
 
 
 def statistics_record(spec: Encode, inputs: dict[str, Stage]) -> Record:
@@ -56,16 +58,16 @@ def statistics_record(spec: Encode, inputs: dict[str, Stage]) -> Record:
         ValueError: the file is missing, is not the planned one, or has another number of channels.
     """
     fit = inputs["tokenizer"].spec
-    assert spec.given is not None and isinstance(fit, FitTokenizer)
-    stats = load_latent_statistics(require_weights(spec.given.name, spec.given.sha256))
-    _compare(spec.given, {"channels": stats.mean.numel()}, {"channels": fit.architecture.z_channels}, "latents")
+    assert spec.pretrained is not None and isinstance(fit, FitTokenizer)
+    stats = load_latent_statistics(require_weights(spec.pretrained.name, spec.pretrained.sha256))
+    _compare(spec.pretrained, {"channels": stats.mean.numel()}, {"channels": fit.architecture.z_channels}, "latents")
     latent = {"mean": stats.mean.flatten().tolist(), "std": stats.std.flatten().tolist(), "stored": "statistics alone"}
-    return {"latent": latent, "images": 0, "views": 0, **_record(spec.given)}
+    return {"latent": latent, "images": 0, "views": 0, **_record(spec.pretrained)}
 
 
 def _record(file: ForeignFile, parameters: int | None = None) -> Record:
     cost = {} if parameters is None else {"parameters": parameters}
-    return {"given": {"file": weight_file(file.name).file, "sha256": file.sha256}, "cost": cost}
+    return {"pretrained": {"file": weight_file(file.name).file, "sha256": file.sha256}, "cost": cost}
 
 
 def _layout(config: AutoencoderConfig) -> dict[str, Any]:

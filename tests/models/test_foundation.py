@@ -12,7 +12,6 @@ from waves import wave
 from models import foundation
 from models.configs import TRANSFORMERS
 from models.foundation import (
-    LITE_WEIGHTS,
     FoundationModel,
     TransformerFeatures,
     efficientnet_lite,
@@ -21,6 +20,7 @@ from models.foundation import (
     lite_weights,
     map_in_order,
 )
+from models.packages import LITE_WEIGHTS
 from models.perceptual import PerceptualDistance
 from models.vf_loss import projection, vf_loss
 

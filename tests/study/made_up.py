@@ -8,6 +8,10 @@ from study.core.files import write_json
 from study.plan.data_spec import DataSpec
 
 COMPUTE = Compute(device="cpu", precision="float32", threads=1)
+ORIGIN = {
+    "commit": "c", "versions": "v", "device": "d", "precision": "float32", "threads": 1, "processes": 1,
+    "microbatch_images": 0, "checkpointing": False, "compile": False,
+}  # fmt: skip
 
 # options of a sweep that takes seconds
 TINY = [
@@ -64,7 +68,8 @@ def finish(stage, **metrics):
         "cost": {"train_seconds": 1.0, "parameters": 10, "peak_memory_gib": 0.5, "train_images_per_second": 2.0},
         "seconds": 2.0,
         "sheet": "sheet.png",
-        "provenance": {"commit": "c", "versions": "v", "device": "d", "precision": "float32", "threads": 1},
+        "provenance": ORIGIN,
+        "attempts": [ORIGIN],
         "metrics": {"efficientnet_lite2": {**values, **metrics, "comparable": False, "reference": "f" * 16}},
     }
     write_json(stage.folder / "record.json", record)

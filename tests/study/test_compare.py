@@ -94,7 +94,7 @@ def test_the_released_checkpoints_meet_their_published_numbers():
             "run": run.name, "images_seen": run.pretrained_generator.images_seen, "generator": run.generator,
             "foundation_model": "dinov2", "guidance_scale": run.changes.get("sampling.guidance_scale", 1.0),
             "samples": 50_000, "solver": "euler", "steps": 249, "timestep_shift": 0.3, "protocol": f"p{number}",
-            "given_weights": "a file", "tokenizer_seed": None, "seed": None,
+            "pretrained_weights": "a file", "tokenizer_seed": None, "seed": None,
         }  # fmt: skip
         rows.append(("f16d32-dinov2", gfid, changed))
     table = made(*rows)

@@ -22,7 +22,7 @@ from made_up import draw_pictures
 from PIL import Image
 from safetensors import SafetensorError
 
-from models import foundation, load_generator, load_latent_statistics, load_tokenizer
+from models import foundation, load_generator, load_latent_statistics, load_tokenizer, packages
 from models.weights import TORCH_SUFFIXES, load_foreign
 from study import evaluate, figures
 from study.core.files import read_json, read_tensors, save_tensors, write_json
@@ -162,7 +162,7 @@ def test_weights_in_a_wheel(kind, trap, tmp_path, monkeypatch):
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "efficientnet-lite0.pth").write_bytes(WEIGHT_FILES[kind](trap))
     package = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
-    monkeypatch.setattr(foundation.importlib.util, "find_spec", lambda name: package)
+    monkeypatch.setattr(packages.importlib.util, "find_spec", lambda name: package)
     with pytest.raises(ValueError, match="refused"):
         foundation.lite_weights("lite0")
 
@@ -183,6 +183,7 @@ def test_weights_of_inception(kind, trap, tmp_path, monkeypatch):
     stated = dataclasses.replace(weight_files.FILES["inception"], sha256=digest[:8])
     monkeypatch.setitem(weight_files.FILES, "inception", stated)  # even a file of the right hash is not unpickled
     assert weight_files.require_weights("inception") == path
+    spec = judge_spec.judge_spec("inception", 0, made)
     with pytest.raises(ValueError, match="refused"):
         judges.build_judge(spec, made)
 
@@ -194,7 +195,7 @@ def test_pretrained_weights(kind, trap, tmp_path, monkeypatch, tiny_plan):
     file = ForeignFile(name="hostile.pt", sha256=weight_files.content_hash("hostile.pt"))
     plan = tiny_plan()
     stages = (plan.jobs[0].stages[0], plan.jobs[0].stages[2], plan.jobs[1].stages[0])
-    fit, latents, generator = (dataclasses.replace(stage.spec, given=file) for stage in stages)
+    fit, latents, generator = (dataclasses.replace(stage.spec, pretrained=file) for stage in stages)
     for read in (
         lambda: pretrained.write_tokenizer(fit, None),
         lambda: pretrained.statistics_record(latents, stages[1].inputs),

@@ -1,7 +1,6 @@
 """Sheets from a finished run: the sweep's own samples if no option is changed, and one line for what is missing."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from results.schema import FOREIGN, SELECTION_SEED, Row
 from study import sample
 from study.core import compute
 from study.core.files import read_json, write_json
-from study.plan import scales
 from study.plan.stage import stage_from_record
 from study.report.table_rows import update_table
 from study.stages import generate
@@ -161,21 +159,18 @@ def test_a_stage_is_read_back_from_its_record(fitted):
             stage_from_record("fit_generator", folder.name)
 
 
-def forget_specs(plan):
-    """Leave the records as they were written before they held specs."""
-    for stage in plan.stages:
-        path = stage.folder / "record.json"
-        if path.exists():
-            record = json.loads(path.read_text())
-            del record["spec"]
-            write_json(path, record)
+def test_a_record_of_another_format_is_one_line(fitted, tmp_path, capsys):
+    path = fitted.jobs[1].stages[0].folder / "record.json"
+    write_json(path, {name: part for name, part in read_json(path).items() if name != "spec"})
+    assert "was written by another version of the code" in refused(capsys, tmp_path)
 
 
-def test_a_run_from_before_records_held_specs_is_planned_again(fitted, tmp_path, capsys, monkeypatch):
+def test_a_run_of_a_gpu_is_drawn_from_here(fitted, tmp_path):
+    """How a training was carried out is no part of what it is."""
     expected = draw(tmp_path, "--each", 2)
-    forget_specs(fitted)
-    assert stage_from_record("fit_generator", fitted.jobs[1].stages[0].fingerprint) is None
-    line = refused(capsys, tmp_path)  # its settings are not those of any scale
-    assert "does not hold its settings, and frontier at scale smoke does not ask for it" in line
-    monkeypatch.setitem(scales.SCALES, "smoke", lambda: fitted.scale)
+    for stage in fitted.stages:
+        path = stage.folder / "record.json"
+        if record := read_json(path):
+            record["spec"]["compute"] |= {"device": "cuda", "threads": 4, "processes": 8}
+            write_json(path, record)
     np.testing.assert_array_equal(draw(tmp_path, "--each", 2), expected)

@@ -69,6 +69,8 @@ def test_a_tokenizer_is_not_aligned_without_the_foundation_model(
     file = weight_files.FILES[name].file
     refused(stage, f"'{name}' needs {file} .*python -m study.prefetch downloads it")
     save_file({"blocks.0.norm1.weight": torch.ones(1024)}, folder / file)  # no hash is published; its shapes are known
+    refused(stage, f"the foundation model '{name}' is not the planned file: .* planned when the file was missing; plan")
+    stage = first(tiny_plan(dataclasses.replace(tiny_scale, foundation_models=(name,))), "fit_tokenizer")
     refused(stage, f"{file} does not fit timm's {TRANSFORMERS[name].timm_name}")
 
 

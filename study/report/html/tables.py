@@ -202,7 +202,7 @@ def _runs(table: pd.DataFrame, kind: str) -> SortableTable:
         states = [row["state"] + (f": {row['reason']}" if row["reason"] else "") for row in first]
         columns.append(Column(title="state", numeric=False, cells=[Cell(state) for state in states]))
     shown = ["ablations"] if mine["ablations"].nunique() > 1 else []
-    shown += [name for name in ("labels", "given_weights") if mine[name].map(bool).any()]
+    shown += [name for name in ("labels", "pretrained_weights") if mine[name].map(bool).any()]
     for name in [*shown, "images_seen", *varied(mine)]:
         numeric = TYPES[name] in ("int", "float")
         columns.append(Column(title=words(name), numeric=numeric, cells=[_cell(row[name], name) for row in first]))

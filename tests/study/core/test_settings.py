@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from study.core.settings import added_later, change, fingerprint_content, rebuild
+from study.core.settings import change, identity, outside_identity, rebuild
 
 
 @dataclass(frozen=True)
@@ -77,15 +77,15 @@ def test_a_wrong_field_or_type_is_named(key, text, message):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Grown:
+class Asked:
     rate: float
     marks: tuple[int, ...] = (1,)
-    added: int = added_later(7)
+    name: str = outside_identity("x")
 
 
-def test_an_added_field_at_its_default_changes_no_hash_and_may_be_missing_in_records():
-    assert fingerprint_content(Grown(rate=1.0)) == {"rate": 1.0, "marks": [1]}
-    assert fingerprint_content((Grown(rate=1.0, added=8),)) == [{"rate": 1.0, "marks": [1], "added": 8}]
-    assert rebuild(Grown, {"rate": 1.0, "marks": [1]}) == Grown(rate=1.0)
-    with pytest.raises(TypeError, match="has the fields rate, marks, added"):
-        rebuild(Grown, {"marks": [1]})
+def test_a_field_outside_the_identity_is_kept_in_records_and_in_no_hash():
+    assert identity(Asked(rate=1.0)) == identity(Asked(rate=1.0, name="y")) == {"rate": 1.0, "marks": [1]}
+    assert identity((Asked(rate=2.0),)) == [{"rate": 2.0, "marks": [1]}]
+    assert rebuild(Asked, {"rate": 1.0, "marks": [1], "name": "y"}) == Asked(rate=1.0, name="y")
+    with pytest.raises(TypeError, match="has the fields rate, marks, name"):
+        rebuild(Asked, {"rate": 1.0, "marks": [1]})

@@ -2,7 +2,9 @@
 
 import dataclasses
 import functools
+import hashlib
 import http.server
+import os
 import sys
 import threading
 from types import SimpleNamespace
@@ -58,16 +60,29 @@ def mae(server, monkeypatch, tmp_path):
     return folder / name
 
 
-def test_an_unpublished_hash_is_recorded_and_checked_from_then_on(mae):
+def test_a_file_is_known_by_its_bytes_and_one_of_another_plan_is_refused(mae):
     with pytest.raises(ValueError, match=r"'mae' needs vit_large_patch16_224\.mae\.safetensors.*study\.prefetch"):
         weight_files.require_weights("mae")
     path = download.fetch_weights("mae")
     assert path.read_bytes() == b"some weights" == weight_files.require_weights("mae").read_bytes()
     assert list(read_json(path.parent / weight_files.HASHES)) == [path.name]
+    planned = weight_files.content_hash("mae")
+    assert planned == hashlib.sha256(b"some weights").hexdigest()
     path.write_bytes(b"other weights")
-    for read in (weight_files.require_weights, download.fetch_weights):
-        with pytest.raises(ValueError, match=r"damaged: its SHA-256 starts with .* delete it"):
-            read("mae")
+    assert weight_files.content_hash("mae") == hashlib.sha256(b"other weights").hexdigest()
+    assert weight_files.require_weights("mae") == download.fetch_weights("mae") == path
+    with pytest.raises(ValueError, match=f"is not the planned file: .* planned {planned[:8]}; plan again"):
+        weight_files.require_weights("mae", planned)
+
+
+def test_a_file_that_did_not_change_is_hashed_once(mae, monkeypatch):
+    path = download.fetch_weights("mae")
+    digest = weight_files.content_hash("mae")
+    monkeypatch.setattr(weight_files, "_sha256", lambda path: pytest.fail("hashed again"))
+    assert weight_files.content_hash("mae") == digest
+    os.utime(path, (1, 1))
+    with pytest.raises(pytest.fail.Exception):
+        weight_files.content_hash("mae")
 
 
 def test_a_download_with_another_hash_than_published_is_discarded(mae, monkeypatch):
@@ -177,8 +192,8 @@ def test_a_plan_of_baselines_names_every_tokenizer_and_where_it_comes_from(bare,
     ):  # fmt: skip
         assert any(line.startswith(text) for line in plan.missing), text
     fits = {stage.spec.tokenizer: stage.spec for stage in plan.stages if stage.kind == "fit_tokenizer"}
-    assert len(fits) == 10 == len({spec.given.name for spec in fits.values()})
-    assert all(spec.given.name in weight_files.FILES and spec.given.sha256 == "" for spec in fits.values())
+    assert len(fits) == 10 == len({spec.pretrained.name for spec in fits.values()})
+    assert all(spec.pretrained.name in weight_files.FILES and spec.pretrained.sha256 == "" for spec in fits.values())
     networks = {stage.spec.tokenizer: stage.spec.architecture for stage in plan.stages if stage.kind == "fit_generator"}
     sd_vae = networks["sd-vae-f8d4"]
     assert (sd_vae.name, sd_vae.grid, sd_vae.in_channels) == ("LightningDiT-B/2", 32, 4)

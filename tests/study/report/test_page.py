@@ -189,7 +189,7 @@ def test_what_is_varied_has_a_column(table, drawn, tmp_path):
 def test_everything_from_outside_is_escaped(table, drawn, tmp_path):
     changed = table.copy()
     columns = ("run", "tokenizer", "generator", "extractor", "reference", "device", "commit", "solver", "data", "scale")
-    for name in (*columns, "foundation_model", "given_weights", "versions", "weights", "label_scheme"):
+    for name in (*columns, "foundation_model", "pretrained_weights", "versions", "weights", "label_scheme"):
         changed[name] = changed[name].where(changed[name] == "", changed[name] + HOSTILE)
     changed["ablations"] = [("frontier", "<script>x</script>")] * len(changed)
     changed.loc[0, ["state", "reason", "log", "gfid"]] = ["failed", HOSTILE, HOSTILE, np.nan]

@@ -2,6 +2,7 @@
 
 import pytest
 from made_problems import JUDGES
+from made_up import ORIGIN
 
 from study import stages
 from study.core.files import read_json
@@ -47,8 +48,7 @@ def stages_run(monkeypatch):
         (out.folder / "sheet.png").touch()
         return {"cost": {}, "metrics": judged, "sheet": "sheet.png"}
 
-    origin = {"commit": "c", "versions": "v", "device": "d", "precision": "float32", "threads": 1}
     monkeypatch.setattr(stages, "execute", execute)
-    monkeypatch.setattr(jobs, "provenance", lambda compute: origin)
+    monkeypatch.setattr(jobs, "provenance", lambda compute: ORIGIN)
     monkeypatch.setattr(jobs, "log_to_stdout", lambda: None)
     return ran

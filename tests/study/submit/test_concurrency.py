@@ -5,7 +5,7 @@ import json
 import multiprocessing
 import os
 
-from made_up import COMPUTE, Asking, data_spec, finish
+from made_up import COMPUTE, ORIGIN, Asking, data_spec, finish
 
 from results import table as results
 from study.plan.resolve import make_plan
@@ -50,7 +50,7 @@ def run_all(number, root, log):
             file.write(f"{stage.fingerprint}\n")
         return {"cost": {}, "numbers": [stage.spec.seed] * 50}
 
-    jobs.stages.execute, jobs.provenance = execute, lambda compute: {}
+    jobs.stages.execute, jobs.provenance = execute, lambda compute: ORIGIN
     os.fsync = lambda file: None  # only protects from power cuts, and takes half of the time
     first = number * RECORDS // PROCESSES
     for stage in (2 * stages())[first : first + RECORDS // 4]:

@@ -99,7 +99,7 @@ def test_a_disk_that_fills_fails_the_row_and_keeps_the_checkpoint(
     assert "No space left on device" in reason
     kept = {f"checkpoint-{images:012d}.safetensors" for images in (16, 24)}
     assert {path.name for path in stage.folder.iterdir()} == {
-        ".lock", "history.jsonl", *kept, *(["failure.json"] if room else ()),
+        ".lock", "attempts.json", "history.jsonl", *kept, *(["failure.json"] if room else ()),
     }  # fmt: skip
     (small_disk / "filler").unlink()
     run_stage(stage)

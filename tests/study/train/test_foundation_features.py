@@ -12,7 +12,7 @@ from study.train import foundation_features
 from study.train.foundation_features import FoundationFeatures
 
 
-def test_features_of_other_pixel_statistics_have_their_own_key_and_older_keys_stay(tiny_plan, tiny_scale, monkeypatch):
+def test_features_are_known_by_their_weights_and_statistics_and_not_by_the_machine(tiny_plan, tiny_scale, monkeypatch):
     keys, own_statistics_of, original, asset = [], [], foundation.foundation_model, assets.asset
 
     def model(name, *, own_statistics, **_):
@@ -30,7 +30,8 @@ def test_features_of_other_pixel_statistics_have_their_own_key_and_older_keys_st
         FoundationFeatures(next(s.spec for s in plan.stages if s.kind == "fit_tokenizer" and s.spec.foundation))
     assert own_statistics_of == [False, True]
     assert set(keys[0]) == {
-        "foundation_model", "input_size", "stride", "data", "resolution", "images", "views", "device", "threads",
+        "foundation_model", "input_size", "stride", "data", "resolution", "images", "views",
+        "own_statistics", "weights",
     }  # fmt: skip
     assert keys[1] == keys[0]
     assert keys[2] == keys[3] == {**keys[0], "own_statistics": True}

@@ -101,23 +101,23 @@ def test_given_weights_go_the_whole_way_without_a_training_or_an_encoding(publis
     ones = stored_latents.denormalise(torch.ones(1, 4, 1, 1), latents)
     torch.testing.assert_close(ones.flatten(), torch.tensor(MEAN) + torch.tensor(STD))
     assert not list(latents.folder.glob("*.safetensors"))
-    assert fit.record()["given"] == {"file": "tokenizer.pt", "sha256": weight_files.content_hash("tokenizer.pt")}
+    assert fit.record()["pretrained"] == {"file": "tokenizer.pt", "sha256": weight_files.content_hash("tokenizer.pt")}
 
     table = results.load(update_table(plan, tmp_path))
     assert table["state"].tolist() == ["done", "done"]
     rows = table.set_index("kind")
     assert rows.loc["tokenizer", "rfid"] > 0 and rows.loc["generator", "gfid"] > 0
     assert rows["images_seen"].to_dict() == {"tokenizer": 1300, "generator": 640}
-    assert rows.loc["generator", "run"] == "given tokenizer.pt + given generator.pt"
+    assert rows.loc["generator", "run"] == "pretrained tokenizer.pt + pretrained generator.pt"
     for kind, name in (("tokenizer", "tokenizer.pt"), ("generator", "generator.pt")):
-        assert rows.loc[kind, "given_weights"] == f"{name} {weight_files.content_hash(name)[:12]}"
+        assert rows.loc[kind, "pretrained_weights"] == f"{name} {weight_files.content_hash(name)[:12]}"
         assert rows.loc[kind, "parameters"] > 0
         for nobodys in ("seed", "tokenizer_seed", "train_seconds", "train_images_per_second", "train_precision"):
             assert pd.isna(rows.loc[kind, nobodys]) or rows.loc[kind, nobodys] == "", nobodys
     drawn = render(tmp_path / "results" / "test", tmp_path / "figures")
     assert drawn.refused == {}
     assert drawn.skipped.keys() == {"convergence", "uniformity", "latent_maps"}
-    assert drawn.skipped["convergence"] == "weights that are given have no learning curve"
+    assert drawn.skipped["convergence"] == "pretrained weights have no learning curve"
 
     # a sheet from the row alone, and the stage as its record tells it
     assert stage_from_record("generate", judged.fingerprint) == judged
@@ -132,9 +132,9 @@ def test_a_generator_is_trained_on_a_given_tokenizer(published, planned, tmp_pat
     for stage in plan.stages:
         run_stage(stage)
     rows = results.load(update_table(plan, tmp_path)).set_index("kind")
-    assert rows.loc["tokenizer", "given_weights"] != ""
+    assert rows.loc["tokenizer", "pretrained_weights"] != ""
     trained = rows.loc["generator"]
-    assert set(trained["given_weights"]) == {""} and set(trained["seed"]) == {0}
+    assert set(trained["pretrained_weights"]) == {""} and set(trained["seed"]) == {0}
     assert (trained["train_seconds"] > 0).all()
 
 
@@ -160,7 +160,7 @@ def test_a_tokenizer_of_diffusers_goes_the_whole_way(published, planned, scale, 
     assert stage_from_record("fit_tokenizer", fit.fingerprint) == fit
     rows = results.load(update_table(plan, tmp_path)).set_index("kind")
     assert set(rows["tokenizer"]) == {"sd-vae-f8d4"} and set(rows["state"]) == {"done"}
-    assert rows.loc["tokenizer", "given_weights"].startswith("sd.safetensors ")
+    assert rows.loc["tokenizer", "pretrained_weights"].startswith("sd.safetensors ")
     assert rows.loc["tokenizer", "parameters"] == sum(p.numel() for p in made.parameters())
     assert (rows.loc["generator", "gfid"] > 0).all()
     assert render(tmp_path / "results" / "test", tmp_path / "figures").refused == {}
