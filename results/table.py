@@ -27,9 +27,11 @@ __all__ = [
     "load",
     "merge",
     "mixed_provenance",
+    "read",
     "rows_in",
     "table_of",
     "write",
+    "write_rows",
 ]
 
 Key = tuple[str, int | None, str]
@@ -82,7 +84,19 @@ def by_key(rows: Iterable[Row]) -> dict[Key, Row]:
 def load(path: Path) -> pd.DataFrame:
     """Read the table in a CSV file, with exact types and the declared order of columns.
 
-    Raises ValueError for a missing, repeated or unknown column, an invalid cell, or a duplicate key.
+    Raises ValueError for a duplicate key, and for all that `read` refuses.
+    """
+    rows = read(path)
+    try:
+        return table_of(rows)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def read(path: Path) -> list[Row]:
+    """The rows in a CSV file, in its order.
+
+    Raises ValueError for a missing, repeated or unknown column, or an invalid cell.
     """
     try:
         text = path.read_text(encoding="utf-8")
@@ -107,7 +121,7 @@ def load(path: Path) -> pd.DataFrame:
         for name in NAMES:
             if TYPES[name] == "JSON":
                 table[name] = _series([_read_json(cell, name) for cell in table[name]], "JSON")
-        return table_of(rows_in(table))
+        return rows_in(table)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
 
@@ -120,7 +134,12 @@ def write(table: pd.DataFrame, path: Path) -> None:
     unknown = [str(name) for name in table.columns if name not in TYPES]
     if unknown:
         raise ValueError(f"the table has the unknown columns {', '.join(unknown)}; {nearest(unknown[0], NAMES)}")
-    table = table_of(rows_in(table))
+    write_rows(rows_in(table), path)
+
+
+def write_rows(rows: Iterable[Row], path: Path) -> None:
+    """As `write`, of rows; ValueError if two share a key."""
+    table = table_of(rows)
     with atomic(path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(NAMES)

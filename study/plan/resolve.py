@@ -119,17 +119,14 @@ def _fit_tokenizer(run: Run, scale: Scale, data: DataSpec, compute: Compute) -> 
     weights = _foreign_file(run.pretrained_tokenizer.name)
     return dataclasses.replace(
         spec, train_images=0, foundation=None, foundation_weights="", perceptual_weights="", recipe=recipe,
-        compute=dataclasses.replace(compute, precision="float32"), pretrained=weights,
+        compute=_exact(compute), pretrained=weights,
     )  # fmt: skip
 
 
 def _encode(run: Run, scale: Scale, data: DataSpec, compute: Compute) -> Encode:
     if run.pretrained_statistics:
-        pretrained, compute = (
-            _foreign_file(run.pretrained_statistics),
-            dataclasses.replace(compute, precision="float32"),
-        )
-        return Encode(data=data, train_images=0, compute=compute, pretrained=pretrained)
+        pretrained = _foreign_file(run.pretrained_statistics)
+        return Encode(data=data, train_images=0, compute=_exact(compute), pretrained=pretrained)
     return Encode(
         data=data,
         train_images=min(scale.train_images, data.train_images),
@@ -163,11 +160,8 @@ def _fit_generator(
         raise ValueError(f"{run.name}: a pretrained generator has EMA weights only, so sampling.weights must be ema")
     mark = run.pretrained_generator.images_seen
     recipe = GeneratorRecipe(budget_images=mark, snapshot_images=(mark,), batch_images=0, learning_rate=0.0)
-    pretrained, compute = (
-        _foreign_file(run.pretrained_generator.name),
-        dataclasses.replace(compute, precision="float32"),
-    )
-    return dataclasses.replace(spec, recipe=recipe, compute=compute, pretrained=pretrained)
+    pretrained = _foreign_file(run.pretrained_generator.name)
+    return dataclasses.replace(spec, recipe=recipe, compute=_exact(compute), pretrained=pretrained)
 
 
 def _used_generator_recipe(recipe: GeneratorRecipe) -> GeneratorRecipe:
@@ -180,6 +174,11 @@ def _used_generator_recipe(recipe: GeneratorRecipe) -> GeneratorRecipe:
             recipe, logit_normal_end_images=None if end is not None and end >= recipe.budget_images else end
         )
     return dataclasses.replace(recipe, logit_normal_end_images=None, logit_normal_mean=0.0, logit_normal_std=1.0)
+
+
+def _exact(compute: Compute) -> Compute:
+    """Compute of a stage that has no matrix products in the scale's precision, which therefore must not identify it."""
+    return dataclasses.replace(compute, precision="float32")
 
 
 def _training(compute: Compute, execution: Execution, *, generator: bool) -> Compute:
@@ -211,7 +210,7 @@ def _stages(run: Run, base: Scale, data: DataSpec, compute: Compute, judges: Seq
             perceptual_size=max(scale.evaluation.perceptual_size, data.resolution),
             perceptual_weights=network_hash(scale.evaluation.perceptual_net),
             judges=tuple(judges),
-            compute=dataclasses.replace(compute, precision="float32"),
+            compute=_exact(compute),
         ),
         {"tokenizer": fit},
     )

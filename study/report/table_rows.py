@@ -11,7 +11,7 @@ from models.configs import parse_tokenizer
 from results.files import atomic
 from results.runs import SEARCH
 from results.schema import DIAGNOSTICS, METRICS, Label, Row, latents_file
-from results.table import by_key, load, rows_in, table_of, write
+from results.table import by_key, read, write_rows
 from study.core.files import fingerprint
 from study.core.lease import holder, locked
 from study.core.provenance import EXECUTION
@@ -261,7 +261,7 @@ def update_table(plan: Plan, out: Path) -> Path:
 
 def _update(plan: Plan, path: Path) -> None:
     asked = by_key(rows_of(plan, path.parent / "sheets"))
-    rows = by_key(rows_in(load(path))) if path.exists() else {}
+    rows = by_key(read(path)) if path.exists() else {}
     for key, old in rows.items():
         ablations = set(old.ablations) - {plan.ablation}
         labels = [label for label in old.labels if label.ablation != plan.ablation]
@@ -274,4 +274,4 @@ def _update(plan: Plan, path: Path) -> None:
         labels.sort(key=lambda label: label.ablation)
         rows[key] = replace(new, ablations=tuple(sorted(ablations)), labels=tuple(labels))
     kept = [row for row in rows.values() if row.ablations or row.state == "done"]  # else nothing was measured
-    write(table_of([*kept, *asked.values()]), path)
+    write_rows([*kept, *asked.values()], path)
