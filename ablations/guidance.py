@@ -29,7 +29,7 @@ def runs(scale: Scale) -> list[Run]:
     if sampling.samples > SELECTION_SAMPLES:
         choosing["sampling.samples"] = SELECTION_SAMPLES
     return [
-        replace(run, judged_at=scale.generator.snapshot_images[-1:], changes={**guided, **drawn})
+        replace(run, judged_at=scale.generator.marks[-1:], changes={**guided, **drawn})
         for run in frontier_runs(scale)
         for value in scale.guidance_scales
         for guided in ({} if value == sampling.guidance_scale else {"sampling.guidance_scale": value},)

@@ -1,6 +1,8 @@
 """python -m study.sweep status|watch|retry|cancel|clean: manage launched sweeps and searches from any later process.
 
-The state of a job is read from its records, failures and leases; on Slurm also from the queue and the accounting.
+What was planned is read from the notes of the launches: nothing is planned again, so data, weights, cores and version
+of the code here do not matter. The state of a job is read from its records, failures and leases; on Slurm also from the
+queue and the accounting. `status` writes nothing.
 """
 
 from __future__ import annotations
@@ -18,8 +20,9 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from results.numbers import disk_size
+from results.numbers import counted, disk_size
 from results.table import load
+from study.core import compute
 from study.core.code_snapshot import code_name
 from study.core.files import read_json
 from study.core.lease import holder, process_alive
@@ -28,21 +31,23 @@ from study.core.settings import change
 from study.core.stopping import ask_to_end
 from study.core.study_name import one_study
 from study.plan.runs import Job, Plan
+from study.plan.stage import Stage, recorded_marks, state_files
 from study.report.carry_out import carry_out
 from study.report.console import console, job_title, progress_texts
-from study.report.refresh import StudyFiles, collect
+from study.report.refresh import collect
 from study.search import worker_pool
 from study.search.launches import launched_searches
 from study.search.outcome import progress_line, repeat_runs
 from study.search.problem import Problem
-from study.search.trial_notes import trial_notes
+from study.search.trial_notes import planned_as_noted, trial_notes
 from study.search.trials import under_way
-from study.search.worker import open_trials
+from study.search.worker import read_trials
 from study.submit import cluster, slurm
 from study.submit.cluster import read_profile
 from study.submit.jobs import log_of
 from study.submit.launches import launched_plans, launched_studies
 from study.submit.options import Cancel, Clean, Retry, Status, Watch
+from study.submit.slurm import Ended
 
 WATCH_SECONDS = 5.0
 WRAPPED = {"run": 26, "stage": 16}  # columns that may wrap, and the width that is kept for them
@@ -69,13 +74,12 @@ class State:
 
 
 def states_of(plan: Plan) -> list[State]:
-    """The state of every job of a plan."""
-    slurm.note_ended_jobs(plan.jobs)
-    queued = slurm.active_jobs(plan.jobs)
-    return [_state(job, queued) for job in plan.jobs]
+    """The state of every job of a plan; writes nothing."""
+    queued, ended = slurm.active_jobs(plan.jobs), slurm.ended_jobs(plan.jobs)
+    return [_state(job, queued, ended) for job in plan.jobs]
 
 
-def _state(job: Job, queued: dict[str, str]) -> State:
+def _state(job: Job, queued: dict[str, str], ended: dict[str, Ended]) -> State:
     submission = read_json(job_folder(job.name) / "submission.json") or {}
     common = {"number": submission.get("job_id", ""), "attempts": submission.get("attempt", 0), "log": log_of(job)}
     missing = job.missing()
@@ -93,6 +97,9 @@ def _state(job: Job, queued: dict[str, str]) -> State:
         return State(job, "queued", **common)
     if submission and submission.get("executor") != "slurm" and process_alive(submission):
         return State(job, "running", "starting", **common)
+    if job.name in ended:
+        end = ended[job.name]
+        return State(job, end.state, end.stage.kind, reason=end.reason, **common)
     if any(stage.interrupted() for stage in missing):
         return State(job, "interrupted", reason="saved; the same sweep resumes from there", **common)
     return State(job, "pending", **common)
@@ -108,10 +115,10 @@ def status_table(study: str, states: list[State]) -> Group:
         }
         for s in states
     ]  # fmt: skip
-    counted: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     for s in states:
-        counted[s.state] = counted.get(s.state, 0) + 1
-    lines = [f"{escape(study)}: " + ", ".join(f"{n} {state}" for state, n in sorted(counted.items()))]
+        numbers[s.state] = numbers.get(s.state, 0) + 1
+    lines = [f"{escape(study)}: " + ", ".join(f"{n} {state}" for state, n in sorted(numbers.items()))]
     for s in states:
         if s.reason:
             lines.append(escape(f"  {s.job.title}: {s.reason}" + (f"\n    {s.log}" if s.log else "")))
@@ -139,31 +146,35 @@ def _table(rows: list[dict[str, str]]) -> list[Table]:
 
 def search_table(problem: Problem) -> Group:
     """The progress of a search, the number of its workers, and its running stages."""
-    trials = open_trials(problem)
+    title = escape(f"{problem.setting.study}, search {problem.space}")
+    trials, problem = read_trials(problem), planned_as_noted(problem)
+    if trials is None:
+        return Group(f"{title}: no trial yet", *_worker_lines(problem))
     runs = {str(trial.number): problem.run(trials.values(trial)) for trial in trials.with_values() if under_way(trial)}
     repeats = enumerate(repeat_runs(problem, trials), start=1)
     runs |= {f"again {number}": problem.run(*repeat) for number, repeat in repeats}
     rows = []
     for name, run in runs.items():
-        title = dataclasses.replace(run, changes={}, options={}).name
+        networks = dataclasses.replace(run, changes={}, options={}).name
         for stage in problem.plan([run]).stages:
             if lease := holder(stage.folder):
                 share, _, left = progress_texts(lease["progress"])
                 place = {"host": lease["host"], "job": lease["job"]}
-                rows.append({"trial": name, "run": title, "stage": stage.kind, "done": share, "left": left, **place})
+                rows.append({"trial": name, "run": networks, "stage": stage.kind, "done": share, "left": left, **place})
+    return Group(*_table(rows), f"{title}: {escape(progress_line(problem, trials))}", *_worker_lines(problem))
+
+
+def _worker_lines(problem: Problem) -> list[str]:
     count = len(worker_pool.local(problem)) + len(worker_pool.queued(problem))
-    lines = [escape(f"{problem.setting.study}, search {problem.space}: {progress_line(problem, trials)}")]
-    if count:
-        workers = "1 worker runs or waits" if count == 1 else f"{count} workers run or wait"
-        lines.append(f"  {workers}; logs: {escape(str(problem.folder / 'workers'))}")
-    return Group(*_table(rows), *lines)
+    workers = "1 worker runs or waits" if count == 1 else f"{count} workers run or wait"
+    return [f"  {workers}; logs: {escape(str(problem.folder / 'workers'))}"] if count else []
 
 
 def _status(options: Status) -> int:
     for _, plan in launched_plans(options.study):
         console.print(status_table(plan.study, states_of(plan)))
         _print_if_code_changed(plan)
-    for _, problem in launched_searches(options.study):
+    for problem in launched_searches(options.study):
         console.print(search_table(problem))
     return 0
 
@@ -175,7 +186,7 @@ def _print_if_code_changed(plan: Plan) -> None:
 
 
 def _watch(options: Watch) -> int:
-    plans, searches = launched_plans(options.study), [problem for _, problem in launched_searches(options.study)]
+    plans, searches = launched_plans(options.study), launched_searches(options.study)
     with Live(console=console, refresh_per_second=1) as live:
         while True:
             states = {plan.study + "/" + plan.ablation: states_of(plan) for _, plan in plans}
@@ -185,13 +196,9 @@ def _watch(options: Watch) -> int:
             if not busy and not any(worker_pool.local(problem) or worker_pool.queued(problem) for problem in searches):
                 break
             time.sleep(WATCH_SECONDS)
-    _collect(plans)
+    for sweep, plan in plans:  # of a cancelled sweep that was detached nothing else writes what had finished
+        collect(plan, list(plan.jobs), sweep.out)
     return 0
-
-
-def _collect(plans: list[tuple[Any, Plan]]) -> None:
-    for options, plan in plans:
-        StudyFiles(plan, options.out).update()
 
 
 # Commands that change something
@@ -199,7 +206,7 @@ def _collect(plans: list[tuple[Any, Plan]]) -> None:
 
 def _retry(options: Retry) -> int:
     code = 0
-    for _, problem in launched_searches(options.study):
+    for problem in launched_searches(options.study):
         console.print(f"{escape(problem.setting.study)}, search {problem.space}: its own command continues it")
     for sweep, plan in launched_plans(options.study):
         failed = [s.job for s in states_of(plan) if s.state in ("failed", "diverged", "timed out", "interrupted")]
@@ -209,6 +216,9 @@ def _retry(options: Retry) -> int:
         if not todo:
             console.print(f"{escape(plan.study)}: nothing has failed")
             continue
+        _require_same_code([stage for job in todo for stage in job.missing()])
+        if sweep.executor != "slurm" and plan.compute.device == "cuda" and not compute.has_gpu():
+            raise ValueError(f"{plan.study} was started on a GPU, and this machine has none: retry it where it ran")
         for job in todo:
             for stage in job.missing():
                 (stage.folder / "failure.json").unlink(missing_ok=True)
@@ -225,6 +235,16 @@ def _retry(options: Retry) -> int:
     return code
 
 
+def _require_same_code(stages: list[Stage]) -> None:
+    """ValueError if this version of the code would compute something else under the noted fingerprints."""
+    for stage in stages:
+        if dataclasses.replace(stage, noted="").fingerprint != stage.fingerprint:
+            raise ValueError(
+                f"{stage.kind} was planned by another version of this code, which computes it differently; retry with "
+                "that version, or run study.sweep again"
+            )
+
+
 def _cancel(options: Cancel) -> int:
     active: list[tuple[str, list[str], list[int]]] = []  # name of a launch, Slurm ids, pids on this machine
     for _, plan in launched_plans(options.study):
@@ -233,7 +253,7 @@ def _cancel(options: Cancel) -> int:
         collector = read_json(job_folder(f"{slurm.COLLECTOR}-{plan.study}-{plan.ablation}") / "submission.json")
         queued = list(slurm.active_jobs(plan.jobs).values())
         active.append((plan.study, [*queued, *([collector["job_id"]] if collector and queued else [])], pids))
-    for _, problem in launched_searches(options.study):
+    for problem in launched_searches(options.study):
         name = f"{problem.setting.study}, search {problem.space}"
         active.append((name, list(worker_pool.queued(problem).values()), list(worker_pool.local(problem).values())))
     for name, queued, pids in active:
@@ -256,24 +276,52 @@ def _confirmed(question: str) -> bool:
 
 def _clean(options: Clean) -> int:
     folders = unreferenced(options.out)
-    bytes_ = sum(path.stat().st_size for folder in folders for path in _contents(folder))
-    if not folders:
+    unused = [path for folder in folders for path in _contents(folder)]
+    states = [path for path in states_of_finished_trainings() if path.parent not in folders]
+    if not folders and not states:
         console.print("nothing to delete: everything is referred to")
         return 0
-    counted = "1 stage folder" if len(folders) == 1 else f"{len(folders)} stage folders"
-    console.print(f"no table and no launched sweep refers to {counted}, {disk_size(bytes_)}")
-    if not options.yes and not _confirmed("delete their files, except the records?"):
-        return 1
+    refused = False
+    for paths, what, question in (
+        (unused, f"no table and no launched sweep refers to {counted(len(folders), 'stage folder')}",
+         "delete their files, except the records?"),
+        (states, f"finished generators can go on to a larger budget from {counted(len(states), 'state')}",
+         "delete them? such generators would train anew"),
+    ):  # fmt: skip
+        if paths:
+            console.print(f"{what}, {disk_size(sum(path.stat().st_size for path in paths))}")
+            if options.yes or _confirmed(question):
+                for path in paths:
+                    path.unlink()
+            else:
+                refused = True
     for folder in folders:
-        for path in _contents(folder):
-            path.unlink()
         if not any(folder.iterdir()):
             folder.rmdir()
-    return 0
+    return int(refused)
 
 
 def _contents(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and path.name not in ("record.json", ".lock")]
+    kept = {folder / ".lock", *_records(folder)}
+    return [path for path in folder.rglob("*") if path.is_file() and path not in kept]
+
+
+def _records(folder: Path) -> list[Path]:
+    """Records in the folder of a stage: one, or those of the marks of a generator's training."""
+    return sorted(folder.glob("record*.json"))
+
+
+def states_of_finished_trainings() -> list[Path]:
+    """The states of trainings of generators that have reached every mark asked of them and are not running."""
+    asked = [stage for study in launched_studies() for _, plan in launched_plans(study) for stage in plan.stages]
+    unfinished = {stage.folder for stage in asked if stage.missing_marks()}
+    found: list[Path] = []
+    for folder in study_root().glob("stages/fit_generator/*"):
+        states, marks = state_files(folder), recorded_marks(folder.name)
+        reached = bool(states) and max(states) in marks
+        if reached and folder not in unfinished and holder(folder) is None:
+            found += states.values()
+    return found
 
 
 def unreferenced(out: Path | None) -> list[Path]:
@@ -292,7 +340,7 @@ def unreferenced(out: Path | None) -> list[Path]:
         rows = load(table)
         referenced |= {*rows["fingerprint"], *rows["tokenizer_fingerprint"]}
     folders = [folder for folder in study_root().glob("stages/*/*") if folder.is_dir()]
-    records = {folder.name: read_json(folder / "record.json") or {} for folder in folders}
+    records = {folder.name: read_json(path) or {} for folder in folders for path in _records(folder)}
     for _ in range(3):  # inputs of referenced stages, and results of referenced stages only, count as referenced too
         for name, record in records.items():
             inputs = set(record.get("inputs", {}).values())

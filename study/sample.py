@@ -22,7 +22,7 @@ from study.core import compute
 from study.core.paths import CHECKOUT, study_root
 from study.plan.scales import imagenet256_system
 from study.plan.specs import Encode, FitGenerator, Generate, Sampling
-from study.plan.stage import Stage, stage_from_record
+from study.plan.stage import Stage, recorded_marks, stage_from_record
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -102,14 +102,18 @@ def _listed(names: Any) -> str:
     return ", ".join(sorted(set(names))) or "none"
 
 
-def _training(row: pd.Series) -> Stage:
-    """The fit_generator stage of a row; checks that it and all its inputs are finished.
+def _training(row: pd.Series, images_seen: int | None) -> Stage:
+    """The training of a row's generator up to a mark, None being the last; checks that all its inputs are finished.
 
     Raises:
-        ValueError: the folder of one of these stages is not under `$STUDY_ROOT`, or cannot be identified.
+        ValueError: there is no such mark, or the folder of one of these stages is not under `$STUDY_ROOT`, or cannot be
+            identified.
     """
+    marks = recorded_marks(row["fingerprint"])
+    if marks and images_seen not in (None, *marks):
+        raise ValueError(f"no snapshot at {images_seen} images seen; there are {', '.join(map(str, marks))}")
     try:
-        training = stage_from_record("fit_generator", row["fingerprint"])
+        training = stage_from_record("fit_generator", row["fingerprint"], images_seen or max(marks, default=0))
         unchecked = [training]
         while unchecked:  # records of inputs may have been deleted, and planned stages may never have run
             stage = unchecked.pop()
@@ -178,14 +182,11 @@ def prepare(options: Sample) -> tuple[Generate, dict[str, Stage], list[int]]:
         ValueError: an option is invalid; the message is one line.
     """
     rows = _rows(options)
-    training = _training(rows.iloc[0])
+    training = _training(rows.iloc[0], options.images_seen)
     latents = training.inputs["latents"]
     fit, encode = training.spec, latents.spec
     assert isinstance(fit, FitGenerator) and isinstance(encode, Encode)
-    marks = fit.recipe.snapshot_images
-    mark = max(marks) if options.images_seen is None else options.images_seen
-    if mark not in marks:
-        raise ValueError(f"no snapshot at {mark} images seen; there are {', '.join(map(str, sorted(marks)))}")
+    (mark,) = training.marks
     judged = rows[rows["images_seen"] == mark]
     classes = _classes(options.classes, encode.data.class_names)
     sampling = _sampling((judged if len(judged) else rows).iloc[0], options, len(classes) * options.each)

@@ -51,7 +51,7 @@ def run(scale: Scale, values: Values, repeat: int = 0, scored: bool = False) -> 
         generator=scale.generators[0],
         tokenizer_seed=scale.tokenizer_seeds[0],
         seed=scale.seeds[0] + repeat,
-        judged_at=scale.generator.snapshot_images[-1:] if repeat else (),
+        judged_at=scale.generator.marks[-1:] if repeat else (),
         changes=changed(scale, wanted),
         options={} if dropout == LABEL_DROPOUT else {"label_dropout": dropout},
     )

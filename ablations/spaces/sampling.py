@@ -57,6 +57,6 @@ def run(scale: Scale, values: Values, repeat: int = 0, scored: bool = False) -> 
         generator=scale.generators[0],
         tokenizer_seed=scale.tokenizer_seeds[0],
         seed=scale.seeds[0],
-        judged_at=scale.generator.snapshot_images[-1:],
+        judged_at=scale.generator.marks[-1:],
         changes=changed(scale, wanted),
     )

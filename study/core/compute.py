@@ -27,6 +27,7 @@ class Compute:
     microbatch_images: int = outside_identity(0)  # a generator's share goes through in pieces of this size; 0: whole
     checkpointing: bool = outside_identity(False)  # gradient checkpointing of a generator's blocks: less memory
     compile: bool = outside_identity(False)  # a generator's blocks are compiled by torch.compile
+    keep_states: bool = outside_identity(False)  # a generator's full state is kept at every mark, not only the last
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,7 @@ class Execution:
     microbatch_images: int = 0
     checkpointing: bool = False
     compile: bool = False
+    keep_states: bool = False
 
 
 def cores() -> int:

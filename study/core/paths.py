@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from pathlib import Path
@@ -27,9 +28,18 @@ def job_folder(job: str) -> Path:
     return study_root() / "jobs" / job
 
 
-def require_writable(folder: Path) -> None:
-    """Create a folder; ValueError, which says how to choose another one, when it is not writable."""
+def require_writable(folder: Path, create: bool = True) -> None:
+    """Create a folder; ValueError, which says how to choose another one, when it is not writable.
+
+    Args:
+        create: False only looks whether it is writable, or could be created.
+    """
     try:
+        if not create:
+            nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+            if not os.access(nearest, os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            return
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".writable-{time.monotonic_ns()}"
         probe.touch()

@@ -6,6 +6,8 @@ import ast
 import dataclasses
 import types
 import typing
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 from models.names import nearest
@@ -51,7 +53,8 @@ def change(settings: T, key: str, value: Any) -> T:
 
 
 def rebuild(hint: Any, content: Any) -> Any:
-    """The value of type `hint` (dataclass, tuple, optional or plain) from its `dataclasses.asdict` read from JSON.
+    """The value of type `hint` (dataclass, tuple, mapping, path, optional or plain) from its `dataclasses.asdict` read
+    from JSON. Settings hold no lists, so a list without a type (`Any`) was a tuple.
 
     Raises:
         TypeError: the fields are not those of the dataclass, or a value cannot have the type.
@@ -69,7 +72,13 @@ def rebuild(hint: Any, content: Any) -> Any:
     if typing.get_origin(hint) is tuple:
         kinds = arguments[:1] * len(content) if arguments[1:] == (Ellipsis,) else arguments
         return tuple(rebuild(kind, item) for kind, item in zip(kinds, content, strict=True))
-    return content
+    if typing.get_origin(hint) in (dict, Mapping):
+        return {key: rebuild(arguments[1], item) for key, item in content.items()}
+    if hint is Any and isinstance(content, list):
+        return tuple(rebuild(Any, item) for item in content)
+    if hint is Any and isinstance(content, dict):
+        return {key: rebuild(Any, item) for key, item in content.items()}
+    return Path(content) if hint is Path else content
 
 
 def _convert(value: Any, hint: Any, key: str) -> Any:

@@ -6,6 +6,7 @@ import logging
 import resource
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from study.core.lease import Lease
 from study.core.stopping import stop_if_asked, stop_requested
 
 log = logging.getLogger(__name__)
+
+Record = dict[str, Any]
 
 
 class Diverged(RuntimeError):
@@ -33,13 +36,14 @@ class Workspace:
         lease: held while the stage runs; publishes the stage's progress. Of several processes only rank 0 holds it, for
             all of them.
         title: names the stage in progress lines.
-        pause_at: images seen at which a training saves and stops; resuming it gives bit-identical results.
+        write_record: writes a stage's record of these measurements at a mark, given in images seen: for a stage that
+            has a record at each mark. Rank 0 calls it.
     """
 
     folder: Path
     lease: Lease | None
     title: str
-    pause_at: int | None = None
+    write_record: Callable[[Record, int], None]
     _started: float = field(default_factory=time.monotonic)
     _first_done: int | None = None  # `done` at the first report, from which the rate is measured
     _logged: float = 0.0
@@ -93,6 +97,3 @@ def peak_memory_gib(device: str) -> float:
         return torch.cuda.max_memory_allocated() / 2**30
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB on Linux
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
-
-
-Record = dict[str, Any]

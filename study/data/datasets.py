@@ -26,7 +26,7 @@ from study.core.lease import lease
 from study.core.paths import study_root
 from study.core.settings import rebuild
 from study.data import image_folder
-from study.data.image_folder import Blocks, picture_blocks, picture_digest, picture_splits
+from study.data.image_folder import Blocks, PictureSplit, picture_blocks, picture_digest, picture_splits
 from study.data.named_datasets import NAMED_DATASETS
 from study.data.parquet import parquet_digest, parquet_files, parquet_resolution, parquet_splits
 from study.plan.data_spec import DataSpec
@@ -64,7 +64,7 @@ class Split(NamedTuple):
     shape: tuple[int, ...]
 
 
-def resolve_data(source: str, resolution: int) -> DataSpec:
+def resolve_data(source: str, resolution: int, pack: bool = True) -> DataSpec:
     """The data set called `source`, packed at `resolution` unless it already is.
 
     Args:
@@ -73,6 +73,7 @@ def resolve_data(source: str, resolution: int) -> DataSpec:
             of each class is held out for test.
         resolution: pixels; 32 for the named sets (Fashion-MNIST is 28, padded with zeros). Pictures of a
             folder are cropped to the centre square and resized.
+        pack: False writes nothing: a data set that is not packed yet has its sizes, and no content.
 
     Raises:
         ValueError: an unknown source, a data set that cannot be obtained, a folder with another layout, a
@@ -84,7 +85,9 @@ def resolve_data(source: str, resolution: int) -> DataSpec:
                 f"{source} comes at {NAMED_RESOLUTION} px, not {resolution}: set the resolution to {NAMED_RESOLUTION}"
             )
         digest = fingerprint({"source": source, "version": PACK_VERSION})
-        return _packed(source, source, resolution, digest) or _pack_named(source, digest)
+        if packed := _packed(source, source, resolution, digest):
+            return packed
+        return _pack_named(source, digest) if pack else _unpacked_named(source)
     folder = Path(source).expanduser().absolute()
     if not folder.is_dir():
         raise ValueError(
@@ -97,7 +100,9 @@ def resolve_data(source: str, resolution: int) -> DataSpec:
     parquet = parquet_files(folder)
     pictures = parquet_digest(parquet) if parquet else picture_digest(folder)
     digest = fingerprint({"pictures": pictures, "version": PACK_VERSION})
-    return _packed(name, str(folder), resolution, digest) or _pack_folder(folder, name, resolution, digest)
+    if packed := _packed(name, str(folder), resolution, digest):
+        return packed
+    return _pack_folder(folder, name, resolution, digest) if pack else _unpacked_folder(folder, name, resolution)
 
 
 def native_resolution(folder: Path) -> int:
@@ -242,13 +247,27 @@ def _pack_named(name: str, digest: str) -> DataSpec:
     return _pack(name, name, digest, NAMED_RESOLUTION, dataset.class_names, dataset.flip, read)
 
 
+def _unpacked_named(name: str) -> DataSpec:
+    dataset = NAMED_DATASETS[name]
+    return DataSpec(
+        name=name,
+        resolution=NAMED_RESOLUTION,
+        channels=dataset.channels,
+        classes=len(dataset.class_names),
+        train_images=dataset.train_images,
+        test_images=dataset.test_images,
+        content="",
+        flip=dataset.flip,
+        class_names=dataset.class_names,
+    )
+
+
 def _block_of(images: np.ndarray) -> Blocks:
     return lambda start: iter([(np.arange(start, len(images)), images[start:])])
 
 
 def _pack_folder(folder: Path, name: str, resolution: int, digest: str) -> DataSpec:
-    parquet = parquet_files(folder)
-    class_names, splits = parquet_splits(parquet) if parquet else picture_splits(folder)
+    class_names, splits = _folder_splits(folder)
 
     def read() -> dict[str, Split]:
         channels, blocks = picture_blocks(splits, resolution)
@@ -256,3 +275,23 @@ def _pack_folder(folder: Path, name: str, resolution: int, digest: str) -> DataS
         return {split: Split(blocks[split], splits[split].labels, shape) for split in SPLITS}
 
     return _pack(name, str(folder), digest, resolution, class_names, True, read)
+
+
+def _unpacked_folder(folder: Path, name: str, resolution: int) -> DataSpec:
+    class_names, splits = _folder_splits(folder)
+    return DataSpec(
+        name=name,
+        resolution=resolution,
+        channels=3,  # pictures in colour: whether all are grey is known once each was opened
+        classes=len(class_names),
+        train_images=len(splits["train"].labels),
+        test_images=len(splits["test"].labels),
+        content="",
+        flip=True,
+        class_names=class_names,
+    )
+
+
+def _folder_splits(folder: Path) -> tuple[tuple[str, ...], dict[str, PictureSplit]]:
+    parquet = parquet_files(folder)
+    return parquet_splits(parquet) if parquet else picture_splits(folder)

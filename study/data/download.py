@@ -9,7 +9,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from study.plan.weight_files import FILES, checked_hash, require_weights, weights_folder
+from study.plan.weight_files import FILES, checked_hash, keep_hashes, require_weights, weights_folder
 
 TIMEOUT_SECONDS = 10.0  # of waiting for an answer; a whole download may take longer
 
@@ -68,4 +68,5 @@ def fetch_weights(name: str) -> Path:
             download(weight.url, fetched)
             checked_hash(fetched, weight)
             os.replace(fetched, path)
+    keep_hashes()
     return path

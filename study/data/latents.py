@@ -139,10 +139,9 @@ def shard_identity(stage: Stage, index: int) -> dict[str, Any]:
     }
 
 
-def shard_metadata(path: Path) -> dict[str, Any] | None:
-    """Identity and sums from a shard file; None for the first shards, which were written without metadata."""
-    text = load_metadata(path).get("shard")
-    return None if text is None else json.loads(text)
+def shard_metadata(path: Path) -> dict[str, Any]:
+    """Identity and sums from a shard file; empty where it has none, and so belongs to no stage."""
+    return json.loads(load_metadata(path).get("shard", "{}"))
 
 
 def shard_sums(shard: dict[str, Tensor]) -> dict[str, Any]:
@@ -195,8 +194,7 @@ def map_latents(stage: Stage, folder: Path, statistics: dict[str, Any]) -> Laten
         metadata = shard_metadata(path)
         _check_shard(stage, path, index, shard, metadata)
         shards.append(shard)
-        # the first shards have no metadata: only the sums of their values can be compared with the record
-        sums.append(metadata or shard_sums(shard))
+        sums.append(metadata)
     if not same_statistics(channel_statistics(sums), statistics, SAME_FILES):
         raise ValueError(
             f"the mean and std in {folder / 'record.json'} are not those of the latents in the same folder: "
@@ -211,13 +209,11 @@ def map_latents(stage: Stage, folder: Path, statistics: dict[str, Any]) -> Laten
     )
 
 
-def _check_shard(
-    stage: Stage, path: Path, index: int, shard: dict[str, Tensor], metadata: dict[str, Any] | None
-) -> None:
+def _check_shard(stage: Stage, path: Path, index: int, shard: dict[str, Tensor], metadata: dict[str, Any]) -> None:
     """ValueError unless a shard, read from this file, is shard `index` of this stage."""
     expected = shard_identity(stage, index)
     for key, value in expected.items():
-        if metadata is not None and metadata.get(key) != value:
+        if metadata.get(key) != value:
             raise ValueError(
                 f"{path} does not belong to this stage: its {key} is {metadata.get(key)}, expected {value}; "
                 f"delete {path.parent} to encode again"

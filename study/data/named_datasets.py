@@ -213,10 +213,14 @@ class NamedDataset(NamedTuple):
 
     read: Callable[[Path], Arrays]
     class_names: tuple[str, ...]
+    channels: int
+    train_images: int
+    test_images: int
     flip: bool
 
 
 NAMED_DATASETS = {
-    "fashion-mnist": NamedDataset(_fashion_mnist, FASHION_MNIST_CLASSES, flip=False),  # shoes face one way
-    "cifar10": NamedDataset(_cifar10, CIFAR10_CLASSES, flip=True),
+    # shoes face one way, so they are not mirrored
+    "fashion-mnist": NamedDataset(_fashion_mnist, FASHION_MNIST_CLASSES, 1, 60_000, 10_000, flip=False),
+    "cifar10": NamedDataset(_cifar10, CIFAR10_CLASSES, 3, 50_000, 10_000, flip=True),
 }

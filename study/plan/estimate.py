@@ -14,6 +14,7 @@ from study.core.paths import study_root
 from study.plan.data_spec import DataSpec
 from study.plan.specs import Encode, FitGenerator, FitTokenizer, Generate, Reconstruct
 from study.plan.stage import Stage
+from study.plan.trajectory import images_left
 
 # GFLOP/s of one process, used until a stage of this kind has run on this machine. A GPU is assumed to be an H100; its
 # rate for generators is that of the released code (284 images/s of LightningDiT-XL/1 per GPU, 712 GFLOP each), the
@@ -24,7 +25,7 @@ FIRST_GUESS: dict[str, dict[str, float]] = {
     "cuda": {"fit_tokenizer": 50e3, "reconstruct": 5e3, "encode": 40e3, "fit_generator": 200e3, "generate": 60e3},
 }
 SHORTEST_SECONDS = 10.0
-CHECKPOINTS_KEPT = 2  # of each training, as in study/train/checkpoint.py
+CHECKPOINTS_KEPT = 2  # of each training while it runs, as in study/train/checkpoint.py
 FORWARD_AND_BACKWARD = 3  # in forward passes: a backward pass costs two
 
 
@@ -70,14 +71,15 @@ def stage_parameters(stage: Stage) -> int:
 
 
 def disk_bytes(stage: Stage) -> int:
-    """Bytes on disk of a stage's outputs (weights, latents, samples) and of the checkpoints while it trains."""
+    """Bytes on disk of a stage's outputs (weights, states, latents, samples) and of the checkpoints while it trains."""
     spec = stage.spec
     if isinstance(spec, (FitTokenizer, FitGenerator)) and spec.pretrained:
         return 4 * stage_parameters(stage)
     if isinstance(spec, FitTokenizer):  # weights; each checkpoint also holds Adam's two moments
         return 4 * stage_parameters(stage) * (1 + CHECKPOINTS_KEPT * 3)
-    if isinstance(spec, FitGenerator):  # EMA and raw weights at each mark; each checkpoint also holds the two moments
-        return 4 * stage_parameters(stage) * (2 * len(spec.recipe.snapshot_images) + CHECKPOINTS_KEPT * 4)
+    if isinstance(spec, FitGenerator):  # EMA and raw weights at each mark
+        weights = 4 * stage_parameters(stage) * 2 * len(spec.recipe.marks)
+        return weights + kept_state_bytes(stage) + CHECKPOINTS_KEPT * 16 * stage_parameters(stage)
     if isinstance(spec, Encode):  # mean and standard deviation, or a sample; float16
         tokenizer = stage.inputs["tokenizer"].spec
         assert isinstance(tokenizer, FitTokenizer)
@@ -86,6 +88,14 @@ def disk_bytes(stage: Stage) -> int:
     if isinstance(spec, Generate):
         return spec.sampling.samples * spec.data.channels * spec.data.resolution**2
     return 0
+
+
+def kept_state_bytes(stage: Stage) -> int:
+    """Bytes of the states of a generator's training that stay: weights, EMA and Adam's two moments, in float32."""
+    spec = stage.spec
+    assert isinstance(spec, FitGenerator)
+    states = len(spec.recipe.marks) if spec.compute.keep_states else 1
+    return 0 if spec.pretrained else 4 * 4 * stage_parameters(stage) * states
 
 
 def data_bytes(data: DataSpec) -> int:
@@ -115,7 +125,16 @@ def note_rate(stage: Stage, seconds: float, device: str) -> None:
 
 
 def estimated_seconds(stage: Stage, device: str) -> float:
-    """Approximate seconds that one process needs for a stage."""
+    """Approximate seconds that one process needs for a whole stage."""
     compute = stage.spec.compute
     rates = {**FIRST_GUESS[compute.device], **(read_json(_rates_file(compute, device)) or {})}
     return stage_flops(stage) / (rates[stage.kind] * 1e9)
+
+
+def seconds_left(stage: Stage, device: str) -> float:
+    """Approximate seconds that one process needs for what a stage has not done; a training goes on from its last
+    state."""
+    if stage.record() is not None:
+        return 0.0
+    share = images_left(stage) / max(stage.marks) if stage.marks else 1.0
+    return share * estimated_seconds(stage, device)

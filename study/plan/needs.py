@@ -33,11 +33,18 @@ def needed_files(stages: Iterable[Stage]) -> list[str]:
     return [name for name in FILES if name in names] + list(own_files)
 
 
-def identity_unknown(stages: Iterable[Stage]) -> bool:
-    """Whether data or weights that identify these stages are not here yet, so that their fingerprints will change."""
+def identity_unknown(stages: Iterable[Stage]) -> str:
+    """Why the fingerprints of these stages will change, in a sentence: data or weights that identify them are not
+    known yet; '' if they are."""
     stages = list(stages)
     data = [stage.spec.data for stage in stages if not isinstance(stage.spec, FitGenerator)]
-    return not all(one.content for one in data) or any(find_weights(name) is None for name in needed_files(stages))
+    missing = any(find_weights(name) is None for name in needed_files(stages))
+    unknown = ["weights that are missing"] if missing else []
+    if not all(one.content for one in data):
+        unknown.append("the data, which is read when it is packed")
+    if not unknown:
+        return ""
+    return f"What is done already is not known: runs are identified by the content of {' and of '.join(unknown)}."
 
 
 def missing_here(stages: Iterable[Stage]) -> list[str]:

@@ -96,7 +96,8 @@ def _foreign_file(name: str) -> ForeignFile:
     file = weight_file(name).file
     if file != Path(file).name:
         raise ValueError(f"{name!r} must be the name of a file in the folder named by STUDY_WEIGHTS, without a path")
-    return ForeignFile(name=name, sha256=content_hash(name))
+    sha256 = content_hash(name)
+    return ForeignFile(name=name, sha256=sha256, missing="" if sha256 else name)
 
 
 def _fit_tokenizer(run: Run, scale: Scale, data: DataSpec, compute: Compute) -> FitTokenizer:
@@ -165,14 +166,11 @@ def _fit_generator(
 
 
 def _used_generator_recipe(recipe: GeneratorRecipe) -> GeneratorRecipe:
-    """The recipe with fixed values in the fields that its objective, or the length of the training, ignores."""
+    """The recipe with fixed values in the fields that its objective ignores."""
     if recipe.objective == "gaussian-diffusion":
         recipe = dataclasses.replace(recipe, logit_normal=False, direction_weight=0.0)
     if recipe.logit_normal:
-        end = recipe.logit_normal_end_images
-        return dataclasses.replace(
-            recipe, logit_normal_end_images=None if end is not None and end >= recipe.budget_images else end
-        )
+        return recipe
     return dataclasses.replace(recipe, logit_normal_end_images=None, logit_normal_mean=0.0, logit_normal_std=1.0)
 
 
@@ -225,7 +223,7 @@ def _stages(run: Run, base: Scale, data: DataSpec, compute: Compute, judges: Seq
         )
     generator = _fit_generator(run, scale, data, compute, architecture)
     fit_generator = Stage("fit_generator", generator, {"latents": encode})
-    marks = generator.recipe.snapshot_images
+    marks = generator.recipe.marks
     if unknown := [mark for mark in run.judged_at if mark not in marks]:
         raise ValueError(f"{run.name}: no snapshot at {unknown[0]} images seen; there are {', '.join(map(str, marks))}")
     reference = _foreign_file(scale.evaluation.reference) if scale.evaluation.reference else None
@@ -241,7 +239,7 @@ def _stages(run: Run, base: Scale, data: DataSpec, compute: Compute, judges: Seq
                 compute=compute,
                 reference=reference,
             ),
-            {"generator": fit_generator, "latents": encode, "tokenizer": fit},
+            {"generator": fit_generator.at([mark]), "latents": encode, "tokenizer": fit},
         )
         for mark in run.judged_at or marks
     )
@@ -275,17 +273,19 @@ def make_plan(ablation: str, module: ModuleType, scale: Scale, data: DataSpec, c
             pretrained_tokenizer=run.pretrained_tokenizer,
         )
         tokenizer_job = Job("tokenizer", tokenizer_run.name, (fit, reconstruct, encode))
-        if existing := jobs.get(tokenizer_job.name):
+        if existing := jobs.get(fit.fingerprint):
             all_stages = dict.fromkeys((*existing.stages, *tokenizer_job.stages))
             tokenizer_job = dataclasses.replace(existing, stages=tuple(all_stages))
-        jobs[tokenizer_job.name] = tokenizer_job
+        jobs[fit.fingerprint] = tokenizer_job
         planned.setdefault((fit, reconstruct), Planned(tokenizer_run, fit, (reconstruct,)))
         if run.generator is not None:
             fit_generator, *generate = stages["generator"]
             job = Job("generator", run.title, (fit_generator, *generate), after=tokenizer_job.name)
-            if existing := jobs.get(job.name):  # the same training, perhaps judged by another protocol
-                job = dataclasses.replace(existing, stages=tuple(dict.fromkeys((*existing.stages, *job.stages))))
-            jobs[job.name] = job
+            if existing := jobs.get(fit_generator.fingerprint):  # the same training, for other marks or protocols
+                training = fit_generator.at(sorted({*existing.stages[0].marks, *fit_generator.marks}))
+                together = dict.fromkeys((training, *existing.stages[1:], *generate))
+                job = dataclasses.replace(existing, stages=tuple(together))
+            jobs[fit_generator.fingerprint] = job
             planned.setdefault((fit_generator, *generate), Planned(run, fit_generator, tuple(generate)))
     ordered = sorted(jobs.values(), key=lambda job: job.kind != "tokenizer")  # stable: tokenizers first
     return Plan(

@@ -9,6 +9,7 @@ from typing import Any
 
 from models.configs import EXTERNAL_TOKENIZERS
 from study.core.compute import Compute
+from study.core.files import fingerprint
 from study.plan.data_spec import DataSpec
 from study.plan.scales import Scale
 from study.plan.stage import Stage
@@ -43,7 +44,7 @@ class Run:
         tokenizer_seed, seed: of the tokenizer's and of the generator's training.
         changes: scale fields that this run changes, by dotted name, such as `{"tokenizer.vf_weight": 0.5}`.
         options: of the generator's network, such as `{"rope": False}`.
-        judged_at: marks, out of generator.snapshot_images, at which the generator is judged; empty is all of them.
+        judged_at: marks of the generator's training at which it is judged; empty is all of them.
         pretrained_tokenizer, pretrained_generator: weights to use instead of a training; None trains the network.
         pretrained_statistics: name of the file with the latent statistics that a pretrained generator was trained with.
         label: the ablation's name for the run, such as `+ rectified flow`; part of no fingerprint and of no run name.
@@ -126,7 +127,13 @@ class Job:
 
     @functools.cached_property
     def name(self) -> str:
-        """Valid as a folder name and stable: the kind and the fingerprint of the training stage."""
+        """Valid as a folder name and stable: the kind, and the fingerprint and the marks of the training stage."""
+        marks = self.stages[0].marks
+        return self.training + (f"-{fingerprint(marks, 6)}" if marks else "")
+
+    @property
+    def training(self) -> str:
+        """The beginning of the names of all jobs of the same training, for whatever marks."""
         return f"{self.kind}-{self.stages[0].fingerprint}"
 
     def missing(self) -> list[Stage]:

@@ -37,6 +37,7 @@ class ForeignFile:
 
     name: str = outside_identity()  # a key of `FILES`, or the name of a file in the weights folder
     sha256: str  # 64 hex digits; empty in a plan made while the file is missing, which cannot run
+    missing: str = ""  # its name in such a plan, to tell files apart until their content does
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,10 +95,14 @@ class FoundationRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorRecipe:
-    """How a generator is trained on normalised latents."""
+    """How a generator is trained on normalised latents.
 
-    budget_images: int
-    snapshot_images: tuple[int, ...]  # marks: images seen at which EMA and raw weights are saved
+    Budget and marks are requests along one training, whose course does not depend on them: a training that was asked
+    for 80 epochs goes on to 160.
+    """
+
+    budget_images: int = outside_identity()
+    snapshot_images: tuple[int, ...] = outside_identity()  # see `marks`
     batch_images: int
     learning_rate: float
     betas: tuple[float, float] = (0.9, 0.95)
@@ -111,6 +116,11 @@ class GeneratorRecipe:
     logit_normal_end_images: int | None = None  # images seen from which t is uniform instead
     logit_normal_mean: float = 0.0  # of the logit of t; larger is closer to data
     logit_normal_std: float = 1.0
+
+    @property
+    def marks(self) -> tuple[int, ...]:
+        """Images seen at which EMA and raw weights are saved, with a record: `snapshot_images` and the budget."""
+        return tuple(sorted({*self.snapshot_images, self.budget_images}))
 
 
 @dataclass(frozen=True, kw_only=True)

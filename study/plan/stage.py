@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,20 @@ ATTEMPTS = "attempts.json"  # where and how each attempt ran, the last one last
 DIAGNOSTICS = "diagnostics.json"  # see study/judge/latent_diagnostics.py
 LATENT_MAP, LATENT_PICTURES = "latent-map.csv", "latent-pictures.png"  # next to the diagnostics of latents
 TOKENIZER_WEIGHTS = "tokenizer.safetensors"
+RECORD = "record.json"
+# States of a training: weights, EMA and optimizers. A checkpoint is replaced by the next one, a kept state is not
+CHECKPOINT, KEPT_STATE = "checkpoint", "state"
+
+
+def mark_record(images_seen: int) -> str:
+    """Name of the record of a generator's training after this number of images."""
+    return f"record-{images_seen:012d}.json"
+
+
+def state_files(folder: Path) -> dict[int, Path]:
+    """The states of a training in its folder, by images seen, in order."""
+    paths = [path for kind in (CHECKPOINT, KEPT_STATE) for path in folder.glob(f"{kind}-*.safetensors")]
+    return dict(sorted((int(path.stem.rpartition("-")[2]), path) for path in paths))
 
 
 def snapshot_file(folder: Path, weights: str, images_seen: int) -> Path:
@@ -39,16 +54,18 @@ def snapshot_file(folder: Path, weights: str, images_seen: int) -> Path:
 class Stage:
     """One unit of work and of caching: its kind, its spec and its input stages.
 
-    Stages with equal fingerprints are equal.
+    Stages with equal fingerprints are equal. A generator's training is one stage whatever is asked of it: all requests
+    share its folder, in which each mark has its own record, and the request at hand is done when its marks have theirs.
     """
 
     kind: str
     spec: Spec
     inputs: dict[str, Stage] = field(default_factory=dict)
+    noted: str = ""  # the fingerprint where it is known, as of a plan that another version noted; "" computes it
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        return fingerprint(
+        return self.noted or fingerprint(
             {
                 "stage": self.kind,
                 "version": VERSIONS[self.kind],
@@ -67,9 +84,31 @@ class Stage:
     def folder(self) -> Path:
         return stage_folder(self.kind, self.fingerprint)
 
+    @property
+    def marks(self) -> tuple[int, ...]:
+        """Images seen for which a generator's training is asked; empty for other stages."""
+        return self.spec.recipe.marks if isinstance(self.spec, FitGenerator) else ()
+
+    def at(self, marks: Sequence[int]) -> Stage:
+        """The same training of a generator, asked for these marks alone."""
+        assert isinstance(self.spec, FitGenerator)
+        recipe = dataclasses.replace(self.spec.recipe, budget_images=max(marks), snapshot_images=tuple(marks))
+        return Stage(self.kind, dataclasses.replace(self.spec, recipe=recipe), self.inputs, noted=self.fingerprint)
+
     def record(self) -> dict[str, Any] | None:
-        """The record of a finished stage, else None."""
-        record = read_json(self.folder / "record.json")
+        """The record of a finished stage, else None; of a generator's training, that of the last mark once all are
+        there."""
+        if not self.marks:
+            return self._read(RECORD)
+        last = self._read(mark_record(self.marks[-1]))
+        return None if last is None or self.missing_marks() else last
+
+    def missing_marks(self) -> list[int]:
+        """The marks of a generator's training that have no record."""
+        return [mark for mark in self.marks if self._read(mark_record(mark)) is None]
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        record = read_json(self.folder / name)
         return record if isinstance(record, dict) and record.get("fingerprint") == self.fingerprint else None
 
     def diagnostics(self) -> dict[str, Any]:
@@ -100,17 +139,31 @@ SPECS: dict[str, type] = {
 KIND_OF_INPUT = {"tokenizer": "fit_tokenizer", "latents": "encode", "generator": "fit_generator"}  # by input name
 
 
-def stage_from_record(kind: str, fingerprint: str) -> Stage:
+def recorded_marks(fingerprint: str) -> list[int]:
+    """The images seen for which a generator's training has a record, in order."""
+    paths = stage_folder("fit_generator", fingerprint).glob("record-*.json")
+    return sorted(int(path.stem.rpartition("-")[2]) for path in paths)
+
+
+def stage_from_record(kind: str, fingerprint: str, images_seen: int | None = None) -> Stage:
     """A finished stage and all its inputs, rebuilt from their records, to be computed with on this machine.
+
+    Args:
+        images_seen: of a generator's training: the mark whose record is read.
 
     Raises:
         ValueError: a record is missing, or was written by another version of the stage.
     """
     folder = stage_folder(kind, fingerprint)
-    record = read_json(folder / "record.json")
+    record = read_json(folder / (RECORD if images_seen is None else mark_record(images_seen)))
     if not isinstance(record, dict):
         raise ValueError(f"no finished {kind} in {folder}")
-    inputs = {name: stage_from_record(KIND_OF_INPUT[name], source) for name, source in record["inputs"].items()}
+    inputs = {
+        name: stage_from_record(
+            KIND_OF_INPUT[name], source, record["spec"]["images_seen"] if name == "generator" else None
+        )
+        for name, source in record["inputs"].items()
+    }
     try:
         spec = rebuild(SPECS[kind], record["spec"])
         here = resolve(precision=spec.compute.precision)

@@ -14,6 +14,7 @@ import hashlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from models.configs import TRANSFORMERS
 from models.packages import lite_file, lpips_heads_file
@@ -22,6 +23,7 @@ from study.core.lease import locked
 from study.core.paths import study_root
 
 HASHES = "hashes.json"  # in the weights folder, by file name: SHA-256, and the size and time of the file that has it
+COMPUTED: dict[Path, dict[str, Any]] = {}  # the entries that this process computed, by path of the file
 FIDELITY = "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0"
 ADM = "https://openaipublic.blob.core.windows.net/diffusion/jul-2021/ref_batches/imagenet"
 HUB = "https://huggingface.co/hustvl"  # file names as in the README of hustvl/LightningDiT
@@ -162,6 +164,7 @@ def require_weights(name: str, sha256: str | None = None) -> Path:
             f"{'python -m study.prefetch downloads it' if weight.url else 'put it there'}"
         )
     digest = checked_hash(path, weight)
+    keep_hashes()
     require_planned(str(path), digest, sha256)
     return path
 
@@ -206,24 +209,32 @@ def network_hash(name: str) -> str:
 
 
 def checked_hash(path: Path, weight: WeightFile) -> str:
-    """SHA-256 of a file in the weights folder; ValueError when it is not the published one.
-
-    The hash is kept beside the files, because those of the paper's scale take a minute to read.
-    """
+    """SHA-256 of a file in the weights folder; ValueError when it is not the published one. Writes nothing: see
+    `keep_hashes`."""
     about = path.stat()
-    known, now = read_json(weights_folder() / HASHES) or {}, {"size": about.st_size, "modified": about.st_mtime_ns}
-    kept = known.get(path.name, {})
-    digest = kept["sha256"] if now.items() <= kept.items() else _sha256(path)
+    now = {"size": about.st_size, "modified": about.st_mtime_ns}
+    kept = (read_json(weights_folder() / HASHES) or {}).get(path.name), COMPUTED.get(path)
+    entry = next((each for each in kept if each and now.items() <= each.items()), None)
+    if entry is None:
+        entry = COMPUTED[path] = {"sha256": _sha256(path), **now}
+    digest = entry["sha256"]
     if not digest.startswith(weight.sha256):
         raise ValueError(
             f"{path} is damaged: its SHA-256 starts with {digest[:8]}, expected {weight.sha256[:8]}; delete it and "
             "fetch it again with python -m study.prefetch"
         )
-    if not now.items() <= kept.items():
-        with contextlib.suppress(OSError), locked(weights_folder()):  # a folder that others own is read all the same
-            known = read_json(weights_folder() / HASHES) or {}
-            write_json(weights_folder() / HASHES, {**known, path.name: {"sha256": digest, **now}})
     return digest
+
+
+def keep_hashes() -> None:
+    """Write the hashes that this process computed beside the files: those of the paper's scale take a minute to
+    read."""
+    folder = weights_folder()
+    computed = {path.name: entry for path, entry in COMPUTED.items() if path.is_relative_to(folder)}
+    if computed.items() <= (read_json(folder / HASHES) or {}).items():
+        return
+    with contextlib.suppress(OSError), locked(folder):  # a folder that others own is read all the same
+        write_json(folder / HASHES, {**(read_json(folder / HASHES) or {}), **computed})
 
 
 @functools.cache

@@ -23,14 +23,17 @@ from study.plan.estimate import (
     GUESSED_GPU,
     data_bytes,
     disk_bytes,
-    estimated_seconds,
     has_rates,
+    kept_state_bytes,
+    seconds_left,
     stage_flops,
     stage_parameters,
 )
 from study.plan.needs import identity_unknown
 from study.plan.runs import Job, Plan
+from study.plan.specs import FitTokenizer
 from study.plan.stage import Stage
+from study.plan.trajectory import goes_on_from, trained_for_other_budgets
 from study.report.refresh import StudyFiles
 from study.report.table_rows import state_of
 from study.submit.cluster import Profile
@@ -89,15 +92,34 @@ def print_plan(
         console.print(_times(plan))
         left = remaining_seconds(list(plan.jobs), slots)
         console.print(stages + (f"estimated time ~{duration(left)}" if left else "nothing to do"))
+    for line in _on_trajectories(plan):
+        console.print(line, markup=False)
     if plan.missing:
         console.print("[bold]missing here:[/bold]")
         for line in plan.missing:
             console.print(f"  {line}", markup=False)
-        if identity_unknown(plan.stages):
-            console.print("What is done already is not known: runs are identified by the content of what is missing.")
         if any("study.prefetch" in line for line in plan.missing):
             command = f"python -m study.prefetch {plan.ablation} --scale {plan.scale.name}"
             console.print(f"to download: {command}", markup=False)
+    if unknown := identity_unknown(plan.stages):
+        console.print(unknown)
+
+
+def _on_trajectories(plan: Plan) -> list[str]:
+    """What a plan says of trainings that go on from others, or cannot."""
+    trainings = [job.stages[0] for job in plan.jobs if job.missing() and not job.stages[0].spec.pretrained]  # type: ignore[union-attr]
+    anew = [stage for stage in trainings if isinstance(stage.spec, FitTokenizer) and not goes_on_from(stage)]
+    generators = [stage for stage in trainings if stage.marks]
+    lines = []
+    if budgets := trained_for_other_budgets(anew):
+        images = " and ".join(f"{budget:,}" for budget in budgets)
+        decays = any(stage.spec.recipe.final_learning_rate != 1 for stage in anew)  # type: ignore[union-attr]
+        reason = "their learning rate decays over the budget" if decays else "a finished tokenizer keeps no state"
+        lines.append(f"Tokenizers trained on {images} images cannot go on: {reason}.")
+    if generators:
+        size = disk_size(sum(map(kept_state_bytes, generators)))
+        lines.append(f"Generators keep states of {size} until study.sweep clean: a larger budget goes on from there.")
+    return lines
 
 
 def _slurm_request(compute: Compute, profile: Profile) -> str:
@@ -155,7 +177,7 @@ def job_title(job: Job) -> str:
 
 
 def _seconds_left(job: Job) -> float:
-    return sum(estimated_seconds(stage, processor()) for stage in job.stages if stage.record() is None)
+    return sum(seconds_left(stage, processor()) for stage in job.stages)
 
 
 def _state(job: Job) -> str:
@@ -164,6 +186,8 @@ def _state(job: Job) -> str:
     failures = [failure for stage in job.stages if (failure := stage.failure())]
     if failures:
         return f"{failures[0]['state']} before, tried again"
+    if start := goes_on_from(job.stages[0]):
+        return f"goes on from {start:,} images"
     return "goes on" if any(_started(stage) for stage in job.stages) else "to do"
 
 

@@ -11,7 +11,7 @@ from study.judge.finite import MetricError
 from study.judge.latent_diagnostics import describe_latents, picture_latents
 from study.judge.latent_metrics import MIN_POINTS
 from study.plan.specs import Encode
-from study.plan.stage import DIAGNOSTICS, LATENT_MAP, LATENT_PICTURES, Stage
+from study.plan.stage import DIAGNOSTICS, LATENT_MAP, LATENT_PICTURES, Stage, stage_from_record
 from study.report.refresh import StudyFiles
 from study.stages.reconstruct import interpolated_distances
 from study.submit.launches import launched_plans
@@ -51,7 +51,8 @@ def _describe(stage: Stage, points: int | None) -> str:
     try:
         if stage.kind == "reconstruct":
             if not diagnostics:
-                diagnostics = {"ifid": interpolated_distances(stage)}
+                here = stage_from_record(stage.kind, stage.fingerprint)  # the plan may be of another machine
+                diagnostics = {"ifid": interpolated_distances(here)}
                 write_json(stage.folder / DIAGNOSTICS, diagnostics)
             return ", ".join(f"iFID {value:.4g} ({judge})" for judge, value in diagnostics["ifid"].items())
         assert isinstance(stage.spec, Encode)

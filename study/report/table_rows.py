@@ -163,9 +163,10 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
     rows, labels = [], run_labels(plan)
     is_search = plan.ablation.startswith(SEARCH)  # the many sheets of its trials stay in the stages' folders
     for planned in plan.runs:
-        identity, fit = _identity(plan, planned, labels.get(planned.run.label)), planned.fit.record()
+        identity = _identity(plan, planned, labels.get(planned.run.label))
         for result in planned.results:
             spec, record = result.spec, result.record()
+            fit = result.inputs["generator" if planned.kind == "generator" else "tokenizer"].record()
             state, reason, deciding_stage = state_of(planned, result)
             images_seen = spec.images_seen if isinstance(spec, Generate) else planned.fit.spec.recipe.budget_images  # type: ignore[union-attr]
             sheet, seed = "", spec.sampling.seed if isinstance(spec, Generate) else None

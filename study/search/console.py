@@ -22,8 +22,12 @@ from study.search.spaces import Number
 from study.search.trials import Trials, has_result
 
 
-def print_space(problem: Problem, trials: Trials) -> None:
-    """Print the parameters of a search, its progress, and an estimate of the remaining time."""
+def print_space(problem: Problem, trials: Trials | None) -> None:
+    """Print the parameters of a search, its progress, and an estimate of the remaining time.
+
+    Args:
+        trials: None if there are none yet.
+    """
     setting = problem.setting
     console.print(f"[bold]{problem.space}[/bold] at scale [bold]{setting.scale.name}[/bold]: {problem.module.QUESTION}")
     table = Table(box=None, pad_edge=False, header_style="bold")
@@ -38,12 +42,12 @@ def print_space(problem: Problem, trials: Trials) -> None:
                 dimension.label, escape(", ".join(map(str, dimension.choices))), "", "", str(dimension.default)
             )
     console.print(table)
-    console.print(trials.summary(), markup=False)
+    console.print(trials.summary() if trials else f"0 of {problem.budget} trials: none yet", markup=False)
     plan = problem.plan([problem.run(problem.default())])
     common = _shared(problem)
     shared = [stage for stage in plan.stages if stage.record() is None and stage.fingerprint in common]
     per_trial = sum(estimated_seconds(stage, processor()) for stage in plan.stages if stage.fingerprint not in common)
-    left = max(0, problem.budget - sum(map(has_result, trials.all())))
+    left = max(0, problem.budget - (sum(map(has_result, trials.all())) if trials else 0))
     total = sum(estimated_seconds(stage, processor()) for stage in shared) + per_trial * left / problem.workers
     pruned = ", less what is pruned" if problem.prunes() else ""
     repeats = BEST * len(CHOOSING) + 2 * len(SCORING) if len(problem.objectives) == 1 else (BEST + 1) * len(SCORING)

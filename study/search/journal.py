@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import re
+import urllib.parse
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -29,25 +30,30 @@ if TYPE_CHECKING:
 
 JOURNAL = "journal.log"
 LINE_START = b'{"op_code":'  # of every line
+SQLITE = "sqlite:///"  # followed by the path of a file
 NO_OP = b'{"op_code":1,"study_id":-1,"worker_id":""}'  # deletes a study that does not exist; replaces a damaged line
 
 
 class Journal(BaseJournalBackend):
     """A log file to which many processes append operations, one JSON object per line.
 
+    Args:
+        reading: the file exists and is only read.
+
     Raises:
         ValueError: the file is not a journal; it is left unchanged.
         OSError: later, when the file was deleted or replaced: a trial's number would then mean another trial.
     """
 
-    def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    def __init__(self, path: Path, reading: bool = False) -> None:
         self.path = path
         self._offsets = {0: 0}  # number of an operation: position of its line in bytes
-        with locked(path.parent):
-            path.touch()
+        with contextlib.nullcontext() if reading else locked(path.parent):
+            if not reading:
+                path.touch()
             self._check_format()
-            self._blank_damaged_lines()
+            if not reading:
+                self._blank_damaged_lines()
             self._file = _identity(path)
 
     def _check_format(self) -> None:
@@ -144,17 +150,51 @@ def open_storage(location: str, workers: int = 1) -> BaseStorage:
     """
     import optuna
 
-    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    _check_location(location, workers)
     if "://" not in location:
         return optuna.storages.JournalStorage(Journal(Path(location)))
+    return _database(location)
+
+
+def read_storage(location: str, workers: int = 1) -> BaseStorage | None:
+    """Open an Optuna storage for reading alone; None if there is none yet. Arguments and errors are those of
+    `open_storage`."""
+    import optuna
+
+    _check_location(location, workers)
+    if "://" not in location:
+        path = Path(location)
+        return optuna.storages.JournalStorage(Journal(path, reading=True)) if path.exists() else None
+    if location.startswith(SQLITE):
+        file, _, query = location.removeprefix(SQLITE).partition("?")
+        if not Path(file).exists():  # which opening would create
+            return None
+        location = f"{SQLITE}file:{urllib.parse.quote(file)}?mode=ro&uri=true" + (f"&{query}" if query else "")
+    return _database(location, reading=True)
+
+
+def _check_location(location: str, workers: int) -> None:
+    """ValueError for SQLite and several workers; silences Optuna, which warns of the journal."""
+    import optuna
+
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     if location.startswith("sqlite") and workers > 1:
         raise ValueError(
             f"--storage {location} with {workers} workers: SQLite locks its whole file, and not at all on many network "
             "file systems, so trials get lost; leave --storage out for the journal, name a server, or give --workers 1"
         )
+
+
+def _database(location: str, reading: bool = False) -> Any:
+    """The storage in a database; None if it has no tables and is only read. ValueError when it cannot be reached."""
+    import optuna
+    import sqlalchemy
+
     try:
-        return optuna.storages.RDBStorage(location)
+        if reading and not sqlalchemy.inspect(sqlalchemy.create_engine(location)).has_table("studies"):
+            return None
+        return optuna.storages.RDBStorage(location, skip_table_creation=reading)
     except Exception as error:  # whatever the database's driver raises
         first_line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         message = f"--storage {location}: {first_line}"

@@ -1,28 +1,32 @@
-"""Launches of searches: their options are saved, so that any later process can set the same search up again."""
+"""Launches of searches: a search that is started notes its problem, from which a later process knows it."""
 
 from __future__ import annotations
 
 import dataclasses
 
 from results.runs import SEARCH
-from study.search.options import Search
-from study.search.prepare import prepare
+from study.core.files import read_json
+from study.core.settings import rebuild
 from study.search.problem import Problem
-from study.submit.launches import launches_folder, launches_of, read_options, write_launch
+from study.submit.launches import launches_of, of_this_version, write_launch
 
 
-def note_search(options: Search, problem: Problem) -> None:
-    """Save the options of a search that is started."""
-    options = dataclasses.replace(options, storage=problem.storage)
-    write_launch(launches_folder() / problem.setting.study / f"{SEARCH}{problem.space}.json", options)
+def note_search(problem: Problem) -> None:
+    """Save the problem of a search that is started."""
+    noted = dataclasses.replace(problem, noted_name=problem.optuna_name())
+    content = {**dataclasses.asdict(noted), "out": str(problem.out)}
+    write_launch(problem.setting.study, f"{SEARCH}{problem.space}", {"problem": content})
 
 
-def launched_searches(study: str) -> list[tuple[Search, Problem]]:
-    """Options and problem of every search that was started for a study; '' is the study that was started last.
+def launched_searches(study: str) -> list[Problem]:
+    """The problem of every search that was started for a study; '' is the study that was started last.
 
     Raises:
-        ValueError: no study of that name was started under this STUDY_ROOT.
+        ValueError: no study of that name was started under this STUDY_ROOT, or another version of the code did it.
     """
-    notes = [note for name, note in launches_of(study).items() if name.startswith(SEARCH)]
-    all_options = [read_options(Search, note) for note in notes]
-    return [(options, prepare(options)[0]) for options in all_options]
+    problems = []
+    for path in launches_of(study):
+        if path.name.startswith(SEARCH):
+            with of_this_version(path):
+                problems.append(rebuild(Problem, (read_json(path) or {})["problem"]))
+    return problems

@@ -8,6 +8,7 @@ from pathlib import Path
 from study.core.compute import parallel_jobs
 from study.plan.needs import missing_here
 from study.plan.runs import Setting
+from study.plan.weight_files import keep_hashes
 from study.search.options import TRIALS, Search
 from study.search.problem import Problem
 from study.search.spaces import Choice, space
@@ -19,6 +20,8 @@ SLURM_WORKERS = 4
 
 def prepare(options: Search) -> tuple[Problem, list[str]]:
     """The problem that the options describe, and what is missing on this machine, a line each.
+
+    A dry run writes nothing.
 
     Raises:
         ValueError: an option is invalid; the message is one line.
@@ -46,6 +49,8 @@ def prepare(options: Search) -> tuple[Problem, list[str]]:
     plan = problem.plan(
         [problem.run({**default, name: choice}) for name, choice in [*choices, *list(default.items())[:1]]]
     )
+    if not options.dry_run:
+        keep_hashes()
     return problem, [*setting.missing, *missing_here(plan.stages)]
 
 

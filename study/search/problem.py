@@ -20,7 +20,11 @@ from study.search.spaces import Dimension, Values, declaration, space
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
-    """What a worker needs to know of a search. storage: an Optuna URL or a path. budget: total number of trials."""
+    """What a worker needs to know of a search.
+
+    storage: an Optuna URL or a path. budget: total number of trials. noted_name: name of the Optuna study as it was
+    noted when the search was started; empty computes it.
+    """
 
     space: str
     setting: Setting
@@ -29,6 +33,7 @@ class Problem:
     storage: str
     workers: int
     out: Path
+    noted_name: str = ""
 
     @property
     def compute(self) -> Compute:
@@ -67,6 +72,8 @@ class Problem:
 
     def optuna_name(self) -> str:
         """Name of the Optuna study; it changes with the space and with the settings that the trials do not vary."""
+        if self.noted_name:
+            return self.noted_name
         fingerprints = [stage.fingerprint for stage in self.plan([self.run(self.default())]).stages]
         return f"{self.name}-{fingerprint([declaration(self.dimensions(), self.objectives), fingerprints], 6)}"
 
@@ -101,7 +108,10 @@ def planned_pair(plan: Plan) -> tuple[Planned, Planned]:
 
 def run_scores(problem: Problem, run: Run) -> dict[str, dict[str, float]]:
     """The objectives of a run by every judge: judge, objective, value; empty while the run has no result."""
-    tokenizer, generator = planned_pair(problem.plan([run]))
+    plan = problem.plan([run])
+    if not plan.runs:  # a launched search (study/search/trial_notes.py) whose workers have not planned it yet
+        return {}
+    tokenizer, generator = planned_pair(plan)
     records = {True: generator.results[-1].record(), False: tokenizer.results[0].record()}
     if any(records[objective == "gfid"] is None for objective in problem.objectives):
         return {}

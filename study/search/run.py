@@ -9,13 +9,14 @@ from typing import Any
 
 from study.core.stopping import interrupt_on_signals, stop_requested
 from study.data.left_out import left_out_of_data
+from study.plan.needs import identity_unknown
 from study.search import worker_pool
 from study.search.console import print_findings, print_space
 from study.search.launches import note_search
 from study.search.options import Search
 from study.search.outcome import failures, progress_line, repeats_finished, write_outcome
 from study.search.problem import Problem
-from study.search.worker import open_trials, run_worker
+from study.search.worker import open_trials, read_trials, run_worker
 from study.submit.cluster import read_profile
 
 WATCH_SECONDS = {"local": 1.0, "slurm": 10.0}  # between checks whether workers are alive, on Slurm by its queue
@@ -24,21 +25,25 @@ LINE_SECONDS = 20.0  # between progress lines
 
 def run(options: Search, problem: Problem, missing: list[str]) -> int:
     """Carry out a search; returns the exit code: 0 done, 1 a run failed, 3 something is missing, 130 stopped."""
-    trials = open_trials(problem)
-    if options.trials is None:
+    looks = options.dry_run or bool(missing)  # nothing is started, so nothing is written
+    trials = read_trials(problem) if looks else open_trials(problem)
+    if options.trials is None and trials is not None:
         problem = dataclasses.replace(problem, budget=trials.total)
     print_space(problem, trials)
     for line in left_out_of_data(options.data or problem.setting.scale.data):
         print(f"{problem.setting.data.name}: {line}")
     for line in missing:
         print(f"  missing here: {line}")
+    if unknown := identity_unknown(problem.plan([problem.run(problem.default())]).stages):
+        print(unknown)
     if missing:
         return 3
     if options.dry_run:
         return 0
+    assert trials is not None
     trials.set_total(problem.budget)
     if options.executor == "inline":
-        note_search(options, problem)
+        note_search(problem)
         run_worker(problem, 0)
         stopped = stop_requested.is_set()
     else:
@@ -74,7 +79,7 @@ def _watch(options: Search, problem: Problem, trials: Any) -> bool:
             worker_pool.submit(problem, read_profile(options.cluster)["generator"])
         else:
             worker_pool.start(problem)
-        note_search(options, problem)
+        note_search(problem)
         if options.detach:
             print(f"submitted; python -m study.sweep status {problem.setting.study} shows its progress")
             return True

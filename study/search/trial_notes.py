@@ -1,32 +1,40 @@
-"""Notes in the run folders that record each trial, so that a search whose storage is lost can be rebuilt."""
+"""Notes in the run folders that record each trial with its plan: a search whose storage is lost can be rebuilt from
+them, and a later process can see its stages without planning again."""
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from results.runs import SEARCH
 from study.core.files import fingerprint, read_json, write_json
 from study.core.paths import study_root
-from study.plan.runs import Plan
+from study.plan.plan_file import plan_content, plan_from
+from study.plan.runs import Plan, Run
 from study.plan.specs import Generate
 from study.search.problem import Problem, planned_pair, run_scores
 from study.search.spaces import Values
 from study.search.trials import OUTCOME, STATES
+from study.submit.launches import of_this_version
 
 
 def note_trial(problem: Problem, values: Values, plan: Plan, repeat: int = 0) -> None:
-    """Write the trial's values into the folder of its generator, unless the note exists."""
-    fit = planned_pair(plan)[1].fit
-    path = fit.folder / f"trial-{problem.name}-{fingerprint([dict(values), repeat], 12)}.json"
+    """Write the trial's values and plan into the folder of its generator, unless the note exists."""
+    fit, study = planned_pair(plan)[1].fit, problem.optuna_name()
+    path = fit.folder / f"trial-{problem.name}-{fingerprint([study, dict(values), repeat], 12)}.json"
     if not path.exists():
         stages = [stage.fingerprint for stage in plan.stages]
         note = {
             "search": problem.name,
+            "optuna_study": study,
             "values": dict(values),
             "repeat": repeat,
             "asked": time.time(),
             "stages": stages,
+            "plan": plan_content(plan),
         }
         write_json(path, note)
 
@@ -35,6 +43,35 @@ def trial_notes() -> list[dict[str, Any]]:
     """All notes of trials under $STUDY_ROOT, oldest first."""
     notes = (read_json(path) for path in study_root().glob("stages/fit_generator/*/trial-*.json"))
     return sorted((note for note in notes if note), key=lambda note: note["asked"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchedProblem(Problem):
+    """The problem of a launched search: its workers have planned its runs and noted the plans.
+
+    plans: content of the plan of each run, by the hash of the run.
+    """
+
+    plans: Mapping[str, Any]
+
+    def plan(self, runs: Sequence[Run]) -> Plan:
+        """What the workers noted of some of its runs; nothing of a run that they have not planned yet."""
+        keys = [fingerprint(dataclasses.asdict(run)) for run in runs]
+        with of_this_version(self.folder):
+            found = [plan_from(self.plans[key]) for key in keys if key in self.plans]
+        return Plan(
+            f"{SEARCH}{self.space}", self.module.QUESTION, self.setting.study, self.setting.scale, self.setting.data,
+            runs=tuple(planned for plan in found for planned in plan.runs),
+            jobs=tuple(job for plan in found for job in plan.jobs),
+        )  # fmt: skip
+
+
+def planned_as_noted(problem: Problem) -> LaunchedProblem:
+    """A launched search whose plans are read from the notes of its trials."""
+    notes = [note for note in trial_notes() if note.get("optuna_study") == problem.optuna_name()]
+    plans = {fingerprint(note["plan"]["runs"][-1]["run"]): note["plan"] for note in notes}
+    fields = {field.name: getattr(problem, field.name) for field in dataclasses.fields(Problem)}
+    return LaunchedProblem(**fields, plans=plans)
 
 
 def earlier_trials(problem: Problem, params: Sequence[Values]) -> list[Any]:

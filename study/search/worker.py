@@ -19,9 +19,9 @@ from study.core.stopping import Interrupted, stop_on_signals, stop_requested
 from study.core.workspace import Diverged
 from study.plan.runs import Planned
 from study.plan.specs import Generate
-from study.plan.stage import Stage, snapshot_file
+from study.plan.stage import Stage, state_files
 from study.search import outcome
-from study.search.journal import JOURNAL, open_storage
+from study.search.journal import JOURNAL, open_storage, read_storage
 from study.search.outcome import write_outcome
 from study.search.problem import Problem, planned_pair, run_scores
 from study.search.spaces import Values
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 
 POLL_SECONDS = 1.0
+ROOT_ID = "study.json"  # in the folder of the trials: names this $STUDY_ROOT
 
 log = logging.getLogger(__name__)
 
@@ -47,17 +48,15 @@ def open_trials(problem: Problem, worker: str = "0") -> Trials:
     """
     import optuna
 
-    storage = open_storage(problem.storage or str(problem.folder / JOURNAL), problem.workers)
+    storage = open_storage(_location(problem), problem.workers)
     pruner: optuna.pruners.BasePruner | None = None
     if problem.prunes():
         first, factor = problem.rungs()
         pruner = optuna.pruners.SuccessiveHalvingPruner(min_resource=first, reduction_factor=factor)
-    name = problem.optuna_name()
-    folder_name = f"{name}-{fingerprint(problem.storage, 6)}" if problem.storage else name
-    folder = problem.folder / "trials" / folder_name  # one per study and storage: trial numbers start at 0 in each
+    folder = _trials_folder(problem)
     with locked(folder):
-        study = open_study(storage, name, problem.objectives, pruner)
-        _check_root(study, folder)
+        study = open_study(storage, problem.optuna_name(), problem.objectives, pruner)
+        _join_root(study, folder)
         if not study.user_attrs.get("earlier"):
             for trial in earlier_trials(problem, [t.params for t in study.get_trials(deepcopy=False)]):
                 study.add_trial(trial)
@@ -68,30 +67,62 @@ def open_trials(problem: Problem, worker: str = "0") -> Trials:
     return Trials(folder, storage, study, problem.dimensions(), problem.budget, problem.seed, worker, progress_key)
 
 
-def _check_root(study: optuna.Study, folder: Path) -> None:
-    """Check that the study belongs to this $STUDY_ROOT: only the leases there show which trials are being run.
+def read_trials(problem: Problem) -> Trials | None:
+    """The trials of a search as they are: changes nothing; None if there are none yet.
+
+    Raises:
+        ValueError: as `open_trials`.
+    """
+    import optuna
+
+    storage, folder = read_storage(_location(problem), problem.workers), _trials_folder(problem)
+    if storage is None:
+        return None
+    try:
+        study = optuna.load_study(study_name=problem.optuna_name(), storage=storage)
+    except KeyError:
+        return None
+    _check_root(study, read_json(folder / ROOT_ID))
+    return Trials(folder, storage, study, problem.dimensions(), problem.budget, problem.seed)
+
+
+def _location(problem: Problem) -> str:
+    return problem.storage or str(problem.folder / JOURNAL)
+
+
+def _trials_folder(problem: Problem) -> Path:
+    """One per Optuna study and storage: trial numbers start at 0 in each."""
+    name = problem.optuna_name()
+    return problem.folder / "trials" / (f"{name}-{fingerprint(problem.storage, 6)}" if problem.storage else name)
+
+
+def _join_root(study: optuna.Study, folder: Path) -> None:
+    """Note which $STUDY_ROOT a study belongs to: only the leases there show which trials are being run.
 
     Raises:
         ValueError: the study belongs to another root.
     """
-    path = folder / "study.json"
-    root_id = read_json(path)
+    root_id = read_json(folder / ROOT_ID)
     if root_id is None:
         root_id = uuid.uuid4().hex
-        write_json(path, root_id)
+        write_json(folder / ROOT_ID, root_id)
+    _check_root(study, root_id)
+    if "root" not in study.user_attrs:
+        study.set_user_attr("root", root_id)
+
+
+def _check_root(study: optuna.Study, root_id: str | None) -> None:
     if study.user_attrs.get("root", root_id) != root_id:
         raise ValueError(
             "this storage holds the search of another $STUDY_ROOT: all workers of a search need the same one; for a "
             "separate search give another --study or --storage"
         )
-    if "root" not in study.user_attrs:
-        study.set_user_attr("root", root_id)
 
 
 def _progress_key(problem: Problem, values: Values) -> str:
     """Names how far a trial's run is: a hash of its values and of the files that its stages have written."""
     folders = [stage.folder for stage in problem.plan([problem.run(values)]).stages]
-    files = [path for folder in folders for name in ("record.json", "*.safetensors") for path in folder.glob(name)]
+    files = [path for folder in folders for name in ("record*.json", "*.safetensors") for path in folder.glob(name)]
     return fingerprint([dict(values), sorted(str(path.relative_to(study_root())) for path in files)], 12)
 
 
@@ -139,23 +170,17 @@ def evaluate_trial(problem: Problem, claimed: Claimed) -> Outcome:
 def _train_and_judge(problem: Problem, claimed: Claimed, generator: Planned) -> tuple[int, bool]:
     """Train and judge the generator; returns the images seen at its last judgement, and whether it was pruned there.
 
-    If trials can be pruned, the training saves its state and stops at each mark, and continues after its snapshot is
-    judged. So judging cannot change the training's bits, and pruning never has to stop a running process. The default
-    is never pruned, because all trials are compared with it.
+    If trials can be pruned, the training is asked for one mark after the other, each of which is judged before the
+    next. So judging cannot change the training's bits, and pruning never has to stop a running process. The default is
+    never pruned, because all trials are compared with it.
     """
     *before, last = generator.results
     fit = generator.fit
     for result in before if problem.prunes() else ():
         assert isinstance(result.spec, Generate)
         mark = result.spec.images_seen
-        has_snapshot = snapshot_file(fit.folder, result.spec.sampling.weights, mark).exists()
-        if not broadcast(has_snapshot or fit.record() is not None):
-            try:
-                run_stage(fit, stage_title(fit), pause_at=mark)
-            except Interrupted:
-                if any(all_gather(stop_requested.is_set())):
-                    raise
-        record = run_stage(result, stage_title(result), inputs_without_record=("generator",))
+        run_stage(fit.at([mark]), stage_title(fit))
+        record = run_stage(result, stage_title(result))
         prune = claimed.prune(record["metrics"][problem.judge]["gfid"], mark)
         noted = broadcast((fit.failure() or {}).get("reason") == _pruned_at(mark))  # by a worker that was then killed
         if (prune or noted) and claimed.values != problem.default():
@@ -172,11 +197,11 @@ def _train_and_judge(problem: Problem, claimed: Claimed, generator: Planned) -> 
 
 
 def _note_pruned(fit: Stage, mark: int) -> None:
-    """Record that a training was pruned, and delete its checkpoints, the largest files, which are not needed again."""
+    """Record that a training was pruned, and delete its states, the largest files, which are not needed again."""
     with lease(fit.folder):
         if fit.record() is not None:
             return  # it was trained to the end earlier or meanwhile, for another plan
-        for path in fit.folder.glob("checkpoint-*.safetensors"):
+        for path in state_files(fit.folder).values():
             path.unlink(missing_ok=True)
         note_failure(fit, "pruned", _pruned_at(mark))
 

@@ -93,7 +93,7 @@ def run(spec: Encode, inputs: dict[str, Stage], out: Workspace) -> Record:
         stopped = True
     if any(all_gather(stopped)):  # no process continues before all shards are written
         raise Interrupted(f"{out.title} was asked to stop")
-    shards = [shard_metadata(shard_path(out.folder, index)) or {} for index in shard_indices(spec)]
+    shards = [shard_metadata(shard_path(out.folder, index)) for index in shard_indices(spec)]
     latent = channel_statistics(shards)
     out.preparing("latent diagnostics")
     on_rank_zero(lambda: _describe(map_latents(stage, out.folder, latent), images, out.folder))
@@ -114,7 +114,7 @@ def _describe(latents: Latents, images: ImageSet, folder: Path) -> None:
 
 def _is_complete(path: Path, identity: dict[str, Any]) -> bool:
     try:
-        metadata = shard_metadata(path) or {}
+        metadata = shard_metadata(path)
     except (FileNotFoundError, SafetensorError):
         return False
     return identity.items() <= metadata.items()

@@ -112,9 +112,7 @@ def step_function(
         times, labels, posterior_noise, noise, *stored = batch(images_seen)
         data = latents.normalised(stored, posterior_noise)
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(
-                images_seen, peak=recipe.learning_rate, budget=recipe.budget_images, warmup=recipe.warmup_images
-            )
+            group["lr"] = learning_rate(images_seen, peak=recipe.learning_rate, warmup=recipe.warmup_images)
         optimizer.zero_grad(set_to_none=True)
         count = len(data) // (spec.compute.microbatch_images or len(data))
         losses: list[Tensor] = []
@@ -145,35 +143,35 @@ def attention_kernel(spec: FitGenerator) -> str:
 def run(spec: FitGenerator, inputs: dict[str, Stage], out: Workspace) -> Record:
     """Train a generator, or take pretrained weights.
 
-    Writes `ema-*.safetensors` and, if trained here, `raw-*.safetensors` at every mark.
+    Writes `ema-*.safetensors`, if trained here `raw-*.safetensors`, and a record at every mark of the spec.
     """
     apply(spec.compute)
     metadata = {"latents": json.dumps(latent_statistics(inputs["latents"]))}
     if spec.pretrained is not None:
-        return on_rank_zero(lambda: pretrained.write_generator(spec, metadata, out))
+        on_rank_zero(lambda: pretrained.write_generator(spec, metadata, out))
+        return {}
     state, latents = build(spec), read_latents(inputs["latents"])
+    parameters, attention = sum(p.numel() for p in state["generator"].parameters()), attention_kernel(spec)
 
-    def snapshot_writer(images_seen: int) -> Callable[[], None]:
-        def write() -> None:
-            for weights, network in (("ema", "ema"), ("raw", "generator")):
-                path = snapshot_file(out.folder, weights, images_seen)
-                save_tensors(path, dict(state[network].state_dict()), metadata)
-
-        return write
+    def write(images_seen: int, cost: Record) -> None:
+        for weights, network in (("ema", "ema"), ("raw", "generator")):
+            path = snapshot_file(out.folder, weights, images_seen)
+            save_tensors(path, dict(state[network].state_dict()), metadata)
+        out.write_record({"attention": attention, "cost": {**cost, "parameters": parameters}}, images_seen)
 
     scalars: dict[str, Tensor | float] = {}
-    cost = train(
+    train(
         out,
         state,
         step_function(spec, state, latents, scalars),
         budget_images=spec.recipe.budget_images,
         batch_images=spec.recipe.batch_images,
         device=spec.compute.device,
-        snapshots={mark: snapshot_writer(mark) for mark in spec.recipe.snapshot_images},
+        marks={mark: functools.partial(write, mark) for mark in spec.recipe.marks},
+        keep_states=spec.compute.keep_states,
         scalars=scalars,
     )
-    parameters = sum(p.numel() for p in state["generator"].parameters())
-    return {"attention": attention_kernel(spec), "cost": {**cost, "parameters": parameters}}
+    return {}
 
 
 def trained_generator(stage: Stage, images_seen: int, weights: str) -> LightningDiT:

@@ -28,7 +28,7 @@ from study.plan.stage import TOKENIZER_WEIGHTS, Stage
 from study.train import pretrained
 from study.train.batch_prefetch import prefetched_batches
 from study.train.foundation_features import FoundationFeatures
-from study.train.loop import gradient_norm, learning_rate, train, update
+from study.train.loop import decayed_learning_rate, gradient_norm, train, update
 from study.train.perceptual_net import perceptual_net
 
 
@@ -202,7 +202,7 @@ def step_function(
         features = None if networks.foundation is None else networks.foundation.batch(pixels, grid, *cached)
 
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(
+            group["lr"] = decayed_learning_rate(
                 images_seen,
                 peak=recipe.learning_rate,
                 budget=recipe.budget_images,

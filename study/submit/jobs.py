@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import functools
 import logging
 import sys
 import time
 import traceback
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,8 @@ from study.core.stopping import Interrupted, stop_on_signals, stop_requested
 from study.core.workspace import Blocked, Diverged, Record, Workspace
 from study.plan.estimate import note_rate
 from study.plan.runs import Job
-from study.plan.stage import ATTEMPTS, INTERRUPTED, UNWRITTEN_FAILURES, VERSIONS, Stage
+from study.plan.stage import ATTEMPTS, INTERRUPTED, RECORD, UNWRITTEN_FAILURES, VERSIONS, Stage, mark_record
+from study.plan.trajectory import goes_on_from
 from study.submit.cluster import requeue
 
 
@@ -52,18 +54,14 @@ log = logging.getLogger(__name__)
 LEFTOVERS = (ATTEMPTS, "checkpoint-*.safetensors", "chunk-*.safetensors")  # files that a finished stage no longer needs
 
 
-def run_stage(
-    stage: Stage, title: str = "", *, pause_at: int | None = None, inputs_without_record: Container[str] = ()
-) -> Record:
+def run_stage(stage: Stage, title: str = "") -> Record:
     """The record of a stage: read if the stage is finished, else the stage is run.
 
     Of several processes (study/core/distributed.py) all run the stage; rank 0 holds the lease and writes the record.
+    A generator is trained for the marks that have no record.
 
     Args:
         title: names the stage in progress lines.
-        pause_at: images seen at which a training stops as if a stop had been requested.
-        inputs_without_record: names of inputs that need no record, because the file that the stage reads of them is
-            there: a snapshot of an unfinished training.
 
     Raises:
         Blocked: an input has no record.
@@ -72,11 +70,7 @@ def run_stage(
     """
     if record := broadcast(stage.record()):
         return record
-    missing = [
-        f"{name} {source.fingerprint}"
-        for name, source in stage.inputs.items()
-        if name not in inputs_without_record and source.record() is None
-    ]
+    missing = [f"{name} {source.fingerprint}" for name, source in stage.inputs.items() if source.record() is None]
     if missing := broadcast(missing):
         raise Blocked(f"blocked by {', '.join(missing)}")
     with contextlib.ExitStack() as stack:
@@ -88,7 +82,8 @@ def run_stage(
             raise
         except Interrupted as interrupted:
             stop_reason = str(interrupted)
-        record, stop_reason = broadcast([stage.record(), stop_reason])  # the other processes wait here
+        # the other processes wait here
+        record, stop_reason, marks = broadcast([stage.record(), stop_reason, stage.missing_marks()])
         if stop_reason:
             raise Interrupted(stop_reason)
         if record:  # an earlier holder of the lease finished the stage
@@ -101,9 +96,11 @@ def run_stage(
             _note_attempt(stage)
         started = time.time()
         try:
-            outcome = stages.execute(stage, Workspace(stage.folder, held_lease, title or stage.kind, pause_at))
-            if held_lease is not None:
-                _write_record(stage, outcome, held_lease, started)
+            write_record = functools.partial(_write_record, stage, held_lease, started)
+            workspace = Workspace(stage.folder, held_lease, title or stage.kind, write_record)
+            outcome = stages.execute(stage.at(marks) if marks else stage, workspace)
+            if held_lease is not None and not marks:
+                write_record(outcome)
             barrier()
         except Interrupted as interrupted:
             _note_interrupted(stage, interrupted)
@@ -132,6 +129,8 @@ def _note_attempt(stage: Stage) -> None:
     origin = provenance(stage.spec.compute)
     attempt = {name: origin[name] for name in CARRIED_OUT}
     before = read_json(stage.folder / ATTEMPTS) or []
+    if stage.marks and not goes_on_from(stage):  # nothing of the attempts before goes into it
+        before = []
     if before and (changes := changes_between([*before[-1:], attempt])):
         log.info("%s goes on otherwise than it began: %s", stage_title(stage), changes)
     if not before or before[-1] != attempt:
@@ -146,7 +145,12 @@ def changes_between(attempts: Sequence[Mapping[str, Any]]) -> str:
     return "; ".join(f"{name} {' then '.join(map(str, each))}" for name, each in changed.items() if len(each) > 1)
 
 
-def _write_record(stage: Stage, outcome: Record, held_lease: Lease, started: float) -> None:
+def _write_record(
+    stage: Stage, held_lease: Lease | None, started: float, outcome: Record, images_seen: int | None = None
+) -> None:
+    """Write the record of a finished stage, or of the mark that a generator's training has reached."""
+    if images_seen is not None:
+        stage = stage.at([images_seen])
     record = {
         "stage": stage.kind,
         "version": VERSIONS[stage.kind],
@@ -159,9 +163,10 @@ def _write_record(stage: Stage, outcome: Record, held_lease: Lease, started: flo
         "seconds": round(time.time() - started, 3),
         "ended": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+    assert held_lease is not None  # rank 0 writes
     held_lease.check()
-    write_json(stage.folder / "record.json", record)
-    for pattern in LEFTOVERS:  # only now: an attempt that is killed before the record is written needs them
+    write_json(stage.folder / (RECORD if images_seen is None else mark_record(images_seen)), record)
+    for pattern in LEFTOVERS if images_seen is None else ():  # only now: an attempt killed before this needs them
         for path in stage.folder.glob(pattern):
             path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # only used for estimates
@@ -204,15 +209,22 @@ def note_failure(stage: Stage, state: str, reason: str) -> None:
         UNWRITTEN_FAILURES[stage.folder] = {"state": state, "reason": reason}
 
 
-def note_end_without_record(
-    job: Job, state: str = "failed", reason: str = "the process ended without a record (killed, or out of memory?)"
-) -> None:
+NO_RECORD = "the process ended without a record (killed, or out of memory?)"
+
+
+def note_end_without_record(job: Job, reason: str = NO_RECORD) -> None:
     """Note a failure for a job that ended without all its records, unless the job noted one itself."""
+    if (stage := stage_without_record(job)) is not None:
+        note_failure(stage, "failed", reason)
+
+
+def stage_without_record(job: Job) -> Stage | None:
+    """The first stage of an ended job that could run and left neither a record nor a failure."""
     for stage in job.stages:
         could_run = stage.record() is None and all(source.record() for source in stage.inputs.values())
         if could_run and stage.failure() is None:
-            note_failure(stage, state, reason)
-            break
+            return stage
+    return None
 
 
 def run_job(job: Job) -> list[str]:

@@ -52,7 +52,8 @@ class Sweep:
     out: Annotated[Path, arg(metavar="FOLDER", help_behavior_hint="")] = CHECKOUT
     """Folder that holds results/ and figures/. Default: the checkout."""
     dry_run: Annotated[bool, arg(help_behavior_hint="")] = False
-    """Print the plan, its cost and what is missing on this machine, and stop (exit code 3 if anything is missing)."""
+    """Print the plan, its cost and what is missing on this machine, and stop (exit code 3 if anything is missing).
+    Nothing is written: data that is not packed yet is planned without its content."""
     list: Annotated[bool, arg(help_behavior_hint="")] = False
     """Print every ablation with its runs, what they vary and their cost at the scale, and stop."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, arg(metavar="FIELD=VALUE", help_behavior_hint="")] = ()
@@ -72,7 +73,7 @@ class Status:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Watch(Status):
-    """Show the same as status, updated until nothing waits or runs."""
+    """Show the same as status, updated until nothing waits or runs; then write the table and draw the figures."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -95,7 +96,8 @@ class Cancel(Status):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clean:
-    """Delete stage files that no results table and no launched sweep of any study refers to; records are kept."""
+    """Delete stage files that no results table and no launched sweep of any study refers to, and the states from which
+    finished generators could go on to a larger budget; records are kept."""
 
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Folder whose results/ count in addition to those of launched sweeps. Default: the checkout."""

@@ -20,6 +20,7 @@ from study.plan.needs import missing_here
 from study.plan.resolve import make_plan
 from study.plan.runs import Plan, Setting
 from study.plan.scales import SCALES, Scale
+from study.plan.weight_files import keep_hashes
 from study.submit.cluster import read_profile, require_slurm
 from study.submit.options import MANAGEMENT, Sweep
 
@@ -51,11 +52,15 @@ def _study_name(options: Sweep, scale: Scale, data: DataSpec) -> str:
 def prepare(options: Sweep) -> Plan:
     """Resolve and check all options before a job starts; downloads and packs the data set if it is missing.
 
+    A dry run writes nothing: data that is not packed yet is planned without its content.
+
     Raises:
         ValueError: a user error, in one line.
     """
     module, setting = ablation(options.ablation, also_valid=MANAGEMENT), prepare_setting(options)
     plan = make_plan(options.ablation, module, setting.scale, setting.data, setting.compute, setting.study)
+    if not options.dry_run:
+        keep_hashes()
     return dataclasses.replace(plan, missing=(*setting.missing, *missing_here(plan.stages)))
 
 
@@ -78,7 +83,7 @@ def prepare_setting(options: Sweep) -> Setting:
     if options.jobs is not None and options.executor == "slurm":
         raise ValueError("--jobs is for this machine; on Slurm `parallel` in the profile sets how many run at once")
     for folder in (study_root(), options.out / "results", options.out / "figures"):
-        require_writable(folder)
+        require_writable(folder, create=not options.dry_run)
     data, missing = find_data(options, scale)
     resolved = compute.resolve(scale.device, scale.precision)
     if resolved.device == "cuda" and options.executor != "slurm" and not compute.has_gpu():
@@ -88,7 +93,8 @@ def prepare_setting(options: Sweep) -> Setting:
 
 
 def find_data(options: Sweep, scale: Scale) -> tuple[DataSpec, list[str]]:
-    """The data set, downloaded if necessary, and a line if the user must supply it; checks the scale first."""
+    """The data set, and a line if the user must supply it; checks the scale first. It is downloaded and packed if
+    necessary, but not for a dry run or a list."""
     check_scale(scale)
     source = options.data or scale.data
     if source not in NAMED_DATASETS and source not in GIVEN_AS_FOLDER:
@@ -106,6 +112,6 @@ def find_data(options: Sweep, scale: Scale) -> tuple[DataSpec, list[str]]:
             "hub's parquet files",
         )
     else:
-        data = resolve_data(source, resolution)
+        data = resolve_data(source, resolution, pack=not (options.dry_run or options.list))
     check_data(scale, data)
     return data, missing

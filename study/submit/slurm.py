@@ -14,6 +14,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,10 @@ from study.core.files import read_json, write_json
 from study.core.lease import holder
 from study.core.paths import job_folder, study_root
 from study.plan.runs import Job, Plan
+from study.plan.stage import Stage
 from study.submit import cluster
 from study.submit.cluster import Profile, SlurmRefused
-from study.submit.jobs import log_of, note_end_without_record, run_job
+from study.submit.jobs import NO_RECORD, log_of, note_failure, run_job, stage_without_record
 
 POLL_SECONDS = 10.0
 COLLECTOR_MINUTES = 60
@@ -81,7 +83,8 @@ def _submit(
     out: Path,
     collect: Collect,
 ) -> None:
-    """Submit `todo`; generators whose tokenizer is queued wait for all queued tokenizers."""
+    """Submit `todo`; generators whose tokenizer is queued, or which a queued job trains for other marks, wait for all
+    such jobs."""
     code = snapshot()
     for job in todo:  # delete traces of earlier attempts, which would be taken for those of this one
         for stage in job.missing():
@@ -91,10 +94,14 @@ def _submit(
     generators = [job for job in todo if job.kind == "generator"]
     tokenizer_ids = {job.name: id_ for job in jobs if job.kind == "tokenizer" and (id_ := queued.get(job.name))}
     tokenizer_ids |= _submit_wave(tokenizers, profiles["tokenizer"], [], code)
-    ready = [job for job in generators if job.after not in tokenizer_ids]
-    dependent = [job for job in generators if job.after in tokenizer_ids]
+    folders = {folder: job.name for job in generators for folder in job_folder("").glob(f"{job.training}-*")}
+    training_ids = active_workers(list(folders))
+    trained_elsewhere = {folders[folder] for folder in training_ids}
+    dependent = [job for job in generators if job.after in tokenizer_ids or job.name in trained_elsewhere]
+    ready = [job for job in generators if job not in dependent]
+    before = sorted({*tokenizer_ids.values(), *training_ids.values()})
     generator_ids = _submit_wave(ready, profiles["generator"], [], code)
-    generator_ids |= _submit_wave(dependent, profiles["generator"], sorted(tokenizer_ids.values()), code)
+    generator_ids |= _submit_wave(dependent, profiles["generator"], before, code)
     all_ids = [*tokenizer_ids.values(), *generator_ids.values(), *queued.values()]
     if all_ids:
         _submit_collector((collect, plan, list(jobs), out), profiles["tokenizer"], all_ids, code)
@@ -249,14 +256,33 @@ def _write_submission(folder: Path, job_id: str, code: Path) -> None:
     )
 
 
+@dataclass(frozen=True)
+class Ended:
+    """A job that left the queue without all its records and without noting why.
+
+    stage: the first that has no record. state, reason: as in the results table.
+    """
+
+    stage: Stage
+    state: str
+    reason: str
+
+
 def note_ended_jobs(jobs: Sequence[Job]) -> None:
     """Note a failure for every job that left the queue without its records, unless the job noted one itself."""
-    if not cluster.queue_answers():  # then the state of a job is unknown
-        return
+    for ended in ended_jobs(jobs).values():
+        note_failure(ended.stage, ended.state, ended.reason)
+
+
+def ended_jobs(jobs: Sequence[Job]) -> dict[str, Ended]:
+    """The jobs that left the queue without their records and without noting why, by name."""
     submitted = submissions(jobs)
+    if not submitted or not cluster.queue_answers():  # then the state of a job is unknown
+        return {}
     states = cluster.job_states(submission["job_id"] for submission in submitted.values())
+    ended: dict[str, Ended] = {}
     for job in jobs:
-        if job.name not in submitted or not job.missing():
+        if job.name not in submitted or (stage := stage_without_record(job)) is None:
             continue
         state = states.get(submitted[job.name]["job_id"], "gone")
         if state in cluster.WAITING | cluster.RUNNING:
@@ -264,13 +290,14 @@ def note_ended_jobs(jobs: Sequence[Job]) -> None:
         if state != "CANCELLED" and any(stage.interrupted() for stage in job.stages):
             continue
         if state in ("CANCELLED", "gone") and not log_of(job):  # Slurm forgets a waiting array task
-            note_end_without_record(job, "failed", "cancelled before it started; retry submits it again")
+            ended[job.name] = Ended(stage, "failed", "cancelled before it started; retry submits it again")
         elif state in ENDED:
-            note_end_without_record(job, *ENDED[state])
+            ended[job.name] = Ended(stage, *ENDED[state])
         elif state in ("COMPLETED", "FAILED", "gone"):
-            note_end_without_record(job)
+            ended[job.name] = Ended(stage, "failed", NO_RECORD)
         else:
-            note_end_without_record(job, "failed", f"Slurm ended the job: {state.lower().replace('_', ' ')}")
+            ended[job.name] = Ended(stage, "failed", f"Slurm ended the job: {state.lower().replace('_', ' ')}")
+    return ended
 
 
 class SlurmJobs:

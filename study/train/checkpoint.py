@@ -1,4 +1,4 @@
-"""Checkpoints of a training: its state in safetensors files with a checksum; the last two are kept."""
+"""States of a training in safetensors files with a checksum: checkpoints, of which the last two stay, and kept ones."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from study.core.distributed import broadcast, rank, world_size
 from study.core.files import load_metadata, load_tensors, save_tensors
+from study.plan.stage import CHECKPOINT, KEPT_STATE, state_files
 
 KEPT = 2  # checkpoints of a training
 CHECKSUM = "crc32"  # key in the metadata
@@ -54,19 +55,13 @@ def unpack(state: State, tensors: dict[str, Tensor]) -> None:
 
 @dataclass(frozen=True)
 class Position:
-    """Progress of a training: images seen; seconds of training and skipped steps, both over all attempts."""
+    """Progress of a training: images seen; seconds of training and skipped steps, both over all attempts; the last
+    loss, None if it is not finite."""
 
     images_seen: int = 0
     seconds: float = 0.0
     skipped: int = 0
-
-
-def _files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("checkpoint-*.safetensors"))
-
-
-def _file(folder: Path, images_seen: int) -> Path:
-    return folder / f"checkpoint-{images_seen:012d}.safetensors"
+    loss: float | None = None
 
 
 def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
@@ -86,38 +81,64 @@ def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     return f"{value:08x}"
 
 
-def save(folder: Path, state: State, position: Position) -> None:
-    """Write a checkpoint at this position, then delete all but the last two. Only rank 0 writes."""
+def save(folder: Path, state: State, position: Position, *, keep: bool = False) -> None:
+    """Write the state at this position, then delete all checkpoints up to it but the last two. Only rank 0 writes.
+
+    Args:
+        keep: write it as a kept state, which no later one replaces.
+    """
     if rank() != 0:
         return
-    path = _file(folder, position.images_seen)
+    path = folder / f"{KEPT_STATE if keep else CHECKPOINT}-{position.images_seen:012d}.safetensors"
     tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in pack(state).items()}
     metadata = {
         "images_seen": str(position.images_seen),
         "seconds": f"{position.seconds:.3f}",
         "skipped": str(position.skipped),
+        "loss": "" if position.loss is None else repr(position.loss),
     }
     save_tensors(path, tensors, {**metadata, CHECKSUM: _checksum(tensors, metadata)})
-    for old in _files(folder)[:-KEPT]:
-        old.unlink(missing_ok=True)
+    _delete_checkpoints(folder, position.images_seen, spare=KEPT)
 
 
-def restore(folder: Path, state: State) -> Position:
-    """Load the newest intact checkpoint into the state and return its position; without one, the start position.
+def keep_last_alone(folder: Path) -> None:
+    """Delete all checkpoints but that furthest along, unless a kept state is as far. Only rank 0 deletes."""
+    if rank() == 0:
+        last = max(state_files(folder), default=0)
+        _delete_checkpoints(folder, last, spare=0 if any(folder.glob(f"{KEPT_STATE}-{last:012d}.*")) else 1)
+
+
+def _delete_checkpoints(folder: Path, images_seen: int, spare: int) -> None:
+    """Delete the checkpoints up to this number of images but the last `spare`."""
+    paths = sorted(folder.glob(f"{CHECKPOINT}-*.safetensors"))
+    until = [path for path in paths if path.stem <= f"{CHECKPOINT}-{images_seen:012d}"]
+    for path in until[: len(until) - spare]:
+        path.unlink(missing_ok=True)
+
+
+def restore(folder: Path, state: State, *, until: int | None = None, beyond: int = 0) -> Position | None:
+    """Load the newest intact state of a training and return its position; None where there is none.
 
     A truncated or altered file is deleted with a warning and the previous one is used. With several processes, rank 0
     chooses the file and deletes the damaged ones; the others load the same file.
+
+    Args:
+        state: receives it; unchanged where there is none.
+        until, beyond: states at more than `beyond` and at most `until` images are considered; None: however far.
     """
-    position = _restore(folder, state) if rank() == 0 else Position()
+    position = _restore(folder, state, until, beyond) if rank() == 0 else None
     if world_size() > 1:
-        position = Position(**broadcast(dataclasses.asdict(position)))
-        if rank() != 0 and position.images_seen:
-            unpack(state, load_tensors(_file(folder, position.images_seen)))
+        found = broadcast(None if position is None else dataclasses.asdict(position))
+        position = None if found is None else Position(**found)
+        if rank() != 0 and position is not None:
+            unpack(state, load_tensors(state_files(folder)[position.images_seen]))
     return position
 
 
-def _restore(folder: Path, state: State) -> Position:
-    for path in reversed(_files(folder)):
+def _restore(folder: Path, state: State, until: int | None, beyond: int) -> Position | None:
+    for images_seen, path in reversed(state_files(folder).items()):
+        if images_seen <= beyond or (until is not None and images_seen > until):
+            continue
         try:
             tensors, metadata = load_tensors(path), load_metadata(path)
             if metadata.pop(CHECKSUM, None) != _checksum(tensors, metadata):
@@ -127,5 +148,6 @@ def _restore(folder: Path, state: State) -> Position:
             path.unlink(missing_ok=True)
             continue
         unpack(state, tensors)
-        return Position(int(metadata["images_seen"]), float(metadata["seconds"]), int(metadata["skipped"]))
-    return Position()
+        seconds, skipped, loss = (metadata[name] for name in ("seconds", "skipped", "loss"))
+        return Position(int(metadata["images_seen"]), float(seconds), int(skipped), float(loss) if loss else None)
+    return None

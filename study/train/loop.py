@@ -17,6 +17,7 @@ from torch import Tensor
 from study.core.distributed import all_gather, average, rank, world_size
 from study.core.stopping import Interrupted
 from study.core.workspace import Diverged, Record, Workspace, peak_memory_gib
+from study.plan.stage import state_files
 from study.train import checkpoint
 from study.train.history import POINTS, History
 
@@ -35,22 +36,28 @@ def train(
     budget_images: int,
     batch_images: int,
     device: str,
-    snapshots: dict[int, Callable[[], None]] | None = None,
+    marks: Mapping[int, Callable[[Record], None]] | None = None,
+    keep_states: bool = False,
     scalars: Mapping[str, Tensor | float] | None = None,
 ) -> Record:
-    """Run `step` from the last checkpoint, or from 0, to `budget_images`.
+    """Run `step` up to the budget, from the last state in the folder at or before the first mark, or from 0.
+
+    Where the folder holds a state between one mark and the next, the training goes on from there. With marks, the state
+    at the last one stays in the folder, unless an earlier training left one further along.
 
     A step whose loss or gradient is not finite changes nothing (`update`). If such steps continue, the last checkpoint
     is restored once, in case the machine was at fault; if they continue after that, the training has diverged.
 
     Args:
-        out: receives checkpoints and progress.
+        out: receives states and progress.
         state: modules and optimizers that a checkpoint holds; restored here.
         step: makes one update with the batch that starts at this number of images seen; returns its loss, a scalar
             (with several processes, the loss of this process's share).
-        budget_images, batch_images: the budget is a multiple of the batch, as are the keys of `snapshots`.
+        budget_images, batch_images: the budget is a multiple of the batch, as are the marks.
         device: "cpu" or "cuda".
-        snapshots: functions by mark, called when this many images have been seen; only rank 0 calls them.
+        marks: by images seen, the last one being the budget: functions that get the cost up to there; only rank 0 calls
+            them.
+        keep_states: keep a state at every mark, also when the training goes on.
         scalars: further measurements of the last step, for the history (study/train/history.py).
 
     Returns:
@@ -59,68 +66,88 @@ def train(
 
     Raises:
         Diverged: the loss stayed not finite.
-        Interrupted: a stop was requested, or `out.pause_at` is reached; the checkpoint is written.
+        Interrupted: a stop was requested; the checkpoint is written.
     """
-    position = checkpoint.restore(out.folder, state)
-    images_seen, seconds_before, skipped_before = position.images_seen, position.seconds, position.skipped
-    started = saved = time.monotonic()
+    marks = marks or {}
+    position, started = checkpoint.Position(), time.monotonic()
+    images_seen, skipped = 0, torch.zeros((), device=device)
     loss = torch.tensor(math.nan)
-    skipped = torch.zeros((), device=device)
-    first_bad_step, bad_checks, fell_back = 0, 0, False
-    snapshots = snapshots or {}
-    history, log_steps = History(out.folder, images_seen), _log_steps(budget_images // batch_images, device)
+    saved, fell_back, first_bad_step, bad_checks = started, False, 0, 0
+    log_steps = _log_steps(budget_images // batch_images, device)
+    already_logged = max(state_files(out.folder), default=0)  # the history up to the state furthest along stays
+    history = History(out.folder, already_logged)
 
-    def save() -> None:
+    def go_on_from(found: checkpoint.Position) -> None:
+        nonlocal position, started, images_seen, loss
+        position, started, images_seen = found, time.monotonic(), found.images_seen
+        loss = torch.tensor(math.nan if found.loss is None else found.loss)
+        skipped.zero_()
+        if images_seen >= already_logged:
+            history.rewind_to(images_seen)
+
+    def now() -> checkpoint.Position:
+        seconds, last_loss = position.seconds + time.monotonic() - started, loss.item()
+        finite = last_loss if math.isfinite(last_loss) else None
+        return checkpoint.Position(images_seen, seconds, position.skipped + int(skipped), finite)
+
+    def save(keep: bool = False) -> None:
         nonlocal saved
         saved = time.monotonic()
-        seconds = seconds_before + saved - started
-        position = checkpoint.Position(images_seen, seconds, skipped_before + int(skipped))
-        checkpoint.save(out.folder, state, position)
+        checkpoint.save(out.folder, state, now(), keep=keep)
 
-    while images_seen < budget_images:
-        loss = step(images_seen)
-        skipped += ~loss.isfinite()
-        images_seen += batch_images
-        steps = images_seen // batch_images
-        stopping = False
-        pausing = images_seen == out.pause_at
-        checking = device == "cpu" or steps % CHECK_STEPS_CUDA == 0 or images_seen >= budget_images or pausing
-        if checking or (out.stopping and world_size() == 1):
-            (loss,) = average(loss)
-            value = loss.item()
-            out.progress(images_seen, budget_images, note=f"loss {value:.4g}")
-            if math.isfinite(value):
-                bad_checks = 0
-            else:
-                first_bad_step = first_bad_step if bad_checks else steps
-                bad_checks += 1
-                log.warning("step %d was skipped: its loss or gradient is %s", steps, value)
-            stopping = any(all_gather(out.stopping))  # all processes stop after the same step
-        if steps % log_steps == 0 or images_seen >= budget_images:
-            history.log(images_seen, {"loss": loss, **(scalars or {})}, device)
-        if bad_checks > TOLERATED:
-            position = checkpoint.Position() if fell_back else checkpoint.restore(out.folder, state)
-            if not position.images_seen:
-                raise Diverged(f"diverged at step {first_bad_step}: the loss or its gradient is not finite")
-            images_seen, bad_checks, fell_back = position.images_seen, 0, True
-            history.rewind_to(images_seen)
-            log.warning("falling back to the checkpoint at %d images", images_seen)
-            continue
-        if images_seen in snapshots and rank() == 0:
-            snapshots[images_seen]()
-        if (stopping or pausing) and images_seen < budget_images:
-            save()
-            raise Interrupted(f"{out.title} was asked to stop")
-        if checking and not bad_checks and time.monotonic() - saved > SAVE_SECONDS:
-            save()
-    seconds = seconds_before + time.monotonic() - started
-    skipped_steps = skipped_before + int(skipped)
+    for target in sorted({*marks, budget_images}):
+        if found := checkpoint.restore(out.folder, state, until=target, beyond=images_seen):
+            go_on_from(found)
+        while images_seen < target:
+            loss = step(images_seen)
+            skipped += ~loss.isfinite()
+            images_seen += batch_images
+            steps = images_seen // batch_images
+            stopping = False
+            checking = device == "cpu" or steps % CHECK_STEPS_CUDA == 0 or images_seen >= target
+            if checking or (out.stopping and world_size() == 1):
+                (loss,) = average(loss)
+                value = loss.item()
+                out.progress(images_seen, budget_images, note=f"loss {value:.4g}")
+                if math.isfinite(value):
+                    bad_checks = 0
+                else:
+                    first_bad_step = first_bad_step if bad_checks else steps
+                    bad_checks += 1
+                    log.warning("step %d was skipped: its loss or gradient is %s", steps, value)
+                stopping = any(all_gather(out.stopping))  # all processes stop after the same step
+            if images_seen > already_logged and (steps % log_steps == 0 or images_seen >= budget_images):
+                history.log(images_seen, {"loss": loss, **(scalars or {})}, device)
+            if bad_checks > TOLERATED:
+                found = None if fell_back else checkpoint.restore(out.folder, state, until=target)
+                if found is None:
+                    raise Diverged(f"diverged at step {first_bad_step}: the loss or its gradient is not finite")
+                images_seen, bad_checks, fell_back = found.images_seen, 0, True  # the time lost counts
+                history.rewind_to(images_seen)
+                log.warning("falling back to the checkpoint at %d images", images_seen)
+                continue
+            if stopping and images_seen < target:
+                save()
+                raise Interrupted(f"{out.title} was asked to stop")
+            if checking and not bad_checks and images_seen < target and time.monotonic() - saved > SAVE_SECONDS:
+                save()
+        if marks and (keep_states or (target == budget_images and target > already_logged)):
+            save(keep=keep_states)
+        if target in marks and rank() == 0:
+            marks[target](_cost(now(), device))
+    if marks:
+        checkpoint.keep_last_alone(out.folder)
+    return _cost(now(), device)
+
+
+def _cost(position: checkpoint.Position, device: str) -> Record:
+    seconds = position.seconds
     return {
         "train_seconds": round(seconds, 3),
-        "train_images_per_second": round(images_seen / seconds, 3) if seconds > 0 else None,
+        "train_images_per_second": round(position.images_seen / seconds, 3) if seconds > 0 else None,
         "peak_memory_gib": round(peak_memory_gib(device), 3),
-        "final_loss": loss.item() if math.isfinite(loss.item()) else None,
-        **({"skipped_steps": skipped_steps} if skipped_steps else {}),
+        "final_loss": position.loss,
+        **({"skipped_steps": position.skipped} if position.skipped else {}),
     }
 
 
@@ -142,9 +169,14 @@ def gradient_norm(optimizer: torch.optim.Optimizer) -> Tensor:
     return torch.nn.utils.get_total_norm(gradients, foreach=True)
 
 
-def learning_rate(images_seen: int, *, peak: float, budget: int, warmup: int, final: float = 1.0) -> float:
+def learning_rate(images_seen: int, *, peak: float, warmup: int) -> float:
+    """Linear warm-up over `warmup` images, then `peak`."""
+    return peak * (images_seen + 1) / warmup if images_seen < warmup else peak
+
+
+def decayed_learning_rate(images_seen: int, *, peak: float, budget: int, warmup: int, final: float) -> float:
     """Linear warm-up over `warmup` images, then a cosine from `peak` to `final * peak` at `budget`."""
     if images_seen < warmup:
-        return peak * (images_seen + 1) / warmup
+        return learning_rate(images_seen, peak=peak, warmup=warmup)
     share = (images_seen - warmup) / max(1, budget - warmup)
     return peak * (final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, share))))

@@ -32,8 +32,9 @@ def write_tokenizer(spec: FitTokenizer, out: Workspace) -> Record:
     return _record(spec.pretrained, sum(p.numel() for p in network.parameters()))
 
 
-def write_generator(spec: FitGenerator, metadata: dict[str, str], out: Workspace) -> Record:
-    """Write the weights of a pretrained generator as the EMA snapshot at the images it has seen, as fit_generator does.
+def write_generator(spec: FitGenerator, metadata: dict[str, str], out: Workspace) -> None:
+    """Write the weights of a pretrained generator as the EMA snapshot at the images it has seen, and its record, as
+    fit_generator does.
 
     Args:
         metadata: of a snapshot; describes the latents that the generator was trained on.
@@ -46,9 +47,9 @@ def write_generator(spec: FitGenerator, metadata: dict[str, str], out: Workspace
         spec.architecture.name, require_weights(spec.pretrained.name, spec.pretrained.sha256)
     ).network
     _compare(spec.pretrained, _size(network.config), _size(spec.architecture), "generator")
-    (mark,) = spec.recipe.snapshot_images
-    save_tensors(snapshot_file(out.folder, "ema", mark), dict(network.state_dict()), metadata)
-    return _record(spec.pretrained, sum(p.numel() for p in network.parameters()))
+    for mark in spec.recipe.marks:  # one, unless two runs state other numbers of images for one file
+        save_tensors(snapshot_file(out.folder, "ema", mark), dict(network.state_dict()), metadata)
+        out.write_record(_record(spec.pretrained, sum(p.numel() for p in network.parameters())), mark)
 
 
 def statistics_record(spec: Encode, inputs: dict[str, Stage]) -> Record:

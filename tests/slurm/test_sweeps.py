@@ -98,7 +98,8 @@ class Sweep:
         """Every snapshot of every generator."""
         found = {
             path.parent.name + path.name: path.read_bytes()
-            for path in self.root.glob("stages/fit_generator/*/*.safetensors")
+            for weights in ("ema", "raw")
+            for path in self.root.glob(f"stages/fit_generator/*/{weights}-*.safetensors")
         }
         assert found
         return found
@@ -181,7 +182,8 @@ def test_a_cancelled_job_stays_so_until_it_is_retried(slurm_accounting, sweep, u
     it.run("cancel", "--yes")
     assert "1 done, 1 failed" in it.run("watch")
     assert "cancelled; retry goes on from what was saved" in it.run("status")
-    assert set(it.table()["state"]) == {"done", "failed"}
+    rows = it.table().set_index(["kind", "images_seen"])["state"]
+    assert rows["generator"].to_dict() == {800: "pending", 4800: "failed"}  # trained up to the first, and not judged
     assert ask("squeue", "--noheader") == ""
     it.run("retry")
     assert it.job() != cancelled
@@ -204,6 +206,25 @@ def test_a_job_out_of_time_goes_on_and_ends_with_the_same_bits(slurm, sweep, und
     assert it.weights() == undisturbed.weights()
 
 
+def test_a_larger_budget_waits_for_the_training_in_the_queue_and_goes_on(slurm, sweep, undisturbed, wait_for):
+    it = sweep()
+    it.submit()
+    wait_for(it.training)
+    first = it.job()
+    it.run(*it.arguments, "--set", "generator.budget_images=5600", *it.on_slurm, "--detach")
+    notes = [read_json(note)["job_id"] for note in it.root.glob("jobs/generator-*/submission.json")]
+    (second,) = {*notes} - {first}
+    assert shown(second, "Dependency").startswith(f"afterany:{first.partition('_')[0]}")
+    wait_for(lambda: len(list(it.root.glob("stages/generate/*/record.json"))) == 3)
+    weights = it.weights()
+    assert {name: weights[name] for name in undisturbed.weights()} == undisturbed.weights() and len(weights) == 6
+    (log,) = it.root.glob(f"jobs/slurm/{second}_0_log.out")
+    assert "of 5600 images" in log.read_text()
+    (history,) = it.root.glob("stages/fit_generator/*/history.jsonl")
+    assert len(history.read_text().splitlines()) == 700  # each step once
+    wait_for(it.done)
+
+
 def test_when_the_submitter_is_killed_a_second_sweep_adopts_its_jobs(slurm, sweep, undisturbed, wait_for):
     it = sweep()
     first = subprocess.Popen(it.command(*it.arguments, *it.on_slurm), env=it.environment(), stdout=subprocess.DEVNULL)
@@ -222,7 +243,7 @@ def test_runs_that_fail_in_three_ways_leave_a_whole_table_and_figures(slurm, swe
     it.submit()
     notes = {read_json(note)["job_id"]: note.parent.name for note in it.root.glob("jobs/generator-*/submission.json")}
     raises, _killed, waiting = sorted(notes)  # seeds 1, 2 and 3; seed 0 is done
-    fingerprint = notes[raises].removeprefix("generator-")
+    fingerprint = notes[raises].split("-")[1]
     (it.root / "stages" / "fit_generator" / fingerprint / "checkpoint-000000000008.safetensors").mkdir(parents=True)
     ask("scancel", waiting)
     ask("scontrol", "release", raises.partition("_")[0])

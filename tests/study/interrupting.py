@@ -7,6 +7,7 @@ import torch
 from study.core.lease import lease
 from study.core.stopping import Interrupted, stop_requested
 from study.core.workspace import Workspace
+from study.plan.stage import state_files
 from study.submit.jobs import run_stage
 from study.train.loop import gradient_norm, train, update
 
@@ -37,7 +38,15 @@ def run_in_pieces(stage):
 
 
 def weights(folder):
-    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+    """The weights that a training left, without its states."""
+    states = state_files(folder).values()
+    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors") if path not in states}
+
+
+def forget(stage):
+    """Delete all that a training has left, so that it runs again."""
+    for path in (*stage.folder.glob("record*.json"), *stage.folder.glob("*.safetensors")):
+        path.unlink()
 
 
 def aligned_with_everything(scale):
@@ -71,5 +80,5 @@ class Counting:
 
     def train(self, folder, steps=20):
         with lease(folder) as held:
-            out = Workspace(folder, held, "training")
+            out = Workspace(folder, held, "training", write_record=print)
             return train(out, self.state, self.step, budget_images=8 * steps, batch_images=8, device="cpu")

@@ -6,6 +6,7 @@ from PIL import Image
 from study.core.compute import Compute
 from study.core.files import write_json
 from study.plan.data_spec import DataSpec
+from study.plan.stage import RECORD, mark_record
 
 COMPUTE = Compute(device="cpu", precision="float32", threads=1)
 ORIGIN = {
@@ -72,5 +73,6 @@ def finish(stage, **metrics):
         "attempts": [ORIGIN],
         "metrics": {"efficientnet_lite2": {**values, **metrics, "comparable": False, "reference": "f" * 16}},
     }
-    write_json(stage.folder / "record.json", record)
+    for name in map(mark_record, stage.marks) if stage.marks else [RECORD]:
+        write_json(stage.folder / name, record)
     (stage.folder / "sheet.png").write_bytes(b"picture")

@@ -2,29 +2,34 @@
 
 import dataclasses
 import io
+import shutil
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 from rich.console import Console
+from touched import touched, tree
 
 from study import manage, sweep
+from study.core import compute
 from study.core.files import read_json, write_json
 from study.core.lease import this_process
 from study.core.paths import job_folder, study_root
-from study.plan.stage import INTERRUPTED
+from study.plan.stage import INTERRUPTED, VERSIONS
 from study.report.table_rows import update_table
+from study.submit import cluster
 from study.submit.jobs import note_failure, run_stage
 from study.submit.launches import launched_plans, note_sweep
 from study.submit.options import Sweep
 
 
 @pytest.fixture
-def started(tiny_plan, tmp_path, monkeypatch):
-    """A launched sweep of a study 'birds' whose tokenizer is done and whose generator is not; never planned again."""
+def started(tiny_plan, tmp_path):
+    """A launched sweep of a study 'birds' whose tokenizer is done and whose generator is not."""
     plan = dataclasses.replace(tiny_plan(), study="birds")
     options = Sweep(study="birds", out=tmp_path)
     note_sweep(options, plan, starts=True)
-    monkeypatch.setattr("study.submit.launches.prepare", lambda options: plan)
     for stage in plan.jobs[0].stages:
         run_stage(stage)
     return plan
@@ -55,8 +60,8 @@ def test_paths_stay_the_same_from_another_folder(started, tmp_path, monkeypatch)
 def test_the_options_of_a_sweep_come_back_from_its_note(started, tmp_path):
     ((options, plan),) = launched_plans("birds")
     assert options == Sweep(study="birds", out=tmp_path)
-    assert plan is started
-    assert launched_plans("")[0][1] is started  # the study started last
+    assert plan == started
+    assert launched_plans("")[0][1] == started  # the study started last
 
 
 def test_status_reads_records_failures_interruptions_and_processes(started, capsys):
@@ -157,3 +162,106 @@ def test_status_names_every_run_however_narrow_the_terminal_is(width, started, m
         assert word in words, word
     assert ("5581631_0" in words) == (width >= 80) and ("node-17.cluster" in words) == (width == 120)
     assert max(map(len, text.splitlines())) <= width
+
+
+# The note is the plan
+
+
+@pytest.fixture
+def never_planned(monkeypatch):
+    """Nothing plans a sweep or hashes weights."""
+    for place in (
+        "study.submit.prepare.make_plan",
+        "study.search.problem.make_plan",
+        "study.plan.weight_files._sha256",
+    ):
+        monkeypatch.setattr(place, lambda *arguments: pytest.fail("planned again"))
+
+
+def test_status_changes_nothing_and_reads_neither_pictures_nor_weights(
+    started, capsys, pictures, study_root, monkeypatch, tmp_path, never_planned
+):
+    monkeypatch.setenv("STUDY_WEIGHTS", str(tmp_path / "weights"))
+    (tmp_path / "weights").mkdir()
+    before = tree(study_root)
+    with touched() as files:
+        code, text = shown(capsys, "status", "birds")
+    assert code == 0 and "birds: 1 done, 1 pending" in text
+    assert study_root / "sweeps" / "birds" / "frontier.json" in files.read  # so that the hook is known to see
+    assert not files.read_below(pictures, study_root / "data", tmp_path / "weights")
+    assert not files.changed and tree(study_root) == before
+
+
+def test_a_study_is_known_when_its_pictures_are_gone(started, capsys, pictures, study_root, monkeypatch, never_planned):
+    expected = shown(capsys, "status", "birds")
+    shutil.rmtree(pictures)
+    shutil.rmtree(study_root / "data")
+    assert shown(capsys, "status", "birds") == expected
+    assert shown(capsys, "cancel", "birds", "--yes") == (0, "birds: nothing waits or runs\n")
+    done = []
+    monkeypatch.setattr("study.manage.carry_out", lambda options, plan, todo: done.extend(todo) or 0)
+    note_failure(started.jobs[1].stages[0], "failed", "OSError: no space")
+    assert shown(capsys, "retry", "birds")[0] == 0
+    assert done == [started.jobs[1]]
+
+
+def test_jobs_are_found_with_other_cores_and_another_version_but_only_retried_by_their_own(
+    started, capsys, monkeypatch, never_planned
+):
+    generator = started.jobs[1]
+    with subprocess.Popen(["sleep", "600"]) as job:
+        write_json(job_folder(generator.name) / "submission.json", this_process(job.pid))
+        monkeypatch.setattr(compute, "cores", lambda: 64)
+        compute.resolve.cache_clear()
+        monkeypatch.setitem(VERSIONS, "fit_generator", 99)
+        ((_, plan),) = launched_plans("birds")
+        assert [one.name for one in plan.jobs] == [one.name for one in started.jobs]
+        assert plan.compute == started.compute
+        assert "birds: 1 done, 1 running" in shown(capsys, "status", "birds")[1]
+        assert shown(capsys, "cancel", "birds", "--yes")[0] == 0
+        assert job.wait(20) == -signal.SIGTERM
+    note_failure(generator.stages[0], "failed", "OSError: no space")
+    code, text = shown(capsys, "retry", "birds")
+    assert code == 2 and "fit_generator was planned by another version of this code" in text
+    assert generator.stages[0].failure()
+
+
+def test_retry_on_a_machine_without_the_gpu_says_so(started, capsys, tmp_path, monkeypatch):
+    def on_gpu(stage):
+        spec = dataclasses.replace(stage.spec, compute=dataclasses.replace(stage.spec.compute, device="cuda"))
+        return dataclasses.replace(stage, spec=spec)
+
+    jobs = tuple(dataclasses.replace(job, stages=tuple(map(on_gpu, job.stages))) for job in started.jobs)
+    note_sweep(Sweep(study="birds", out=tmp_path), dataclasses.replace(started, jobs=jobs), starts=True)
+    monkeypatch.setattr(compute, "has_gpu", lambda: False)
+    note_failure(started.jobs[1].stages[0], "failed", "OSError: no space")
+    assert "birds was started on a GPU, and this machine has none" in shown(capsys, "retry", "birds")[1]
+
+
+def test_a_job_that_slurm_ended_is_seen_without_being_noted(started, capsys, study_root, tmp_path, monkeypatch):
+    generator = started.jobs[1]
+    write_json(job_folder(generator.name) / "submission.json", {"executor": "slurm", "job_id": "7", "code": "c"})
+    monkeypatch.setattr(cluster, "queue_answers", lambda: True)
+    monkeypatch.setattr(cluster, "job_states", lambda ids: dict.fromkeys(ids, "TIMEOUT"))
+    before = tree(study_root)
+    code, text = shown(capsys, "status", "birds")
+    assert code == 0 and "birds: 1 done, 1 timed out" in text and "the job reached its time limit" in text
+    assert tree(study_root) == before
+    done = []
+    with monkeypatch.context() as patch:
+        patch.setattr("study.manage.carry_out", lambda options, plan, todo: done.extend(todo) or 0)
+        assert shown(capsys, "retry", "birds")[0] == 0 and done == [generator]
+    assert generator.stages[0].failure() is None
+    assert shown(capsys, "watch", "birds")[0] == 0  # which ends with the table, for which it is noted
+    assert generator.stages[0].failure()["state"] == "timed out"
+    assert (tmp_path / "results" / "birds" / "table.csv").exists()
+
+
+def test_a_note_of_another_version_is_one_line(started, capsys, study_root):
+    path = study_root / "sweeps" / "birds" / "frontier.json"
+    note = read_json(path)
+    for changed in ({**note, "options": {**note["options"], "patience": 3}}, {"options": {}, "started": 0.0}):
+        write_json(path, changed)
+        code, text = shown(capsys, "status", "birds")
+        assert code == 2 and f"{path}: it was started by another version of this code" in text
+        assert len(text.splitlines()) == 1

@@ -13,7 +13,7 @@ from results.schema import FOREIGN, SELECTION_SEED, Row
 from study import sample
 from study.core import compute
 from study.core.files import read_json, write_json
-from study.plan.stage import stage_from_record
+from study.plan.stage import mark_record, stage_from_record
 from study.report.table_rows import update_table
 from study.stages import generate
 from study.submit.jobs import run_stage
@@ -146,21 +146,22 @@ def test_a_run_whose_folders_are_elsewhere_says_so(fitted, tmp_path, capsys, mon
 
 
 def test_a_stage_is_read_back_from_its_record(fitted):
-    for stage in (*fitted.jobs[0].stages, fitted.jobs[1].stages[0]):
+    training = fitted.jobs[1].stages[0]
+    for stage in (*fitted.jobs[0].stages, training.at([32]), training.at([64])):
         if stage.kind != "reconstruct":
-            again = stage_from_record(stage.kind, stage.fingerprint)
+            again = stage_from_record(stage.kind, stage.fingerprint, max(stage.marks, default=None))
             assert again == stage
             assert again.spec == stage.spec
     folder = fitted.jobs[1].stages[0].folder
-    record = read_json(folder / "record.json")
+    record = read_json(folder / mark_record(64))
     for change in ({"seed": 5}, {"learning_rate": 1.0}):
-        write_json(folder / "record.json", {**record, "spec": {**record["spec"], **change}})
+        write_json(folder / mark_record(64), {**record, "spec": {**record["spec"], **change}})
         with pytest.raises(ValueError, match="was written by another version of the code"):
-            stage_from_record("fit_generator", folder.name)
+            stage_from_record("fit_generator", folder.name, 64)
 
 
 def test_a_record_of_another_format_is_one_line(fitted, tmp_path, capsys):
-    path = fitted.jobs[1].stages[0].folder / "record.json"
+    path = fitted.jobs[1].stages[0].folder / mark_record(64)
     write_json(path, {name: part for name, part in read_json(path).items() if name != "spec"})
     assert "was written by another version of the code" in refused(capsys, tmp_path)
 
@@ -169,8 +170,8 @@ def test_a_run_of_a_gpu_is_drawn_from_here(fitted, tmp_path):
     """How a training was carried out is no part of what it is."""
     expected = draw(tmp_path, "--each", 2)
     for stage in fitted.stages:
-        path = stage.folder / "record.json"
-        if record := read_json(path):
+        for path in stage.folder.glob("record*.json"):
+            record = read_json(path)
             record["spec"]["compute"] |= {"device": "cuda", "threads": 4, "processes": 8}
             write_json(path, record)
     np.testing.assert_array_equal(draw(tmp_path, "--each", 2), expected)

@@ -282,7 +282,9 @@ def cost(table: pd.DataFrame) -> Cost | None:
     started = ordered(table[table["train_seconds"].notna() | table["evaluate_seconds"].notna()])
     if started.empty:
         return None
-    trained = started.drop_duplicates("fingerprint")
+    seen = started["images_seen"].fillna(0)
+    whole = started[seen == seen.groupby(started["fingerprint"]).transform("max")]  # costs are those up to each mark
+    trained = whole.drop_duplicates("fingerprint")
     # the rows of all judges of the same pictures have the same seconds
     judged = started.drop_duplicates(["fingerprint", "images_seen", "samples", "sheet", "evaluate_seconds"])
     groups = [group for _, group in trained.groupby(["kind", "tokenizer", "generator"], sort=False)]

@@ -100,6 +100,15 @@ def offline(monkeypatch, tried):
     monkeypatch.setattr(named_datasets, "run_command", run_command)
 
 
+@pytest.mark.parametrize("name", ["fashion-mnist", "cifar10"])
+def test_a_named_data_set_can_be_planned_before_it_is_fetched(name, study_root, tmp_path, monkeypatch):
+    offline(monkeypatch, [])
+    spec = resolve_data(name, 32, pack=False)
+    channels, train_images = {"fashion-mnist": (1, 60_000), "cifar10": (3, 50_000)}[name]
+    assert (spec.channels, spec.train_images, spec.test_images, spec.classes) == (channels, train_images, 10_000, 10)
+    assert spec.content == "" and not list(study_root.iterdir())
+
+
 def test_sources_are_tried_in_order(tiny_fashion, study_root, tmp_path, monkeypatch):
     root, _ = tiny_fashion
     tried: list[str] = []

@@ -1,5 +1,6 @@
 """Parquet files as on the hub: the same pictures as in a folder, read in batches; damage is reported by file."""
 
+import dataclasses
 import io
 import json
 import sys
@@ -67,6 +68,14 @@ def test_the_same_pictures_have_the_same_content(split_folder):
         one, other = load_images(spec, split), load_images(expected, split)
         np.testing.assert_array_equal(one.images, other.images)
         np.testing.assert_array_equal(one.labels, other.labels)
+
+
+def test_a_folder_can_be_planned_before_it_is_packed(split_folder, study_root):
+    unpacked = [resolve_data(str(source), 16, pack=False) for source in split_folder]
+    assert not list(study_root.iterdir())
+    packed = [resolve_data(str(source), 16) for source in split_folder]
+    assert unpacked == [dataclasses.replace(spec, content="") for spec in packed]
+    assert [resolve_data(str(source), 16, pack=False) for source in split_folder] == packed
 
 
 def test_without_a_split_of_its_own_the_same_tenth_is_held_out(tmp_path):

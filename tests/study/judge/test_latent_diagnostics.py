@@ -139,7 +139,6 @@ def test_diagnostics_go_from_the_stage_into_the_table_and_missing_ones_are_compu
     row = load(update_table(plan, tmp_path))
     assert row[[*DIAGNOSTICS]].isna().all() and row["rfid"] > 0
     note_sweep(Sweep(study="test", out=tmp_path), plan, starts=True)
-    monkeypatch.setattr("study.submit.launches.prepare", lambda asked: plan)
     assert diagnose.main(["test"]) == 0
     assert stages["encode"].diagnostics() == found
     assert {name: (stages["encode"].folder / name).read_bytes() for name in kept} == kept  # the same bytes

@@ -4,12 +4,13 @@ import dataclasses
 import logging
 
 import pytest
+from interrupting import interrupted_after
 from made_up import COMPUTE, Asking, data_spec
 
 import ablations.frontier
 from study.core import compute
 from study.core.compute import Compute, Execution
-from study.core.stopping import Interrupted
+from study.core.stopping import Interrupted, stop_requested
 from study.plan import weight_files
 from study.plan.needs import identity_unknown
 from study.plan.resolve import make_plan
@@ -80,12 +81,17 @@ def test_another_precision_is_another_study_where_it_moves_a_number():
     assert not set(before.values()) & set(after.values())
 
 
-def test_a_training_that_goes_on_with_other_threads_says_so_and_ends(tiny_plan, tiny_scale, caplog, tmp_path):
+def test_a_training_that_goes_on_with_other_threads_says_so_and_ends(
+    tiny_plan, tiny_scale, caplog, tmp_path, monkeypatch
+):
     scale = dataclasses.replace(tiny_scale, judges=(("classifier", 0),))
     plan = tiny_plan(scale)
     fit = plan.jobs[0].stages[0]
-    with pytest.raises(Interrupted):
-        run_stage(fit, pause_at=32)
+    with monkeypatch.context() as stopping:
+        interrupted_after(stopping, 32)
+        with pytest.raises(Interrupted):
+            run_stage(fit)
+    stop_requested.clear()
     wider = make_plan("frontier", ablations.frontier, scale, plan.data,
                       Compute(device="cpu", precision="float32", threads=2), "test")  # fmt: skip
     with caplog.at_level(logging.INFO, logger="study"):
@@ -171,9 +177,10 @@ def test_other_weights_in_a_package_compute_anew_what_depends_on_them(monkeypatc
 
 
 def test_without_its_files_a_plans_identity_is_not_known_yet(weights):
-    assert identity_unknown(planned(with_all_kinds()).stages)
+    assert "of weights that are missing." in identity_unknown(planned(with_all_kinds()).stages)
     assert not identity_unknown(planned(SCALES["smoke"]()).stages)
-    assert identity_unknown(planned(SCALES["smoke"](), data=dataclasses.replace(data_spec(), content="")).stages)
+    unpacked = planned(SCALES["smoke"](), data=dataclasses.replace(data_spec(), content="")).stages
+    assert identity_unknown(unpacked).endswith("of the data, which is read when it is packed.")
 
 
 def test_weights_that_are_not_those_of_the_plan_are_not_loaded(weights):
@@ -193,7 +200,6 @@ def test_weights_that_are_not_those_of_the_plan_are_not_loaded(weights):
         ("sampling", {"guidance_channels": 2}),
         ("tokenizer", {"perceptual_size": 128, "perceptual_net": "lite2"}),
         ("tokenizer", {"gan_width": 8, "gan_start_images": 64}),
-        ("generator", {"logit_normal_end_images": 512}),
         ("evaluation", {"perceptual_size": 16}),
     ],
 )

@@ -10,7 +10,7 @@ import threading
 from types import SimpleNamespace
 
 import pytest
-from made_up import COMPUTE, data_spec
+from made_up import COMPUTE, data_spec, draw_pictures
 
 import ablations.frontier
 import ablations.released
@@ -83,6 +83,21 @@ def test_a_file_that_did_not_change_is_hashed_once(mae, monkeypatch):
     os.utime(path, (1, 1))
     with pytest.raises(pytest.fail.Exception):
         weight_files.content_hash("mae")
+
+
+def test_a_dry_run_hashes_without_keeping_the_hash_and_a_sweep_keeps_it(mae, tmp_path, study_root):
+    path = download.fetch_weights("mae")
+    kept = path.parent / weight_files.HASHES
+    kept.unlink()
+    weight_files.COMPUTED.clear()
+    pictures = draw_pictures(tmp_path / "pictures", side=32)
+    options = Sweep(scale="smoke", set=("foundation_models=mae",), data=str(pictures), out=tmp_path / "out")
+    plan = prepare.prepare(dataclasses.replace(options, dry_run=True))
+    digest = hashlib.sha256(b"some weights").hexdigest()
+    assert digest in [getattr(stage.spec, "foundation_weights", "") for stage in plan.stages]
+    assert not kept.exists() and not list(study_root.iterdir()) and not (tmp_path / "out").exists()
+    prepare.prepare(options)
+    assert read_json(kept)[path.name]["sha256"] == digest
 
 
 def test_a_download_with_another_hash_than_published_is_discarded(mae, monkeypatch):

@@ -214,12 +214,12 @@ def test_nothing_of_a_search_is_cleaned_away(tmp_path, stages_run):
     from study.manage import unreferenced
 
     problem = make_problem("generator", 3, out=tmp_path)
-    with open_trials(problem).claim() as claimed, pytest.raises(Interrupted):
+    with open_trials(problem).claim() as claimed:
         fit = problem.plan([problem.run(claimed.values)]).runs[1].fit
         note_trial(problem, claimed.values, problem.plan([problem.run(claimed.values)]))
         for stage in problem.plan([problem.run(claimed.values)]).jobs[0].stages:
             run_stage(stage)
-        run_stage(fit, pause_at=256)
+        run_stage(fit.at([256]))
     assert unreferenced(tmp_path) == []
 
 

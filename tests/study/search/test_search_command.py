@@ -1,5 +1,6 @@
 """The command, and searches seen from a later process."""
 
+import dataclasses
 import json
 import signal
 import subprocess
@@ -10,12 +11,15 @@ import pandas as pd
 import pytest
 from made_problems import make_problem, search
 from made_up import TINY, draw_pictures
+from touched import touched, tree
 
 from results import searches
 from study.core.files import read_json, write_json
 from study.core.lease import lease, this_process
+from study.search.journal import JOURNAL
 from study.search.outcome import progress_line
-from study.search.worker import open_trials
+from study.search.trial_notes import note_trial
+from study.search.worker import open_trials, run_worker
 
 # Seen from outside
 
@@ -24,13 +28,14 @@ from study.search.worker import open_trials
 def started(tmp_path, stages_run, monkeypatch):
     """A started search with a running trial, whose training is in progress in a process of this machine."""
     from study.search.launches import note_search
-    from study.search.options import Search
 
+    monkeypatch.setattr("study.core.lease.BEAT_SECONDS", 600.0)  # no file changes by itself
     problem = make_problem("generator", 4, out=tmp_path)
-    note_search(Search(space="generator", study="made", out=tmp_path), problem)
-    monkeypatch.setattr("study.search.launches.prepare", lambda options: (problem, []))
+    note_search(problem)
     with open_trials(problem).claim() as claimed:
-        fit = problem.plan([problem.run(claimed.values)]).runs[1].fit
+        plan = problem.plan([problem.run(claimed.values)])
+        note_trial(problem, claimed.values, plan)
+        fit = plan.runs[1].fit
         with lease(fit.folder) as held:
             held.progress = {"done": 3, "total": 4, "rate": 0.1, "unit": "images"}
             held._write()
@@ -53,7 +58,7 @@ def test_status_tells_how_far_a_search_is(started, capsys, study_root):
     assert "its own command continues it" in manage(capsys, "retry", "made")[1]
     note = next(study_root.glob("sweeps/made/search-generator.json"))
     about = read_json(note)
-    write_json(note, {**about, "options": {**about["options"], "patience": 3}})
+    write_json(note, {**about, "problem": {**about["problem"], "patience": 3}})
     code, said = manage(capsys, "status", "made")
     assert code == 2 and "it was started by another version of this code" in said and len(said.splitlines()) == 1
     code, said = manage(capsys, "status", "mad")
@@ -81,6 +86,48 @@ def test_what_decides_is_counted_once_all_trials_are_there(tmp_path, stages_run)
     assert "repeats" not in progress_line(problem, open_trials(make_problem("sampling", 4, out=tmp_path)))
 
 
+@pytest.fixture
+def never_planned(monkeypatch):
+    """Nothing plans a run or hashes weights."""
+    for place in (
+        "study.submit.prepare.make_plan",
+        "study.search.problem.make_plan",
+        "study.plan.weight_files._sha256",
+    ):
+        monkeypatch.setattr(place, lambda *arguments: pytest.fail("planned again"))
+
+
+def test_status_of_a_search_changes_nothing(started, capsys, study_root, never_planned):
+    before = tree(study_root)
+    with touched() as files:
+        code, said = manage(capsys, "status", "made")
+    assert code == 0 and "0 of 4 trials: 1 running" in said and "fit_generator" in said
+    assert not files.changed and tree(study_root) == before
+
+
+@pytest.mark.parametrize("storage", ["", "sqlite"])
+def test_status_reads_the_scores_of_a_finished_search(tmp_path, stages_run, capsys, study_root, monkeypatch, storage):
+    from study.search.launches import note_search
+
+    where = f"sqlite:///{tmp_path}/trials.db" if storage else ""
+    problem = dataclasses.replace(make_problem("sampling", 3, out=tmp_path), storage=where)
+    assert run_worker(problem, 0)
+    note_search(problem)
+    before = tree(study_root), tree(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr("study.search.problem.make_plan", lambda *arguments: pytest.fail("planned again"))
+        code, said = manage(capsys, "status", "made")
+        assert code == 0 and "3 of 3 trials: 3 complete" in said
+        assert "; choosing repeats: 4 of 4; scoring repeats: 6 of 6" in said
+        assert (tree(study_root), tree(tmp_path)) == before
+        for path in (tmp_path / "trials.db", problem.folder / JOURNAL):
+            path.unlink(missing_ok=True)
+        before = tree(study_root), tree(tmp_path)
+        assert manage(capsys, "status", "made") == (0, "made, search sampling: no trial yet\n")
+        assert (tree(study_root), tree(tmp_path)) == before
+    assert open_trials(problem).finished()  # which takes them over from the run folders again
+
+
 # The command
 
 
@@ -106,6 +153,17 @@ def test_what_cannot_be_asked_is_one_line(tmp_path, arguments, message):
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("study.search: ") and message in line
+
+
+def test_a_dry_run_of_a_search_writes_nothing(tmp_path, study_root):
+    pictures = draw_pictures(tmp_path / "pictures", side=32)
+    out = tmp_path / "out"
+    for storage in ([], ["--storage", f"sqlite:///{tmp_path}/it.db"]):
+        shown = command("generator", *TINY, "--data", pictures, "--out", out, "--dry-run", "--workers", 1, *storage)
+        assert shown.returncode == 0, shown.stdout + shown.stderr
+        assert "0 of 20 trials: none yet" in shown.stdout
+        assert "by the content of the data, which is read when it is packed" in shown.stdout
+    assert not list(study_root.iterdir()) and not out.exists() and not (tmp_path / "it.db").exists()
 
 
 @pytest.mark.slow  # a minute
@@ -146,7 +204,7 @@ def test_a_worker_of_two_processes_is_stopped_in_the_middle_and_goes_on(tmp_path
     logs = {path.name.split("_")[-2] for path in study_root.glob("searches/it-generator/workers/0/*_log.out")}
     assert logs == {"0", "1"}
     for fit in study_root.glob("stages/fit_generator/*"):
-        assert (read_json(fit / "record.json") or read_json(fit / "failure.json")) is not None
+        assert [*fit.glob("record-*.json")] or read_json(fit / "failure.json")
 
 
 def test_it_says_what_the_folder_of_its_pictures_left_out(tmp_path, capsys):

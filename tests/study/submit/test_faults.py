@@ -8,6 +8,7 @@ import subprocess
 
 import pytest
 import torch
+from interrupting import weights
 
 from results import table as results
 from study.core.files import load_tensors, read_json
@@ -39,10 +40,6 @@ def small_disk(tmp_path, study_root, monkeypatch):
     monkeypatch.setenv("STUDY_ROOT", str(disk / "root"))
     yield disk
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
-
-
-def weights(folder):
-    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
 
 
 def undisturbed(stage):

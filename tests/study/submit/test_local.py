@@ -10,6 +10,7 @@ from study.core.files import write_json
 from study.plan.resolve import make_plan
 from study.plan.runs import Run
 from study.plan.scales import smoke
+from study.plan.stage import RECORD, mark_record
 from study.report.table_rows import state_of
 from study.submit.jobs import note_failure
 from study.submit.local import LocalJobs
@@ -29,7 +30,8 @@ def plan():
 
 
 def finish(stage):
-    write_json(stage.folder / "record.json", {"fingerprint": stage.fingerprint})
+    for name in map(mark_record, stage.marks) if stage.marks else [RECORD]:
+        write_json(stage.folder / name, {"fingerprint": stage.fingerprint})
 
 
 def scheduler(plan, monkeypatch, on_submit):

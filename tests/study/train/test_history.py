@@ -4,9 +4,8 @@ import dataclasses
 
 import pytest
 import torch
-from interrupting import Counting, aligned_with_everything, interrupted_after, run_in_pieces, weights
+from interrupting import Counting, aligned_with_everything, forget, interrupted_after, run_in_pieces, weights
 
-from study.plan.stage import TOKENIZER_WEIGHTS
 from study.submit.jobs import run_stage
 from study.train import history, loop
 from study.train.loop import _log_steps
@@ -44,8 +43,7 @@ def test_a_training_interrupted_repeatedly_logs_each_step_once(tiny_plan, monkey
     run_stage(stage)
     whole = measured(stage.folder)
     assert len(whole) == 8
-    (stage.folder / "record.json").unlink()
-    (stage.folder / TOKENIZER_WEIGHTS).unlink()
+    forget(stage)
     with (stage.folder / history.FILE).open("ab") as file:  # lines damaged by a kill, and by a disk
         file.write(b'\xff\x00\n12\n{}\n{"images_seen": 72, "lo')
     interrupted_after(monkeypatch, 16)

@@ -4,19 +4,19 @@ import dataclasses
 
 import pytest
 import torch
-from interrupting import Counting, aligned_with_everything, interrupted_after, run_in_pieces, weights
+from interrupting import Counting, aligned_with_everything, forget, interrupted_after, run_in_pieces, weights
 
 from study.core.lease import lease
 from study.core.randomness import make_rng
 from study.core.workspace import Diverged, Workspace
 from study.plan.scales import SCALES, smoke
 from study.plan.specs import FitGenerator, FitTokenizer, Phase
-from study.plan.stage import TOKENIZER_WEIGHTS, Stage, snapshot_file
+from study.plan.stage import TOKENIZER_WEIGHTS, Stage, snapshot_file, state_files
 from study.stages import fit_generator, fit_tokenizer
 from study.submit.jobs import run_stage
 from study.train import checkpoint, loop
 from study.train.checkpoint import Position, restore, save
-from study.train.loop import learning_rate, train
+from study.train.loop import decayed_learning_rate, train
 
 
 @pytest.mark.parametrize("kind", ["plain", "with everything"])
@@ -27,12 +27,11 @@ def test_a_tokenizer_interrupted_repeatedly_ends_with_the_same_bits(kind, tiny_p
     stage = fits[0] if kind == "plain" else next(s for s in fits if s.spec.foundation)
     run_stage(stage)
     whole = weights(stage.folder)
-    (stage.folder / "record.json").unlink()
-    (stage.folder / TOKENIZER_WEIGHTS).unlink()
+    forget(stage)
     interrupted_after(monkeypatch, 16)
     assert run_in_pieces(stage) == 4  # stopped at 16, 32 and 48 of 64 images
     assert weights(stage.folder) == whole
-    assert list(whole) == [TOKENIZER_WEIGHTS]  # checkpoints are deleted
+    assert list(whole) == [TOKENIZER_WEIGHTS] and not state_files(stage.folder)
 
 
 def in_phases(scale, starts):
@@ -52,8 +51,7 @@ def test_phases_interrupted_after_every_batch_end_with_the_same_bits(tiny_plan, 
     stage = aligned(tiny_plan(in_phases(tiny_scale, (24, 40)), 32))
     run_stage(stage)
     whole = weights(stage.folder)
-    (stage.folder / "record.json").unlink()
-    (stage.folder / TOKENIZER_WEIGHTS).unlink()
+    forget(stage)
     interrupted_after(monkeypatch, 8)  # before, at and after both starts
     assert run_in_pieces(stage) == 8
     assert weights(stage.folder) == whole
@@ -118,9 +116,7 @@ def test_a_generator_interrupted_repeatedly_ends_with_the_same_bits(changes, tin
     run_stage(stage)
     whole = weights(stage.folder)
     assert len(whole) == 4  # EMA and raw weights at two marks
-    (stage.folder / "record.json").unlink()
-    for name in whole:
-        (stage.folder / name).unlink()
+    forget(stage)
     interrupted_after(monkeypatch, 24)
     assert run_in_pieces(stage) == 3
     assert weights(stage.folder) == whole
@@ -245,12 +241,12 @@ def test_after_a_temporary_fault_the_training_continues_from_the_checkpoint(tmp_
 
 
 def test_learning_rate_warms_up_then_falls_to_its_final_share():
-    rates = [learning_rate(n, peak=2.0, budget=100, warmup=10, final=0.1) for n in range(101)]
+    rates = [decayed_learning_rate(n, peak=2.0, budget=100, warmup=10, final=0.1) for n in range(101)]
     assert rates[0] == pytest.approx(0.2)
     assert max(rates) == rates[10] == 2.0
     assert rates[100] == pytest.approx(0.2)
     assert rates[55] == pytest.approx(1.1)
-    assert learning_rate(70, peak=2.0, budget=100, warmup=0) == 2.0
+    assert decayed_learning_rate(70, peak=2.0, budget=100, warmup=0, final=1.0) == 2.0
 
 
 def test_every_number_that_matters_moves_the_fingerprint_and_names_do_not(tiny_plan):
@@ -284,7 +280,7 @@ def test_seconds_of_all_attempts_are_added(tmp_path, monkeypatch):
     checkpoint.save(tmp_path, {}, Position(8, 100.0))
     with lease(tmp_path) as held:
         record = train(
-            Workspace(tmp_path, held, "training"), {}, lambda seen: torch.tensor(1.0),
+            Workspace(tmp_path, held, "training", write_record=print), {}, lambda seen: torch.tensor(1.0),
             budget_images=16, batch_images=8, device="cpu",
         )  # fmt: skip
     assert 100 <= record["train_seconds"] < 101
