@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.configs import AutoencoderConfig
+from models.precision import widened, without_autocast
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,12 @@ class Autoencoder(nn.Module):
                 f"encode takes (B, {self.config.in_channels}, H, W) with H and W multiples of {f}, "
                 f"got {tuple(pixels.shape)}"
             )
-        mean, logvar = self.quant_conv(self.encoder(pixels)).chunk(2, dim=1)
+        return self.posterior(self.encoder(pixels))
+
+    def posterior(self, moments: Tensor) -> Posterior:
+        """The posterior in float32, also under autocast, from the encoder's output (B, 2 * z_channels, h, w)."""
+        with without_autocast(moments):
+            mean, logvar = self.quant_conv(widened(moments)).chunk(2, dim=1)
         return Posterior(mean, logvar.clamp(-30.0, 20.0))
 
     def decode(self, latent_raw: Tensor) -> Tensor:

@@ -12,12 +12,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, distributed, nn
 
+from models.precision import widened
+
 
 class Discriminator(nn.Module):
     """Pixels (B, in_channels, H, W) in [-1, 1] to logits (B, 1, h, w), one per overlapping patch; positive is real.
 
     The resolution is halved `layers` times, and the width doubles each time, up to 8 * width. In training, batch
-    statistics normalise, so real and fake batches are normalised differently, as in the source.
+    statistics normalise, so real and fake batches are normalised differently, as in the source. Under autocast its
+    convolutions run in bfloat16, as those of every trained network, and the logits are bfloat16; the hinge losses of
+    given logits are computed in float32.
     """
 
     def __init__(self, in_channels: int = 3, *, width: int = 64, layers: int = 3) -> None:
@@ -95,9 +99,9 @@ def initialize(discriminator: Discriminator, rng: torch.Generator) -> None:
 
 def hinge_discriminator_loss(real: Tensor, fake: Tensor) -> Tensor:
     """Scalar from logits of any shape: the mean of relu(1 - real) and relu(1 + fake); 0 if real >= 1 and fake <= -1."""
-    return 0.5 * (F.relu(1 - real).mean() + F.relu(1 + fake).mean())
+    return 0.5 * (F.relu(1 - widened(real)).mean() + F.relu(1 + widened(fake)).mean())
 
 
 def hinge_generator_loss(fake: Tensor) -> Tensor:
     """The tokenizer's adversarial loss: -mean(fake)."""
-    return -fake.mean()
+    return -widened(fake).mean()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from models.packages import lpips_heads_file
 from models.perceptual import enlarged
+from models.precision import widened, without_autocast
 from models.weights import load_foreign
 
 # widths of VGG16's convolutions, in the blocks between poolings; features are compared at the end of each block
@@ -25,7 +26,8 @@ class LPIPS(nn.Module):
 
     Features of five layers of VGG16 are scaled to unit length per cell; their squared differences are weighted per
     channel by the learned heads, averaged over cells and summed over layers. Smaller images are enlarged to
-    input_size first (bilinear). Differentiable in both arguments; the weights are frozen.
+    input_size first (bilinear). Differentiable in both arguments; the weights are frozen. The network runs in float32,
+    also under autocast.
 
     Args:
         vgg: file of torchvision's VGG16 (`vgg16-397923af.pth`), whose convolutions are used; None gives random
@@ -58,9 +60,11 @@ class LPIPS(nn.Module):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         if a.shape != b.shape:
             raise ValueError(f"the two batches differ in shape: {tuple(a.shape)} and {tuple(b.shape)}")
-        total = a.new_zeros(len(a)).float()
-        for head, fa, fb in zip(self.heads, self.features(a), self.features(b), strict=True):
-            total = total + head((fa - fb).square()).float().mean(dim=(1, 2, 3))
+        a, b = widened(a), widened(b)
+        total = a.new_zeros(len(a))
+        with without_autocast(a):
+            for head, fa, fb in zip(self.heads, self.features(a), self.features(b), strict=True):
+                total = total + head((fa - fb).square()).mean(dim=(1, 2, 3))
         return total
 
     def features(self, pixels: Tensor) -> list[Tensor]:

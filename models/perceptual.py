@@ -12,17 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.foundation import efficientnet_lite, folded, lite_trunk, three_channels
+from models.precision import widened, without_autocast
 
 
 class PerceptualDistance(nn.Module):
     """(B,) float32 >= 0 from two batches of pixels (B, 1 or 3, H, W) in [-1, 1]; 0 for equal images.
 
-    At each stride the features are scaled to unit length per cell; their squared differences are summed
-    over channels, averaged over cells, then over strides. Smaller images are enlarged to input_size first
-    (bilinear); larger ones keep their size. Differentiable in both arguments; a batch that needs no
-    gradient costs no backward pass. network: 'lite2' as a metric, 'lite0' as a loss, so that no network is both
-    loss and metric. Raises ValueError for unknown networks or strides, missing weights, or batches that
-    differ in shape.
+    The network runs in float32, also under autocast. At each stride the features are scaled to unit length per cell;
+    their squared differences are summed over channels, averaged over cells, then over strides. Smaller images are
+    enlarged to input_size first (bilinear); larger ones keep their size. Differentiable in both arguments; a batch that
+    needs no gradient costs no backward pass. network: 'lite2' as a metric, 'lite0' as a loss, so that no network is
+    both loss and metric. Raises ValueError for unknown networks or strides, missing weights, or batches that differ in
+    shape.
     """
 
     def __init__(
@@ -51,10 +52,11 @@ class PerceptualDistance(nn.Module):
     def forward(self, a: Tensor, b: Tensor) -> Tensor:
         if a.shape != b.shape:
             raise ValueError(f"the two batches differ in shape: {tuple(a.shape)} and {tuple(b.shape)}")
-        distances = [
-            (fa - fb).square().sum(1).mean(dim=(1, 2))
-            for fa, fb in zip(self.features(a), self.features(b), strict=True)
-        ]
+        with without_autocast(a):
+            distances = [
+                (fa - fb).square().sum(1).mean(dim=(1, 2))
+                for fa, fb in zip(self.features(widened(a)), self.features(widened(b)), strict=True)
+            ]
         return sum(distances[1:], distances[0]) / len(distances)
 
     def features(self, pixels: Tensor) -> list[Tensor]:
@@ -63,7 +65,7 @@ class PerceptualDistance(nn.Module):
         found = []
         for stage in self.stages:
             x = stage(x)
-            found.append(F.normalize(x.float(), dim=1, eps=1e-6))
+            found.append(F.normalize(x, dim=1, eps=1e-6))
         return found
 
 

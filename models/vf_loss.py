@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.precision import widened, without_autocast
+
 VF_WEIGHT_LIMIT = 1e8  # as released, for the VF loss at the encoder's last convolution
 GAN_WEIGHT_LIMIT = 1e4  # as released, for the adversarial loss at the decoder's last convolution
 
@@ -42,7 +44,8 @@ def vf_loss(
 ) -> VFLoss:
     """How far the projected latent is from the foundation model's features.
 
-    projected, features: (B, D, h, w), float; the second is constant for the tokenizer. The cosine part is
+    projected, features: (B, D, h, w); the second is constant for the tokenizer. Computed in float32, also under
+    autocast: steps of bfloat16 between cosines are 0.004, against margins of 0.25. The cosine part is
     mean relu(1 - margin - cos) over cells; the distance part is mean relu(|cos_ij(projected) -
     cos_ij(features)| - margin) over pairs of cells within each image. A larger margin makes both easier to meet.
 
@@ -56,15 +59,16 @@ def vf_loss(
             f"projected {tuple(projected.shape)} and features {tuple(features.shape)}; "
             "resize the features to the latent grid and project the latent to their width"
         )
-    z = F.normalize(projected.flatten(2), dim=1)  # (B, D, N)
-    f = F.normalize(features.flatten(2), dim=1)
-    zero = z.new_zeros(())
-    cosine = F.relu(1 - cosine_margin - (z * f).sum(1)).mean() if cosine_weight else zero
-    distance = zero
-    if distance_weight:
-        gap = (z.transpose(1, 2) @ z - f.transpose(1, 2) @ f).abs()  # (B, N, N)
-        distance = F.relu(gap - distance_margin).mean()
-    return VFLoss(cosine_weight * cosine + distance_weight * distance, cosine, distance)
+    with without_autocast(projected):
+        z = F.normalize(widened(projected).flatten(2), dim=1)  # (B, D, N)
+        f = F.normalize(widened(features).flatten(2), dim=1)
+        zero = z.new_zeros(())
+        cosine = F.relu(1 - cosine_margin - (z * f).sum(1)).mean() if cosine_weight else zero
+        distance = zero
+        if distance_weight:
+            gap = (z.transpose(1, 2) @ z - f.transpose(1, 2) @ f).abs()  # (B, N, N)
+            distance = F.relu(gap - distance_margin).mean()
+        return VFLoss(cosine_weight * cosine + distance_weight * distance, cosine, distance)
 
 
 def gradient_norm_ratio(reference_grad: Tensor, other_grad: Tensor, limit: float) -> Tensor:

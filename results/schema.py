@@ -143,7 +143,9 @@ class Row:
     commit: str = _column("provenance", "commit of the code", "")
     versions: str = _column("provenance", "versions of the libraries that move numbers", "")
     device: str = _column("provenance", "device, when it was judged", "")
-    train_precision: str = _column("provenance", "number format of the training, e.g. bf16", "")
+    train_precision: str = _column(
+        "provenance", "precision of the training: float32, tf32 (float32 with TF32 convolutions) or bfloat16", ""
+    )
     threads: int | None = _column("provenance", "threads per process, when it was judged")
     train_device: str = _column("provenance", "device of the training; as the next ones, of its last attempt", "")
     train_threads: int | None = _column("provenance", "threads of each process that trained")

@@ -170,7 +170,8 @@ def check_protocol(rows: pd.DataFrame, varies: Iterable[str] = ()) -> None:
 def mixed_provenance(rows: pd.DataFrame) -> list[str]:
     """Provenance columns but `source` in which the done rows differ, as text for a caption: 'commit: 1a2b, 3c4d'.
 
-    What differed between the attempts of a single training (`resumed`) is named too.
+    What differed between the attempts of a single training (`resumed`) is named too. A scale has a precision for
+    tokenizers and one for generators, so only different ones of one kind are mixed.
     """
     done = rows[rows["state"] == "done"]
     generators, trained = done["kind"] == "generator", done["train_device"] != ""  # pretrained weights: not trained
@@ -180,6 +181,8 @@ def mixed_provenance(rows: pd.DataFrame) -> list[str]:
     several = {
         name: found for name, found in texts.items() if len(found) > 1 or (name == "resumed" and set(found) - {EMPTY})
     }
+    if (done.groupby("kind")["train_precision"].nunique() <= 1).all():
+        several.pop("train_precision", None)
     return [f"{name}: {', '.join(found)}" for name, found in several.items()]
 
 

@@ -129,30 +129,39 @@ def tokenizer_cases(workload: Workload) -> list[Case]:
 
 
 def plain_gradients(
-    networks: Networks, recipe: TokenizerRecipe, pixels: Tensor, noise: Tensor, features: Tensor | None, gan_on: bool
+    networks: Networks,
+    recipe: TokenizerRecipe,
+    compute: Compute,
+    pixels: Tensor,
+    noise: Tensor,
+    features: Tensor | None,
+    gan_on: bool,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """The same as fit_tokenizer's `gradients` up to rounding, in the way of the released code.
 
     One graph holds everything; each adaptive weight takes a backward pass for both of its losses, then their sum one.
     """
     tokenizer = networks.tokenizer
-    posterior = tokenizer.encode(pixels)
-    latent = posterior.sample(noise)
-    reconstruction = tokenizer.decode(latent)
-    error = reconstruction.float() - pixels
+    with autocast(compute):
+        posterior = tokenizer.encode(pixels)
+        latent = posterior.sample(noise)
+        reconstruction = tokenizer.decode(latent).float()
+    error = reconstruction - pixels
     rec = (recipe.l1_weight * error.abs() + recipe.l2_weight * error.square()).sum() / len(pixels)
     terms = {"rec": rec.detach()}
     if networks.perceptual is not None:
-        distance = networks.perceptual(pixels, reconstruction).float().mean()
+        distance = networks.perceptual(pixels, reconstruction).mean()
         rec = rec + recipe.perceptual_weight * distance * pixels[0].numel()
     loss = rec + recipe.kl_weight * posterior.kl().mean()
     if gan_on and networks.discriminator is not None:
-        adversarial = hinge_generator_loss(networks.discriminator(reconstruction))
+        with autocast(compute):
+            logits = networks.discriminator(reconstruction)
+        adversarial = hinge_generator_loss(logits)
         weight = adaptive_weight(rec, adversarial, tokenizer.decoder.conv_out.weight, GAN_WEIGHT_LIMIT)
         loss = loss + recipe.gan_weight * weight * adversarial
     if features is not None and networks.linear_proj is not None:
         vf = vf_loss(
-            networks.linear_proj(latent).float(),
+            networks.linear_proj(latent),
             features,
             cosine_margin=recipe.vf_cosine_margin,
             distance_margin=recipe.vf_distance_margin,
@@ -210,14 +219,13 @@ def tokenizer_step(
     def step() -> None:
         features = stored if stored is not None or model is None else model(pixels)
         optimizer.zero_grad(set_to_none=True)
-        with autocast(workload.compute):
-            _, reconstruction = backward(networks, recipe, pixels, noise, features, critic is not None)
+        _, reconstruction = backward(networks, recipe, workload.compute, pixels, noise, features, critic is not None)
         optimizer.step()
         if critic is not None and critic_optimizer is not None:
             critic_optimizer.zero_grad(set_to_none=True)
             with autocast(workload.compute):
                 real, fake = critic(pixels), critic(reconstruction)
-            hinge_discriminator_loss(real.float(), fake.float()).backward()
+            hinge_discriminator_loss(real, fake).backward()
             critic_optimizer.step()
 
     return step
@@ -235,7 +243,7 @@ def coding_cases(workload: Workload) -> list[Case]:
     latent = torch.randn(images, config.z_channels, config.grid, config.grid).to(device)
 
     def encoding() -> None:
-        with torch.inference_mode(), autocast(workload.compute):
+        with torch.inference_mode():
             network.encode(pixels)
 
     def decoding() -> None:
@@ -244,7 +252,7 @@ def coding_cases(workload: Workload) -> list[Case]:
 
     encoder_flops, decoder_flops = (images * flops for flops in autoencoder_flops(config))
     return [
-        Case(name="encoding", run=encoding, images=images, flops=encoder_flops, dtype=workload.compute.precision),
+        Case(name="encoding", run=encoding, images=images, flops=encoder_flops),
         Case(name="decoding", run=decoding, images=images, flops=decoder_flops),
     ]
 

@@ -54,9 +54,17 @@ class Results:
 def run(workload: Workload, *, quick: bool, compiled: bool) -> Results:
     """Measure every section, or the generator step alone (`quick`)."""
     device = workload.compute.device
+    of_tokenizers = dataclasses.replace(workload.compute, precision=workload.scale.tokenizer_precision)
 
     def timed(cases: list[Case]) -> list[Measured]:
         return measure(cases, workload.repeats, device)
+
+    def timed_tokenizers() -> list[Measured]:
+        compute.apply(of_tokenizers)
+        try:
+            return timed(tokenizer_cases(dataclasses.replace(workload, compute=of_tokenizers)))
+        finally:
+            compute.apply(workload.compute)
 
     with tempfile.TemporaryDirectory() as folder:
         latents = random_latents(workload, Path(folder), min(workload.scale.train_images, LOADER_IMAGES))
@@ -66,7 +74,7 @@ def run(workload: Workload, *, quick: bool, compiled: bool) -> Results:
         network = state["ema"].eval()
         del state  # on a GPU its optimizer would take memory from the other sections
         others: dict[str, Callable[[], list[Measured]]] = {
-            "tokenizer step": lambda: timed(tokenizer_cases(workload)),
+            "tokenizer step": timed_tokenizers,
             "sampling": lambda: timed(sampling_cases(workload, network)),
             "encoding": lambda: timed(coding_cases(workload)),
             "loader": lambda: timed(loader_cases(workload, latents)),
@@ -146,6 +154,7 @@ def bench(options: Bench) -> None:
     if options.scale not in SCALES:
         stop(f"no scale {options.scale!r}; {nearest(options.scale, SCALES)}")
     scale = SCALES[options.scale]()
+    resolved = dataclasses.replace(resolved, precision=scale.precision)
     if scale.device not in ("any", resolved.device):
         stop(f"scale {scale.name} needs {scale.device}, and this machine has {resolved.device}: choose another scale")
     if options.threads is not None:
@@ -154,7 +163,8 @@ def bench(options: Bench) -> None:
     workload = Workload(scale, resolved, options.repeats, options.batch)
     console = Console(highlight=False)
     origin = provenance(resolved)
-    rates = {dtype: product_rate(resolved.device, dtype) for dtype in dict.fromkeys((resolved.precision, "float32"))}
+    precisions = dict.fromkeys((scale.precision, scale.tokenizer_precision, "float32"))
+    rates = {precision: product_rate(resolved.device, precision) for precision in precisions}
     architecture = workload.architecture
     console.print(
         f"{origin['device']}, {resolved.precision}, {resolved.threads} thread(s); one large matrix product: "

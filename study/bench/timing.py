@@ -18,7 +18,7 @@ from torch.utils.flop_counter import flop_registry
 
 FEWEST_REPEATS = 3
 SIDE = {"cpu": 1024, "cuda": 8192}  # rows and columns of the matrices whose product gives the peak rate
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
 
 aten = torch.ops.aten
 PRODUCTS = {
@@ -39,7 +39,10 @@ GROUPS = (
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """A function to time. flops: of one run, None if the case has no useful count. dtype: of its matrix products."""
+    """A function to time.
+
+    flops: of one run, None if the case has no useful count. dtype: precision of its matrix products, as in Compute.
+    """
 
     name: str
     run: Callable[[], Any]
@@ -123,7 +126,15 @@ def synchronize(device: str) -> None:
 def product(device: str, dtype: str) -> Callable[[], Tensor]:
     """One large square matrix product, whose rate is taken as the machine's peak."""
     a, b = (torch.randn(SIDE[device], SIDE[device], device=device).to(DTYPES[dtype]) for _ in range(2))
-    return lambda: a @ b
+
+    def multiply() -> Tensor:
+        torch.backends.cuda.matmul.allow_tf32 = dtype == "tf32"
+        try:
+            return a @ b
+        finally:
+            torch.backends.cuda.matmul.allow_tf32 = False
+
+    return multiply
 
 
 def product_gflop(device: str) -> float:

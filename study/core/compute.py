@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,7 +22,7 @@ CUDA_THREADS = 4  # CPU threads of a process that trains on a GPU: they prepare 
 class Compute:
     """How a stage is computed. Only the precision is asked for; the rest changes the last bits, and is provenance."""
 
-    precision: str  # "float32", or "bfloat16" (autocast)
+    precision: str  # "float32"; "tf32", float32 with TF32 convolutions where a GPU has them; or "bfloat16" (autocast)
     device: str = outside_identity()  # "cpu" or "cuda"
     threads: int = outside_identity()  # CPU threads of each process
     processes: int = outside_identity(1)  # that train together, each on its share of every batch
@@ -108,14 +110,31 @@ def apply(compute: Compute) -> None:
     torch.use_deterministic_algorithms(True, warn_only=compute.device == "cuda")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that took 6% of a step
     torch.backends.cudnn.benchmark = False
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False  # full float32, not TF32
+    # these two rather than the newer `fp32_precision`, which PyTorch 2.6 does not have: to mix both raises an error
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = compute.precision == "tf32"
 
 
 def autocast(compute: Compute) -> torch.autocast:
-    """Context in which matrix products run in the spec's precision."""
+    """Context in which matrix products run in bfloat16 if that is the spec's precision.
+
+    For forward passes alone: backward passes belong outside.
+    """
     import torch
 
     return torch.autocast(compute.device, torch.bfloat16, enabled=compute.precision == "bfloat16")
+
+
+@contextlib.contextmanager
+def exact_convolutions() -> Iterator[None]:
+    """Context without TF32 convolutions, for what trainings in several precisions share."""
+    import torch
+
+    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def gpus(compute: Compute) -> list[int]:

@@ -19,6 +19,7 @@ LABEL_SCHEMES = ("equal", "random")
 WEIGHTS = ("ema", "raw")
 STORED_LATENTS = ("posterior", "sample")
 PRECISIONS = ("float32", "bfloat16")
+TOKENIZER_PRECISIONS = ("float32", "tf32", "bfloat16")
 FEWEST_SAMPLES = 4  # precision and recall use the three nearest neighbours
 
 Check = tuple[Callable[[Any], bool], str]  # whether a value is valid, and the requirement in words
@@ -99,6 +100,7 @@ CHECKS: dict[str, Check] = {
     "sampling.weights": _one_of(WEIGHTS),
     "stored_latents": _one_of(STORED_LATENTS),
     "precision": _one_of(PRECISIONS),
+    "tokenizer_precision": _one_of(TOKENIZER_PRECISIONS),
     "guidance_scales": (
         lambda v: 1 in v and len(v) > 1 and len(set(v)) == len(v) and all(0 <= s < float("inf") for s in v),
         "1 and at least one other number, all 0 or more and none twice",

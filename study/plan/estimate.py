@@ -22,7 +22,7 @@ from study.plan.trajectory import images_left
 GUESSED_GPU = "H100"
 FIRST_GUESS: dict[str, dict[str, float]] = {
     "cpu": {"fit_tokenizer": 25, "reconstruct": 10, "encode": 40, "fit_generator": 40, "generate": 20},
-    "cuda": {"fit_tokenizer": 50e3, "reconstruct": 5e3, "encode": 40e3, "fit_generator": 200e3, "generate": 60e3},
+    "cuda": {"fit_tokenizer": 25e3, "reconstruct": 5e3, "encode": 20e3, "fit_generator": 200e3, "generate": 60e3},
 }
 SHORTEST_SECONDS = 10.0
 CHECKPOINTS_KEPT = 2  # of each training while it runs, as in study/train/checkpoint.py

@@ -112,7 +112,9 @@ def _fit_tokenizer(run: Run, scale: Scale, data: DataSpec, compute: Compute) -> 
         perceptual_weights=network_hash(scale.tokenizer.perceptual_net) if scale.tokenizer.perceptual_weight else "",
         recipe=_used_recipe(scale.tokenizer, aligned=name.foundation is not None, resolution=data.resolution),
         seed=run.tokenizer_seed,
-        compute=_training(compute, scale.execution, generator=False),
+        compute=_training(
+            dataclasses.replace(compute, precision=scale.tokenizer_precision), scale.execution, generator=False
+        ),
     )
     if run.pretrained_tokenizer is None:
         return spec
@@ -131,7 +133,7 @@ def _encode(run: Run, scale: Scale, data: DataSpec, compute: Compute) -> Encode:
     return Encode(
         data=data,
         train_images=min(scale.train_images, data.train_images),
-        compute=compute,
+        compute=_exact(compute),
         stored=scale.stored_latents,
     )
 
@@ -175,7 +177,8 @@ def _used_generator_recipe(recipe: GeneratorRecipe) -> GeneratorRecipe:
 
 
 def _exact(compute: Compute) -> Compute:
-    """Compute of a stage that has no matrix products in the scale's precision, which therefore must not identify it."""
+    """Compute of a stage that is strict float32 at every scale, whose precisions therefore must not identify it: a
+    trained tokenizer encodes alike for its rFID and for the generators."""
     return dataclasses.replace(compute, precision="float32")
 
 
@@ -253,7 +256,7 @@ def make_plan(ablation: str, module: ModuleType, scale: Scale, data: DataSpec, c
         ablation: its name, as in the results table.
         module: declares `QUESTION`, `runs(scale) -> list[Run]` and optionally `FACTORS` and `BASE`, see
             study/plan/factors.py.
-        scale, data, compute: already resolved.
+        scale, data, compute: already resolved; the precision of `compute` is that of generators.
         study: name of the results folder.
 
     Raises:

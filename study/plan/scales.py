@@ -26,7 +26,8 @@ class Scale:
 
     name: str
     device: str = "any"  # cpu, cuda, or any: a GPU if this machine has one
-    precision: str = "float32"  # of matrix products in trainings, encoding and sampling; or bfloat16
+    precision: str = "float32"  # of matrix products in generators, trained and sampled; or bfloat16
+    tokenizer_precision: str = "float32"  # of tokenizers' training; or bfloat16, or tf32: TF32 convolutions
     data: str  # name of a data set; --data replaces it
     resolution: int  # pixels
     train_images: int  # this many images from the start of the training split are used
@@ -157,6 +158,8 @@ def imagenet256() -> Scale:
         name="imagenet256",
         device="cuda",
         precision="bfloat16",
+        # PyTorch's default, with which Lightning's `precision: 32` trained (LightningDiT, vavae/configs)
+        tokenizer_precision="tf32",
         data="imagenet",
         resolution=256,
         train_images=1_281_167,

@@ -48,7 +48,7 @@ class TokenizerRecipe:
     batch_images: int
     learning_rate: float
     betas: tuple[float, float] = (0.5, 0.9)
-    warmup_images: int = 0  # linear
+    warmup_images: int = 0  # linear; as the decay, of the discriminator's rate too
     final_learning_rate: float = 1.0  # cosine decay to this fraction of the rate; 1 is no decay
     l1_weight: float = 1.0
     l2_weight: float = 0.0

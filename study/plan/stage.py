@@ -21,7 +21,7 @@ from study.core.settings import identity, rebuild
 from study.plan.specs import Encode, FitGenerator, FitTokenizer, Generate, Reconstruct, Spec
 
 # Increased when a stage's results change for an unchanged spec: old results stay valid under their old fingerprint.
-VERSIONS = {"fit_tokenizer": 2, "reconstruct": 2, "encode": 2, "fit_generator": 2, "generate": 2}
+VERSIONS = {"fit_tokenizer": 3, "reconstruct": 2, "encode": 2, "fit_generator": 3, "generate": 2}
 
 # Files in a stage's folder, next to its record
 INTERRUPTED = "interrupted.json"  # the stage saved and stopped on request

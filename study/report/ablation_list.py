@@ -28,7 +28,7 @@ def print_list(options: Sweep) -> None:
     """Print every ablation as it would be planned with these options."""
     scale = resolve_scale(options)
     data, _ = find_data(options, scale)
-    resolved = compute.resolve(scale.device)
+    resolved = compute.resolve(scale.device, scale.precision)
     ablations: list[tuple[str, ModuleType, Plan | str]] = []
     for name in ablation_names():
         module = ablation(name)

@@ -60,13 +60,14 @@ def print_plan(
         profiles: resources to request from Slurm, by kind of job; None if it does not run there.
         left_out: files in the folder of the data that are not used, a line per kind.
     """
-    compute = plan.compute
+    compute, precision, of_tokenizers = plan.compute, plan.scale.precision, plan.scale.tokenizer_precision
     console.print(f"[bold]{plan.ablation}[/bold] at scale [bold]{plan.scale.name}[/bold]: {plan.question}")
     data = plan.data
     console.print(
         f"data {escape(data.name)}, {data.classes} classes, "
         f"{min(plan.scale.train_images, data.train_images):,} training images of {data.resolution} px; "
-        f"on {compute.device} in {compute.precision}"
+        f"on {compute.device} in {precision}"
+        + ("" if of_tokenizers == precision else f", tokenizers in {of_tokenizers}")
         + ("" if profiles else f", {counted(slots, 'job')} at once, {counted(compute.threads, 'thread')} each")
     )
     for line in left_out:

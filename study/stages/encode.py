@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from models.autoencoder import Autoencoder, Posterior
-from study.core.compute import apply, autocast
+from study.core.compute import apply
 from study.core.distributed import all_gather, on_rank_zero, own_share
 from study.core.files import save_tensors
 from study.core.randomness import make_rng
@@ -44,7 +44,7 @@ def _encode(spec: Encode, tokenizer: Autoencoder, images: ImageSet, rows: np.nda
     """The tensors that are stored for these images, by name: float16 (rows, views, d, h, w)."""
     pixels = images.pixels(rows).to(spec.compute.device, memory_format=torch.channels_last)
     pixel_views = [pixels, pixels.flip(3)] if spec.data.flip else [pixels]
-    with torch.inference_mode(), autocast(spec.compute):
+    with torch.inference_mode():
         posteriors = [tokenizer.encode(view) for view in pixel_views]
     if spec.stored == "sample":
         stored = {"sample": [_sample(p, rows, view) for view, p in enumerate(posteriors)]}

@@ -66,7 +66,7 @@ def training_times(recipe: GeneratorRecipe, images_seen: int, count: int, rng: t
 def step_function(
     spec: FitGenerator, state: dict[str, Any], latents: Latents, scalars: dict[str, Tensor | float] | None = None
 ) -> Callable[[int], Tensor]:
-    """Function that makes one update of the generator and its EMA.
+    """Function that makes one update of the generator and its EMA, or none where the gradient is not finite.
 
     Args:
         scalars: receives further measurements of each step: learning rate, norm of the gradient before clipping.
@@ -124,7 +124,8 @@ def step_function(
             losses.append(loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(trained, recipe.gradient_clip, foreach=True)
         update(optimizer, norm)
-        torch._foreach_lerp_(trained_ema, trained, 1 - recipe.ema_decay)
+        weight = (1 - recipe.ema_decay) * norm.isfinite()  # 0 after a skipped step; the host waits for no device
+        torch._foreach_lerp_(trained_ema, trained, [weight] * len(trained))
         if scalars is not None:
             scalars.update(learning_rate=optimizer.param_groups[0]["lr"], gradient_norm=norm.detach())
         return torch.stack(losses).mean() + 0 * norm  # not finite where the gradient is not

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from models import autoencoder, discriminator
-from models.autoencoder import Autoencoder, Posterior
+from models.autoencoder import Autoencoder
 from models.discriminator import Discriminator, hinge_discriminator_loss, hinge_generator_loss
 from models.lpips import LPIPS
 from models.perceptual import PerceptualDistance
 from models.sd_vae import SDVAE
 from models.vf_loss import GAN_WEIGHT_LIMIT, VF_WEIGHT_LIMIT, gradient_norm_ratio, projection, vf_loss
-from study.core.compute import apply, autocast
+from study.core.compute import Compute, apply, autocast
 from study.core.distributed import average, average_gradients, on_rank_zero, rank, slice_of_batch
 from study.core.files import load_tensors, save_tensors
 from study.core.randomness import batch_indices, make_rng
@@ -44,7 +44,13 @@ class Networks:
 
 
 def gradients(
-    networks: Networks, recipe: TokenizerRecipe, pixels: Tensor, noise: Tensor, features: Tensor | None, gan_on: bool
+    networks: Networks,
+    recipe: TokenizerRecipe,
+    compute: Compute,
+    pixels: Tensor,
+    noise: Tensor,
+    features: Tensor | None,
+    gan_on: bool,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Accumulate the gradients of the released objective into the tokenizer and the projection.
 
@@ -57,6 +63,9 @@ def gradients(
     the encoder's output, so each network needs one backward pass: one of the decoder (a second, without weight
     gradients, while both adaptive weights are needed) and one of the encoder.
 
+    Encoder, decoder and discriminator run in the precision of `compute`; the posterior, the projection, all losses and
+    their gradients are float32.
+
     Args:
         pixels: (B, C, H, W) in [-1, 1].
         noise: of the latent's shape; the posterior is sampled with it.
@@ -67,12 +76,13 @@ def gradients(
         The loss terms, detached scalars per image, and the detached reconstruction (for the discriminator).
     """
     tokenizer, batch = networks.tokenizer, len(pixels)
-    moments = tokenizer.encoder(pixels)
+    with autocast(compute):
+        moments = tokenizer.encoder(pixels)
     leaf = moments.detach().float().requires_grad_()  # (B, 2d, h, w)
-    mean, logvar = tokenizer.quant_conv(leaf).float().chunk(2, dim=1)
-    posterior = Posterior(mean, logvar.clamp(-30.0, 20.0))
+    posterior = tokenizer.posterior(leaf)
     latent_raw = posterior.sample(noise)
-    decoded = tokenizer.decode(latent_raw)
+    with autocast(compute):
+        decoded = tokenizer.decode(latent_raw)
 
     reconstruction = decoded.detach().float().requires_grad_()
     error = reconstruction - pixels
@@ -81,13 +91,15 @@ def gradients(
         rec = rec + recipe.l2_weight * error.square().sum() / batch
     terms = {"rec": rec.detach()}
     if networks.perceptual is not None:
-        distance = networks.perceptual(pixels, reconstruction).float().mean()
+        distance = networks.perceptual(pixels, reconstruction).mean()
         terms["perceptual"] = distance.detach()
         rec = rec + recipe.perceptual_weight * distance * pixels[0].numel()  # times the number of values, as released
     (at_output,) = torch.autograd.grad(rec, reconstruction)
     cotangent = at_output
     if gan_on and networks.discriminator is not None:
-        adversarial = hinge_generator_loss(networks.discriminator(reconstruction))
+        with autocast(compute):
+            logits = networks.discriminator(reconstruction)
+        adversarial = hinge_generator_loss(logits)
         (gan_at_output,) = torch.autograd.grad(adversarial, reconstruction)
         last = tokenizer.decoder.conv_out.weight
         rec_at_last, gan_at_last = (
@@ -103,7 +115,7 @@ def gradients(
         torch.autograd.backward(decoded, cotangent.to(decoded.dtype), retain_graph=True)
     else:
         vf = vf_loss(
-            networks.linear_proj(latent_raw).float(),
+            networks.linear_proj(latent_raw),
             features,
             cosine_margin=recipe.vf_cosine_margin,
             distance_margin=recipe.vf_distance_margin,
@@ -173,6 +185,9 @@ def step_function(
 ) -> Callable[[int], Tensor]:
     """Function that makes one update of the tokenizer, and of the discriminator once it has started.
 
+    Both optimizers have the same learning rate in every step, as in the released code (LightningDiT,
+    vavae/ldm/models/autoencoder.py), where it is constant; warm-up and decay, which are ours, hold for both.
+
     Args:
         scalars: receives further measurements of each step: the loss terms, learning rate, norm of the gradient.
     """
@@ -180,6 +195,7 @@ def step_function(
     images = load_images(spec.data, "train")
     grid, channels = spec.architecture.grid, spec.architecture.z_channels
     optimizer, discriminator_optimizer = state["optimizer"], state.get("discriminator_optimizer")
+    optimizers = [each for each in (optimizer, discriminator_optimizer) if each is not None]
     restarts = {phase.from_images for phase in recipe.phases}
 
     def prepare(images_seen: int) -> tuple[Tensor, ...]:
@@ -201,23 +217,22 @@ def step_function(
         pixels, noise, *cached = batch(images_seen)
         features = None if networks.foundation is None else networks.foundation.batch(pixels, grid, *cached)
 
-        for group in optimizer.param_groups:
-            group["lr"] = decayed_learning_rate(
-                images_seen,
-                peak=recipe.learning_rate,
-                budget=recipe.budget_images,
-                warmup=recipe.warmup_images,
-                final=recipe.final_learning_rate,
-            )
-        if images_seen in restarts:  # also when resumed here: the restored state belongs to the previous phase
-            for previous in (optimizer, discriminator_optimizer):
-                if previous is not None:
-                    previous.state.clear()
+        rate = decayed_learning_rate(
+            images_seen,
+            peak=recipe.learning_rate,
+            budget=recipe.budget_images,
+            warmup=recipe.warmup_images,
+            final=recipe.final_learning_rate,
+        )
+        for each in optimizers:
+            for group in each.param_groups:
+                group["lr"] = rate
+            if images_seen in restarts:  # also when resumed here: the restored state belongs to the previous phase
+                each.state.clear()
         current = recipe.at(images_seen)
         optimizer.zero_grad(set_to_none=True)
         gan_on = discriminator_optimizer is not None and images_seen >= current.gan_start_images
-        with autocast(spec.compute):
-            terms, reconstruction = gradients(networks, current, pixels, noise, features, gan_on)
+        terms, reconstruction = gradients(networks, current, spec.compute, pixels, noise, features, gan_on)
         average_gradients(p for group in optimizer.param_groups for p in group["params"])
         norm = gradient_norm(optimizer)
         update(optimizer, norm)
@@ -225,11 +240,11 @@ def step_function(
             discriminator_optimizer.zero_grad(set_to_none=True)  # also drops gradients of the tokenizer's GAN term
             with autocast(spec.compute):  # two passes, because batch norm must not mix real and fake
                 real, fake = networks.discriminator(pixels), networks.discriminator(reconstruction)
-            hinge_discriminator_loss(real.float(), fake.float()).backward()
+            hinge_discriminator_loss(real, fake).backward()
             average_gradients(networks.discriminator.parameters())
             update(discriminator_optimizer, gradient_norm(discriminator_optimizer))
         if scalars is not None:
-            scalars.update(terms, learning_rate=optimizer.param_groups[0]["lr"], gradient_norm=norm.detach())
+            scalars.update(terms, learning_rate=rate, gradient_norm=norm.detach())
         return terms["rec"] + 0 * norm  # the reconstruction term; not finite where the gradient is not
 
     return step

@@ -2,7 +2,7 @@
 
 The VF loss needs the same features in every epoch and for every aligned tokenizer. When they fit on the disk they
 are cached as a shared asset, else (ImageNet with a ViT-L would take 1.3 TB) they are computed for each batch. Both
-round to bfloat16, so the loss sees the same numbers.
+compute in float32 whatever the precision of the training, and round to bfloat16, so the loss sees the same numbers.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor
 from models.configs import parse_tokenizer
 from models.foundation import FoundationModel, foundation_model
 from study.core.assets import asset
+from study.core.compute import exact_convolutions
 from study.core.files import create_array, load_tensors, read_json, save_tensors, write_json
 from study.data.datasets import ImageSet, load_images
 from study.plan.specs import FitTokenizer
@@ -90,7 +91,8 @@ class FoundationFeatures:
 
     def _compute(self, pixels: Tensor) -> Tensor:
         """Features bfloat16 (B, D, h, w) of pixels on the model's device."""
-        return self._network()(pixels).to(torch.bfloat16)
+        with exact_convolutions():
+            return self._network()(pixels).to(torch.bfloat16)
 
     def _write_statistics(self, folder: Path) -> None:
         rows = np.unique(np.linspace(0, self._count - 1, STATISTICS_IMAGES).astype(int))

@@ -192,6 +192,14 @@ def test_mixed_provenance_is_named() -> None:
     assert results.mixed_provenance(table) == ["commit: 1a, 2b", "seed: 0, 10"]
 
 
+def test_the_precisions_of_tokenizers_and_of_generators_are_mixed_only_within_a_kind() -> None:
+    generator = {"kind": "generator", "gfid": 9.0, "generator": "LightningDiT-B/1", "train_precision": "bfloat16"}
+    planned = rows({"train_precision": "tf32"}, {**generator, "protocol": "a"})
+    assert not [text for text in results.mixed_provenance(planned) if text.startswith("train_precision")]
+    mixed = rows({"train_precision": "tf32"}, {"images_seen": 2000, "train_precision": "float32"})
+    assert "train_precision: float32, tf32" in results.mixed_provenance(mixed)
+
+
 def test_columns_are_declared_once_and_described() -> None:
     assert len(set(NAMES)) == len(NAMES)
     assert all(f"| {column.name} | {column.type} |" in describe() for column in COLUMNS)

@@ -78,7 +78,7 @@ def test_a_tokenizer_step_walks_each_network_no_more_often_than_it_must(aligned,
     pixels, noise = torch.randn(2, 1, 32, 32, generator=rng), torch.randn(2, 4, 16, 16, generator=rng)
     features = torch.randn(2, 6, 16, 16, generator=rng) if aligned else None
     with Convolutions() as used:
-        gradients(networks, recipe, pixels, noise, features, gan)
+        gradients(networks, recipe, COMPUTE, pixels, noise, features, gan)
 
     assert calls == Counter(perceptual=1, **({"discriminator": 1} if gan else {}))
     encoder, decoder = networks.tokenizer.encoder, networks.tokenizer.decoder

@@ -74,11 +74,32 @@ def test_a_desk_scale_is_the_same_study_on_every_processor(monkeypatch, cores, f
     assert fingerprints(planned(scale, here)) == fingerprints(planned(scale))
 
 
+def moved_kinds(before, after):
+    return {kind for (kind, *_), fingerprint in (fingerprints(after).items() - fingerprints(before).items())}
+
+
 def test_another_precision_is_another_study_where_it_moves_a_number():
     scale = SCALES["smoke"]()
     halves = dataclasses.replace(COMPUTE, precision="bfloat16")
-    before, after = fingerprints(planned(scale)), fingerprints(planned(scale, halves))
-    assert not set(before.values()) & set(after.values())
+    assert moved_kinds(planned(scale), planned(scale, halves)) == {"fit_generator", "generate"}
+    for precision in ("tf32", "bfloat16"):
+        other = dataclasses.replace(scale, tokenizer_precision=precision)
+        assert moved_kinds(planned(scale), planned(other)) == OF_TOKENIZER  # by their inputs
+
+
+@pytest.mark.parametrize("name", SCALES)
+def test_tokenizers_train_as_released_and_encode_in_float32(name):
+    scale = SCALES[name]()
+    plan = planned(scale, dataclasses.replace(COMPUTE, precision=scale.precision), data=data_spec(scale.resolution))
+    precisions = {stage.kind: stage.spec.compute.precision for stage in plan.stages}
+    desk = not name.startswith("imagenet")
+    assert precisions == {
+        "fit_tokenizer": "float32" if desk else "tf32",
+        "reconstruct": "float32",
+        "encode": "float32",
+        "fit_generator": "float32" if desk else "bfloat16",
+        "generate": "float32" if desk else "bfloat16",
+    }
 
 
 def test_a_training_that_goes_on_with_other_threads_says_so_and_ends(

@@ -164,7 +164,14 @@ def test_the_papers_plan_says_what_it_costs_and_what_is_missing(bare, capsys):
     plan = prepare.prepare(options)
     assert carry_out.run(options, plan) == 3
     out = capsys.readouterr().out
-    for text in ("f16d64-dinov2 + LightningDiT-XL/1", "675M", "GPU hours", "one H100", "GB of data"):
+    for text in (
+        "f16d64-dinov2 + LightningDiT-XL/1",
+        "675M",
+        "GPU hours",
+        "one H100",
+        "GB of data",
+        "on cuda in bfloat16, tokenizers in tf32",
+    ):
         assert text in out
     for text in (
         "the data: give imagenet as a folder", "weights-inception", "vgg16-397923af.pth", "dinov2", "a GPU",
@@ -223,4 +230,4 @@ def test_a_plan_for_a_cluster_does_not_ask_for_a_gpu_here(bare, monkeypatch):
     monkeypatch.setattr("study.submit.prepare.require_slurm", lambda: None)
     plan = prepare.prepare(Sweep(scale="imagenet256", executor="slurm", out=bare))
     assert not any(line.startswith("a GPU") for line in plan.missing)
-    assert (plan.compute.device, plan.compute.precision) == ("cuda", "bfloat16")
+    assert plan.compute.device == "cuda"

@@ -3,10 +3,13 @@
 import dataclasses
 import multiprocessing
 import os
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from made_up import COMPUTE
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.autoencoder import Autoencoder, initialize
 from models.configs import AutoencoderConfig
@@ -21,6 +24,9 @@ from study.plan.stage import Stage
 from study.stages import fit_generator, fit_tokenizer, generate
 from study.stages.fit_tokenizer import Networks, gradients
 from study.submit.jobs import run_stage
+from study.train.loop import decayed_learning_rate
+
+aten = torch.ops.aten
 
 
 @pytest.mark.parametrize("perceptual", [False, True])
@@ -49,11 +55,93 @@ def test_gradients_of_the_cut_graph_equal_those_of_the_plain_objective(vf, gan, 
     for function in (plain_gradients, gradients):
         for parameter in trained:
             parameter.grad = None
-        function(networks, recipe, pixels, noise, features, gan)
+        function(networks, recipe, COMPUTE, pixels, noise, features, gan)
         found.append([parameter.grad.clone() for parameter in trained])
     largest = max(float(gradient.abs().max()) for gradient in found[0])
     for expected, gradient in zip(*found, strict=True):
         torch.testing.assert_close(gradient, expected, rtol=1e-5, atol=1e-6 * largest)
+
+
+class FloatingTypes(TorchDispatchMode):
+    """The type of every matrix product, and of every use of a convolution's weight where it is not a cast copy."""
+
+    def __init__(self):
+        super().__init__()
+        self.products, self.weights = set(), Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (aten.mm.default, aten.bmm.default):
+            self.products.add(args[0].dtype)
+        if func in (aten.convolution.default, aten.convolution_backward.default):
+            weight = args[1 if func is aten.convolution.default else 2]
+            self.weights[weight.data_ptr()] += weight.dtype == torch.float32
+        return func(*args, **(kwargs or {}))
+
+    def uses(self, *networks):
+        """How often each convolution's own float32 weight is used in these networks."""
+        convolutions = [m for network in networks for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+        return [self.weights[m.weight.data_ptr()] for m in convolutions]
+
+
+def test_in_bfloat16_the_losses_of_a_tokenizer_and_their_gradients_are_float32():
+    config = AutoencoderConfig(
+        in_channels=1, resolution=32, ch=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(), z_channels=4,
+        norm_groups=4,
+    )  # fmt: skip
+    recipe = dataclasses.replace(smoke().tokenizer, perceptual_weight=1.0, gan_weight=0.5)
+    networks = Networks(
+        Autoencoder(config), linear_proj=projection(4, 6), discriminator=Discriminator(1, width=8),
+        perceptual=PerceptualDistance("lite0", input_size=32, pretrained=False),
+    )  # fmt: skip
+    rng = torch.Generator().manual_seed(0)
+    initialize(networks.tokenizer, rng)
+    pixels, noise = torch.randn(3, 1, 32, 32, generator=rng), torch.randn(3, 4, 16, 16, generator=rng)
+    features = torch.randn(3, 6, 16, 16, generator=rng)
+    halves = dataclasses.replace(COMPUTE, precision="bfloat16")
+    with FloatingTypes() as used:
+        terms, reconstruction = gradients(networks, recipe, halves, pixels, noise, features, True)
+    tokenizer = networks.tokenizer
+    assert used.products == {torch.float32}  # of cosines, and backward
+    assert min(used.uses(networks.perceptual, networks.linear_proj, tokenizer.quant_conv)) >= 2
+    assert set(used.uses(tokenizer.encoder, tokenizer.decoder, networks.discriminator)) == {0}
+    assert {term.dtype for term in terms.values()} == {reconstruction.dtype} == {torch.float32}
+
+
+@pytest.mark.parametrize("images_seen", [0, 8, 32])
+def test_warm_up_and_decay_hold_for_the_discriminator_too(images_seen, tiny_plan, tiny_scale):
+    recipe = dataclasses.replace(
+        tiny_scale.tokenizer, gan_weight=0.5, gan_width=8, warmup_images=16, final_learning_rate=0.1
+    )
+    fit = tiny_plan(dataclasses.replace(tiny_scale, tokenizer=recipe), resolution=32).jobs[0].stages[0]
+    networks = fit_tokenizer.build(fit.spec)
+    state = fit_tokenizer.training_state(fit.spec, networks)
+    fit_tokenizer.step_function(fit.spec, networks, state)(images_seen)
+    expected = decayed_learning_rate(images_seen, peak=recipe.learning_rate, budget=64, warmup=16, final=0.1)
+    assert expected < recipe.learning_rate
+    optimizers = state["optimizer"], state["discriminator_optimizer"]
+    assert [group["lr"] for each in optimizers for group in each.param_groups] == [expected, expected]
+
+
+def test_a_step_whose_gradient_is_not_finite_moves_neither_generator_nor_ema_nor_optimizer(fitted):
+    stage = fitted.jobs[1].stages[0]
+    state = fit_generator.build(stage.spec)
+    step = fit_generator.step_function(stage.spec, state, stored_latents.read_latents(stage.inputs["latents"]))
+
+    def bits():
+        moments = state["optimizer"].state_dict()["state"].values()
+        networks = {**state["generator"].state_dict(), **{f"ema {k}": v for k, v in state["ema"].state_dict().items()}}
+        tensors = [*networks.values(), *(value for one in moments for value in one.values())]
+        return [tensor.numpy().tobytes() for tensor in tensors]
+
+    assert step(0).isfinite()
+    before = bits()
+    trained = next(p for p in state["generator"].parameters() if p.requires_grad)
+    poison = trained.register_hook(lambda gradient: gradient * torch.inf)
+    assert not step(8).isfinite()
+    assert bits() == before
+    poison.remove()
+    assert step(8).isfinite()
+    assert bits() != before
 
 
 def fit(plan):

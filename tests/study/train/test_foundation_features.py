@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from models import foundation
-from study.core import assets
+from study.core import assets, compute
 from study.data.datasets import load_images
 from study.train import foundation_features
 from study.train.foundation_features import FoundationFeatures
@@ -53,3 +53,25 @@ def test_features_computed_per_batch_equal_the_cached_ones(tiny_plan, tiny_scale
     assert computed.shape == cached.shape
     assert (computed - cached).abs().max() < 0.05 * cached.std()  # rounded to bfloat16 in batches of another size
     assert cached.std() > 0.1
+
+
+def test_features_are_computed_without_tf32_whatever_the_training(tiny_plan, tiny_scale, monkeypatch):
+    """Trainings in several precisions share them."""
+    scale = dataclasses.replace(tiny_scale, foundation_models=("lite0",), tokenizer_precision="tf32")
+    plan = tiny_plan(scale, 32)
+    spec = next(s.spec for s in plan.stages if s.kind == "fit_tokenizer" and s.spec.foundation)
+    original, flags = foundation.foundation_model, set()
+
+    def model(*arguments, **options):
+        network = original(*arguments, **options)
+        network.register_forward_hook(lambda *_: flags.add(torch.backends.cudnn.allow_tf32))
+        return network
+
+    monkeypatch.setattr(foundation_features, "foundation_model", model)
+    compute.apply(spec.compute)
+    try:
+        FoundationFeatures(spec)
+        assert torch.backends.cudnn.allow_tf32 is True
+    finally:
+        compute.apply(dataclasses.replace(spec.compute, precision="float32"))
+    assert flags == {False}
