@@ -42,7 +42,7 @@ class Profile:
     qos: str = ""
     constraint: str = ""
     minutes: int = 24 * 60  # wall-clock limit; a job that reaches it saves, is requeued and resumes
-    save_seconds: int = 120  # time before the limit at which a job gets the signal to save
+    save_seconds: int = 120  # time before the limit at which a job gets the signal: it must suffice to write a state
     nodes: int = 1  # over which the processes of a job are spread
     cpus: int = 0  # of each process; 0: as many as its threads
     memory_gb: float = 0.0  # of each node

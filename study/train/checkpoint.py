@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 import zlib
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,6 +20,9 @@ from study.core.files import load_metadata, load_tensors, save_tensors
 from study.plan.stage import CHECKPOINT, KEPT_STATE, state_files
 
 KEPT = 2  # checkpoints of a training
+# Between the end of one write and the next checkpoint pass at least SAVE_SECONDS, and so much time that the training
+# waits for checkpoints for at most this share of it. Neither has influence on results.
+SAVE_SECONDS, SAVE_SHARE = 20.0, 0.02
 CHECKSUM = "crc32"  # key in the metadata
 State = Mapping[str, nn.Module | torch.optim.Optimizer]
 log = logging.getLogger(__name__)
@@ -81,16 +86,25 @@ def _checksum(tensors: dict[str, Tensor], metadata: dict[str, str]) -> str:
     return f"{value:08x}"
 
 
-def save(folder: Path, state: State, position: Position, *, keep: bool = False) -> None:
-    """Write the state at this position, then delete all checkpoints up to it but the last two. Only rank 0 writes.
+def host_copy(state: State) -> dict[str, Tensor]:
+    """The tensors of `pack`, contiguous, copied to host memory: as large as the state, also where it is on the CPU."""
+    return {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in pack(state).items()
+    }
+
+
+def write(folder: Path, tensors: dict[str, Tensor], position: Position, *, keep: bool = False) -> None:
+    """Write a state at this position, then delete all checkpoints up to it but the last two.
 
     Args:
+        tensors: as of `host_copy`.
         keep: write it as a kept state, which no later one replaces.
+
+    Raises:
+        OSError: the disk is full or read-only; the checkpoints before stay.
     """
-    if rank() != 0:
-        return
     path = folder / f"{KEPT_STATE if keep else CHECKPOINT}-{position.images_seen:012d}.safetensors"
-    tensors = {name: tensor.detach().contiguous().cpu() for name, tensor in pack(state).items()}
     metadata = {
         "images_seen": str(position.images_seen),
         "seconds": f"{position.seconds:.3f}",
@@ -99,6 +113,64 @@ def save(folder: Path, state: State, position: Position, *, keep: bool = False) 
     }
     save_tensors(path, tensors, {**metadata, CHECKSUM: _checksum(tensors, metadata)})
     _delete_checkpoints(folder, position.images_seen, spare=KEPT)
+
+
+class Writer:
+    """Writes the states of a running training in a thread, one at a time; the training waits for their copies only.
+
+    A context manager: when the block ends, so has the write under way, and the lease of the folder can be given up.
+    With several processes only rank 0 writes; elsewhere nothing is ever due, under way or waited for.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._thread = ThreadPoolExecutor(1, "checkpoints")
+        self._write: Future[None] | None = None
+        self._ended = time.monotonic()  # the last write; at first the start of the training
+        self._cost = 0.0  # seconds that the last copy took
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._thread.shutdown()
+        if kind is None:
+            self.wait()
+
+    def save(self, state: State, position: Position, *, keep: bool = False) -> None:
+        """Copy the state at this position and start to write it, after the write under way; `keep` as in `write`."""
+        if rank() != 0:
+            return
+        self.wait()
+        started = time.monotonic()
+        tensors = host_copy(state)
+        self._cost = time.monotonic() - started
+        self._write = self._thread.submit(self._write_copy, tensors, position, keep)
+
+    def _write_copy(self, tensors: dict[str, Tensor], position: Position, keep: bool) -> None:
+        write(self._folder, tensors, position, keep=keep)
+        self._ended = time.monotonic()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a write is under way."""
+        return self._write is not None and not self._write.done()
+
+    @property
+    def due(self) -> bool:
+        """Whether it is time for the next checkpoint."""
+        pause = max(SAVE_SECONDS, self._cost / SAVE_SHARE)
+        return rank() == 0 and not self.busy and time.monotonic() - self._ended > pause
+
+    def check(self) -> None:
+        """Raise what the last write raised (OSError: the disk is full or read-only), if it has ended."""
+        if not self.busy:
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait until the last state is on the disk; raises what its write raised."""
+        if self._write is not None:
+            self._write.result()
 
 
 def keep_last_alone(folder: Path) -> None:

@@ -10,6 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -21,8 +22,8 @@ from study.plan.stage import state_files
 from study.train import checkpoint
 from study.train.history import POINTS, History
 
-SAVE_SECONDS = 20.0  # between checkpoints; has no influence on results
-CHECK_STEPS_CUDA = 50  # reading the loss waits for the GPU, so it is read once in this many steps
+CHECK_STEPS = {"cpu": 1, "cuda": 50}  # reading the loss waits for the GPU, so it is read once in this many steps
+LOOK_SECONDS = 5.0  # between two looks for a request to stop; has no influence on results
 TOLERATED = 3  # consecutive checks with a loss that is not finite; one more, and the last checkpoint is restored
 
 log = logging.getLogger(__name__)
@@ -45,6 +46,10 @@ def train(
     Where the folder holds a state between one mark and the next, the training goes on from there. With marks, the state
     at the last one stays in the folder, unless an earlier training left one further along.
 
+    Checkpoints are written while the training goes on (`checkpoint.Writer`). A stop is noticed within about
+    LOOK_SECONDS. Then the training waits for the write under way, or writes a checkpoint if there is none: a second one
+    would take longer than training again what came after the first.
+
     A step whose loss or gradient is not finite changes nothing (`update`). If such steps continue, the last checkpoint
     is restored once, in case the machine was at fault; if they continue after that, the training has diverged.
 
@@ -66,13 +71,16 @@ def train(
 
     Raises:
         Diverged: the loss stayed not finite.
-        Interrupted: a stop was requested; the checkpoint is written.
+        Interrupted: a stop was requested; a checkpoint is written.
+        LeaseLost: another process has taken over the folder.
+        OSError: a state could not be written.
     """
     marks = marks or {}
     position, started = checkpoint.Position(), time.monotonic()
     images_seen, skipped = 0, torch.zeros((), device=device)
     loss = torch.tensor(math.nan)
-    saved, fell_back, first_bad_step, bad_checks = started, False, 0, 0
+    fell_back, first_bad_step, bad_checks = False, 0, 0
+    looked, steps_since_look, steps_to_look = started, 0, 1
     log_steps = _log_steps(budget_images // batch_images, device)
     already_logged = max(state_files(out.folder), default=0)  # the history up to the state furthest along stays
     history = History(out.folder, already_logged)
@@ -90,51 +98,72 @@ def train(
         finite = last_loss if math.isfinite(last_loss) else None
         return checkpoint.Position(images_seen, seconds, position.skipped + int(skipped), finite)
 
-    def save(keep: bool = False) -> None:
-        nonlocal saved
-        saved = time.monotonic()
-        checkpoint.save(out.folder, state, now(), keep=keep)
+    def look() -> bool:
+        """Whether any process was asked to stop: all learn it after the same step, as they learn when to look again.
 
-    for target in sorted({*marks, budget_images}):
-        if found := checkpoint.restore(out.folder, state, until=target, beyond=images_seen):
-            go_on_from(found)
-        while images_seen < target:
-            loss = step(images_seen)
-            skipped += ~loss.isfinite()
-            images_seen += batch_images
-            steps = images_seen // batch_images
-            stopping = False
-            checking = device == "cpu" or steps % CHECK_STEPS_CUDA == 0 or images_seen >= target
-            if checking or (out.stopping and world_size() == 1):
-                (loss,) = average(loss)
-                value = loss.item()
-                out.progress(images_seen, budget_images, note=f"loss {value:.4g}")
-                if math.isfinite(value):
-                    bad_checks = 0
-                else:
-                    first_bad_step = first_bad_step if bad_checks else steps
-                    bad_checks += 1
-                    log.warning("step %d was skipped: its loss or gradient is %s", steps, value)
-                stopping = any(all_gather(out.stopping))  # all processes stop after the same step
-            if images_seen > already_logged and (steps % log_steps == 0 or images_seen >= budget_images):
-                history.log(images_seen, {"loss": loss, **(scalars or {})}, device)
-            if bad_checks > TOLERATED:
-                found = None if fell_back else checkpoint.restore(out.folder, state, until=target)
-                if found is None:
-                    raise Diverged(f"diverged at step {first_bad_step}: the loss or its gradient is not finite")
-                images_seen, bad_checks, fell_back = found.images_seen, 0, True  # the time lost counts
-                history.rewind_to(images_seen)
-                log.warning("falling back to the checkpoint at %d images", images_seen)
-                continue
-            if stopping and images_seen < target:
-                save()
-                raise Interrupted(f"{out.title} was asked to stop")
-            if checking and not bad_checks and images_seen < target and time.monotonic() - saved > SAVE_SECONDS:
-                save()
-        if marks and (keep_states or (target == budget_images and target > already_logged)):
-            save(keep=keep_states)
-        if target in marks and rank() == 0:
-            marks[target](_cost(now(), device))
+        Rank 0 chooses that step from its own clock. The interval at most doubles, because on a GPU the first steps
+        return before they are made.
+        """
+        nonlocal looked, steps_since_look, steps_to_look
+        if out.lease is not None:
+            out.lease.check()  # first: a process that took over may have deleted what was being written
+        writer.check()
+        before, looked = looked, time.monotonic()
+        affordable = int(LOOK_SECONDS / max(looked - before, 1e-9) * steps_since_look)
+        answers = all_gather([out.stopping, max(1, min(affordable, 2 * steps_since_look))])
+        steps_since_look, steps_to_look = 0, answers[0][1]
+        return any(stopping for stopping, _ in answers)
+
+    def stop(saved: bool) -> NoReturn:
+        if not saved:
+            writer.save(state, now())
+        writer.wait()
+        raise Interrupted(f"{out.title} was asked to stop")
+
+    with checkpoint.Writer(out.folder) as writer:
+        for target in sorted({*marks, budget_images}):
+            if found := checkpoint.restore(out.folder, state, until=target, beyond=images_seen):
+                go_on_from(found)
+            while images_seen < target:
+                loss = step(images_seen)
+                skipped += ~loss.isfinite()
+                images_seen += batch_images
+                steps = images_seen // batch_images
+                steps_since_look += 1
+                checking = steps % CHECK_STEPS[device] == 0 or images_seen >= target
+                if checking:
+                    (loss,) = average(loss)
+                    value = loss.item()
+                    out.progress(images_seen, budget_images, note=f"loss {value:.4g}")
+                    if math.isfinite(value):
+                        bad_checks = 0
+                    else:
+                        first_bad_step = first_bad_step if bad_checks else steps
+                        bad_checks += 1
+                        log.warning("step %d was skipped: its loss or gradient is %s", steps, value)
+                stopping = (checking or world_size() == 1 or steps_since_look >= steps_to_look) and look()
+                if images_seen > already_logged and (steps % log_steps == 0 or images_seen >= budget_images):
+                    history.log(images_seen, {"loss": loss, **(scalars or {})}, device)
+                if bad_checks > TOLERATED:
+                    writer.wait()
+                    found = None if fell_back else checkpoint.restore(out.folder, state, until=target)
+                    if found is None:
+                        raise Diverged(f"diverged at step {first_bad_step}: the loss or its gradient is not finite")
+                    images_seen, bad_checks, fell_back = found.images_seen, 0, True  # the time lost counts
+                    history.rewind_to(images_seen)
+                    log.warning("falling back to the checkpoint at %d images", images_seen)
+                    continue
+                if stopping and images_seen < target:
+                    stop(writer.busy)
+                if checking and not bad_checks and images_seen < target and writer.due:
+                    writer.save(state, now())
+            if marks and (keep_states or (target == budget_images and target > already_logged)):
+                writer.save(state, now(), keep=keep_states)
+                writer.wait()  # before the record says that the mark is reached
+            if target in marks and rank() == 0:
+                marks[target](_cost(now(), device))
+            if target < budget_images and look():
+                stop(writer.busy or keep_states)
     if marks:
         checkpoint.keep_last_alone(out.folder)
     return _cost(now(), device)
@@ -153,8 +182,8 @@ def _cost(position: checkpoint.Position, device: str) -> Record:
 
 def _log_steps(steps: int, device: str) -> int:
     """Steps between two points of a training's history: a multiple of those at which the loss is read anyway."""
-    interval = -(-steps // POINTS)
-    return interval if device == "cpu" else -(-interval // CHECK_STEPS_CUDA) * CHECK_STEPS_CUDA
+    check_steps = CHECK_STEPS[device]
+    return -(-steps // POINTS // check_steps) * check_steps
 
 
 def update(optimizer: torch.optim.Optimizer, gradient_norm: Tensor) -> None:

@@ -9,6 +9,7 @@ from study.core.stopping import Interrupted, stop_requested
 from study.core.workspace import Workspace
 from study.plan.stage import state_files
 from study.submit.jobs import run_stage
+from study.train import checkpoint
 from study.train.loop import gradient_norm, train, update
 
 
@@ -22,6 +23,22 @@ def interrupted_after(monkeypatch, images):
             stop_requested.set()
 
     monkeypatch.setattr(Workspace, "progress", progress)
+
+
+def checkpoint_after_every_step(monkeypatch):
+    """Every training writes a checkpoint after each step, before the next."""
+    save = checkpoint.Writer.save
+
+    def save_and_wait(self, *arguments, **options):
+        save(self, *arguments, **options)
+        self.wait()
+
+    monkeypatch.setattr(checkpoint.Writer, "due", True)
+    monkeypatch.setattr(checkpoint.Writer, "save", save_and_wait)
+
+
+def write_state(folder, state, position):
+    checkpoint.write(folder, checkpoint.host_copy(state), position)
 
 
 def run_in_pieces(stage):

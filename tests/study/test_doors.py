@@ -435,7 +435,7 @@ def test_the_manifest_of_packed_data(trap, pictures):
 def test_a_checkpoint_falls_back_to_the_one_before(protocol, trap, tmp_path, caplog):
     layer = torch.nn.Linear(3, 2)
     parts = {"layer": layer, "optimizer": torch.optim.AdamW(layer.parameters())}
-    checkpoint.save(tmp_path, parts, Position(8, 1.0))
+    checkpoint.write(tmp_path, checkpoint.host_copy(parts), Position(8, 1.0))
     hostile = tmp_path / "checkpoint-000000000016.safetensors"
     hostile.write_bytes(pickle.dumps(trap, protocol))
     assert checkpoint.restore(tmp_path, parts) == Position(8, 1.0)

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,15 +14,17 @@ from interrupting import aligned_with_everything
 
 from models.discriminator import BatchNorm
 from study.core import distributed
-from study.core.files import load_tensors, save_tensors
+from study.core.files import load_tensors, read_json, save_tensors, write_json
 from study.core.lease import lease
+from study.core.stopping import Interrupted, stop_requested
+from study.core.workspace import Workspace
 from study.data import latents as stored_latents
 from study.plan.runs import Job
-from study.plan.stage import TOKENIZER_WEIGHTS
+from study.plan.stage import TOKENIZER_WEIGHTS, state_files
 from study.stages import fit_generator, fit_tokenizer
 from study.submit import jobs
 from study.submit.jobs import run_job, run_stage
-from study.train import checkpoint, history
+from study.train import checkpoint, history, loop
 
 
 def in_process(rank, count, port, root, work, arguments):
@@ -224,3 +227,35 @@ def fails_on_rank_zero():
 
 def test_results_and_failures_of_rank_0_reach_the_other_processes(study_root):
     assert ended(started(3, fails_on_rank_zero)) == [0, 0, 0]
+
+
+def asked_to_stop_at_step_40(folder):
+    """A training as on GPUs, where no step reads the loss; the second process is asked, and its clock runs fast."""
+    loop.CHECK_STEPS, loop.LOOK_SECONDS = {"cpu": 10**6}, 1.0
+    steps, looks, all_gather = [], [], loop.all_gather
+    loop.all_gather = lambda value: looks.append(value) or all_gather(value)
+    with distributed.process_group("cpu"):
+        asked = distributed.rank() == 1
+        if asked:
+            loop.time = SimpleNamespace(monotonic=lambda: 100 * time.monotonic())
+
+        def step(images_seen):
+            steps.append(images_seen)
+            time.sleep(0.02)
+            if asked and len(steps) == 40:
+                stop_requested.set()
+            return torch.tensor(1.0)
+
+        out, state = Workspace(folder, None, "training", print), {"layer": torch.nn.Linear(1, 1)}
+        with pytest.raises(Interrupted):
+            loop.train(out, state, step, budget_images=5000, batch_images=1, device="cpu")
+        write_json(folder / f"{distributed.rank()}.json", [len(steps), len(looks)])
+
+
+def test_processes_look_for_a_stop_by_the_seconds_of_the_first_and_stop_after_the_same_step(tmp_path):
+    assert ended(started(2, asked_to_stop_at_step_40, tmp_path)) == [0, 0]
+    (steps, looks), second = (read_json(tmp_path / f"{rank}.json") for rank in (0, 1))
+    assert [steps, looks] == second
+    assert list(state_files(tmp_path)) == [steps]
+    assert 40 <= steps <= 40 + 50  # 1 s apart are 50 steps at most
+    assert looks <= 20  # mostly after 1, 3, 7, 15, 31 and 63 steps

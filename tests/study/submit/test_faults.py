@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 import torch
-from interrupting import weights
+from interrupting import checkpoint_after_every_step, weights
 
 from results import table as results
 from study.core.files import load_tensors, read_json
@@ -19,12 +19,12 @@ from study.data.datasets import _folder
 from study.report.table_rows import update_table
 from study.stages import fit_generator
 from study.submit.jobs import run_stage
-from study.train import checkpoint, loop
+from study.train import checkpoint
 
 
 @pytest.fixture(autouse=True)
-def checkpoint_after_every_step(monkeypatch):
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+def checkpoints(monkeypatch):
+    checkpoint_after_every_step(monkeypatch)
 
 
 @pytest.fixture

@@ -4,10 +4,18 @@ import dataclasses
 
 import pytest
 import torch
-from interrupting import Counting, aligned_with_everything, forget, interrupted_after, run_in_pieces, weights
+from interrupting import (
+    Counting,
+    aligned_with_everything,
+    checkpoint_after_every_step,
+    forget,
+    interrupted_after,
+    run_in_pieces,
+    weights,
+)
 
 from study.submit.jobs import run_stage
-from study.train import history, loop
+from study.train import history
 from study.train.loop import _log_steps
 
 CLOCKS = ("time", "images_per_second")
@@ -52,7 +60,7 @@ def test_a_training_interrupted_repeatedly_logs_each_step_once(tiny_plan, monkey
 
 
 def test_a_fall_back_deletes_the_points_after_the_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    checkpoint_after_every_step(monkeypatch)
     Counting(lambda seen, attempt: 40 <= seen <= 64 and attempt == 1).train(tmp_path)
     points = history.read_history(tmp_path)
     assert [point["images_seen"] for point in points] == list(range(8, 161, 8))

@@ -4,7 +4,16 @@ import dataclasses
 
 import pytest
 import torch
-from interrupting import Counting, aligned_with_everything, forget, interrupted_after, run_in_pieces, weights
+from interrupting import (
+    Counting,
+    aligned_with_everything,
+    checkpoint_after_every_step,
+    forget,
+    interrupted_after,
+    run_in_pieces,
+    weights,
+    write_state,
+)
 
 from study.core.lease import lease
 from study.core.randomness import make_rng
@@ -14,8 +23,8 @@ from study.plan.specs import FitGenerator, FitTokenizer, Phase
 from study.plan.stage import TOKENIZER_WEIGHTS, Stage, snapshot_file, state_files
 from study.stages import fit_generator, fit_tokenizer
 from study.submit.jobs import run_stage
-from study.train import checkpoint, loop
-from study.train.checkpoint import Position, restore, save
+from study.train import checkpoint
+from study.train.checkpoint import Position, restore
 from study.train.loop import decayed_learning_rate, train
 
 
@@ -154,11 +163,11 @@ def test_the_ema_differs_from_the_raw_weights_and_another_seed_from_both(tiny_pl
 
 def test_after_a_truncated_checkpoint_the_previous_one_is_used(tmp_path, caplog):
     layer = torch.nn.Linear(3, 2)
-    save(tmp_path, {"layer": layer}, Position(8, 1.0))
+    write_state(tmp_path, {"layer": layer}, Position(8, 1.0))
     before = layer.weight.detach().clone()
     with torch.no_grad():
         layer.weight.add_(1)
-    save(tmp_path, {"layer": layer}, Position(16, 2.0))
+    write_state(tmp_path, {"layer": layer}, Position(16, 2.0))
     newest = sorted(tmp_path.glob("checkpoint-*"))[-1]
     newest.write_bytes(newest.read_bytes()[:-7])
     assert restore(tmp_path, {"layer": layer}) == Position(8, 1.0)
@@ -169,11 +178,11 @@ def test_after_a_truncated_checkpoint_the_previous_one_is_used(tmp_path, caplog)
 def test_a_checkpoint_with_any_altered_byte_is_never_accepted(tmp_path, caplog):
     """Flips one bit of every byte in turn: of the header, its metadata and the tensors."""
     state = {"layer": torch.nn.Linear(2, 1), "half": torch.nn.Linear(1, 1, bias=False).bfloat16()}
-    save(tmp_path, state, Position(8, 1.0))
+    write_state(tmp_path, state, Position(8, 1.0))
     before = {name: tensor.clone() for name, tensor in checkpoint.pack(state).items()}
     with torch.no_grad():
         state["layer"].weight.add_(1)
-    save(tmp_path, state, Position(16, 2.0, 3))
+    write_state(tmp_path, state, Position(16, 2.0, 3))
     after = {name: tensor.clone() for name, tensor in checkpoint.pack(state).items()}
     newest = sorted(tmp_path.glob("checkpoint-*"))[-1]
     whole = newest.read_bytes()
@@ -191,7 +200,7 @@ def test_a_checkpoint_with_any_altered_byte_is_never_accepted(tmp_path, caplog):
 
 def test_only_the_last_two_checkpoints_are_kept(tmp_path):
     for images in (8, 16, 24):
-        save(tmp_path, {"layer": torch.nn.Linear(1, 1)}, Position(images, 0.0))
+        write_state(tmp_path, {"layer": torch.nn.Linear(1, 1)}, Position(images, 0.0))
     assert [int(p.stem.split("-")[1]) for p in sorted(tmp_path.glob("*"))] == [16, 24]
 
 
@@ -210,7 +219,7 @@ def test_an_optimizer_comes_back_with_its_moments_in_the_layout_of_the_weights(t
             optimizer.step()
         return state
 
-    save(tmp_path, trained(3), Position(3, 0.0))
+    write_state(tmp_path, trained(3), Position(3, 0.0))
     assert torch.equal(trained(2, tmp_path)["layer"].weight, trained(5)["layer"].weight)
 
 
@@ -222,7 +231,7 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing_and_is_counted(tmp_
 
 
 def test_a_training_that_stays_not_finite_has_diverged_at_its_first_bad_step(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    checkpoint_after_every_step(monkeypatch)
     counting = Counting(lambda seen, attempt: seen >= 40)
     with pytest.raises(Diverged, match="diverged at step 6: the loss or its gradient is not finite"):
         counting.train(tmp_path)
@@ -232,7 +241,7 @@ def test_a_training_that_stays_not_finite_has_diverged_at_its_first_bad_step(tmp
 
 
 def test_after_a_temporary_fault_the_training_continues_from_the_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
+    checkpoint_after_every_step(monkeypatch)
     sound = Counting()
     sound.train(tmp_path / "sound")
     counting = Counting(lambda seen, attempt: 40 <= seen <= 64 and attempt == 1)
@@ -275,9 +284,8 @@ def test_every_number_that_matters_moves_the_fingerprint_and_names_do_not(tiny_p
     assert Stage("fit_generator", generator.spec, {"latents": encode}).fingerprint != generator.fingerprint
 
 
-def test_seconds_of_all_attempts_are_added(tmp_path, monkeypatch):
-    monkeypatch.setattr(loop, "SAVE_SECONDS", 0.0)
-    checkpoint.save(tmp_path, {}, Position(8, 100.0))
+def test_seconds_of_all_attempts_are_added(tmp_path):
+    write_state(tmp_path, {}, Position(8, 100.0))
     with lease(tmp_path) as held:
         record = train(
             Workspace(tmp_path, held, "training", write_record=print), {}, lambda seen: torch.tensor(1.0),
