@@ -221,7 +221,7 @@ def score(options: Evaluate) -> list[Row]:
         started = time.monotonic()
         print(f"{judge.name}: comparing {samples:,} pictures with {target.count:,} of the reference ...", flush=True)
         reference, text = _reference(judge, target, machine.device)
-        features, spatial = all_features(build_judge(judge, target.data, machine.device), pictures.pixels)
+        features, spatial = all_features(build_judge(judge, target.data, machine.device), [pictures.pixels])
         protocol: dict[str, Any] = {
             "samples": samples,
             "extractor": judge.name,

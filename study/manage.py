@@ -30,6 +30,7 @@ from study.core.paths import CHECKOUT, job_folder, study_root
 from study.core.settings import change
 from study.core.stopping import ask_to_end
 from study.core.study_name import one_study
+from study.data.picture_chunks import picture_files
 from study.plan.runs import Job, Plan
 from study.plan.stage import Stage, recorded_marks, state_files
 from study.report.carry_out import carry_out
@@ -278,7 +279,8 @@ def _clean(options: Clean) -> int:
     folders = unreferenced(options.out)
     unused = [path for folder in folders for path in _contents(folder)]
     states = [path for path in states_of_finished_trainings() if path.parent not in folders]
-    if not folders and not states:
+    pictures = [path for path in judged_pictures() if path.parent not in folders]
+    if not folders and not states and not pictures:
         console.print("nothing to delete: everything is referred to")
         return 0
     refused = False
@@ -287,6 +289,8 @@ def _clean(options: Clean) -> int:
          "delete their files, except the records?"),
         (states, f"finished generators can go on to a larger budget from {counted(len(states), 'state')}",
          "delete them? such generators would train anew"),
+        (pictures, "samples and reconstructions that were judged take disk",
+         "delete them? for another judge they would be made again"),
     ):  # fmt: skip
         if paths:
             console.print(f"{what}, {disk_size(sum(path.stat().st_size for path in paths))}")
@@ -311,10 +315,22 @@ def _records(folder: Path) -> list[Path]:
     return sorted(folder.glob("record*.json"))
 
 
+def _launched_stages() -> list[Stage]:
+    return [stage for study in launched_studies() for _, plan in launched_plans(study) for stage in plan.stages]
+
+
+def judged_pictures() -> list[Path]:
+    """The files of samples and reconstructions that no launched sweep is still to judge."""
+    waiting = [stage for stage in _launched_stages() if stage.kind == "judge" and stage.record() is None]
+    wanted = {source.folder for stage in waiting for source in stage.inputs.values()}
+    folders = [folder for kind in ("sample", "reconstruct") for folder in study_root().glob(f"stages/{kind}/*")]
+    done = [folder for folder in folders if folder not in wanted and _records(folder) and holder(folder) is None]
+    return [path for folder in done for path in picture_files(folder)]
+
+
 def states_of_finished_trainings() -> list[Path]:
     """The states of trainings of generators that have reached every mark asked of them and are not running."""
-    asked = [stage for study in launched_studies() for _, plan in launched_plans(study) for stage in plan.stages]
-    unfinished = {stage.folder for stage in asked if stage.missing_marks()}
+    unfinished = {stage.folder for stage in _launched_stages() if stage.missing_marks()}
     found: list[Path] = []
     for folder in study_root().glob("stages/fit_generator/*"):
         states, marks = state_files(folder), recorded_marks(folder.name)

@@ -20,8 +20,9 @@ from results.schema import FOREIGN
 from results.table import load
 from study.core import compute
 from study.core.paths import CHECKOUT, study_root
+from study.plan import specs
 from study.plan.scales import imagenet256_system
-from study.plan.specs import Encode, FitGenerator, Generate, Sampling
+from study.plan.specs import Encode, FitGenerator, Sampling
 from study.plan.stage import Stage, recorded_marks, stage_from_record
 
 if TYPE_CHECKING:
@@ -175,8 +176,8 @@ def _check(options: Sample) -> None:
         raise ValueError(f"--out must be a file that ends in .png, got {options.out}")
 
 
-def prepare(options: Sample) -> tuple[Generate, dict[str, Stage], list[int]]:
-    """Spec and inputs of a generate stage that is never recorded, and the classes in turn.
+def prepare(options: Sample) -> tuple[specs.Sample, dict[str, Stage], list[int]]:
+    """Spec and inputs of a sample stage that is never recorded, and the classes in turn.
 
     Raises:
         ValueError: an option is invalid; the message is one line.
@@ -192,9 +193,7 @@ def prepare(options: Sample) -> tuple[Generate, dict[str, Stage], list[int]]:
     sampling = _sampling((judged if len(judged) else rows).iloc[0], options, len(classes) * options.each)
     if sampling.guidance_scale != 1 and not fit.architecture.label_dropout:
         raise ValueError(f"{rows.iloc[0]['run']!r} was trained without label dropout, so it cannot be guided")
-    spec = Generate(
-        data=encode.data, images_seen=mark, sampling=sampling, reference_images=0, judges=(), compute=fit.compute
-    )
+    spec = specs.Sample(images_seen=mark, sampling=sampling, compute=fit.compute)
     return spec, {"generator": training, "latents": latents, "tokenizer": latents.inputs["tokenizer"]}, classes
 
 
@@ -215,7 +214,7 @@ def _checkpoint_sampler(options: Sample) -> tuple[Callable[[int], Tensor], Sampl
     """
     # imported here: they load torch, which takes seconds that --help does not need
     from models import load_generator, load_latent_statistics, load_tokenizer
-    from study.stages.generate import make_sampler
+    from study.stages.sample import make_sampler
 
     if options.tokenizer is None or options.statistics is None or "=" not in options.tokenizer:
         raise ValueError("a checkpoint needs --tokenizer TOKENIZER=FILE and --statistics FILE")
@@ -271,7 +270,7 @@ def draw(options: Sample) -> tuple[Sampling, str]:
     import torch
 
     from study.judge.sheets import save_sheet
-    from study.stages.generate import chunks_of, sampler
+    from study.stages.sample import sampler
 
     if _is_checkpoint(options.run):
         chunk, sampling, classes = _checkpoint_sampler(options)
@@ -284,7 +283,8 @@ def draw(options: Sample) -> tuple[Sampling, str]:
         chunk, sampling = sampler(spec, inputs, classes), spec.sampling
         source = f"{options.run} after {spec.images_seen:,} images"
 
-    images = torch.cat([chunk(number) for number in chunks_of(sampling)])[: sampling.samples]
+    chunks = range(-(-sampling.samples // sampling.chunk))
+    images = torch.cat([chunk(number) for number in chunks])[: sampling.samples]
     save_sheet(options.out, images, columns=len(classes) if len(classes) > 1 else min(COLUMNS, len(images)))
     return sampling, source
 

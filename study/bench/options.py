@@ -28,5 +28,7 @@ class Bench:
     against: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Compare with a checkout of hustvl/LightningDiT instead: generator step, sampling, loader. On a GPU three
     processes share its memory: give --batch."""
+    judging: bool = False
+    """Instead, judge 50,000 made-up pictures of 256 px, which takes minutes, and say how much memory that needs."""
     out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """Also write the numbers to this JSON file."""

@@ -33,6 +33,7 @@ from study.bench.cases import (
     sampling_cases,
     tokenizer_cases,
 )
+from study.bench.judging import JUDGE, SIZE, judging
 from study.bench.options import Bench
 from study.bench.timing import Case, Measured, breakdown, measure, product_rate
 from study.core import compute
@@ -148,6 +149,19 @@ def report_comparison(workload: Workload, options: Bench, checkout: Path, consol
     return {"against": [dataclasses.asdict(task) for task in comparisons], "samples_differ_by": largest_difference}
 
 
+def report_judging(device: str, console: Console) -> dict[str, Any]:
+    """Judge many pictures and print memory and time; returns the content of the JSON file."""
+    try:
+        found = judging(device=device)
+    except ValueError as error:
+        stop(str(error))
+    console.print(
+        f"{found.pictures:,} pictures of {found.pixels} px judged by {JUDGE} at {SIZE} px in {found.seconds:.0f} s: "
+        f"at most {found.gib_peak:.2f} GiB of host memory, {found.gib_before:.2f} GiB of it before the first picture"
+    )
+    return {"judging": dataclasses.asdict(found)}
+
+
 def bench(options: Bench) -> None:
     """Measure, print, and on request write a JSON file; exit code 2 if something cannot be measured here."""
     resolved = compute.resolve()
@@ -183,6 +197,8 @@ def bench(options: Bench) -> None:
     }
     if options.against is not None:
         content |= report_comparison(workload, options, options.against, console)
+    elif options.judging:
+        content |= report_judging(resolved.device, console)
     else:
         content |= report_own(workload, options, console)
     if options.out is not None:

@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -144,6 +144,15 @@ def load_images(spec: DataSpec, split: str) -> ImageSet:
     if images.shape != expected or images.dtype != np.uint8 or labels.shape != (count,):
         raise ValueError(f"{folder} holds {images.dtype} {images.shape}, expected uint8 {expected}; delete it")
     return ImageSet(images=images, labels=labels.astype(np.int64, copy=False))
+
+
+def selected_images(spec: DataSpec, split: str, rows: np.ndarray, count: int | None = None) -> Iterator[np.ndarray]:
+    """The images of these rows in order, uint8 (n, C, H, W), `count` at a time or all at once.
+
+    The file is mapped anew each time, so that no more than one part of it stays in memory.
+    """
+    for start in range(0, len(rows), count or len(rows)):
+        yield np.ascontiguousarray(load_images(spec, split).images[rows[start : start + (count or len(rows))]])
 
 
 def _folder(spec: DataSpec) -> Path:

@@ -15,6 +15,7 @@ to the training set, divided by that of the unchanged test set. The smallest inp
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,32 +71,46 @@ def features(extractor: FeatureExtractorBase, images: np.ndarray | Tensor, batch
     Raises:
         ValueError: images of another type or shape.
     """
-    return all_features(extractor, images, batch_size)[0]
+    return all_features(extractor, [images], batch_size)[0]
 
 
 def all_features(
-    extractor: FeatureExtractorBase, images: np.ndarray | Tensor, batch_size: int | None = None
+    extractor: FeatureExtractorBase, images: Iterable[np.ndarray | Tensor], batch_size: int | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """`features`, and Inception's spatial features from the same pass, float32 (N, SPATIAL_WIDTH); else None."""
+    """`features` of images that come in parts, and Inception's spatial features from the same pass, float32
+    (N, SPATIAL_WIDTH); else None. How they are parted changes nothing."""
     import torch
 
-    if images.ndim != 4 or images.shape[1] not in (1, 3) or images.dtype not in (np.uint8, torch.uint8):
-        raise ValueError(f"images must be uint8 (N, 1 or 3, H, W), got {images.dtype} {tuple(images.shape)}")
-    if not len(images):
-        raise ValueError("no images to judge")
     device = next(extractor.parameters()).device
-    batch_size = batch_size or BATCH.get(device.type, 25)
     parts = []
     with torch.inference_mode():
-        for start in range(0, len(images), batch_size):
+        for batch in _batches(images, batch_size or BATCH.get(device.type, 25)):
             stop_if_asked("judging")
-            batch = images[start : start + batch_size]
-            if isinstance(batch, np.ndarray):
-                batch = torch.from_numpy(batch.copy())
             outputs = extractor(batch.to(device).expand(-1, 3, -1, -1))
             parts.append([output.float().cpu() for output in outputs])
+    if not parts:
+        raise ValueError("no images to judge")
     pooled, *spatial = (torch.cat(batches) for batches in zip(*parts, strict=True))
     return pooled, spatial[0] if spatial else None
+
+
+def _batches(parts: Iterable[np.ndarray | Tensor], size: int) -> Iterator[Tensor]:
+    """The images of all parts in batches of this size, the last one being smaller."""
+    import torch
+
+    rest: Tensor | None = None
+    for part in parts:
+        if part.ndim != 4 or part.shape[1] not in (1, 3) or part.dtype not in (np.uint8, torch.uint8):
+            raise ValueError(f"images must be uint8 (N, 1 or 3, H, W), got {part.dtype} {tuple(part.shape)}")
+        for start in range(0, len(part), size):
+            piece = part[start : start + size]
+            images = torch.from_numpy(piece.copy()) if isinstance(piece, np.ndarray) else piece
+            images = images if rest is None else torch.cat([rest, images])
+            if len(images) >= size:
+                yield images[:size]
+            rest = images[size:] if len(images) > size else None if len(images) == size else images
+    if rest is not None:
+        yield rest
 
 
 def trained_classifier(spec: JudgeSpec, data: DataSpec) -> Path:

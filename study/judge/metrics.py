@@ -6,7 +6,7 @@ distance itself is in study/judge/frechet.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -113,13 +113,13 @@ def reconstruction_distance(features: Tensor, inputs: Reference) -> float:
     return checked({"rfid": frechet_distance(statistics(features), target)})["rfid"]
 
 
-def reconstruction_metrics(
+def pairwise_metrics(
     images: Tensor,
     reconstructions: Tensor,
     perceptual: Callable[[Tensor, Tensor], Tensor],
-    batch_size: int = 50,
-) -> dict[str, float]:
-    """How reconstructions compare with their inputs.
+    batch_size: int = 64,
+) -> Tensor:
+    """How each reconstruction compares with its input.
 
     Args:
         images, reconstructions: uint8 (N, 1 or 3, H, W), in the same order.
@@ -127,20 +127,19 @@ def reconstruction_metrics(
         batch_size: images at a time.
 
     Returns:
-        Averages over images of psnr (dB, data range 255, at most PSNR_CEILING each), ssim (data range 255,
-        Gaussian window of 11 pixels) and perceptual.
+        float64 (3, N): psnr (dB, data range 255, at most PSNR_CEILING), ssim (data range 255, Gaussian window of 11
+        pixels) and perceptual; see `averaged`.
 
     Raises:
         ValueError: shapes or types do not fit.
-        MetricError: a number is not finite.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     if images.shape != reconstructions.shape or {images.dtype, reconstructions.dtype} != {torch.uint8}:
         actual = " and ".join(f"{x.dtype} {tuple(x.shape)}" for x in (images, reconstructions))
         raise ValueError(f"images and reconstructions must be uint8 of one shape, got {actual}")
-    if min(images.shape[2:]) < 6 or len(images) < 2:
-        raise ValueError(f"SSIM needs at least 6 pixels and 2 images, got {tuple(images.shape)}")
+    if min(images.shape[2:]) < 6:
+        raise ValueError(f"SSIM needs at least 6 pixels, got {tuple(images.shape)}")
     weights = list(perceptual.parameters()) if isinstance(perceptual, torch.nn.Module) else []
     device = weights[0].device if weights else images.device
     parts = []
@@ -153,5 +152,14 @@ def reconstruction_metrics(
             assert isinstance(ssim, Tensor)
             distance = perceptual(x / 127.5 - 1, y / 127.5 - 1)
             parts.append(torch.stack([psnr, ssim.reshape(-1).double(), distance.double()]).cpu())
-    psnr, ssim, distance = torch.cat(parts, dim=1).mean(dim=1).tolist()
+    return torch.cat(parts, dim=1)
+
+
+def averaged(parts: Sequence[Tensor]) -> dict[str, float]:
+    """Averages of psnr, ssim and perceptual over all pairs, from parts of `pairwise_metrics`.
+
+    Raises:
+        MetricError: a number is not finite.
+    """
+    psnr, ssim, distance = torch.cat(list(parts), dim=1).mean(dim=1).tolist()
     return checked({"psnr": psnr, "ssim": ssim, "perceptual": distance})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ import numpy as np
 from study.core.assets import asset
 from study.core.files import fingerprint, load_tensors, save_tensors
 from study.core.randomness import derive_seed
-from study.data.datasets import load_images
+from study.data.datasets import load_images, selected_images
 from study.data.external_images import read_pictures, read_statistics
 from study.judge.extractors import CLASSIFIER_FILE, class_scores
 from study.judge.frechet import square_root, statistics
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 REFERENCE_VERSION = 2
+PART = 1000  # images that are read at a time
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,9 +88,8 @@ def dataset_reference(spec: JudgeSpec, data: DataSpec, split: str, count: int, d
         weights = (trained_classifier(spec, data) / CLASSIFIER_FILE).read_bytes()
         key["weights"] = hashlib.sha256(weights).hexdigest()[:16]
 
-    def pixels() -> np.ndarray:
-        images = load_images(data, split)
-        return np.ascontiguousarray(images.images[balanced_choice(images.labels, count)])
+    def pixels() -> Iterator[np.ndarray]:
+        return selected_images(data, split, balanced_choice(load_images(data, split).labels, count), PART)
 
     return _cached_reference(spec, key, pixels, lambda: build_judge(spec, data, device))
 
@@ -126,13 +126,13 @@ def pictures_reference(
     if published is not None:
         content = hashlib.sha256(b"".join(published[name].tobytes() for name in sorted(published)))
         key["statistics"] = content.hexdigest()[:16]
-    return _cached_reference(spec, key, lambda: images, lambda: build_judge(spec, None, device), published)
+    return _cached_reference(spec, key, lambda: [images], lambda: build_judge(spec, None, device), published)
 
 
 def _cached_reference(
     spec: JudgeSpec,
     key: dict[str, Any],
-    pixels: Callable[[], np.ndarray],
+    pixels: Callable[[], Iterable[np.ndarray]],
     extractor: Callable[[], FeatureExtractorBase],
     published: dict[str, np.ndarray] | None = None,
 ) -> Reference:

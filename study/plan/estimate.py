@@ -12,7 +12,8 @@ from study.core.compute import Compute
 from study.core.files import read_json, write_json
 from study.core.paths import study_root
 from study.plan.data_spec import DataSpec
-from study.plan.specs import Encode, FitGenerator, FitTokenizer, Generate, Reconstruct
+from study.plan.judge_spec import FLOPS_PER_PIXEL
+from study.plan.specs import Encode, FitGenerator, FitTokenizer, Judge, Reconstruct, Sample
 from study.plan.stage import Stage
 from study.plan.trajectory import images_left
 
@@ -21,9 +22,11 @@ from study.plan.trajectory import images_left
 # other GPU rates are guesses.
 GUESSED_GPU = "H100"
 FIRST_GUESS: dict[str, dict[str, float]] = {
-    "cpu": {"fit_tokenizer": 25, "reconstruct": 10, "encode": 40, "fit_generator": 40, "generate": 20},
-    "cuda": {"fit_tokenizer": 25e3, "reconstruct": 5e3, "encode": 20e3, "fit_generator": 200e3, "generate": 60e3},
-}
+    "cpu": {"fit_tokenizer": 25, "reconstruct": 10, "encode": 40, "fit_generator": 40, "sample": 40, "judge": 10},
+    "cuda": {
+        "fit_tokenizer": 25e3, "reconstruct": 5e3, "encode": 20e3, "fit_generator": 200e3, "sample": 60e3, "judge": 1e3,
+    },
+}  # fmt: skip
 SHORTEST_SECONDS = 10.0
 CHECKPOINTS_KEPT = 2  # of each training while it runs, as in study/train/checkpoint.py
 FORWARD_AND_BACKWARD = 3  # in forward passes: a backward pass costs two
@@ -39,8 +42,13 @@ def training_flops(stage: Stage) -> int:
 
 
 def stage_flops(stage: Stage) -> float:
-    """FLOPs of a whole stage, without those of the judges, whose time is contained in the measured rate."""
+    """FLOPs of a whole stage; of a judge those of its network, whose measured rate contains the metrics too."""
     spec = stage.spec
+    if isinstance(spec, Judge):
+        (pictures,) = stage.inputs.values()
+        made = pictures.spec
+        count = made.images if isinstance(made, Reconstruct) else made.sampling.samples  # type: ignore[union-attr]
+        return float(FLOPS_PER_PIXEL[spec.judge.name] * spec.judge.size**2 * count)
     if isinstance(spec, (FitTokenizer, Encode, FitGenerator)) and spec.pretrained:
         return 0.0
     if isinstance(spec, (FitTokenizer, FitGenerator)):
@@ -53,7 +61,7 @@ def stage_flops(stage: Stage) -> float:
     if isinstance(spec, Reconstruct):
         return float(encode + decode) * spec.images
     fit = stage.inputs["generator"].spec
-    assert isinstance(spec, Generate) and isinstance(fit, FitGenerator)
+    assert isinstance(spec, Sample) and isinstance(fit, FitGenerator)
     steps = spec.sampling.steps
     evaluations = {"euler": steps, "heun": 2 * steps, "dopri5": 100, "ddpm": steps}
     passes = 1 if spec.sampling.guidance_scale == 1 else 2  # guidance needs a second one without the label
@@ -85,8 +93,11 @@ def disk_bytes(stage: Stage) -> int:
         assert isinstance(tokenizer, FitTokenizer)
         values = tokenizer.architecture.z_channels * tokenizer.architecture.grid**2
         return spec.train_images * (2 if spec.data.flip else 1) * values * (2 if spec.stored == "sample" else 4)
-    if isinstance(spec, Generate):
-        return spec.sampling.samples * spec.data.channels * spec.data.resolution**2
+    if isinstance(spec, (Reconstruct, Sample)):
+        tokenizer = stage.inputs["tokenizer"].spec
+        assert isinstance(tokenizer, FitTokenizer)
+        count = spec.images if isinstance(spec, Reconstruct) else spec.sampling.samples
+        return count * tokenizer.architecture.in_channels * tokenizer.architecture.resolution**2
     return 0
 
 

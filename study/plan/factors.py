@@ -14,7 +14,7 @@ from typing import Any
 from models.configs import GENERATOR_OPTIONS, parse_generator, parse_tokenizer
 from results.schema import Label
 from study.plan.runs import Factors, Plan, Planned
-from study.plan.specs import FitGenerator, FitTokenizer, Generate
+from study.plan.specs import FitGenerator, FitTokenizer, Sample
 from study.plan.stage import Stage
 
 
@@ -27,8 +27,8 @@ def resolved_settings(planned: Planned) -> dict[str, Any]:
     if isinstance(fit, FitTokenizer):
         return _tokenizer(planned.fit)
     assert isinstance(fit, FitGenerator)
-    network, result = fit.architecture, planned.results[-1].spec
-    assert isinstance(result, Generate)
+    network, samples = fit.architecture, planned.results[-1].pictures.spec
+    assert isinstance(samples, Sample)
     return {
         **_tokenizer(planned.fit.inputs["latents"].inputs["tokenizer"]),
         "size": parse_generator(network.name)[1],
@@ -36,7 +36,7 @@ def resolved_settings(planned: Planned) -> dict[str, Any]:
         "pretrained_generator": fit.pretrained.name if fit.pretrained else "",
         **{name: getattr(network, name) for name in GENERATOR_OPTIONS},
         **_by_name("generator", fit.recipe),
-        **_by_name("sampling", result.sampling),
+        **_by_name("sampling", samples.sampling),
     }
 
 

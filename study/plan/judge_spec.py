@@ -17,6 +17,8 @@ WIDTHS = {"efficientnet_lite2": 1280, "classifier": 128, "inception": 2048}
 SPATIAL_WIDTH = 2023  # of Inception's spatial features, 17 x 17 x 7
 NATIVE_SIZE = {"efficientnet_lite2": 260, "inception": 299}
 CLASSIFIER_LARGEST = 64  # pixels: larger images are downsized, so that its training takes seconds
+# of a forward pass; of EfficientNet and Inception from their published 0.9 and 5.7 billion multiply-adds
+FLOPS_PER_PIXEL = {"efficientnet_lite2": 26_000, "classifier": 20_000, "inception": 128_000}
 VERSIONS = {"efficientnet_lite2": 1, "classifier": 1, "inception": 1}  # increased when a judge's features change
 
 

@@ -7,7 +7,7 @@ import urllib.parse
 from collections.abc import Iterable
 
 from models.configs import parse_tokenizer
-from study.plan.specs import FitGenerator, FitTokenizer, Generate, Reconstruct
+from study.plan.specs import Encode, FitTokenizer, Judge, Reconstruct
 from study.plan.stage import Stage
 from study.plan.weight_files import FILES, find_weights, weight_file
 
@@ -19,7 +19,7 @@ def needed_files(stages: Iterable[Stage]) -> list[str]:
     own_files: dict[str, None] = {}
     for stage in stages:
         spec = stage.spec
-        file = spec.reference if isinstance(spec, Generate) else getattr(spec, "pretrained", None)
+        file = spec.reference if isinstance(spec, Judge) else getattr(spec, "pretrained", None)
         if file is not None:
             (names if file.name in FILES else own_files)[file.name] = None
         elif isinstance(spec, FitTokenizer):
@@ -28,8 +28,8 @@ def needed_files(stages: Iterable[Stage]) -> list[str]:
                 names[spec.recipe.perceptual_net] = None
         if isinstance(spec, Reconstruct):
             names[spec.perceptual_net] = None
-        if isinstance(spec, Reconstruct | Generate):
-            names |= dict.fromkeys(judge.name for judge in spec.judges)
+        if isinstance(spec, Judge):
+            names[spec.judge.name] = None
     return [name for name in FILES if name in names] + list(own_files)
 
 
@@ -37,7 +37,7 @@ def identity_unknown(stages: Iterable[Stage]) -> str:
     """Why the fingerprints of these stages will change, in a sentence: data or weights that identify them are not
     known yet; '' if they are."""
     stages = list(stages)
-    data = [stage.spec.data for stage in stages if not isinstance(stage.spec, FitGenerator)]
+    data = [stage.spec.data for stage in stages if isinstance(stage.spec, (FitTokenizer, Reconstruct, Encode, Judge))]
     missing = any(find_weights(name) is None for name in needed_files(stages))
     unknown = ["weights that are missing"] if missing else []
     if not all(one.content for one in data):

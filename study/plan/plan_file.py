@@ -8,7 +8,7 @@ import typing
 from typing import Any
 
 from study.core.settings import rebuild
-from study.plan.runs import Job, Plan, Planned, Run
+from study.plan.runs import Job, Plan, Planned, Result, Run
 from study.plan.stage import SPECS, Stage
 
 
@@ -29,7 +29,11 @@ def plan_content(plan: Plan) -> dict[str, Any]:
         return numbers[id(stage)]
 
     runs = [
-        {"run": dataclasses.asdict(one.run), "fit": number(one.fit), "results": [*map(number, one.results)]}
+        {
+            "run": dataclasses.asdict(one.run),
+            "fit": number(one.fit),
+            "results": [[*map(number, result.stages)] for result in one.results],
+        }
         for one in plan.runs
     ]
     jobs = [
@@ -73,7 +77,12 @@ def plan_from(content: dict[str, Any]) -> Plan:
     return Plan(
         **{name: rebuild(hints[name], value) for name, value in fields.items()},
         runs=tuple(
-            Planned(rebuild(Run, one["run"]), stages[one["fit"]], of(one["results"])) for one in content["runs"]
+            Planned(
+                rebuild(Run, one["run"]),
+                stages[one["fit"]],
+                tuple(Result(stages[pictures], of(judges)) for pictures, *judges in one["results"]),
+            )
+            for one in content["runs"]
         ),
         jobs=tuple(Job(job["kind"], job["title"], of(job["stages"]), job["after"]) for job in content["jobs"]),
     )

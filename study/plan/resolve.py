@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
@@ -16,7 +17,7 @@ from study.plan.checks import check_budgets, check_grid, check_scale
 from study.plan.data_spec import DataSpec
 from study.plan.judge_spec import JudgeSpec, judge_spec
 from study.plan.networks import autoencoder_config
-from study.plan.runs import Job, Plan, Planned, Run
+from study.plan.runs import Job, Plan, Planned, Result, Run
 from study.plan.scales import Scale
 from study.plan.specs import (
     Encode,
@@ -24,15 +25,18 @@ from study.plan.specs import (
     FitTokenizer,
     ForeignFile,
     FoundationRecipe,
-    Generate,
     GeneratorRecipe,
+    Judge,
     Phase,
     Reconstruct,
+    Sample,
     Sampling,
     TokenizerRecipe,
 )
 from study.plan.stage import Stage
 from study.plan.weight_files import content_hash, network_hash, weight_file
+
+KEPT_BYTES = 2**30  # up to which the pictures of a run stay once they are judged
 
 # fields of a scale that a single run may change; the others are the same for a whole study
 CHANGEABLE = (
@@ -189,8 +193,10 @@ def _training(compute: Compute, execution: Execution, *, generator: bool) -> Com
     return dataclasses.replace(compute, **dataclasses.asdict(execution))
 
 
-def _stages(run: Run, base: Scale, data: DataSpec, compute: Compute, judges: Sequence[JudgeSpec]) -> dict[str, Any]:
-    """The stages of a run: under "tokenizer" fit, reconstruct and encode; under "generator" fit and one per mark."""
+def _planned(
+    run: Run, base: Scale, data: DataSpec, compute: Compute, judges: Sequence[JudgeSpec]
+) -> tuple[Planned, Stage, Planned | None]:
+    """The run of a tokenizer with its encode stage, and that of the generator on it if there is one."""
     scale = base
     for key, value in run.changes.items():
         if key.partition(".")[0] not in CHANGEABLE:
@@ -202,23 +208,31 @@ def _stages(run: Run, base: Scale, data: DataSpec, compute: Compute, judges: Seq
     tokenizer = _fit_tokenizer(run, scale, data, compute)
     architecture = tokenizer.architecture
     fit = Stage("fit_tokenizer", tokenizer)
+    tested = min(scale.evaluation.reconstruct_images, data.test_images)
     reconstruct = Stage(
         "reconstruct",
         Reconstruct(
             data=data,
-            images=min(scale.evaluation.reconstruct_images, data.test_images),
+            images=tested,
             perceptual_net=scale.evaluation.perceptual_net,
             perceptual_size=max(scale.evaluation.perceptual_size, data.resolution),
             perceptual_weights=network_hash(scale.evaluation.perceptual_net),
-            judges=tuple(judges),
             compute=_exact(compute),
+            keep=_kept(tested, scale, data),
         ),
         {"tokenizer": fit},
     )
+    tokenizer_run = Run(
+        tokenizer=run.tokenizer,
+        tokenizer_seed=run.tokenizer_seed,
+        changes={k: v for k, v in run.changes.items() if not k.startswith(("generator.", "sampling."))},
+        pretrained_tokenizer=run.pretrained_tokenizer,
+    )
+    judge = functools.partial(_judged, data=data, judges=judges, compute=_exact(compute))
+    of_tokenizer = Planned(tokenizer_run, fit, (judge("reconstructions", reconstruct, reference_images=tested),))
     encode = Stage("encode", _encode(run, scale, data, compute), {"tokenizer": fit})
-    stages: dict[str, Any] = {"tokenizer": (fit, reconstruct, encode)}
     if run.generator is None:
-        return stages
+        return of_tokenizer, encode, None
     if scale.sampling.guidance_channels > architecture.z_channels:
         raise ValueError(
             f"sampling.guidance_channels {scale.sampling.guidance_channels} is more than the "
@@ -229,24 +243,42 @@ def _stages(run: Run, base: Scale, data: DataSpec, compute: Compute, judges: Seq
     marks = generator.recipe.marks
     if unknown := [mark for mark in run.judged_at if mark not in marks]:
         raise ValueError(f"{run.name}: no snapshot at {unknown[0]} images seen; there are {', '.join(map(str, marks))}")
+    judged_at, sampling = run.judged_at or marks, _used_sampling(scale.sampling)
     reference = _foreign_file(scale.evaluation.reference) if scale.evaluation.reference else None
-    generate = tuple(
-        Stage(
-            "generate",
-            Generate(
-                data=data,
-                images_seen=mark,
-                sampling=_used_sampling(scale.sampling),
-                reference_images=0 if reference else min(scale.evaluation.reference_images, data.train_images),
-                judges=tuple(judges),
-                compute=compute,
-                reference=reference,
-            ),
+    reference_images = 0 if reference else min(scale.evaluation.reference_images, data.train_images)
+    results = []
+    for mark in judged_at:
+        keep = _kept(len(judged_at) * sampling.samples, scale, data)
+        samples = Stage(
+            "sample",
+            Sample(images_seen=mark, sampling=sampling, compute=compute, keep=keep),
             {"generator": fit_generator.at([mark]), "latents": encode, "tokenizer": fit},
         )
-        for mark in run.judged_at or marks
-    )
-    return {**stages, "generator": (fit_generator, *generate)}
+        results.append(judge("samples", samples, reference_images=reference_images, reference=reference))
+    return of_tokenizer, encode, Planned(run, fit_generator, tuple(results))
+
+
+def _judged(
+    name: str,
+    pictures: Stage,
+    *,
+    data: DataSpec,
+    judges: Sequence[JudgeSpec],
+    compute: Compute,
+    reference_images: int,
+    reference: ForeignFile | None = None,
+) -> Result:
+    """Pictures, an input of this name, with a stage per judge."""
+    specs = [
+        Judge(data=data, judge=judge, reference_images=reference_images, compute=compute, reference=reference)
+        for judge in judges
+    ]
+    return Result(pictures, tuple(Stage("judge", spec, {name: pictures}) for spec in specs))
+
+
+def _kept(pictures: int, scale: Scale, data: DataSpec) -> bool:
+    """Whether this many pictures of a run stay once they are judged."""
+    return scale.evaluation.keep_samples or pictures * data.channels * data.resolution**2 <= KEPT_BYTES
 
 
 def make_plan(ablation: str, module: ModuleType, scale: Scale, data: DataSpec, compute: Compute, study: str) -> Plan:
@@ -267,29 +299,22 @@ def make_plan(ablation: str, module: ModuleType, scale: Scale, data: DataSpec, c
     planned: dict[tuple[Stage, ...], Planned] = {}
     jobs: dict[str, Job] = {}
     for run in module.runs(scale):
-        stages = _stages(run, scale, data, compute, judges)
-        fit, reconstruct, encode = stages["tokenizer"]
-        tokenizer_run = Run(
-            tokenizer=run.tokenizer,
-            tokenizer_seed=run.tokenizer_seed,
-            changes={k: v for k, v in run.changes.items() if not k.startswith(("generator.", "sampling."))},
-            pretrained_tokenizer=run.pretrained_tokenizer,
-        )
-        tokenizer_job = Job("tokenizer", tokenizer_run.name, (fit, reconstruct, encode))
+        of_tokenizer, encode, of_generator = _planned(run, scale, data, compute, judges)
+        fit, (result,) = of_tokenizer.fit, of_tokenizer.results
+        job = Job("tokenizer", of_tokenizer.run.name, (fit, result.pictures, encode, *result.judges))
         if existing := jobs.get(fit.fingerprint):
-            all_stages = dict.fromkeys((*existing.stages, *tokenizer_job.stages))
-            tokenizer_job = dataclasses.replace(existing, stages=tuple(all_stages))
-        jobs[fit.fingerprint] = tokenizer_job
-        planned.setdefault((fit, reconstruct), Planned(tokenizer_run, fit, (reconstruct,)))
-        if run.generator is not None:
-            fit_generator, *generate = stages["generator"]
-            job = Job("generator", run.title, (fit_generator, *generate), after=tokenizer_job.name)
-            if existing := jobs.get(fit_generator.fingerprint):  # the same training, for other marks or protocols
-                training = fit_generator.at(sorted({*existing.stages[0].marks, *fit_generator.marks}))
-                together = dict.fromkeys((training, *existing.stages[1:], *generate))
+            job = dataclasses.replace(existing, stages=tuple(dict.fromkeys((*existing.stages, *job.stages))))
+        jobs[fit.fingerprint] = job
+        planned.setdefault((fit, *result.stages), of_tokenizer)
+        if of_generator is not None:
+            fit, pictures = of_generator.fit, [stage for result in of_generator.results for stage in result.stages]
+            job = Job("generator", run.title, (fit, *pictures), after=job.name)
+            if existing := jobs.get(fit.fingerprint):  # the same training, for other marks or protocols
+                training = fit.at(sorted({*existing.stages[0].marks, *fit.marks}))
+                together = dict.fromkeys((training, *existing.stages[1:], *pictures))
                 job = dataclasses.replace(existing, stages=tuple(together))
-            jobs[fit_generator.fingerprint] = job
-            planned.setdefault((fit_generator, *generate), Planned(run, fit_generator, tuple(generate)))
+            jobs[fit.fingerprint] = job
+            planned.setdefault((fit, *pictures), of_generator)
     ordered = sorted(jobs.values(), key=lambda job: job.kind != "tokenizer")  # stable: tokenizers first
     return Plan(
         ablation, module.QUESTION, study, scale, data, tuple(planned.values()), tuple(ordered),

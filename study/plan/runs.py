@@ -12,6 +12,7 @@ from study.core.compute import Compute
 from study.core.files import fingerprint
 from study.plan.data_spec import DataSpec
 from study.plan.scales import Scale
+from study.plan.specs import FitTokenizer, Judge, Sample
 from study.plan.stage import Stage
 
 Factors = Mapping[str, tuple[str, ...]]  # factor: names of the settings that change together
@@ -104,12 +105,48 @@ def _network_name(spec: str, seed: int, pretrained: Pretrained | None) -> str:
 
 
 @dataclass(frozen=True)
+class Result:
+    """Pictures of a run and the stages that judge them: its reconstructions, or its samples at one mark."""
+
+    pictures: Stage  # reconstruct or sample
+    judges: tuple[Stage, ...]  # in the order of the scale's
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        return (self.pictures, *self.judges)
+
+    @property
+    def images_seen(self) -> int:
+        """Of the network that made the pictures."""
+        spec = self.pictures.spec
+        if isinstance(spec, Sample):
+            return spec.images_seen
+        fit = self.pictures.inputs["tokenizer"].spec
+        assert isinstance(fit, FitTokenizer)
+        return fit.recipe.budget_images
+
+    def measured(self, judge: str) -> dict[str, Any] | None:
+        """Numbers by a judge, by name, with those that no judge is needed for; None before they are complete."""
+        pictures, judged = self.pictures.record(), self.judge(judge).record()
+        return pictures.get("metrics", {}) | judged["metrics"] if pictures and judged else None
+
+    def judge(self, name: str) -> Stage:
+        return next(stage for stage in self.judges if judge_name(stage) == name)
+
+
+def judge_name(stage: Stage) -> str:
+    """The judge of a judge stage."""
+    assert isinstance(stage.spec, Judge)
+    return stage.spec.judge.name
+
+
+@dataclass(frozen=True)
 class Planned:
     """A run with its stages."""
 
     run: Run
     fit: Stage
-    results: tuple[Stage, ...]  # whose records hold its metrics: reconstruct, or one generate per snapshot
+    results: tuple[Result, ...]  # one of a tokenizer, one per mark of a generator
 
     @property
     def kind(self) -> str:

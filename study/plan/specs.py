@@ -1,4 +1,4 @@
-"""Specs: the fully resolved settings of each of the five stages. Does not import torch, so that planning is fast.
+"""Specs: the fully resolved settings of each of the six stages. Does not import torch, so that planning is fast.
 
 All fields are part of a stage's fingerprint but those declared with `outside_identity`.
 """
@@ -142,13 +142,14 @@ class Sampling:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What images are judged with and compared with."""
+    """What images are judged with and compared with, and whether they stay."""
 
     reference_images: int  # training images in the statistics that samples are compared with
     reconstruct_images: int  # number of test images that are reconstructed
     perceptual_net: str = "lite2"
     perceptual_size: int = 64  # pixels; smaller images are enlarged to this size
     reference: str = ""  # key of REFERENCES in study/plan/weight_files.py, replaces training images
+    keep_samples: bool = False  # also where the samples of a run, or its reconstructions, take more than KEPT_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,8 +174,8 @@ class Reconstruct:
     perceptual_net: str
     perceptual_size: int
     perceptual_weights: str  # SHA-256; empty: not here yet
-    judges: tuple[JudgeSpec, ...]
     compute: Compute
+    keep: bool = outside_identity(True)  # the pictures stay once they are judged; else they are made again for others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,14 +198,20 @@ class FitGenerator:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Generate:
-    data: DataSpec
+class Sample:
     images_seen: int
     sampling: Sampling
-    reference_images: int  # number of images of the training split
-    judges: tuple[JudgeSpec, ...]
+    compute: Compute
+    keep: bool = outside_identity(True)  # as of Reconstruct
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    data: DataSpec
+    judge: JudgeSpec
+    reference_images: int  # of the training split for samples; for reconstructions, their own inputs
     compute: Compute
     reference: ForeignFile | None = None  # one of ADM's reference files, used instead of training images
 
 
-Spec = FitTokenizer | Reconstruct | Encode | FitGenerator | Generate
+Spec = FitTokenizer | Reconstruct | Encode | FitGenerator | Sample | Judge

@@ -18,10 +18,10 @@ from study.core.compute import resolve
 from study.core.files import fingerprint, read_json
 from study.core.paths import stage_folder
 from study.core.settings import identity, rebuild
-from study.plan.specs import Encode, FitGenerator, FitTokenizer, Generate, Reconstruct, Spec
+from study.plan.specs import Encode, FitGenerator, FitTokenizer, Judge, Reconstruct, Sample, Spec
 
 # Increased when a stage's results change for an unchanged spec: old results stay valid under their old fingerprint.
-VERSIONS = {"fit_tokenizer": 3, "reconstruct": 2, "encode": 2, "fit_generator": 3, "generate": 2}
+VERSIONS = {"fit_tokenizer": 3, "reconstruct": 3, "encode": 2, "fit_generator": 3, "sample": 1, "judge": 1}
 
 # Files in a stage's folder, next to its record
 INTERRUPTED = "interrupted.json"  # the stage saved and stopped on request
@@ -134,9 +134,13 @@ SPECS: dict[str, type] = {
     "reconstruct": Reconstruct,
     "encode": Encode,
     "fit_generator": FitGenerator,
-    "generate": Generate,
+    "sample": Sample,
+    "judge": Judge,
 }
-KIND_OF_INPUT = {"tokenizer": "fit_tokenizer", "latents": "encode", "generator": "fit_generator"}  # by input name
+KIND_OF_INPUT = {  # by input name
+    "tokenizer": "fit_tokenizer", "latents": "encode", "generator": "fit_generator",
+    "samples": "sample", "reconstructions": "reconstruct",
+}  # fmt: skip
 
 
 def recorded_marks(fingerprint: str) -> list[int]:

@@ -248,8 +248,8 @@ def print_summary(plan: Plan, files: StudyFiles, seconds: float, stopped: bool) 
     states: Counter[str] = Counter()
     reasons: dict[str, str] = {}
     for planned in plan.runs:
-        for result in planned.results:
-            state, reason, _ = state_of(planned, result)
+        for judge in (judge for result in planned.results for judge in result.judges):
+            state, reason, _ = state_of(planned, judge)
             states[state] += 1
             if reason:
                 reasons.setdefault(planned.run.title, f"{state}: {reason}")

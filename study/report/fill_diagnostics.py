@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from study.core.files import write_json
@@ -10,6 +11,7 @@ from study.data.latents import read_latents
 from study.judge.finite import MetricError
 from study.judge.latent_diagnostics import describe_latents, picture_latents
 from study.judge.latent_metrics import MIN_POINTS
+from study.plan.judge_spec import JudgeSpec
 from study.plan.specs import Encode
 from study.plan.stage import DIAGNOSTICS, LATENT_MAP, LATENT_PICTURES, Stage, stage_from_record
 from study.report.refresh import StudyFiles
@@ -34,9 +36,11 @@ def diagnose(study: str, points: int | None, out: Path | None = None) -> None:
     if not plans:
         raise ValueError("only searches of this study were started, no sweep")
     titles = {stage: job.title for _, plan in plans for job in plan.jobs for stage in job.stages}
+    results = [result for _, plan in plans for planned in plan.runs for result in planned.results]
+    judges = {result.pictures: [stage.spec.judge for stage in result.judges] for result in results}  # type: ignore[union-attr]
     for stage, title in titles.items():
         if stage.kind in ("encode", "reconstruct") and stage.record() is not None:
-            print(f"{title}: {_describe(stage, points)}", flush=True)
+            print(f"{title}: {_describe(stage, judges.get(stage, []), points)}", flush=True)
     for options, plan in plans:
         files = StudyFiles(plan, out or options.out)
         files.update()
@@ -45,14 +49,14 @@ def diagnose(study: str, points: int | None, out: Path | None = None) -> None:
             print(f"no {figure}: {reason}")
 
 
-def _describe(stage: Stage, points: int | None) -> str:
+def _describe(stage: Stage, judges: Sequence[JudgeSpec], points: int | None) -> str:
     """A finished stage's diagnostics as text, computed if they are missing; or why there are none."""
     diagnostics = stage.diagnostics()
     try:
         if stage.kind == "reconstruct":
-            if not diagnostics:
+            if not {judge.name for judge in judges} <= diagnostics.get("ifid", {}).keys():
                 here = stage_from_record(stage.kind, stage.fingerprint)  # the plan may be of another machine
-                diagnostics = {"ifid": interpolated_distances(here)}
+                diagnostics = {"ifid": interpolated_distances(here, judges)}
                 write_json(stage.folder / DIAGNOSTICS, diagnostics)
             return ", ".join(f"iFID {value:.4g} ({judge})" for judge, value in diagnostics["ifid"].items())
         assert isinstance(stage.spec, Encode)

@@ -58,7 +58,9 @@ class StudyFiles:
         if note.get("table") == digest and all(path.exists() for path in (*drawn, self.report)) and drawn:
             self.drawn, self.skipped = drawn, note["skipped"]
             return
-        measured = any(stage.record() for planned in self.plan.runs for stage in planned.results)
+        measured = any(
+            judge.record() for planned in self.plan.runs for result in planned.results for judge in result.judges
+        )
         if measured:
             rendering = render(self.table.parent, folder)
             self.drawn, self.skipped = rendering.written, {**rendering.skipped, **rendering.refused}

@@ -19,8 +19,8 @@ from study.plan.data_spec import DataSpec
 from study.plan.estimate import training_flops
 from study.plan.factors import run_labels
 from study.plan.judge_spec import JudgeSpec, reference_name
-from study.plan.runs import Plan, Planned
-from study.plan.specs import Encode, FitGenerator, FitTokenizer, Generate, Reconstruct
+from study.plan.runs import Plan, Planned, Result, judge_name
+from study.plan.specs import Encode, FitGenerator, FitTokenizer, Judge, Reconstruct, Sample
 from study.plan.stage import LATENT_MAP, LATENT_PICTURES, Stage
 from study.plan.weight_files import REFERENCES, weight_file
 from study.submit.jobs import changes_between, log_of
@@ -29,22 +29,27 @@ Cells = dict[str, Any]  # some columns of a row
 COSTS = ("train_seconds", "train_images_per_second", "peak_memory_gib", "parameters")  # from a training's record
 
 
-def state_of(planned: Planned, result: Stage) -> tuple[str, str, Stage]:
-    """State and reason of one row, and the stage that measures it or that prevents it from being measured."""
-    if result.record() is not None:
-        return "done", "", result
-    chain = _upstream(result)
+def state_of(planned: Planned, judge: Stage) -> tuple[str, str, Stage]:
+    """State and reason of one row, and the stage that measures it or that prevents it from being measured.
+
+    Args:
+        judge: the judge stage of the row, of one of the run's results.
+    """
+    (pictures,) = judge.inputs.values()
+    if judge.record() is not None and pictures.record() is not None:
+        return "done", "", judge
+    chain = _upstream(judge)
     for stage in chain:
         if stage.record() is None and (failure := stage.failure()) is not None:
-            own = stage.fingerprint in (result.fingerprint, planned.fit.fingerprint)
+            own = stage in (judge, pictures, planned.fit)
             if own or planned.kind == "tokenizer":
                 return failure["state"], failure["reason"], stage
             spec = stage.spec
             name = spec.tokenizer if isinstance(spec, (FitTokenizer, FitGenerator)) else stage.kind
             return "blocked", f"blocked by {name}: {failure['reason']}", stage
     waits_for = [stage for stage in chain if stage.record() is None]
-    running = any(holder(stage.folder) is not None for stage in waits_for if stage in (planned.fit, result))
-    return ("running" if running else "pending"), "", result
+    running = any(holder(stage.folder) is not None for stage in waits_for if stage in (planned.fit, pictures, judge))
+    return ("running" if running else "pending"), "", judge
 
 
 def _upstream(stage: Stage) -> list[Stage]:
@@ -52,49 +57,47 @@ def _upstream(stage: Stage) -> list[Stage]:
     return [*(upstream for source in stage.inputs.values() for upstream in _upstream(source)), stage]
 
 
-def protocols(stage: Stage) -> dict[str, Cells]:
-    """Protocol columns of the rows of a stage, by judge."""
-    spec = stage.spec
-    assert isinstance(spec, (Reconstruct, Generate))
-    rows: dict[str, Cells] = {}
-    for judge in spec.judges:
-        common = {"extractor": judge.name, "extractor_size": judge.size, "decode_precision": "float32"}
-        if isinstance(spec, Reconstruct):
-            rows[judge.name] = {
-                **common,
-                "samples": spec.images,
-                "reference": "own inputs",
-                "reference_hash": _reference(judge, spec.data, "test", spec.images),
-                "perceptual_net": f"{spec.perceptual_net} @ {max(spec.perceptual_size, spec.data.resolution)} px",
-            }
-            continue
-        sampling = spec.sampling
-        reference, reference_hash = _compared_with(judge, spec)
-        start, end = sampling.guidance_interval
-        rows[judge.name] = {
+def protocol(judged: Stage) -> Cells:
+    """Protocol columns of the row of a judge stage."""
+    spec, (pictures,) = judged.spec, judged.inputs.values()
+    assert isinstance(spec, Judge)
+    judge, made = spec.judge, pictures.spec
+    common = {"extractor": judge.name, "extractor_size": judge.size, "decode_precision": "float32"}
+    if isinstance(made, Reconstruct):
+        return {
             **common,
-            "samples": sampling.samples,
-            "chunk": sampling.chunk,
-            "solver": sampling.solver,
-            "steps": None if sampling.solver == "dopri5" else sampling.steps,
-            "timestep_shift": sampling.timestep_shift,
-            "guidance_scale": sampling.guidance_scale,
-            "guidance_start": float(start),
-            "guidance_end": float(end),
-            "guidance_channels": sampling.guidance_channels,
-            "label_scheme": sampling.label_scheme,
-            "weights": sampling.weights,
-            "reference": reference,
-            "reference_hash": reference_hash,
+            "samples": made.images,
+            "reference": "own inputs",
+            "reference_hash": _reference(judge, made.data, "test", made.images),
+            "perceptual_net": f"{made.perceptual_net} @ {max(made.perceptual_size, made.data.resolution)} px",
         }
-    return rows
+    assert isinstance(made, Sample)
+    sampling = made.sampling
+    reference, reference_hash = _compared_with(spec)
+    start, end = sampling.guidance_interval
+    return {
+        **common,
+        "samples": sampling.samples,
+        "chunk": sampling.chunk,
+        "solver": sampling.solver,
+        "steps": None if sampling.solver == "dopri5" else sampling.steps,
+        "timestep_shift": sampling.timestep_shift,
+        "guidance_scale": sampling.guidance_scale,
+        "guidance_start": float(start),
+        "guidance_end": float(end),
+        "guidance_channels": sampling.guidance_channels,
+        "label_scheme": sampling.label_scheme,
+        "weights": sampling.weights,
+        "reference": reference,
+        "reference_hash": reference_hash,
+    }
 
 
-def measured_protocol(stage: Stage, judge: str) -> Cells:
-    """Protocol columns of the row of a finished stage by one judge."""
-    record = stage.record()
-    assert record is not None
-    return protocols(stage)[judge] | _protocol_from_metrics(record["metrics"][judge])
+def measured_protocol(result: Result, judge: str) -> Cells:
+    """Protocol columns of the row of a finished result by one judge."""
+    measured = result.measured(judge)
+    assert measured is not None
+    return protocol(result.judge(judge)) | _protocol_from_metrics(measured)
 
 
 def _protocol_from_metrics(metrics: dict[str, Any]) -> Cells:
@@ -102,13 +105,13 @@ def _protocol_from_metrics(metrics: dict[str, Any]) -> Cells:
     return {"comparable": metrics["comparable"], "reference_hash": metrics["reference"][:12]}
 
 
-def _compared_with(judge: JudgeSpec, spec: Generate) -> tuple[str, str]:
+def _compared_with(spec: Judge) -> tuple[str, str]:
     """The reference of samples as text, and its hash."""
     if spec.reference is None:
         images = spec.reference_images
-        return reference_name(spec.data, "train", images), _reference(judge, spec.data, "train", images)
+        return reference_name(spec.data, "train", images), _reference(spec.judge, spec.data, "train", images)
     file, of = weight_file(spec.reference.name).file, REFERENCES[spec.reference.name]
-    hash_ = fingerprint({"judge": judge.fingerprint, "file": spec.reference.sha256}, 12)
+    hash_ = fingerprint({"judge": spec.judge.fingerprint, "file": spec.reference.sha256}, 12)
     return f"{Path(file).stem}, its statistics and {of.images} images", hash_
 
 
@@ -165,52 +168,51 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
     for planned in plan.runs:
         identity = _identity(plan, planned, labels.get(planned.run.label))
         for result in planned.results:
-            spec, record = result.spec, result.record()
-            fit = result.inputs["generator" if planned.kind == "generator" else "tokenizer"].record()
-            state, reason, deciding_stage = state_of(planned, result)
-            images_seen = spec.images_seen if isinstance(spec, Generate) else planned.fit.spec.recipe.budget_images  # type: ignore[union-attr]
-            sheet, seed = "", spec.sampling.seed if isinstance(spec, Generate) else None
-            if record is not None:
-                sheet = f"{Path(record['sheet']).stem}-{result.fingerprint}.png"
-                if not is_search:
-                    _copy(result.folder / record["sheet"], sheets / sheet)
-                elif not (sheets / sheet).exists():
-                    sheet = ""
-                if planned.fit in latents and planned.kind == "tokenizer" and not is_search:
+            spec, made = result.pictures.spec, result.pictures.record()
+            fit = result.pictures.inputs["generator" if planned.kind == "generator" else "tokenizer"].record()
+            seed = spec.sampling.seed if isinstance(spec, Sample) else None
+            seconds = sum(record["seconds"] for stage in result.stages if (record := stage.record()))
+            sheet = "" if made is None else f"{Path(made['sheet']).stem}-{result.pictures.fingerprint}.png"
+            if made is not None and not is_search:
+                _copy(result.pictures.folder / made["sheet"], sheets / sheet)
+                if planned.fit in latents and planned.kind == "tokenizer":
                     for name in (LATENT_MAP, LATENT_PICTURES):
                         target = latents_file(planned.fit.fingerprint, Path(name).suffix)
                         _copy(latents[planned.fit].folder / name, sheets / target)
-            for judge, protocol in protocols(result).items():
+            elif not (sheets / sheet).exists():
+                sheet = ""
+            for judge in result.judges:
+                state, reason, deciding_stage = state_of(planned, judge)
+                name, columns = judge_name(judge), protocol(judge)
                 row: Cells = {
                     **identity,
-                    "images_seen": images_seen,
-                    "protocol": fingerprint({**protocol, "sampling_seed": seed}, 12),
+                    "images_seen": result.images_seen,
+                    "protocol": fingerprint({**columns, "sampling_seed": seed}, 12),
                     "sampling_seed": seed,
                     "state": state,
                     "reason": reason,
                     "log": log_of(jobs[deciding_stage]) if state not in ("done", "pending") else "",
-                    **protocol,
+                    **columns,
                     "flops_per_image": float(training_flops(planned.fit)),
                 }
                 if fit is not None:
                     row |= {key: value for key, value in fit["cost"].items() if key in COSTS}
                     if not identity["pretrained_weights"]:
                         row |= _carried_out(fit)
-                if record is not None:
-                    measured = dict(record["metrics"][judge])
-                    origin = record["provenance"]
+                if measured := result.measured(name):
+                    origin = (judge.record() or {})["provenance"]
                     row |= {key: value for key, value in measured.items() if key in METRICS}
                     row |= {
                         "commit": origin["commit"],
                         "versions": origin["versions"],
                         "device": origin["device"],
                         "threads": origin["threads"],
-                        "evaluate_seconds": record["seconds"],
+                        "evaluate_seconds": round(seconds, 3),
                         "sheet": sheet,
                         **_protocol_from_metrics(measured),
                     }
                     if planned.kind == "tokenizer":
-                        row |= _diagnostics(latents.get(planned.fit), result, judge)
+                        row |= _diagnostics(latents.get(planned.fit), result.pictures, name)
                 rows.append(Row(**row))
     return rows
 

@@ -101,7 +101,9 @@ def repeats_finished(problem: Problem, trials: Trials) -> bool:
     """Whether no repeat is left to run; a diverged repeat counts as finished."""
     runs = [problem.run(*repeat) for repeat in repeat_runs(problem, trials)]
     planned_runs = problem.plan(runs).runs if runs else ()
-    states = {state_of(planned, result)[0] for planned in planned_runs for result in planned.results}
+    states = {
+        state_of(planned, judge)[0] for planned in planned_runs for result in planned.results for judge in result.judges
+    }
     return not states & {"pending", "running", "failed"}
 
 
@@ -254,11 +256,11 @@ def _protocol(problem: Problem, trials: Trials) -> dict[str, dict[str, Any]]:
         tokenizer, generator = problem.plan([problem.run(trials.values(trial))]).runs
         for objective in problem.objectives:
             planned = generator if objective == "gfid" else tokenizer
-            if planned.results[-1].record() is None:
+            if planned.results[-1].measured(problem.judge) is None:
                 continue  # its record was deleted
             row = measured_protocol(planned.results[-1], problem.judge)
             if objective == "gfid":
-                row |= {"generator": generator.run.generator, "images_seen": generator.results[-1].spec.images_seen}  # type: ignore[union-attr]
+                row |= {"generator": generator.run.generator, "images_seen": generator.results[-1].images_seen}
             protocols[objective].append(row)
     return {
         objective: {name: value for name, value in rows[0].items() if all(row[name] == value for row in rows)}

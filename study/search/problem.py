@@ -88,7 +88,8 @@ class Problem:
 
     def marks(self) -> tuple[int, ...]:
         """Images seen at which a trial's generator is judged."""
-        return tuple(stage.spec.images_seen for stage in planned_pair(self.plan([self.run(self.default())]))[1].results)  # type: ignore[union-attr]
+        generator = planned_pair(self.plan([self.run(self.default())]))[1]
+        return tuple(result.images_seen for result in generator.results)
 
     def rungs(self) -> tuple[int, int]:
         """Rungs of successive halving: images seen at the first one, and the factor from one rung to the next."""
@@ -112,13 +113,10 @@ def run_scores(problem: Problem, run: Run) -> dict[str, dict[str, float]]:
     if not plan.runs:  # a launched search (study/search/trial_notes.py) whose workers have not planned it yet
         return {}
     tokenizer, generator = planned_pair(plan)
-    records = {True: generator.results[-1].record(), False: tokenizer.results[0].record()}
-    if any(records[objective == "gfid"] is None for objective in problem.objectives):
-        return {}
-    return {
-        judge: {
-            objective: cast(dict[str, Any], records[objective == "gfid"])["metrics"][judge][objective]
-            for objective in problem.objectives
-        }
-        for judge, _ in problem.setting.scale.judges
-    }
+    scores: dict[str, dict[str, float]] = {}
+    for judge, _ in problem.setting.scale.judges:
+        measured = {name: one.results[-1].measured(judge) for name, one in (("gfid", generator), ("rfid", tokenizer))}
+        if any(measured[objective] is None for objective in problem.objectives):
+            return {}
+        scores[judge] = {objective: cast(Any, measured[objective])[objective] for objective in problem.objectives}
+    return scores

@@ -14,7 +14,6 @@ from study.core.files import fingerprint, read_json, write_json
 from study.core.paths import study_root
 from study.plan.plan_file import plan_content, plan_from
 from study.plan.runs import Plan, Run
-from study.plan.specs import Generate
 from study.search.problem import Problem, planned_pair, run_scores
 from study.search.spaces import Values
 from study.search.trials import OUTCOME, STATES
@@ -129,8 +128,8 @@ def _recorded_outcome(problem: Problem, values: Values) -> tuple[dict[str, Any],
     """
     run = problem.run(values)
     tokenizer, generator = planned_pair(problem.plan([run]))
-    records = {r.spec.images_seen: r.record() for r in generator.results if isinstance(r.spec, Generate)}
-    judged = {mark: record["metrics"][problem.judge]["gfid"] for mark, record in records.items() if record}
+    numbers = {result.images_seen: result.measured(problem.judge) for result in generator.results}
+    judged = {mark: measured["gfid"] for mark, measured in numbers.items() if measured}
     outcome: dict[str, Any] = {"run": generator.fit.fingerprint, "seconds": None, "reason": "", "values": []}
     outcome["images_seen"] = max(judged, default=None)
     if scores := run_scores(problem, run):

@@ -9,7 +9,7 @@ import traceback
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from study.core.distributed import all_gather, broadcast, process_group, rank, rank_and_world_size, world_size
 from study.core.files import fingerprint, read_json, write_json
@@ -17,8 +17,7 @@ from study.core.lease import LeaseLost, Watcher, lease, locked
 from study.core.paths import study_root
 from study.core.stopping import Interrupted, stop_on_signals, stop_requested
 from study.core.workspace import Diverged
-from study.plan.runs import Planned
-from study.plan.specs import Generate
+from study.plan.runs import Planned, Result
 from study.plan.stage import Stage, state_files
 from study.search import outcome
 from study.search.journal import JOURNAL, open_storage, read_storage
@@ -28,7 +27,7 @@ from study.search.spaces import Values
 from study.search.trial_notes import earlier_trials, note_trial
 from study.search.trials import Claimed, Outcome, Trials, do_trials, open_study
 from study.submit.cluster import requeue
-from study.submit.jobs import log_to_stdout, note_failure, run_stage, stage_title
+from study.submit.jobs import discard_judged, log_to_stdout, note_failure, run_stage, stage_title
 
 if TYPE_CHECKING:
     import optuna
@@ -177,11 +176,10 @@ def _train_and_judge(problem: Problem, claimed: Claimed, generator: Planned) -> 
     *before, last = generator.results
     fit = generator.fit
     for result in before if problem.prunes() else ():
-        assert isinstance(result.spec, Generate)
-        mark = result.spec.images_seen
+        mark = result.images_seen
         run_stage(fit.at([mark]), stage_title(fit))
-        record = run_stage(result, stage_title(result))
-        prune = claimed.prune(record["metrics"][problem.judge]["gfid"], mark)
+        gfid = _judged(problem, result)["gfid"]
+        prune = claimed.prune(gfid, mark)
         noted = broadcast((fit.failure() or {}).get("reason") == _pruned_at(mark))  # by a worker that was then killed
         if (prune or noted) and claimed.values != problem.default():
             if rank() == 0:
@@ -189,11 +187,19 @@ def _train_and_judge(problem: Problem, claimed: Claimed, generator: Planned) -> 
             return mark, True
     run_stage(fit, stage_title(fit))
     for result in generator.results:
-        record = run_stage(result, stage_title(result))
-    assert isinstance(last.spec, Generate)
+        gfid = _judged(problem, result)["gfid"]
     if claimed.trial is not None and len(problem.objectives) == 1:
-        claimed.trial.report(record["metrics"][problem.judge]["gfid"], last.spec.images_seen)
-    return last.spec.images_seen, False
+        claimed.trial.report(gfid, last.images_seen)
+    return last.images_seen, False
+
+
+def _judged(problem: Problem, result: Result) -> dict[str, Any]:
+    """Draw samples and judge them; returns the numbers by the judge that ranks trials."""
+    for stage in result.stages:
+        run_stage(stage, stage_title(stage))
+    if rank() == 0:
+        discard_judged(result.stages)
+    return cast(dict[str, Any], result.measured(problem.judge))
 
 
 def _note_pruned(fit: Stage, mark: int) -> None:

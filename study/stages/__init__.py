@@ -1,4 +1,4 @@
-"""The five stages. Each module has `run(spec, inputs, out) -> record`: its measurements, as values for JSON.
+"""The six stages. Each module has `run(spec, inputs, out) -> record`: its measurements, as values for JSON.
 
 The training of a generator has a record at every mark, which it writes itself.
 """

@@ -1,6 +1,8 @@
-"""Stage reconstruct: tokenizer, test images -> rFID, PSNR, SSIM, perceptual distance, a sheet of pairs."""
+"""Stage reconstruct: tokenizer, test images -> reconstructions, PSNR, SSIM, perceptual distance, a sheet of pairs."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -10,74 +12,78 @@ from models.autoencoder import Autoencoder
 from study.core.compute import apply
 from study.core.distributed import on_rank_zero
 from study.core.workspace import Record, Workspace, peak_memory_gib
-from study.data.datasets import load_images
+from study.data.datasets import load_images, selected_images
+from study.data.picture_chunks import chunk_rows, first_pictures, read_chunk, write_chunk
 from study.judge.judges import build_judge, features
-from study.judge.metrics import comparable, reconstruction_distance, reconstruction_metrics
+from study.judge.metrics import averaged, pairwise_metrics, reconstruction_distance
 from study.judge.references import balanced_choice, dataset_reference
 from study.judge.sheets import save_sheet
+from study.plan.judge_spec import JudgeSpec
 from study.plan.specs import Reconstruct
 from study.plan.stage import Stage
+from study.stages.decoding import decoded, piece
 from study.stages.fit_tokenizer import trained_tokenizer
 from study.train.perceptual_net import perceptual_net
 
 SHEET = "reconstructions.png"
 SHEET_COLUMNS = 8
-BATCH = 128
+BATCH = 128  # latents at a time
+SPREAD_OVER = 128  # pictures, evenly chosen, over which their spread is compared with that of the images
 MIN_RELATIVE_STD = 0.01  # std over reconstructions / std over images; below it the tokenizer has collapsed
 
 
 def run(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -> Record:
-    """Reconstruct test images from their posterior means and compare both; one process does it."""
-    return on_rank_zero(lambda: _judge(spec, sources, out))
+    """Reconstruct test images from their posterior means and compare the pairs; one process does it."""
+    return on_rank_zero(lambda: _reconstruct(spec, sources, out))
 
 
-def _judge(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -> Record:
+def _reconstruct(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -> Record:
     apply(spec.compute)
-    tokenizer, test = trained_tokenizer(sources["tokenizer"]), load_images(spec.data, "test")
-    device = spec.compute.device
-    rows = balanced_choice(test.labels, spec.images)
-    images = torch.from_numpy(np.ascontiguousarray(test.images[rows]))
-    parts = []
-    for start in range(0, len(rows), BATCH):
-        pixels = test.pixels(rows[start : start + BATCH]).to(device, memory_format=torch.channels_last)
-        with torch.inference_mode():
-            parts.append(_decoded(tokenizer, tokenizer.encode(pixels).mean))
-        out.progress(start + len(pixels), len(rows))
-        out.stop_if_asked()
-    reconstructions = torch.cat(parts).contiguous()
-    out.preparing("PSNR, SSIM and perceptual distance")
-    _check_not_collapsed(images, reconstructions)
+    tokenizer, device = trained_tokenizer(sources["tokenizer"]), spec.compute.device
+    rows = balanced_choice(load_images(spec.data, "test").labels, spec.images)
     perceptual = perceptual_net(spec.perceptual_net, spec.perceptual_size, spec.perceptual_weights).to(device)
-    values = reconstruction_metrics(images, reconstructions, perceptual)
-    metrics = {}
-    for judge in spec.judges:
-        out.preparing(f"judged by {judge.name}")
-        # features of the same rows, computed once for all tokenizers
-        inputs = dataset_reference(judge, spec.data, "test", spec.images, device)
-        rfid = reconstruction_distance(features(build_judge(judge, spec.data, device), reconstructions), inputs)
-        metrics[judge.name] = {
-            "rfid": rfid,
-            **values,
-            "comparable": comparable(len(rows), judge.width),
-            "reference": inputs.hash,
-        }
-    pairs = torch.cat([images[:SHEET_COLUMNS], reconstructions[:SHEET_COLUMNS]])
+    chunks = chunk_rows(spec)
+    step = -(-len(rows) // SPREAD_OVER)
+    distances, spread_over = [], []
+    for chunk, numbers in enumerate(chunks):
+        (images,) = map(torch.from_numpy, selected_images(spec.data, "test", rows[numbers.start : numbers.stop]))
+        reconstructions = read_chunk(out.folder, chunk)
+        if reconstructions is None:
+            reconstructions = _reconstructed(tokenizer, images, device)
+            write_chunk(out.folder, chunk, reconstructions)
+        distances.append(pairwise_metrics(images, reconstructions, perceptual))
+        some = slice(-numbers.start % step, None, step)
+        spread_over.append((images[some], reconstructions[some]))
+        out.progress(numbers.stop, len(rows))
+        out.stop_if_asked()
+    _check_not_collapsed(*(torch.cat(pictures) for pictures in zip(*spread_over, strict=True)))
+    (images,) = map(torch.from_numpy, selected_images(spec.data, "test", rows[:SHEET_COLUMNS]))
+    pairs = torch.cat([images, first_pictures(spec, out.folder, SHEET_COLUMNS)])
     save_sheet(out.folder / SHEET, pairs, columns=SHEET_COLUMNS)
     return {
-        "metrics": metrics,
-        "samples": len(rows),
+        "metrics": averaged(distances),
         "sheet": SHEET,
         "cost": {"peak_memory_gib": round(peak_memory_gib(device), 3)},
     }
 
 
-def interpolated_distances(stage: Stage) -> dict[str, float]:
+def _reconstructed(tokenizer: Autoencoder, images: Tensor, device: str) -> Tensor:
+    """Reconstructions uint8 (B, C, H, W) of images of that form, on the CPU."""
+    parts = []
+    with torch.inference_mode():
+        for part in images.split(min(BATCH, piece(images.shape[-1]))):
+            pixels = part.float().div_(127.5).sub_(1.0).to(device, memory_format=torch.channels_last)
+            parts.append(decoded(tokenizer, tokenizer.encode(pixels).mean))
+    return torch.cat(parts)
+
+
+def interpolated_distances(stage: Stage, judges: Sequence[JudgeSpec]) -> dict[str, float]:
     """Interpolated FID of a reconstruct stage's tokenizer, by judge (Xu et al. 2026, arXiv 2603.05630).
 
     The latent (posterior mean) of every test image is moved halfway to its nearest neighbour among the others and
     decoded; the result is the Frechet distance of these pictures to the test images, as for rFID. Neighbours are found
-    by the Euclidean distance of raw latents. The function is in this module because tokenizer, images, judges and
-    reference are those of the stage; it is not part of `run`, which would take nearly twice as long.
+    by the Euclidean distance of raw latents. The function is in this module because tokenizer and images are those of
+    the stage; it is not part of `run`, which would take nearly twice as long.
 
     Raises:
         MetricError: see `frechet_distance`.
@@ -87,16 +93,17 @@ def interpolated_distances(stage: Stage) -> dict[str, float]:
     apply(spec.compute)
     tokenizer, test = trained_tokenizer(stage.inputs["tokenizer"]), load_images(spec.data, "test")
     rows, device = balanced_choice(test.labels, spec.images), spec.compute.device
+    batch = min(BATCH, piece(spec.data.resolution))
     with torch.inference_mode():
-        batches = np.split(rows, range(BATCH, len(rows), BATCH))
+        batches = np.split(rows, range(batch, len(rows), batch))
         latents = torch.cat([tokenizer.encode(test.pixels(batch).to(device)).mean for batch in batches])
         halfway = (latents + latents[nearest(latents.flatten(1))]) / 2
-        pictures = torch.cat([_decoded(tokenizer, batch) for batch in halfway.split(BATCH)]).contiguous()
+        pictures = torch.cat([decoded(tokenizer, part) for part in halfway.split(batch)])
     distances = {}
-    for judge in spec.judges:
+    for judge in judges:
         inputs = dataset_reference(judge, spec.data, "test", spec.images, device)
-        decoded = features(build_judge(judge, spec.data, device), pictures)
-        distances[judge.name] = reconstruction_distance(decoded, inputs)
+        found = features(build_judge(judge, spec.data, device), pictures)
+        distances[judge.name] = reconstruction_distance(found, inputs)
     return distances
 
 
@@ -112,20 +119,14 @@ def nearest(points: Tensor) -> Tensor:
     return torch.cat(indices)
 
 
-def _decoded(tokenizer: Autoencoder, latents: Tensor) -> Tensor:
-    """Pictures (B, C, H, W) uint8 of raw latents, on the CPU."""
-    return ((tokenizer.decode(latents) + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8).cpu()
-
-
 def _check_not_collapsed(images: Tensor, reconstructions: Tensor) -> None:
     """ValueError when a tokenizer reconstructs nearly the same picture from every image.
 
     Args:
         images, reconstructions: uint8 (N, C, H, W).
     """
-    subset = slice(None, None, -(-len(images) // BATCH))  # enough for this; all of ImageNet would fill the memory
     image_std, reconstruction_std = (
-        pixels[subset].float().std(dim=0, correction=0).mean().item() for pixels in (images, reconstructions)
+        pixels.float().std(dim=0, correction=0).mean().item() for pixels in (images, reconstructions)
     )
     if reconstruction_std < MIN_RELATIVE_STD * image_std:
         raise ValueError(

@@ -28,13 +28,15 @@ from study.core.distributed import (
     world_size,
 )
 from study.core.files import read_json, write_json
-from study.core.lease import Lease, LeaseLost, lease
+from study.core.lease import Lease, LeaseLost, holder, lease
 from study.core.paths import job_folder
 from study.core.provenance import EXECUTION, provenance
 from study.core.stopping import Interrupted, stop_on_signals, stop_requested
 from study.core.workspace import Blocked, Diverged, Record, Workspace
+from study.data.picture_chunks import picture_files, pictures_gone
 from study.plan.estimate import note_rate
 from study.plan.runs import Job
+from study.plan.specs import Judge, Reconstruct, Sample
 from study.plan.stage import ATTEMPTS, INTERRUPTED, RECORD, UNWRITTEN_FAILURES, VERSIONS, Stage, mark_record
 from study.plan.trajectory import goes_on_from
 from study.submit.cluster import requeue
@@ -51,7 +53,7 @@ def log_of(job: Job) -> str:
 
 log = logging.getLogger(__name__)
 
-LEFTOVERS = (ATTEMPTS, "checkpoint-*.safetensors", "chunk-*.safetensors")  # files that a finished stage no longer needs
+LEFTOVERS = (ATTEMPTS, "checkpoint-*.safetensors")  # files that a finished stage no longer needs
 
 
 def run_stage(stage: Stage, title: str = "") -> Record:
@@ -96,6 +98,8 @@ def run_stage(stage: Stage, title: str = "") -> Record:
             _note_attempt(stage)
         started = time.time()
         try:
+            for source in stage.inputs.values() if stage.kind == "judge" else ():
+                _bring_back(source, stack)
             write_record = functools.partial(_write_record, stage, held_lease, started)
             workspace = Workspace(stage.folder, held_lease, title or stage.kind, write_record)
             outcome = stages.execute(stage.at(marks) if marks else stage, workspace)
@@ -116,6 +120,34 @@ def run_stage(stage: Stage, title: str = "") -> Record:
         record = stage.record()
         assert record is not None
         return record
+
+
+def _bring_back(pictures: Stage, stack: contextlib.ExitStack) -> None:
+    """Make the pictures of a finished stage again where they are gone, and hold its lease while they are judged, so
+    that no other process deletes them."""
+    held_lease = stack.enter_context(lease(pictures.folder)) if rank() == 0 else None
+    if broadcast(pictures_gone(pictures)):
+        log.info("%s: its pictures are gone, and are made again", stage_title(pictures))
+        stages.execute(pictures, Workspace(pictures.folder, held_lease, stage_title(pictures), _no_record))
+        barrier()
+
+
+def _no_record(outcome: Record, images_seen: int) -> None:
+    raise AssertionError("stages that make pictures have one record")
+
+
+def discard_judged(job_stages: Sequence[Stage]) -> None:
+    """Delete the pictures that do not stay once every judge of these stages has its record."""
+    judges = [stage for stage in job_stages if stage.kind == "judge"]
+    for pictures in job_stages:
+        if not isinstance(pictures.spec, (Reconstruct, Sample)) or pictures.spec.keep:
+            continue
+        own = [judge for judge in judges if pictures in judge.inputs.values()]
+        files = picture_files(pictures.folder)
+        if files and all(judge.record() for judge in own) and holder(pictures.folder) is None:
+            with lease(pictures.folder):
+                for path in files:
+                    path.unlink(missing_ok=True)
 
 
 CARRIED_OUT = ("device", *EXECUTION, "versions", "commit")  # what may differ between the attempts of a stage
@@ -256,6 +288,8 @@ def run_job(job: Job) -> list[str]:
                     sys.exit(1)
             if stop_requested.is_set():
                 break
+        if rank() == 0:
+            discard_judged(job.stages)
     unfinished = len(done) < len(job.stages)
     if stop_requested.is_set() and unfinished and rank_and_world_size()[0] == 0 and (message := requeue()):
         log.info("%s", message)
@@ -277,5 +311,8 @@ def log_to_stdout() -> None:
 
 def stage_title(stage: Stage) -> str:
     """Name of a stage in progress lines."""
+    if isinstance(stage.spec, Judge):
+        (pictures,) = stage.inputs.values()
+        return f"{stage_title(pictures)} judged by {stage.spec.judge.name}"
     mark = getattr(stage.spec, "images_seen", None)
     return stage.kind if mark is None else f"{stage.kind} at {mark:,} images"

@@ -96,8 +96,8 @@ class Cancel(Status):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clean:
-    """Delete stage files that no results table and no launched sweep of any study refers to, and the states from which
-    finished generators could go on to a larger budget; records are kept."""
+    """Delete stage files that no results table and no launched sweep of any study refers to, the states from which
+    finished generators could go on to a larger budget, and pictures that were judged; records are kept."""
 
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Folder whose results/ count in addition to those of launched sweeps. Default: the checkout."""

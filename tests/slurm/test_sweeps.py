@@ -73,7 +73,7 @@ class Sweep:
 
     def judged(self) -> bool:
         """Whether the generator's last stage has its record; the collector may still draw."""
-        return len(list(self.root.glob("stages/generate/*/record.json"))) == 2
+        return len(list(self.root.glob("stages/judge/*/record.json"))) == 3
 
     def table(self) -> pd.DataFrame:
         return pd.read_csv(self.out / "results" / "it" / "table.csv")
@@ -120,10 +120,15 @@ def sweep(pictures, undisturbed, tmp_path):
 
     def made(settings=LONG, profile="", generators=False):
         new = Sweep(tmp_path, pictures, settings, profile)
-        left_out = () if generators else ("fit_generator", "generate")
-        shutil.copytree(
-            undisturbed.root, new.root, ignore=shutil.ignore_patterns(*left_out, "jobs", "sweeps", "tables")
-        )
+
+        def left_out(folder, names):
+            if Path(folder).name == "judge" and not generators:
+                records = {name: read_json(Path(folder) / name / "record.json") for name in names}
+                return [name for name, record in records.items() if "samples" in record["inputs"]]
+            kinds = () if generators else ("fit_generator", "sample")
+            return {*names} & {*kinds, "jobs", "sweeps", "tables"}
+
+        shutil.copytree(undisturbed.root, new.root, ignore=left_out)
         return new
 
     return made
@@ -215,7 +220,7 @@ def test_a_larger_budget_waits_for_the_training_in_the_queue_and_goes_on(slurm, 
     notes = [read_json(note)["job_id"] for note in it.root.glob("jobs/generator-*/submission.json")]
     (second,) = {*notes} - {first}
     assert shown(second, "Dependency").startswith(f"afterany:{first.partition('_')[0]}")
-    wait_for(lambda: len(list(it.root.glob("stages/generate/*/record.json"))) == 3)
+    wait_for(lambda: len(list(it.root.glob("stages/judge/*/record.json"))) == 4)
     weights = it.weights()
     assert {name: weights[name] for name in undisturbed.weights()} == undisturbed.weights() and len(weights) == 6
     (log,) = it.root.glob(f"jobs/slurm/{second}_0_log.out")

@@ -15,7 +15,7 @@ import pytest
 from study.submit.jobs import LEFTOVERS, run_job
 from study.train import checkpoint
 
-KINDS = ("fit_tokenizer", "reconstruct", "encode", "fit_generator", "generate")
+KINDS = ("fit_tokenizer", "reconstruct", "encode", "fit_generator", "sample", "judge")
 LATE = ("torch._dynamo", "timm", "torchmetrics.functional.image", "torch_fidelity", "PIL.Image")  # which those import
 PRELOADED = [
     "study.submit.jobs",

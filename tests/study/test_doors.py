@@ -30,12 +30,13 @@ from study.core.lease import holder
 from study.data import datasets, download, external_images, named_datasets
 from study.data import latents as stored_latents
 from study.data.datasets import load_images, native_resolution, resolve_data
+from study.data.picture_chunks import chunk_file, read_chunk
 from study.judge import extractors, judges, references
 from study.plan import judge_spec, weight_files
 from study.plan.data_spec import DataSpec
 from study.plan.specs import ForeignFile
 from study.plan.stage import TOKENIZER_WEIGHTS, snapshot_file, stage_from_record
-from study.stages import fit_generator, fit_tokenizer, generate
+from study.stages import fit_generator, fit_tokenizer
 from study.train import checkpoint, foundation_features, pretrained
 from study.train.checkpoint import Position
 
@@ -460,7 +461,7 @@ def test_tensors_of_a_stage(trap, tiny_plan):
     plan = tiny_plan()
     fit, _, latents = plan.jobs[0].stages
     fitted, generated = plan.jobs[1].stages[:2]
-    shard, chunk = stored_latents.shard_path(latents.folder, 0), generate._file(generated.folder, 0)
+    shard, chunk = stored_latents.shard_path(latents.folder, 0), chunk_file(generated.folder, 0)
     snapshot = snapshot_file(fitted.folder, "ema", 32)
     for path in (shard, chunk, snapshot, fit.folder / TOKENIZER_WEIGHTS):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -468,7 +469,7 @@ def test_tensors_of_a_stage(trap, tiny_plan):
     statistics = {"mean": [0.0] * 4, "std": [1.0] * 4}
     write_json(latents.folder / "record.json", {"fingerprint": latents.fingerprint, "latent": statistics})
     assert read_tensors(shard) is None  # as during encoding: encoded again
-    assert generate._read(generated.folder, 0) is None
+    assert read_chunk(generated.folder, 0) is None
     for reader in (
         lambda: stored_latents.read_latents(latents),
         lambda: fit_tokenizer.trained_tokenizer(fit),

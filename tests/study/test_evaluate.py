@@ -14,11 +14,11 @@ from results.schema import PROTOCOL
 from study import evaluate
 from study.core import compute
 from study.data.external_images import STATISTICS
+from study.data.picture_chunks import pictures_of
 from study.judge import judges, references
 from study.plan import weight_files
 from study.plan.judge_spec import SPATIAL_WIDTH
 from study.report.table_rows import update_table
-from study.stages import generate
 from study.submit.jobs import run_stage
 
 
@@ -58,10 +58,8 @@ def test_the_pictures_of_a_sweep_get_the_numbers_of_the_sweep(tiny_plan, tiny_sc
     plan = dataclasses.replace(plan, study="desk")
     for stage in plan.stages:
         run_stage(stage)
-    stage = plan.jobs[1].stages[-1]
-    chunks = generate.chunks_of(stage.spec.sampling)
-    list(generate.draw_chunks(stage.spec, stage.inputs, tmp_path / "drawn", chunks))
-    images = torch.cat([generate._read(tmp_path / "drawn", chunk) for chunk in chunks])[: stage.spec.sampling.samples]
+    samples, stage = plan.jobs[1].stages[-2:]
+    images = torch.cat(list(pictures_of(samples.spec, samples.folder)))
     (tmp_path / "png").mkdir()
     for number, picture in enumerate(images.permute(0, 2, 3, 1).numpy()):
         Image.fromarray(picture).save(tmp_path / "png" / f"{number:05}.png")
@@ -174,9 +172,9 @@ def test_statistics_are_given_to_inception_alone(theirs, virtual, tmp_path, monk
         spatial = unit if judge.name == "inception" else None
         return references.Reference(features=found, **unit, head=None, hash="f" * 16, count=len(found), spatial=spatial)
 
-    def all_features(extractor, images):
+    def all_features(extractor, parts):
         rng = torch.Generator().manual_seed(1)
-        found = torch.randn(len(images), 8, generator=rng)
+        found = torch.randn(sum(map(len, parts)), 8, generator=rng)
         return found, found + 1 if extractor == "inception" else None
 
     monkeypatch.setattr(evaluate, "require_weights", lambda name: None)
@@ -249,8 +247,8 @@ def test_weights_that_are_not_inceptions_give_no_row(theirs, tmp_path, capsys, m
 
 
 def test_a_number_that_cannot_be_trusted_is_no_row(theirs, tmp_path, capsys, monkeypatch):
-    def broken(extractor, images):
-        return torch.full((len(images), 1280), float("nan")), None
+    def broken(extractor, parts):
+        return torch.full((sum(map(len, parts)), 1280), float("nan")), None
 
     monkeypatch.setattr(judges, "all_features", broken)
     code = evaluate.main([str(theirs), "--reference", str(theirs), "--out", str(tmp_path / "out")])

@@ -22,7 +22,7 @@ from study.data.image_folder import CROP
 from study.plan.checks import check_scale
 from study.plan.scales import imagenet256
 from study.plan.stage import TOKENIZER_WEIGHTS, snapshot_file
-from study.stages import encode, fit_generator, fit_tokenizer, generate
+from study.stages import encode, fit_generator, fit_tokenizer, sample
 from study.submit.jobs import run_stage
 
 
@@ -286,10 +286,10 @@ def test_a_generator_is_not_sampled_with_other_statistics(stage, tiny_plan):
     path = snapshot_file(training.folder, "ema", last.spec.images_seen)
     metadata = json.loads(load_metadata(path)["latents"])
     assert metadata == stored_latents.latent_statistics(stage)
-    generate.sampler(last.spec, last.inputs)
+    sample.sampler(last.spec, last.inputs)
     swap_statistics(stage)
     with pytest.raises(ValueError, match=rf"{path} was trained on latents .* another mean and std") as caught:
-        generate.sampler(last.spec, last.inputs)
+        sample.sampler(last.spec, last.inputs)
     assert len(str(caught.value).splitlines()) == 1
 
 

@@ -178,11 +178,11 @@ def test_inception_gives_pooled_and_spatial_features_and_class_scores(data, blan
     entrance.register_forward_hook(lambda _module, inputs, _maps: seen.update(pixels=inputs[0]))
     images = pictures(2)
     images[0, 0, :8, :8], images[0, 0, 8:16, :8] = 0, 255
-    pooled, spatial = all_features(extractor, images)
+    pooled, spatial = all_features(extractor, [images])
     assert seen["pixels"].shape == (2, 3, 299, 299)
     assert (seen["pixels"].min(), seen["pixels"].max()) == (-1, 127 / 128)  # the range of uint8: (value - 128) / 128
     with pytest.raises(ValueError, match="images must be uint8"):
-        all_features(extractor, images / 255)
+        all_features(extractor, [images / 255])
     assert pooled.shape == (2, 2048)
     assert spatial.shape == (2, SPATIAL_WIDTH) == (2, 17 * 17 * 7)
     assert spatial.dtype == torch.float32
@@ -193,7 +193,7 @@ def test_inception_gives_pooled_and_spatial_features_and_class_scores(data, blan
     assert spatial.min() == 0  # after the ReLU
     torch.testing.assert_close(features(extractor, images), pooled, rtol=0, atol=0)
     torch.testing.assert_close(class_scores(extractor), blank_inception.fc.weight)
-    assert all_features(build_judge(judge_spec("classifier", 0, data), data), images)[1] is None
+    assert all_features(build_judge(judge_spec("classifier", 0, data), data), [images])[1] is None
 
 
 def test_a_reference_of_inception_has_its_spatial_features(data, blank_inception, monkeypatch):

@@ -208,6 +208,6 @@ def test_pictures_of_latents_show_their_principal_components(tmp_path):
 def test_halfway_between_equal_latents_nothing_moves(stages, monkeypatch):
     """With every latent its own neighbour, the interpolated FID is the rFID."""
     monkeypatch.setattr(reconstruct, "nearest", lambda points: torch.arange(len(points)))
-    found = reconstruct.interpolated_distances(stages["reconstruct"])
-    rfid = stages["reconstruct"].record()["metrics"]["classifier"]["rfid"]
+    found = reconstruct.interpolated_distances(stages["reconstruct"], [stages["judge"].spec.judge])
+    rfid = stages["judge"].record()["metrics"]["rfid"]
     assert found == {"classifier": pytest.approx(rfid, rel=1e-3)}

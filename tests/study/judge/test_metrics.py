@@ -11,11 +11,12 @@ import torch
 from study.judge import frechet, metrics
 from study.judge.frechet import MetricError, frechet_distance, square_root, statistics
 from study.judge.metrics import (
+    averaged,
     comparable,
     generation_metrics,
     inception_score,
+    pairwise_metrics,
     reconstruction_distance,
-    reconstruction_metrics,
 )
 from study.judge.references import Reference
 
@@ -194,13 +195,13 @@ def test_reconstruction(channels):
     rng = torch.Generator().manual_seed(0)
     images = torch.randint(0, 200, (20, channels, 16, 16), generator=rng, dtype=torch.uint8)
     brighter = images + 10
-    values = reconstruction_metrics(images, brighter, l1, batch_size=7)
+    values = averaged([pairwise_metrics(images, brighter, l1, batch_size=7)])
     assert values["psnr"] == pytest.approx(10 * np.log10(255**2 / 100), abs=1e-5)
     assert values["perceptual"] == pytest.approx(10 / 127.5, rel=1e-4)
     assert 0.9 < values["ssim"] < 1
-    other = reconstruction_metrics(images, brighter, l1, batch_size=20)
+    other = averaged([pairwise_metrics(images, brighter, l1, batch_size=20)])
     assert other["ssim"] == pytest.approx(values["ssim"], abs=1e-6)
-    perfect = reconstruction_metrics(images, images, l1)
+    perfect = averaged([pairwise_metrics(images, images, l1)])
     assert perfect["psnr"] == metrics.PSNR_CEILING
     assert perfect["ssim"] == pytest.approx(1)
 
@@ -217,8 +218,8 @@ def test_rfid_of_shifted_features_is_the_square_of_the_shift():
 def test_reconstruction_refuses():
     images = torch.zeros(4, 1, 16, 16, dtype=torch.uint8)
     with pytest.raises(ValueError, match="must be uint8 of one shape"):
-        reconstruction_metrics(images, images.float(), l1)
+        pairwise_metrics(images, images.float(), l1)
     with pytest.raises(ValueError, match="must be uint8 of one shape"):
-        reconstruction_metrics(images, images[:2], l1)
+        pairwise_metrics(images, images[:2], l1)
     with pytest.raises(MetricError, match="perceptual is not finite"):
-        reconstruction_metrics(images, images, lambda a, b: torch.full((len(a),), float("nan")))
+        averaged([pairwise_metrics(images, images, lambda a, b: torch.full((len(a),), float("nan")))])

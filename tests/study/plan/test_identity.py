@@ -142,13 +142,12 @@ def weights(monkeypatch, tmp_path):
     return write
 
 
-OF_GENERATION = {"generate"}
-OF_TOKENIZER = {"fit_tokenizer", "reconstruct", "encode", "fit_generator", "generate"}
+OF_TOKENIZER = {"fit_tokenizer", "reconstruct", "encode", "fit_generator", "sample", "judge"}
 USED = {
     "mae": OF_TOKENIZER,
     "vgg": OF_TOKENIZER,
-    "inception": {"reconstruct", "generate"},
-    "adm-imagenet256": OF_GENERATION,
+    "inception": {"judge"},
+    "adm-imagenet256": {"judge"},
 }
 
 
@@ -186,7 +185,7 @@ def test_another_pretrained_file_of_the_same_name_is_another_run(weights):
     assert not set(before) & set(planned(SCALES["smoke"](), module=run).stages)
 
 
-@pytest.mark.parametrize(("package", "anew"), [("lite0", OF_TOKENIZER), ("lite2", {"reconstruct", "generate"})])
+@pytest.mark.parametrize(("package", "anew"), [("lite0", OF_TOKENIZER), ("lite2", {"reconstruct", "judge"})])
 def test_other_weights_in_a_package_compute_anew_what_depends_on_them(monkeypatch, tmp_path, package, anew):
     aligned = Asking(Run(tokenizer="f4d4-lite0", generator="LightningDiT-XXS/2"))
     before = planned(SCALES["smoke"](), module=aligned).stages

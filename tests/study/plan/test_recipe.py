@@ -25,13 +25,14 @@ CLAIMS = [  # settings that differ between step n and step n + 1
 
 def settings(planned):
     """All settings that determine a step's result, by dotted name."""
-    fit, generate = planned.fit.spec, planned.results[-1].spec
+    fit, result = planned.fit.spec, planned.results[-1]
     tokenizer = planned.fit.inputs["latents"].inputs["tokenizer"]
     flat = {"tokenizer": fit.tokenizer, "tokenizer fingerprint": tokenizer.fingerprint}
     for part in ("architecture", "recipe"):
         flat |= {f"{part}.{name}": value for name, value in dataclasses.asdict(getattr(fit, part)).items()}
-    flat |= {f"sampling.{name}": value for name, value in dataclasses.asdict(generate.sampling).items()}
-    flat |= {name: getattr(generate, name) for name in ("data", "images_seen", "reference_images", "judges", "compute")}
+    flat |= {f"sampling.{name}": value for name, value in dataclasses.asdict(result.pictures.spec.sampling).items()}
+    flat |= {"images_seen": result.images_seen, "drawing": result.pictures.spec.compute}
+    flat |= {"judges": [stage.spec for stage in result.judges]}
     return flat | {"seed": fit.seed, "training": fit.compute, "marks": len(planned.results)}
 
 
@@ -59,7 +60,7 @@ def test_the_paper_scale_trains_the_papers_steps():
     recipes = [rung.fit.spec.recipe for rung in rungs]
     assert [recipe.budget_images // recipe.batch_images for recipe in recipes] == [400_000] * 2 + [100_000] * 8
     assert [recipe.learning_rate for recipe in recipes] == [1e-4] * 2 + [2e-4] * 8
-    sampling = rungs[0].results[-1].spec.sampling
+    sampling = rungs[0].results[-1].pictures.spec.sampling
     assert (sampling.solver, sampling.steps) == ("ddpm", 250)
     assert rungs[0].fit.spec.architecture.name == "DiT-XL/2"
 

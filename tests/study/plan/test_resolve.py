@@ -29,8 +29,8 @@ def test_every_scale_plans_its_frontier(name):
     trained, repeats = len(scale.tokenizer_seeds), len(scale.seeds)
     assert [job.kind for job in found.jobs].count("tokenizer") == tokenizers * trained
     assert len(found.runs) == tokenizers * (trained + len(scale.generators) * repeats)
-    marks = len(scale.generator.snapshot_images)
-    assert {len(job.stages) for job in found.jobs if job.kind == "generator"} == {1 + marks}
+    marks, judges = len(scale.generator.snapshot_images), len(scale.judges)
+    assert {len(job.stages) for job in found.jobs if job.kind == "generator"} == {1 + marks * (1 + judges)}
     assert all(job.after in {j.name for j in found.jobs} for job in found.jobs if job.kind == "generator")
 
 
@@ -46,10 +46,10 @@ def test_every_scale_plans_its_system(name):
 def test_the_papers_system():
     found = plan(SCALES["imagenet256-system"](), ablations.system)
     assert [planned.run.name for planned in found.runs] == ["f16d32-dinov2", "f16d32-dinov2 + LightningDiT-XL/1"]
-    generate = found.runs[1].results
-    assert [stage.spec.images_seen // 1024 for stage in generate] == [80_000, 1_000_000]  # 64 and 800 epochs
-    assert generate[0].spec.sampling == generate[1].spec.sampling
-    assert generate[0].spec.sampling.guidance_scale == 1
+    first, last = (result.pictures.spec for result in found.runs[1].results)
+    assert [first.images_seen // 1024, last.images_seen // 1024] == [80_000, 1_000_000]  # 64 and 800 epochs
+    assert first.sampling == last.sampling
+    assert first.sampling.guidance_scale == 1
 
 
 def test_every_foundation_model_at_every_width_is_planned():
@@ -110,7 +110,7 @@ def test_runs_that_share_a_tokenizer_train_it_once():
     runs = [Run(tokenizer="f4d4", generator="LightningDiT-XXS/2", seed=seed) for seed in (0, 1)]
     found = plan(SCALES["smoke"](), Asking(*runs, runs[0]))
     assert [job.kind for job in found.jobs] == ["tokenizer", "generator", "generator"]
-    assert len({stage.fingerprint for stage in found.stages}) == 3 + 2 * 3
+    assert len({stage.fingerprint for stage in found.stages}) == 4 + 2 * 5
 
 
 def test_a_generators_change_leaves_its_tokenizer_as_it_is():
@@ -145,15 +145,16 @@ def test_one_training_judged_by_two_protocols_is_one_job():
     found = plan(SCALES["smoke"](), Asking(base, guided))
     generator = [job for job in found.jobs if job.kind == "generator"]
     assert len(generator) == 1
-    assert [stage.kind for stage in generator[0].stages] == ["fit_generator"] + ["generate"] * 4
+    assert [stage.kind for stage in generator[0].stages] == ["fit_generator"] + ["sample", "judge"] * 4
 
 
 def test_a_sweep_over_guidance_trains_nothing_more_and_draws_every_scale_by_two_seeds():
     scale = SCALES["smoke"]()
     plain, swept = plan(scale), plan(scale, ablations.guidance)
-    trained = [stage for stage in swept.stages if stage.kind != "generate"]
-    assert trained == [stage for stage in plain.stages if stage.kind != "generate"]
-    drawn = [stage for stage in swept.stages if stage.kind == "generate"]
+    drawing = ("sample", "judge")
+    trained = [stage for stage in swept.stages if stage.kind not in drawing or "reconstructions" in stage.inputs]
+    assert trained == [s for s in plain.stages if s.kind not in drawing or "reconstructions" in s.inputs]
+    drawn = [stage for stage in swept.stages if stage.kind == "sample"]
     assert {stage.spec.images_seen for stage in drawn} == {512}
     for seed in (0, SELECTION_SEED):
         found = [stage.spec.sampling.guidance_scale for stage in drawn if stage.spec.sampling.seed == seed]
@@ -167,7 +168,7 @@ def test_a_sweep_over_guidance_trains_nothing_more_and_draws_every_scale_by_two_
 def test_at_most_10000_samples_choose(samples, choosing):
     scale = SCALES["smoke"]()
     swept = plan(scale, ablations.guidance, sampling=dataclasses.replace(scale.sampling, samples=samples, seed=7))
-    drawn = [stage.spec.sampling for stage in swept.stages if stage.kind == "generate"]
+    drawn = [stage.spec.sampling for stage in swept.stages if stage.kind == "sample"]
     assert {(s.seed, s.samples) for s in drawn} == {(7, samples), (SELECTION_SEED + 7, choosing)}
 
 

@@ -151,8 +151,9 @@ def test_a_training_killed_before_the_record_of_its_last_mark_trains_no_step_aga
 def test_each_mark_is_judged_from_its_own_record_and_has_its_own_cost(asked, tmp_path):
     plan = asked(32, 64, judges=(("classifier", 0),))
     run_stage(training(plan).at([32]))
-    first, second = plan.jobs[1].stages[1:]
+    first, by_judge, second, _ = plan.jobs[1].stages[1:]
     run_stage(first)
+    run_stage(by_judge)
     with pytest.raises(RuntimeError, match="blocked by generator"):
         run_stage(second)
     run_stage(training(plan))
@@ -170,7 +171,7 @@ def test_runs_with_other_marks_are_one_training(tiny_scale):
     plan = make_plan("two", Asking(base, shorter), with_judge, data_spec(), COMPUTE, "test")
     assert [job.kind for job in plan.jobs] == ["tokenizer", "generator"]
     assert training(plan).marks == (16, 32, 48, 64)
-    assert [stage.spec.images_seen for stage in plan.jobs[1].stages[1:]] == [32, 64, 16, 48]
+    assert [result.images_seen for planned in plan.runs[1:] for result in planned.results] == [32, 64, 16, 48]
 
 
 def test_a_budget_is_a_mark_even_where_it_is_not_named(tiny_scale, tiny_plan):

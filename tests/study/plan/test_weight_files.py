@@ -193,7 +193,7 @@ def test_a_plan_of_published_checkpoints_names_their_files_and_trains_nothing(ba
         "lightningdit-xl-imagenet256-64ep.pt", "lightningdit-xl-imagenet256-800ep.pt", "VIRTUAL_imagenet256_labeled",
     ):  # fmt: skip
         assert any(text in line and "study.prefetch" in line for line in plan.missing), text
-    drawn = [stage.spec.sampling for stage in plan.stages if stage.kind == "generate"]
+    drawn = [stage.spec.sampling for stage in plan.stages if stage.kind == "sample"]
     assert {(s.samples, s.solver, s.steps, s.timestep_shift) for s in drawn} == {(50_000, "euler", 249, 0.3)}
     guided = [(s.guidance_scale, s.guidance_interval, s.guidance_channels) for s in drawn if s.guidance_scale != 1]
     assert guided == [(10.0, (0.1, 1.0), 3), (6.7, (0.125, 1.0), 3)]

@@ -132,7 +132,7 @@ def test_a_changed_space_takes_over_the_trials_that_fit(tmp_path, stages_run, mo
         t.values["gfid"] for t in first.trials if 0.3 <= t.params["timestep_shift"] <= 1.0
     ]
     again = search(tmp_path, "sampling", 8)
-    assert len(again.trials) == 8 and not {kind for kind, _ in stages_run} - {"generate"}
+    assert len(again.trials) == 8 and not {kind for kind, _ in stages_run} - {"sample"}
 
 
 @pytest.mark.parametrize("name", ["sampling", "generator"])
@@ -172,7 +172,7 @@ def test_a_worker_that_is_stopped_goes_on_where_it_was(tmp_path, stages_run, mon
     whole = stages.execute
 
     def execute(stage, out):
-        if stage.kind == "generate" and len(stages_run) == 7:
+        if stage.kind == "sample" and len(stages_run) == 7:
             stop_requested.set()
             raise Interrupted("asked to stop")
         return whole(stage, out)
@@ -196,7 +196,7 @@ def test_a_trial_whose_run_fails_says_why_and_is_replaced(tmp_path, stages_run, 
     whole = stages.execute
 
     def execute(stage, out):
-        if stage.kind == "generate" and stage.spec.sampling.timestep_shift > 1.5:
+        if stage.kind == "sample" and stage.spec.sampling.timestep_shift > 1.5:
             raise OSError("no room on the disk")
         return whole(stage, out)
 

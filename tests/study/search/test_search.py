@@ -143,7 +143,7 @@ def test_a_run_that_pauses_for_its_judges_has_the_bits_of_one_that_does_not(tiny
     assert [path.name for path in fit.folder.glob("ema-*")] == ["ema-000000000032.safetensors"]
     for stage in (fit, first, last):
         run_stage(stage)
-    assert bits(plan) == whole and len(whole) == 6
+    assert bits(plan) == whole and len(whole) == 12
 
 
 def test_the_default_is_never_pruned(tmp_path, stages_run, monkeypatch):
@@ -159,7 +159,7 @@ def test_there_is_no_winner_while_one_of_the_best_is_still_to_be_run(tmp_path, s
     problem = make_problem("sampling", 6, out=tmp_path)
     found = search(tmp_path, "sampling", 6)
     other = next(candidate for candidate in found.candidates if candidate.trial != found.winner)
-    again = problem.plan([problem.run(other.params, CHOOSING[0])]).runs[1].results[-1]
+    again = problem.plan([problem.run(other.params, CHOOSING[0])]).runs[1].results[-1].judges[0]
     (again.folder / "record.json").unlink()
     found = write_outcome(problem, open_trials(problem))
     assert found.winner is None and found.reason == "not all of the best have been run again"

@@ -9,17 +9,23 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import torch
 
 from study.core.files import read_json, write_json
+from study.data.picture_chunks import pictures_of
+from study.plan.specs import Reconstruct, Sample
 from study.plan.stage import VERSIONS
-from study.submit.jobs import run_stage
+from study.submit.jobs import run_stage, stage_title
 
 GOLDEN = Path(__file__).with_name("golden.json")
 
 
-def numbers(record):
-    """The measured numbers of a record, by dotted name, without costs and paths."""
+def numbers(stage, record):
+    """The measured numbers of a record, by dotted name, without costs and paths; and a measure of pictures made."""
     flat = {}
+    if isinstance(stage.spec, (Reconstruct, Sample)):
+        pixels = torch.cat(list(pictures_of(stage.spec, stage.folder))).float()
+        flat = {"pixels.mean": pixels.mean().item() / 255, "pixels.std": pixels.std().item() / 255}
 
     def walk(value, name):
         if isinstance(value, dict):
@@ -43,9 +49,9 @@ def test_no_stage_changed_its_numbers_without_a_new_version(tiny_plan, tiny_scal
     found = {}
     for stage in plan.stages:
         record = run_stage(stage)
-        found[f"{stage.kind} {getattr(stage.spec, 'images_seen', '')}".strip()] = {
+        found[stage_title(stage)] = {
             "version": VERSIONS[stage.kind],
-            "numbers": numbers(record),
+            "numbers": numbers(stage, record),
         }
     if request.config.getoption("--write-golden"):
         write_json(GOLDEN, found)

@@ -19,9 +19,10 @@ from models.perceptual import PerceptualDistance
 from models.vf_loss import projection
 from study.bench.cases import plain_gradients
 from study.data import latents as stored_latents
+from study.data.picture_chunks import chunk_rows, read_chunk, write_chunk
 from study.plan.scales import smoke
 from study.plan.stage import Stage
-from study.stages import fit_generator, fit_tokenizer, generate
+from study.stages import fit_generator, fit_tokenizer, sample
 from study.stages.fit_tokenizer import Networks, gradients
 from study.submit.jobs import run_stage
 from study.train.loop import decayed_learning_rate
@@ -198,14 +199,15 @@ def test_the_second_view_is_the_mirror_image(fitted):
 def sampling_stage(plan, **fields):
     stage = plan.jobs[1].stages[-1]
     spec = dataclasses.replace(stage.spec, sampling=dataclasses.replace(stage.spec.sampling, **fields))
-    return Stage("generate", spec, stage.inputs)
+    return Stage("sample", spec, stage.inputs)
 
 
 def draw(root, stage, folder, chunks):
     os.environ["STUDY_ROOT"] = root
     torch.set_num_threads(1)
-    for _ in generate.draw_chunks(stage.spec, stage.inputs, folder, chunks):
-        pass
+    chunk_of = sample.sampler(stage.spec, stage.inputs)
+    for chunk in chunks:
+        write_chunk(folder, chunk, chunk_of(chunk))
 
 
 def drawn(folder):
@@ -216,8 +218,7 @@ def drawn(folder):
 def test_neither_processes_nor_their_order_change_a_single_byte(solver, request, study_root, tmp_path):
     plan = request.getfixturevalue("diffused" if solver == "ddpm" else "fitted")
     stage = sampling_stage(plan, solver=solver, guidance_scale=1.5)
-    chunks = list(generate.chunks_of(stage.spec.sampling))
-    assert len(chunks) == 3  # 10 samples in chunks of 4: the last one is padded
+    chunks = [0, 1, 2]  # 10 samples in chunks of 4: the last one is padded
     one, two = tmp_path / "one", tmp_path / "two"
     draw(str(study_root), stage, one, chunks)
     processes = [
@@ -230,7 +231,7 @@ def test_neither_processes_nor_their_order_change_a_single_byte(solver, request,
         process.join()
         assert process.exitcode == 0
     assert drawn(one) == drawn(two)
-    images = torch.cat([generate._read(one, chunk) for chunk in chunks])
+    images = torch.cat([read_chunk(one, chunk) for chunk in chunks])
     assert images.dtype == torch.uint8
     assert len(torch.unique(images.flatten(1), dim=0)) == 12  # no two samples are the same
 
@@ -239,8 +240,8 @@ def test_the_noise_of_every_step_depends_on_the_sample_not_on_its_chunk(diffused
     found = []
     for chunk in (4, 10):
         stage = sampling_stage(diffused, chunk=chunk)
-        draw_chunk = generate.sampler(stage.spec, stage.inputs)
-        images = torch.cat([draw_chunk(number) for number in generate.chunks_of(stage.spec.sampling)])
+        draw_chunk = sample.sampler(stage.spec, stage.inputs)
+        images = torch.cat([draw_chunk(number) for number in range(len(chunk_rows(stage.spec)))])
         found.append(images[:10].int())
     assert (found[0] - found[1]).abs().max() <= 1  # matrix products of another batch size round differently
     assert len(torch.unique(found[0].flatten(1), dim=0)) == 10
@@ -264,17 +265,18 @@ def test_more_samples_begin_with_the_same_ones(fitted, tmp_path):
 
 def test_labels_are_in_turn_or_drawn_by_index():
     equal, random = (dataclasses.replace(smoke().sampling, label_scheme=scheme) for scheme in ("equal", "random"))
-    assert [generate.label_of(i, equal, 3) for i in range(7)] == [0, 1, 2, 0, 1, 2, 0]
-    labels = [generate.label_of(i, random, 3) for i in range(3000)]
-    assert labels == [generate.label_of(i, random, 3) for i in range(3000)]
+    assert [sample.label_of(i, equal, 3) for i in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+    labels = [sample.label_of(i, random, 3) for i in range(3000)]
+    assert labels == [sample.label_of(i, random, 3) for i in range(3000)]
     assert all(900 < labels.count(label) < 1100 for label in range(3))
 
 
-def test_a_truncated_chunk_is_drawn_again(fitted, tmp_path):
-    stage = sampling_stage(fitted)
-    draw(os.environ["STUDY_ROOT"], stage, tmp_path, [0])
-    whole = drawn(tmp_path)
-    path = tmp_path / "chunk-000000.safetensors"
+def test_a_truncated_chunk_is_drawn_again(fitted):
+    stage = fitted.jobs[1].stages[-1]
+    run_stage(stage)
+    whole = drawn(stage.folder)
+    path = stage.folder / "chunk-000000.safetensors"
     path.write_bytes(path.read_bytes()[:-9])
-    draw(os.environ["STUDY_ROOT"], stage, tmp_path, [0])
-    assert drawn(tmp_path) == whole
+    (stage.folder / "record.json").unlink()
+    run_stage(stage)
+    assert drawn(stage.folder) == whole and len(whole) == 3

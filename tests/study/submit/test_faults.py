@@ -133,7 +133,7 @@ def test_arrays_that_vanish_stop_no_training_and_the_next_says_what_to_do(tiny_p
             path.unlink()
 
     plan = tiny_plan(judged(tiny_scale))
-    stage, reconstruct, _ = plan.jobs[0].stages
+    stage, reconstruct, _, judge = plan.jobs[0].stages
     whole = undisturbed(stage)
     at_32_images(monkeypatch, vanish)
     run_stage(stage)
@@ -147,6 +147,7 @@ def test_arrays_that_vanish_stop_no_training_and_the_next_says_what_to_do(tiny_p
     (again, *_) = tiny_plan(judged(tiny_scale)).stages
     assert again == stage
     run_stage(reconstruct)
+    run_stage(judge)
     assert row(plan, tmp_path / "out") == ("done", "")
 
 

@@ -64,7 +64,7 @@ def test_generators_follow_their_tokenizers(plan, monkeypatch):
 
 
 def test_a_kill_after_another_stage_failed_is_noted_too(plan, monkeypatch):
-    fit, reconstruct, encode = plan.jobs[0].stages
+    fit, reconstruct, encode, _ = plan.jobs[0].stages
 
     def killed_in_encode(job, attempt):
         finish(fit)
@@ -110,7 +110,7 @@ def test_a_job_that_a_full_disk_keeps_from_starting_has_failed_though_nothing_ca
     changes = watch(jobs)
     assert attempts == ["tokenizer"]
     assert changes
-    state, reason, _ = state_of(plan.runs[0], plan.runs[0].results[0])
+    state, reason, _ = state_of(plan.runs[0], plan.runs[0].results[0].judges[0])
     assert state == "failed"
     assert "could not be started: [Errno 28] No space left on device; cannot write to" in reason
     for stage in plan.jobs[0].stages:

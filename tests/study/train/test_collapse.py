@@ -1,7 +1,5 @@
 """A collapsed tokenizer is reported before anything is trained on its latents."""
 
-import dataclasses
-
 import pytest
 import torch
 
@@ -12,17 +10,17 @@ from study.submit.jobs import run_stage
 
 
 @pytest.fixture
-def collapsed(tiny_plan, tiny_scale):
+def collapsed(tiny_plan):
     """Function that changes a trained tokenizer's weights by `spoil(weights)`; returns the stages that read it."""
 
     def collapse(spoil):
-        fit, judged, encoded = tiny_plan(dataclasses.replace(tiny_scale, judges=(("classifier", 0),))).jobs[0].stages
+        fit, reconstructed, encoded = tiny_plan().jobs[0].stages
         run_stage(fit)
         path = fit.folder / TOKENIZER_WEIGHTS
         weights = {name: tensor.clone() for name, tensor in load_tensors(path).items()}
         spoil(weights)
         save_tensors(path, weights)
-        return judged, encoded
+        return reconstructed, encoded
 
     return collapse
 
@@ -31,10 +29,10 @@ def test_the_same_picture_for_every_image_fails_the_row(collapsed):
     def ignore_latent(weights):  # the decoder's input hardly depends on the latent
         weights["post_quant_conv.weight"] *= 1e-4
 
-    judged, encoded = collapsed(ignore_latent)
+    reconstructed, encoded = collapsed(ignore_latent)
     with pytest.raises(ValueError, match="the tokenizer has collapsed"):
-        run_stage(judged)
-    assert "nearly the same picture" in judged.failure()["reason"]
+        run_stage(reconstructed)
+    assert "nearly the same picture" in reconstructed.failure()["reason"]
     run_stage(encoded)  # its latents are fine
 
 

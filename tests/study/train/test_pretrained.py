@@ -25,6 +25,7 @@ from study.core.workspace import Workspace
 from study.data import latents as stored_latents
 from study.data.datasets import resolve_data
 from study.data.external_images import STATISTICS
+from study.data.picture_chunks import chunk_rows
 from study.judge import references
 from study.plan import needs, weight_files
 from study.plan.resolve import make_plan
@@ -32,7 +33,8 @@ from study.plan.runs import Pretrained, Run
 from study.plan.stage import snapshot_file, stage_from_record
 from study.plan.weight_files import REFERENCES, ReferenceFile, WeightFile
 from study.report.table_rows import update_table
-from study.stages import fit_generator, fit_tokenizer, generate, reconstruct
+from study.stages import fit_generator, fit_tokenizer
+from study.stages import judge as judge_stage
 from study.submit.jobs import run_stage
 from study.train import pretrained
 
@@ -90,8 +92,8 @@ def test_given_weights_go_the_whole_way_without_a_training_or_an_encoding(publis
     assert needs.missing_here(plan.stages) == []
     for stage in plan.stages:
         run_stage(stage)
-    fit, _, latents = plan.jobs[0].stages
-    fitted, judged = plan.jobs[1].stages
+    fit, _, latents, _ = plan.jobs[0].stages
+    fitted, drawn, judged = plan.jobs[1].stages
     # what others read is what was given, the moving average of the generator
     state = torch.load(published / "tokenizer.pt", weights_only=True)["state_dict"]
     own = fit_tokenizer.trained_tokenizer(fit).state_dict()
@@ -115,13 +117,13 @@ def test_given_weights_go_the_whole_way_without_a_training_or_an_encoding(publis
         assert rows.loc[kind, "parameters"] > 0
         for nobodys in ("seed", "tokenizer_seed", "train_seconds", "train_images_per_second", "train_precision"):
             assert pd.isna(rows.loc[kind, nobodys]) or rows.loc[kind, nobodys] == "", nobodys
-    drawn = render(tmp_path / "results" / "test", tmp_path / "figures")
-    assert drawn.refused == {}
-    assert drawn.skipped.keys() == {"convergence", "uniformity", "latent_maps"}
-    assert drawn.skipped["convergence"] == "pretrained weights have no learning curve"
+    rendering = render(tmp_path / "results" / "test", tmp_path / "figures")
+    assert rendering.refused == {}
+    assert rendering.skipped.keys() == {"convergence", "uniformity", "latent_maps"}
+    assert rendering.skipped["convergence"] == "pretrained weights have no learning curve"
 
     # a sheet from the row alone, and the stage as its record tells it
-    assert stage_from_record("generate", judged.fingerprint) == judged
+    assert stage_from_record("judge", judged.fingerprint) == judged and drawn == judged.inputs["samples"]
     sheet = [rows.loc["generator", "run"], "--study", "test", "--results", tmp_path / "results", "--each", 2]
     assert sample.main([*map(str, sheet), "--out", str(tmp_path / "sheet.png")]) == 0
     assert Image.open(tmp_path / "sheet.png").size == (3 * 16, 2 * 16)
@@ -317,15 +319,13 @@ def test_samples_are_compared_with_adms_statistics_and_reconstructions_with_thei
         seen.append((judge.name, images.shape, sorted(statistics)))
         return dataclasses.replace(reference(None), hash="a" * 16)
 
-    def features(extractor, images):
-        return torch.randn(len(images), 8, generator=torch.Generator().manual_seed(1))
+    def features(extractor, parts):
+        return torch.randn(sum(map(len, parts)), 8, generator=torch.Generator().manual_seed(1)), None
 
     monkeypatch.setattr(references, "pictures_reference", reference_of)
-    for stage in (generate, reconstruct):
-        monkeypatch.setattr(stage, "dataset_reference", lambda judge, data, split, count, device: reference(None))
-        monkeypatch.setattr(stage, "build_judge", lambda judge, data, device: judge.name)
-    monkeypatch.setattr(reconstruct, "features", features)
-    monkeypatch.setattr(generate, "all_features", lambda extractor, images: (features(extractor, images), None))
+    monkeypatch.setattr(judge_stage, "dataset_reference", lambda judge, data, split, count, device: reference(None))
+    monkeypatch.setattr(judge_stage, "build_judge", lambda judge, data, device: judge.name)
+    monkeypatch.setattr(judge_stage, "all_features", features)
     plan = against_adm()
     assert any(line.startswith("the judge 'inception'") for line in needs.missing_here(plan.stages))
     assert not any("VIRTUAL" in line for line in needs.missing_here(plan.stages))
@@ -342,12 +342,12 @@ def test_samples_are_compared_with_adms_statistics_and_reconstructions_with_thei
 
 def test_another_reference_is_another_stage(adm, against_adm, planned):
     plan = against_adm()
-    stage = plan.jobs[1].stages[1]
+    stage = plan.jobs[1].stages[2]
     assert stage.spec.reference.sha256 == weight_files.content_hash("adm-imagenet256") != ""
     assert stage.spec.reference_images == 0
     adm.unlink()
     missing = against_adm()
-    assert missing.jobs[1].stages[1] != stage
+    assert missing.jobs[1].stages[2] != stage
     assert (
         "the reference 'adm-imagenet256': VIRTUAL_made.npz (python -m study.prefetch downloads it from nowhere)"
         in needs.missing_here(missing.stages)
@@ -355,11 +355,10 @@ def test_another_reference_is_another_stage(adm, against_adm, planned):
 
 
 def test_a_reference_of_other_pictures_is_one_line(adm, against_adm, monkeypatch):
-    judge = against_adm().jobs[1].stages[1].spec.judges[0]
-    stage = against_adm().jobs[1].stages[1]
+    stage = against_adm().jobs[1].stages[2]
     monkeypatch.setitem(REFERENCES, "adm-imagenet256", ReferenceFile(resolution=16, classes=3, images=7))
     with pytest.raises(ValueError, match=r"statistics and 7 pictures of 16 px; it holds its statistics and 6 pictures"):
-        references.published_reference(judge, stage.spec.reference, "cpu")
+        references.published_reference(stage.spec.judge, stage.spec.reference, "cpu")
 
 
 def test_a_scale_that_cannot_use_a_reference_is_refused(adm, scale, pictures):
@@ -390,7 +389,7 @@ def test_released_safetensors_are_read_too(published, planned):
     run_stage_of(plan, "fit_generator")
     stage = plan.jobs[1].stages[0]
     assert load_tensors(snapshot_file(stage.folder, "ema", 640)).keys()
-    assert generate.chunks_of(plan.jobs[1].stages[1].spec.sampling) == range(3)
+    assert len(chunk_rows(plan.jobs[1].stages[1].spec)) == 3
 
 
 def test_a_sheet_is_drawn_from_published_files_alone(published, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""Stage generate: snapshot, tokenizer, protocol -> gFID and further metrics, and a sheet of samples.
+"""Stage sample: snapshot, tokenizer, protocol -> samples, and a sheet of the first ones.
 
 Sample i depends on i alone: its label and its noise (with an ancestral sampler, the noise of every step) are seeded by
 its index, and samples are always drawn in the same aligned chunks (the last one padded), because an adaptive solver
@@ -7,7 +7,7 @@ couples the samples of a batch. So metrics depend neither on the number of proce
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,18 +20,16 @@ from models.lightningdit import LightningDiT
 from models.sampler import Guidance, integrate, velocity_function
 from study.core.compute import Compute, apply, autocast
 from study.core.distributed import all_gather, on_rank_zero, own_share
-from study.core.files import load_tensors, read_tensors, save_tensors
 from study.core.randomness import derive_seed, make_rng
 from study.core.stopping import Interrupted
 from study.core.workspace import Record, Workspace, peak_memory_gib
 from study.data.latents import denormalise
-from study.judge.judges import all_features, build_judge
-from study.judge.metrics import comparable, generation_metrics
-from study.judge.references import dataset_reference, published_reference
+from study.data.picture_chunks import chunk_rows, first_pictures, read_chunk, write_chunk
 from study.judge.sheets import save_sheet
-from study.plan.specs import Generate, Sampling
+from study.plan.specs import Sample, Sampling
 from study.plan.stage import Stage
 from study.stages import fit_generator, fit_tokenizer
+from study.stages.decoding import decoded
 
 SHEET = "samples.png"
 SHEET_COLUMNS, SHEET_ROWS = 8, 6
@@ -44,16 +42,11 @@ def label_of(index: int, sampling: Sampling, classes: int) -> int:
     return int(np.random.default_rng(derive_seed(sampling.seed, "label", index)).integers(classes))
 
 
-def chunks_of(sampling: Sampling) -> range:
-    """Numbers of the chunks that make all samples."""
-    return range(-(-sampling.samples // sampling.chunk))
-
-
-def sampler(spec: Generate, inputs: dict[str, Stage], classes: Sequence[int] | None = None) -> Callable[[int], Tensor]:
-    """Function from a chunk's number to its images, uint8 (chunk, C, H, W).
+def sampler(spec: Sample, inputs: dict[str, Stage], classes: Sequence[int] | None = None) -> Callable[[int], Tensor]:
+    """Function from a chunk's number to its images, uint8 (chunk, C, H, W); the last chunk is padded with more.
 
     Args:
-        spec, inputs: of a generate stage; its reference and its judges are not used.
+        spec, inputs: of a sample stage.
         classes: of the samples, in turn; None applies the protocol's label scheme.
     """
     network = fit_generator.trained_generator(inputs["generator"], spec.images_seen, spec.sampling.weights)
@@ -108,68 +101,29 @@ def make_sampler(
                         velocity, fresh_noise(), solver=sampling.solver, steps=sampling.steps,
                         shift=sampling.timestep_shift,
                     )  # fmt: skip
-            pixels = tokenizer.decode(to_raw(latent.float()))  # decoded in float32
-        return ((pixels + 1) * 127.5).round_().clamp_(0, 255).to(torch.uint8).cpu().contiguous()
+            return decoded(tokenizer, to_raw(latent.float()))  # decoded in float32
 
     return draw
 
 
-def _file(folder: Path, chunk: int) -> Path:
-    return folder / f"chunk-{chunk:06d}.safetensors"
-
-
-def _read(folder: Path, chunk: int) -> Tensor | None:
-    tensors = read_tensors(_file(folder, chunk))
-    return None if tensors is None else tensors["images"]
-
-
-def draw_chunks(spec: Generate, inputs: dict[str, Stage], folder: Path, chunks: Iterable[int]) -> Iterable[int]:
-    """Draw these chunks into files of `folder`, skipping those that exist; yields each chunk when it is done."""
-    draw = None
-    for chunk in chunks:
-        if _read(folder, chunk) is None:
-            draw = draw or sampler(spec, inputs)
-            save_tensors(_file(folder, chunk), {"images": draw(chunk)})
-        yield chunk
-
-
-def run(spec: Generate, inputs: dict[str, Stage], out: Workspace) -> Record:
-    """Draw the samples, compare them with the reference, save a sheet of the first ones."""
+def run(spec: Sample, inputs: dict[str, Stage], out: Workspace) -> Record:
+    """Draw the samples that are not there, save a sheet of the first ones."""
     apply(spec.compute)
-    sampling = spec.sampling
-    stopped = False
+    rows, draw, stopped = chunk_rows(spec), None, False
     try:
-        for chunk in draw_chunks(spec, inputs, out.folder, own_share(chunks_of(sampling))):
-            out.progress(min((chunk + 1) * sampling.chunk, sampling.samples), sampling.samples, "samples")
+        for chunk in own_share(range(len(rows))):
+            if read_chunk(out.folder, chunk) is None:
+                draw = draw or sampler(spec, inputs)
+                write_chunk(out.folder, chunk, draw(chunk)[: len(rows[chunk])].clone())
+            out.progress(rows[chunk].stop, rows[-1].stop, "samples")
             out.stop_if_asked()
     except Interrupted:
         stopped = True
     if any(all_gather(stopped)):  # no process continues before all chunks are written
         raise Interrupted(f"{out.title} was asked to stop")
-    return on_rank_zero(lambda: _judge(spec, out))
+    on_rank_zero(lambda: _save_sheet(spec, out.folder))
+    return {"sheet": SHEET, "cost": {"peak_memory_gib": round(peak_memory_gib(spec.compute.device), 3)}}
 
 
-def _judge(spec: Generate, out: Workspace) -> Record:
-    sampling = spec.sampling
-    drawn = [load_tensors(_file(out.folder, chunk))["images"] for chunk in chunks_of(sampling)]
-    images = torch.cat(drawn)[: sampling.samples]
-    metrics = {}
-    for judge in spec.judges:
-        out.preparing(f"judged by {judge.name}")
-        if spec.reference is not None:
-            target = published_reference(judge, spec.reference, spec.compute.device)
-        else:
-            target = dataset_reference(judge, spec.data, "train", spec.reference_images, spec.compute.device)
-        pooled, spatial = all_features(build_judge(judge, spec.data, spec.compute.device), images)
-        values = generation_metrics(pooled, target, spatial)
-        metrics[judge.name] = {
-            **values,
-            "comparable": comparable(sampling.samples, judge.width),
-            "reference": target.hash,
-        }
-    save_sheet(out.folder / SHEET, images[: SHEET_COLUMNS * SHEET_ROWS], columns=SHEET_COLUMNS)
-    return {
-        "metrics": metrics,
-        "sheet": SHEET,
-        "cost": {"peak_memory_gib": round(peak_memory_gib(spec.compute.device), 3)},
-    }
+def _save_sheet(spec: Sample, folder: Path) -> None:
+    save_sheet(folder / SHEET, first_pictures(spec, folder, SHEET_COLUMNS * SHEET_ROWS), columns=SHEET_COLUMNS)
