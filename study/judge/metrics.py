@@ -20,7 +20,8 @@ KID_SUBSETS = 10
 KID_SUBSET_IMAGES = 1000  # or all images, if there are fewer
 KID_SEED = 2020
 PSNR_CEILING = 100.0  # dB: an image that is reproduced exactly counts as this, not as infinity
-PRC_FULL_IMAGES = 10_000  # up to this size all pairs at once; above it in parts, which needs less memory
+PRC_FULL_IMAGES = 10_000  # up to this size all pairs at once; above it PRC_ROWS at a time, which needs less memory
+PRC_ROWS = 1000
 
 
 def comparable(samples: int, width: int) -> bool:
@@ -64,12 +65,13 @@ def generation_metrics(features: Tensor, reference: Reference, spatial: Tensor |
         rng_seed=KID_SEED,
         verbose=False,
     )
+    most = max(len(features), len(reference.features))
     centre = reference.mu.float()  # changes no distance, and keeps digits when distances are computed in float32
     neighbours = prc_features_to_metric(  # generated first, real second
         features - centre,
         reference.features - centre,
         prc_neighborhood=NEIGHBOURS,
-        save_cpu_ram=max(len(features), len(reference.features)) > PRC_FULL_IMAGES,
+        **({"save_cpu_ram": True, "prc_batch_size": PRC_ROWS} if most > PRC_FULL_IMAGES else {"save_cpu_ram": False}),
         verbose=False,
     )
     values = {

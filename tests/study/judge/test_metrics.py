@@ -112,6 +112,7 @@ def test_parts_give_the_same_precision(monkeypatch):
     found, target = gaussian(200, 8, 0, shift=0.5), as_reference(gaussian(300, 8, 1))
     whole = generation_metrics(found, target)
     monkeypatch.setattr(metrics, "PRC_FULL_IMAGES", 100)
+    monkeypatch.setattr(metrics, "PRC_ROWS", 70)
     assert generation_metrics(found, target) == whole
 
 
