@@ -169,8 +169,8 @@ class Writer:
 
     def wait(self) -> None:
         """Wait until the last state is on the disk; raises what its write raised."""
-        if self._write is not None:
-            self._write.result()
+        if self._write is not None and (error := self._write.exception()) is not None:
+            raise error
 
 
 def keep_last_alone(folder: Path) -> None:

@@ -81,7 +81,7 @@ def moved_kinds(before, after):
 def test_another_precision_is_another_study_where_it_moves_a_number():
     scale = SCALES["smoke"]()
     halves = dataclasses.replace(COMPUTE, precision="bfloat16")
-    assert moved_kinds(planned(scale), planned(scale, halves)) == {"fit_generator", "generate"}
+    assert moved_kinds(planned(scale), planned(scale, halves)) == {"fit_generator", "sample", "judge"}
     for precision in ("tf32", "bfloat16"):
         other = dataclasses.replace(scale, tokenizer_precision=precision)
         assert moved_kinds(planned(scale), planned(other)) == OF_TOKENIZER  # by their inputs
@@ -98,7 +98,8 @@ def test_tokenizers_train_as_released_and_encode_in_float32(name):
         "reconstruct": "float32",
         "encode": "float32",
         "fit_generator": "float32" if desk else "bfloat16",
-        "generate": "float32" if desk else "bfloat16",
+        "sample": "float32" if desk else "bfloat16",
+        "judge": "float32",
     }
 
 
