@@ -4,7 +4,8 @@ Claim (the paper's Figures 1 and 2, Table 2): more latent channels lower rFID an
 tokenizer with a foundation model lowers gFID at nearly the same rFID.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ from matplotlib.axes import Axes
 
 from figures import axis_scales, label_places, layout, paper_values, rows, style, wording
 from figures.drawing import Drawing, NothingToDraw
+from results.verdicts import MARGIN, Measure, Spread, Verdict, at_places, decide, measure, spreads
 
 NAME = "frontier"
 TITLE = "Does better reconstruction mean better generation?"
@@ -28,6 +30,7 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     if points.empty:
         raise NothingToDraw("no generator has both its gFID and its tokenizer's rFID")
 
+    spread = spreads(table)
     panels, n_rows, n_columns = rows.cells(points)
     only_generator = panels[0][0] if len(rows.generators(points)) == 1 else ""
     used = pd.concat([tokenizers, generators])
@@ -40,6 +43,10 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
         subtitle = subtitle.replace(" images seen", " images seen (last mark common to all)")
     if any(rows.pairs(judge.of(points)) for judge in rows.judges(points)):
         subtitle += " Arrows: alignment added."
+        if paper_values.is_published(table):
+            subtitle += f" Lower: gFID with it, by at least {MARGIN:.0%} (published, single)."
+        elif not only_generator:
+            subtitle += " Lower: gFID with it."
     if paper_values.is_published(table):
         subtitle += _marks(points)
     paper = paper_values.paper_rows(table, NAME)
@@ -54,7 +61,10 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
             here = here[here["generator"] == generator]
             _panel(ax, here, paper_values.look_for(table))
             facts = [] if only_generator else [generator]
-            text = ": ".join(facts + _answer(here))
+            repeats = judge.of(generators)
+            repeats = repeats[repeats["generator"] == generator]
+            lower = "lower gFID with alignment" if only_generator else "lower"
+            text = ": ".join(facts + [f"{lower} {count}" for count in _counts(repeats, rows.pairs(here), spread)])
             layout.heading(ax, text[:1].upper() + text[1:])
         published_points = _draw_published(axes[-n_columns:], paper)
         layout.hide_empty(axes)
@@ -136,17 +146,28 @@ def _panel(ax: Axes, points: pd.DataFrame, look_of: style.LookOf) -> None:
     label_places.around_points(ax, names, segments)
 
 
-def _answer(points: pd.DataFrame) -> list[str]:
-    """In how many pairs alignment lowers gFID; a pair whose ranges over seeds overlap is undecided."""
-    at = {p["tokenizer"]: p for p in points.to_dict("records")}
-    pairs = [(at[plain], at[aligned]) for plain, aligned in rows.pairs(points)]
+def _counts(
+    repeats: pd.DataFrame, pairs: Sequence[tuple[str, str]], spread: Mapping[Measure, Spread | None]
+) -> list[str]:
+    """In how many pairs alignment lowers gFID, by the rule of results/verdicts.py, as 'in 2 of 3 (1 undecided)'.
+
+    repeats: gFIDs of one generator by one judge. spread: of the study, by measure.
+    """
     if not pairs:
         return []
-    lower = sum(aligned["gfid_max"] < plain["gfid_min"] for plain, aligned in pairs)
-    higher = sum(aligned["gfid_min"] > plain["gfid_max"] for plain, aligned in pairs)
-    text = f"lower gFID with alignment in {lower} of {len(pairs)}"
-    undecided = len(pairs) - lower - higher
-    return [f"{text} ({undecided} undecided)" if undecided else text]
+    of = {name: group["gfid"].tolist() for name, group in repeats.groupby("tokenizer")}
+    first, published = repeats.iloc[0], paper_values.is_published(repeats)
+    known = spread.get(measure("gfid", first["extractor"], first["extractor_size"]))
+    decisions = [decide(of[aligned], of[plain], known, exact=(published, published)) for plain, aligned in pairs]
+    count = Counter(at_places([[decision] for decision in decisions]))
+    main: Verdict = "holds" if count["holds"] or not count["indicated"] else "indicated"
+    names: dict[Verdict, str] = {
+        "indicated": "indicated", "fails": "higher", "indicated against": "higher indicated", "equal": "equal",
+        "undecided": "undecided",
+    }  # fmt: skip
+    others = [f"{count[verdict]} {name}" for verdict, name in names.items() if count[verdict] and verdict != main]
+    text = f"{'indicated ' if main == 'indicated' else ''}in {count[main]} of {len(pairs)}"
+    return [f"{text} ({', '.join(others)})" if others else text]
 
 
 def _marks(points: pd.DataFrame) -> str:

@@ -6,6 +6,8 @@ Sizes: S from DiT (Peebles and Xie 2023, arXiv 2212.09748, Table 1); B to 1p6B a
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import re
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +76,7 @@ GENERATOR_FAMILIES: dict[str, dict[str, bool]] = {
 }
 
 GENERATOR_OPTIONS = ("mlp_ratio", "label_dropout", "qk_norm", "swiglu", "rope", "rms_norm", "adaln_shift")
+NUMERIC_OPTIONS = GENERATOR_OPTIONS[:2]  # the others are switches
 
 SOLVERS = ("euler", "heun", "dopri5")  # of models/sampler.py
 
@@ -173,7 +176,7 @@ class AutoencoderConfig:
                 f"resolution {self.resolution} is no multiple of the downsampling {self.downsampling} "
                 f"(unshuffle {self.unshuffle}, {len(self.ch_mult)} levels)"
             )
-        for mult in self.ch_mult:
+        for mult in (1, *self.ch_mult):  # 1: the first block's input
             if (self.ch * mult) % self.norm_groups:
                 raise ValueError(
                     f"{self.ch * mult} channels (ch {self.ch} x {mult}) do not split into norm_groups="
@@ -193,6 +196,13 @@ class AutoencoderConfig:
     def level_sides(self) -> tuple[int, ...]:
         """Side of the feature map at each level, finest first."""
         return tuple(self.resolution // self.unshuffle // 2**i for i in range(len(self.ch_mult)))
+
+    def layout(self) -> dict[str, Any]:
+        """The settings in which two tokenizers of one network agree; the image resolution is not among them."""
+        fields = dataclasses.asdict(self)
+        del fields["resolution"], fields["attn_resolutions"]
+        attention = [level for level, side in enumerate(self.level_sides()) if side in self.attn_resolutions]
+        return {**fields, "levels with attention": attention}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,6 +271,8 @@ class GeneratorConfig:
             )
         if not 0 <= self.label_dropout < 1:
             raise ValueError(f"{self.name}: label_dropout must lie in [0, 1), got {self.label_dropout}")
+        if self.mlp_width < 1:
+            raise ValueError(f"{self.name}: mlp_ratio {self.mlp_ratio} leaves the MLP without width; the default is 4")
 
     @property
     def tokens(self) -> int:
@@ -277,6 +289,12 @@ class GeneratorConfig:
         """Hidden width of a block's MLP; 2/3 of it for a gated MLP, which keeps the parameter count, as released."""
         hidden = int(self.width * self.mlp_ratio)
         return int(2 / 3 * hidden) if self.swiglu else hidden
+
+    def layout(self) -> dict[str, Any]:
+        """The settings in which two generators of one network agree; the label dropout rate is not among them."""
+        fields = dataclasses.asdict(self)
+        del fields["mlp_ratio"], fields["label_dropout"]
+        return {**fields, "mlp_width": self.mlp_width, "null label": self.label_dropout > 0}
 
 
 def parse_generator(spec: str) -> tuple[str, str, int]:
@@ -301,12 +319,16 @@ def generator_config(spec: str, *, grid: int, in_channels: int, num_classes: int
     """The configuration named by `spec` for latents of grid x grid x in_channels.
 
     options override the family's choices (GENERATOR_OPTIONS), for the rungs of Table 1. Raises ValueError
-    for an unknown name or option, or a patch that does not divide the grid.
+    for an unknown name or option, an option of another type, or a patch that does not divide the grid.
     """
     family, size, patch = parse_generator(spec)
-    for option in options:
+    for option, value in options.items():
         if option not in GENERATOR_OPTIONS:
             raise ValueError(f"unknown generator option {option!r}; {nearest(option, GENERATOR_OPTIONS)}")
+        number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        if not (number if option in NUMERIC_OPTIONS else isinstance(value, bool)):
+            kind = "a number" if option in NUMERIC_OPTIONS else "True or False"
+            raise ValueError(f"generator option {option} must be {kind}, got {value!r}")
     depth, width, heads = GENERATOR_SIZES[size]
     return GeneratorConfig(
         name=spec, grid=grid, in_channels=in_channels, num_classes=num_classes,

@@ -44,9 +44,14 @@ def mean_and_range(values: Sequence[float]) -> str:
     return as_published(fmean(values)) + (f" ({low}–{high})" if low != high else "")
 
 
+def percent(change: float) -> str:
+    """A relative change as '−35%' or '+0.5%'."""
+    return f"{change:+.1%}".replace("-", "−").replace(".0%", "%")
+
+
 def relative_change(value: float, of: float) -> str:
     """The relative change from `of` to `value` as ', −35%'; empty if it is not defined."""
-    return f", {value / of - 1:+.1%}".replace("-", "−").replace(".0%", "%") if of > 0 and value < math.inf else ""
+    return f", {percent(value / of - 1)}" if of > 0 and value < math.inf else ""
 
 
 def duration(seconds: float) -> str:

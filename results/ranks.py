@@ -23,14 +23,15 @@ LEVEL = 0.95
 class RankAgreement:
     """Spearman's rank correlation of n pairs, ties at their mean rank.
 
-    rho: None with fewer than three pairs or if one side is constant. chance: share of the permutations of one side that
-    agree at least as well (one-sided, exact up to EXACT pairs). low, high: 95% bootstrap interval over pairs, None with
-    fewer than five.
+    rho: None with fewer than three pairs or if one side is constant. chance, chance_against: share of the permutations
+    of one side that agree at least as well, or at most as well (one-sided, exact up to EXACT pairs). low, high: 95%
+    bootstrap interval over pairs, None with fewer than five.
     """
 
     n: int
     rho: float | None = None
     chance: float | None = None
+    chance_against: float | None = None
     low: float | None = None
     high: float | None = None
 
@@ -52,9 +53,9 @@ def rank_agreement(x: Sequence[float], y: Sequence[float]) -> RankAgreement:
     n = len(x)
     if n < FEWEST or math.isnan(rho := float(_spearman(np.asarray(x), np.asarray(y)))):
         return RankAgreement(n=n)
-    chance = float(_permuted(x, y, DRAWS).pvalue)
+    chance, against = (float(_permuted(x, y, DRAWS, tail).pvalue) for tail in ("greater", "less"))
     if n < FEWEST_FOR_INTERVAL:
-        return RankAgreement(n=n, rho=rho, chance=chance)
+        return RankAgreement(n=n, rho=rho, chance=chance, chance_against=against)
     with warnings.catch_warnings():
         # a resample that repeats one pair has no correlation: scipy's own interval would be NaN, ours leaves it out
         warnings.simplefilter("ignore", stats.DegenerateDataWarning)
@@ -62,7 +63,7 @@ def rank_agreement(x: Sequence[float], y: Sequence[float]) -> RankAgreement:
             (x, y), _spearman, paired=True, n_resamples=DRAWS // n, method="percentile", rng=np.random.default_rng(0)
         ).bootstrap_distribution
     low, high = np.nanpercentile(resampled, [50 * (1 - LEVEL), 50 * (1 + LEVEL)])
-    return RankAgreement(n=n, rho=rho, chance=chance, low=float(low), high=float(high))
+    return RankAgreement(n=n, rho=rho, chance=chance, chance_against=against, low=float(low), high=float(high))
 
 
 def by_chance(n: int) -> float | None:
@@ -78,7 +79,9 @@ def by_chance(n: int) -> float | None:
     return float(rare[0]) if len(rare) else None
 
 
-def _permuted(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, draws: int) -> Any:
+def _permuted(
+    x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, draws: int, tail: str = "greater"
+) -> Any:
     """One-sided test against all permutations of y for up to EXACT pairs, against `draws` random ones for more."""
     from scipy import stats
 
@@ -88,7 +91,7 @@ def _permuted(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray, 
         lambda y_ranks, axis: _pearson(x_ranks, y_ranks),
         permutation_type="pairings",
         n_resamples=math.factorial(n) if n <= EXACT else draws,
-        alternative="greater",
+        alternative=tail,
         rng=np.random.default_rng(0),
     )
 

@@ -96,6 +96,9 @@ class Row:
     psnr: float | None = _column("metrics", "peak signal-to-noise ratio of reconstructions, dB")
     ssim: float | None = _column("metrics", "structural similarity of reconstructions")
     perceptual: float | None = _column("metrics", "perceptual distance of reconstructions")
+    colour_shift: float | None = _column(
+        "metrics", "mean of reconstruction less image over all pixels of a channel, the largest without sign, in 1/255"
+    )
     gfid: float | None = _column("metrics", "Fréchet distance of samples to the reference")
     sfid: float | None = _column("metrics", "Fréchet distance of Inception's spatial features; empty for other judges")
     kid: float | None = _column("metrics", "kernel distance of samples to the reference")

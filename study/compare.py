@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean as mean
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -20,6 +20,7 @@ from results.ranks import RankAgreement, rank_agreement
 from results.runs import scored
 from results.schema import HEADLINE, PROTOCOL, Row
 from results.table import rows_in
+from results.verdicts import Spread, Verdict, cells, decide, measure, pooled
 from study.claims.evidence import SAME_IMAGES
 from study.claims.paper_claims import Judged, judge_claims, markdown
 from study.core.paths import CHECKOUT
@@ -57,13 +58,18 @@ class Point:
     values: tuple[float, ...]
     rows: tuple[Row, ...]
 
+    @property
+    def published(self) -> bool:
+        return bool(self.rows[0].source)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """The points of both studies for one run; None if a study has none."""
+    """The points of both studies for one run, None if a study has none; the spread of their metric in both studies."""
 
     a: Point | None
     b: Point | None
+    spread: Spread | None = None
 
     @property
     def point(self) -> Point:
@@ -78,6 +84,14 @@ class Line:
         if self.a is None or self.b is None or not self.a.judge.same(self.b.judge):
             return None
         return mean(self.a.values) - mean(self.b.values)
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the first study has the lower numbers; 'not measured' where there is no difference."""
+        if self.difference is None:
+            return "not measured"
+        assert self.a is not None and self.b is not None
+        return decide(self.a.values, self.b.values, self.spread, exact=(self.a.published, self.b.published)).verdict
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,7 +122,11 @@ def compare(a: pd.DataFrame, b: pd.DataFrame, names: tuple[str, str]) -> StudyCo
         ValueError: a table cannot be judged, see study/claims/paper_claims.py.
     """
     points = (_points(a), _points(b))
-    lines = list(_matched(*points))
+    repeats = [cells(table) for table in (a, b)]
+    lines = []
+    for line in _matched(*points):
+        name = measure(HEADLINE[line.point.kind], *line.point.judge)
+        lines.append(replace(line, spread=pooled(cell for study in repeats for cell in study.get(name, ()))))
     matched = {(line.point.kind, line.point.run) for line in lines}
     left, right = ([point for point in _last(side) if (point.kind, point.run) not in matched] for side in points)
     unmatched = [*(Line(a=point, b=None) for point in left), *(Line(a=None, b=point) for point in right)]
@@ -234,10 +252,16 @@ def tables(comparison: StudyComparison) -> Iterator[tuple[str, Sequence[str], Se
             "" if line.difference is None else f"{line.difference:+.3g}{relative_change(left, right)}".replace("-", "−")
         )
         metric = HEADLINE[line.point.kind].replace("fid", "FID")
-        numbers = (_images(line), mean_and_range(line.a.values), mean_and_range(line.b.values), change)
+        numbers = (
+            _images(line),
+            mean_and_range(line.a.values),
+            mean_and_range(line.b.values),
+            change,
+            _lower(line, a, b),
+        )
         lines.append((line.point.run, metric, _judges(line), *numbers))
     if lines:
-        yield "Rows of both", ("run", "metric", "judge", "images", a, b, f"{a} minus {b}"), lines
+        yield "Rows of both", ("run", "metric", "judge", "images", a, b, f"{a} minus {b}", "lower"), lines
     ranks = [
         (f"{HEADLINE[kind]} by {judges}".replace("fid", "FID"), str(one)) for kind, judges, one in comparison.ranks
     ]
@@ -262,6 +286,17 @@ def tables(comparison: StudyComparison) -> Iterator[tuple[str, Sequence[str], Se
         yield "Settings that differ", ("of", "field", a, b), differs
 
 
+def _lower(line: Line, a: str, b: str) -> str:
+    """Which study has the lower numbers, in words."""
+    assert line.a and line.b
+    words: dict[Verdict, str] = {
+        "holds": a, "fails": b, "indicated": f"{a}, indicated", "indicated against": f"{b}, indicated",
+        "not measured": "",
+    }  # fmt: skip
+    word = words.get(line.verdict, line.verdict)
+    return f"{word} (published, single)" if word and line.a.published and line.b.published else word
+
+
 def _first_judge(comparison: StudyComparison, line: Line) -> Judge:
     """The judge whose rows are listed for the study of an unmatched line."""
     side = 0 if line.a else 1
@@ -281,7 +316,9 @@ def _text(point: Point) -> str:
 
 
 def _verdict(judged: Judged) -> str:
-    return judged.verdict + (f" ({judged.repeats})" if judged.repeats else "")
+    enough = f"would decide: {judged.enough}" if judged.enough else ""
+    facts = "; ".join(filter(None, (judged.repeats, enough)))
+    return judged.verdict + (f" ({facts})" if facts else "")
 
 
 def write_csv(comparison: StudyComparison, path: Path) -> None:

@@ -29,7 +29,7 @@ from study.core.paths import CHECKOUT, require_writable, study_root
 from study.core.provenance import provenance
 from study.data.datasets import NAMED_RESOLUTION, resolve_data
 from study.data.external_images import SUFFIXES, Pictures, read_pictures, read_statistics
-from study.data.left_out import left_out_of_data, left_out_of_pictures
+from study.data.left_out import data_notes, left_out_of_pictures
 from study.data.named_datasets import NAMED_DATASETS
 from study.plan.checks import FEWEST_SAMPLES, check_study
 from study.plan.data_spec import DataSpec
@@ -195,7 +195,7 @@ def _left_out(options: Evaluate, target: Target) -> list[str]:
     path, reference = options.path.expanduser(), Path(options.reference).expanduser()
     lines = [f"{path}: {line}" for line in (left_out_of_pictures(path) if path.is_dir() else [])]
     if target.data is not None:
-        return lines + [f"{reference}: {line}" for line in left_out_of_data(options.reference)]
+        return lines + [f"{reference}: {line}" for line in data_notes(options.reference, target.data)]
     return lines + [f"{reference}: {line}" for line in (left_out_of_pictures(reference) if reference.is_dir() else [])]
 
 

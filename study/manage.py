@@ -33,6 +33,7 @@ from study.core.study_name import one_study
 from study.data.picture_chunks import picture_files
 from study.plan.runs import Job, Plan
 from study.plan.stage import Stage, recorded_marks, state_files
+from study.plan.warnings import measured_warnings
 from study.report.carry_out import carry_out
 from study.report.console import console, job_title, progress_texts
 from study.report.refresh import collect
@@ -123,6 +124,7 @@ def status_table(study: str, states: list[State]) -> Group:
     for s in states:
         if s.reason:
             lines.append(escape(f"  {s.job.title}: {s.reason}" + (f"\n    {s.log}" if s.log else "")))
+        lines += [escape(f"  warning: {line}") for line in measured_warnings(s.job.stages)]
     return Group(*_table(rows), *lines)
 
 

@@ -11,7 +11,7 @@ import tyro
 from tyro.conf import arg
 
 from results.published import load_study
-from study.claims.paper_claims import RULE, judge_claims, markdown, rows_of
+from study.claims.paper_claims import HEADER, RULE, judge_claims, markdown, rows_of
 from study.core.paths import CHECKOUT
 from study.core.study_name import StudyArgument, StudyOption, one_study
 
@@ -37,10 +37,9 @@ def main(
     except ValueError as error:
         print(error, file=sys.stderr)
         return 2
-    header = ("claim", "where", "verdict", "numbers", "runs")
     if markdown_:
         unmeasured = [claim.claim.where.split(",")[0] for claim in judged if not claim.places]
-        print(markdown(header, rows_of([claim for claim in judged if claim.places])))
+        print(markdown(HEADER, rows_of([claim for claim in judged if claim.places])))
         missing = f" Not measured: {', '.join(dict.fromkeys(unmeasured))}." if unmeasured else ""
         print(f"\n{textwrap.fill(RULE + missing, 120)}")
         return 0
@@ -49,12 +48,15 @@ def main(
     from rich.markup import escape
     from rich.table import Table
 
-    styles = {"holds": "green", "fails": "red", "undecided": "yellow", "not measured": "dim"}
+    styles = {"holds": "green", "fails": "red", "not measured": "dim"}
     shown = Table(box=None, pad_edge=False, show_header=False)
-    for text, where, verdict, numbers, repeats in rows_of(judged):
-        place = escape(", ".join(filter(None, (where, repeats))))
+    for text, where, verdict, numbers, repeats, enough in rows_of(judged):
+        needed = f"would decide: {enough}" if enough else ""
+        place = escape(", ".join(filter(None, (where, repeats, needed))))
         evidence_lines = f"\n{escape(numbers)}" if numbers else ""
-        shown.add_row(f"[{styles[verdict]}]{verdict}[/]", f"{escape(text)} [dim]({place}){evidence_lines}[/]")
+        shown.add_row(
+            f"[{styles.get(verdict, 'yellow')}]{verdict}[/]", f"{escape(text)} [dim]({place}){evidence_lines}[/]"
+        )
     console = Console(highlight=False)
     console.print(shown)
     console.print(RULE, style="dim")

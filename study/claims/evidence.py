@@ -5,18 +5,21 @@ from __future__ import annotations
 import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations, pairwise
 from statistics import fmean as mean
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from models.configs import GENERATOR_SIZES, TokenizerName, parse_generator, parse_tokenizer
 from results.convergence import speed_up
 from results.published import IMAGENET_IMAGES, load_published
 from results.ranks import rank_agreement
 from results.runs import scored
-from results.schema import PROTOCOL, Row
+from results.schema import HEADLINE, PROTOCOL, Row
 from results.table import rows_in
+from results.verdicts import Measure, Spread, measure, pooled, spreads
 from study.claims.verdicts import Comparison, Evidence, RankCorrelation
 
 if TYPE_CHECKING:
@@ -24,7 +27,7 @@ if TYPE_CHECKING:
 
 
 SAME_IMAGES = 0.01  # relative difference that counts as equal: epochs differ if incomplete batches are dropped
-HEADLINE = "LightningDiT-XL/1"
+SYSTEM = "LightningDiT-XL/1"
 LADDER = "recipe"  # the ablation of Table 1
 
 
@@ -34,7 +37,8 @@ class Score:
 
     tokenizer: None for a tokenizer outside the studied family. foundation_model: empty for plain tokenizers. rung: its
     place in the ablation `recipe`; None outside of it.
-    images: None if unstated. protocol: how the row was measured, judge included, as one text.
+    images: None if unstated. protocol: how the row was measured, judge included, as one text. spread: of the headline
+    metric by this judge, over the study. published: not measured here.
     """
 
     tokenizer: TokenizerName | None
@@ -45,6 +49,7 @@ class Score:
     ablations: tuple[str, ...]
     rung: int | None
     pretrained: bool
+    published: bool
     imagenet: bool
     guided: bool
     samples: int | None
@@ -59,6 +64,7 @@ class Score:
     rfid: float | None
     gfid: float | None
     density_cv: float | None
+    spread: Spread | None
 
     @property
     def value(self) -> float:
@@ -81,7 +87,8 @@ def read_scores(table: pd.DataFrame) -> Scores:
     """The scored rows of a table, without those that are marked as not comparable."""
     rows = scored(table)
     rows = rows[rows["comparable"].fillna(True).astype(bool)]
-    scores = [_score(row) for row in rows_in(rows)]
+    spread = spreads(table)
+    scores = [_score(row, spread) for row in rows_in(rows)]
     generators = [score for score in scores if score.generator]
     return Scores(
         tokenizers=[score for score in scores if not score.generator],
@@ -90,7 +97,7 @@ def read_scores(table: pd.DataFrame) -> Scores:
     )
 
 
-def _score(row: Row) -> Score:
+def _score(row: Row, spread: Mapping[Measure, Spread | None]) -> Score:
     tokenizer = None  # stays None for tokenizers of other authors, as in the paper's Table 3
     with contextlib.suppress(ValueError):
         name = parse_tokenizer(row.tokenizer)
@@ -105,6 +112,7 @@ def _score(row: Row) -> Score:
         ablations=row.ablations,
         rung=next((label.place for label in row.labels if label.ablation == LADDER), None),
         pretrained=bool(row.pretrained_weights),
+        published=bool(row.source),
         imagenet="imagenet" in f"{row.data} {row.reference}".lower() and row.resolution == 256,
         guided=row.kind == "generator" and row.guidance_scale != 1,
         samples=row.samples,
@@ -119,6 +127,7 @@ def _score(row: Row) -> Score:
         rfid=row.rfid,
         gfid=row.gfid,
         density_cv=row.density_cv,
+        spread=spread.get(measure(HEADLINE[row.kind], row.extractor, row.extractor_size)),
     )
 
 
@@ -186,8 +195,16 @@ def _compare(
 ) -> Iterator[Comparison]:
     """Per judge, the claim that the scores of `low` are below `factor` times those of `high`."""
     for judge, low_scores, high_scores in _at_last_common_mark(low, high, protocol):
-        values = [tuple(_value_per_repeat(side).values()) for side in (low_scores, high_scores)]
-        yield Comparison(place=place, judge=judge, low=values[0], high=values[1], factor=factor)
+        low_values, high_values = (tuple(_value_per_repeat(side).values()) for side in (low_scores, high_scores))
+        yield Comparison(
+            place=place,
+            judge=judge,
+            low=low_values,
+            high=high_values,
+            spread=low_scores[0].spread,
+            factor=factor,
+            exact=(low_scores[0].published, high_scores[0].published),
+        )
 
 
 def _aligned_pairs(scores: Iterable[Score]) -> Iterator[tuple[str, str, list[Score], list[Score]]]:
@@ -227,9 +244,13 @@ def aligned_against_plain(scores: Sequence[Score], factor: float = 1.0) -> Itera
 
 
 def images_to_plain_gfid(scores: Scores, factor: float) -> Iterator[Evidence]:
-    """Per repeat, the aligned run reaches the plain run's last gFID with `factor` times fewer images."""
+    """Per repeat, the aligned run reaches the plain run's last gFID with `factor` times fewer images.
+
+    The spread is of these numbers of images, without the pairs of which a repeat never got there.
+    """
     import pandas as pd
 
+    found = []
     trained = [score for score in scores.generators if not score.pretrained and score.images is not None]
     for generator, spec, aligned, plain in _aligned_pairs(trained):
         plain_groups = _grouped(plain, _protocol)
@@ -243,13 +264,30 @@ def images_to_plain_gfid(scores: Scores, factor: float) -> Iterator[Evidence]:
                     needed.append(float("inf") if gain.images is None else gain.images)
                     spent.append(float(max(curves[0])))
             if needed:
-                yield Comparison(
-                    place=f"images, {_place(spec, plain[0].spec, generator)}",
-                    judge=aligned_group[0].judge,
-                    low=tuple(needed),
-                    high=tuple(spent),
-                    factor=1 / factor,
+                found.append(
+                    Comparison(
+                        place=f"images, {_place(spec, plain[0].spec, generator)}",
+                        judge=aligned_group[0].judge,
+                        low=tuple(needed),
+                        high=tuple(spent),
+                        factor=1 / factor,
+                        exact=(False, True),
+                    )
                 )
+    yield from _with_pooled_spread(found, np.log)
+
+
+def _with_pooled_spread(comparisons: Sequence[Comparison], scale: Callable[[Any], Any]) -> Iterator[Comparison]:
+    """The comparisons with the spread over all of their cells of one judge, each cell once, on a scale such as log."""
+    for one in comparisons:
+        alike = [other for other in comparisons if other.judge == one.judge]
+        sides = {
+            side
+            for other in alike
+            for side, exact in zip((other.low, other.high), other.exact, strict=True)
+            if not exact
+        }
+        yield replace(one, spread=pooled(scale(side) for side in sorted(sides)))
 
 
 def _place(low: str, high: str, generator: str = "") -> str:
@@ -263,19 +301,30 @@ def _gfid_by_mark(scores: Iterable[Score]) -> dict[int, float]:
 
 def gap_against_smaller_generator(scores: Scores) -> Iterator[Evidence]:
     """Per repeat, the gap in gFID from aligned to plain is smaller than under the next smaller generator."""
-    gaps: dict[tuple[str, str, str], dict[str, tuple[float, ...]]] = defaultdict(dict)
+    gaps: dict[tuple[str, str, str, bool], dict[str, tuple[float, ...]]] = defaultdict(dict)
     for generator, spec, aligned, plain in _aligned_pairs(scores.generators):
         for judge, low, high in _at_last_common_mark(aligned, plain):
             low_values, high_values = _value_per_repeat(low), _value_per_repeat(high)
             shared = [repeat for repeat in low_values if repeat in high_values]
             if shared:
                 differences = tuple(high_values[repeat] - low_values[repeat] for repeat in shared)
-                gaps[spec, judge, low[0].protocol][generator] = differences
-    for (spec, judge, _), by_generator in gaps.items():
+                gaps[spec, judge, low[0].protocol, low[0].published][generator] = differences
+    found = []
+    for (spec, judge, _, published), by_generator in gaps.items():
         for smaller, larger in pairwise(sorted(by_generator, key=_size_order)):
             if parse_generator(smaller)[::2] == parse_generator(larger)[::2]:  # family and patch
                 place = f"gap at {spec}, {_place(larger, smaller)}"
-                yield Comparison(place=place, judge=judge, low=by_generator[larger], high=by_generator[smaller])
+                found.append(
+                    Comparison(
+                        place=place,
+                        judge=judge,
+                        low=by_generator[larger],
+                        high=by_generator[smaller],
+                        relative=False,
+                        exact=(published, published),
+                    )
+                )
+    yield from _with_pooled_spread(found, np.asarray)
 
 
 def _size_order(generator: str) -> tuple[int, str]:
@@ -330,7 +379,7 @@ def density_cv_against_gfid(scores: Scores) -> Iterator[Evidence]:
             place=generator,
             judge=group[0].judge,
             agreement=rank_agreement(unevenness, gfids),
-            repeats=min(map(len, points)),
+            repeats=0 if group[0].published else min(map(len, points)),
         )
 
 
@@ -340,16 +389,23 @@ def system_against_published(scores: Scores, epochs: int, rivals: Callable[[Scor
     ours = [
         score
         for score in _unchanged_runs(scores.guided)
-        if score.generator == HEADLINE and score.foundation_model
+        if score.generator == SYSTEM and score.foundation_model
         if score.imagenet and score.judge.startswith("inception")
         if score.samples == 50_000 and score.images and abs(score.images / images - 1) <= SAME_IMAGES
     ]
     if not ours:
         return
     published = read_scores(load_published("paper")).guided
-    others = [score for score in published if score.generator != HEADLINE and rivals(score)]
+    others = [score for score in published if score.generator != SYSTEM and rivals(score)]
     best = min(others, key=lambda score: score.value)
     for group in _grouped(ours, lambda score: (score.spec, score.protocol)).values():
         values = tuple(_value_per_repeat(group).values())
         place = _place(group[0].spec, f"{best.run} (published)")
-        yield Comparison(place=place, judge=group[0].judge, low=values, high=(best.value,))
+        yield Comparison(
+            place=place,
+            judge=group[0].judge,
+            low=values,
+            high=(best.value,),
+            spread=group[0].spread,
+            exact=(group[0].published, True),
+        )

@@ -1,7 +1,7 @@
 """The paper's claims, each with its threshold, and their verdicts in a study, judged from its results table alone.
 
 A claim says which rows it compares and how much their numbers must differ. study/claims/evidence.py finds the rows in a
-table; study/claims/verdicts.py is the rule.
+table; results/verdicts.py is the rule.
 """
 
 from __future__ import annotations
@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 from results.published import SPEED_UPS
+from results.verdicts import DECIDED, FEWEST, MARGIN, MOST, Verdict, at_places, over_places
 from study.claims import evidence
 from study.claims.evidence import Scores, read_scores
-from study.claims.verdicts import MARGIN, Evidence, Verdict, verdict_at_place, verdict_over_places
+from study.claims.verdicts import Evidence
 from study.plan.ablation_files import ablation
 
 if TYPE_CHECKING:
@@ -36,6 +37,13 @@ class Claim:
     evidence: Callable[[Scores], Iterable[Evidence]]
 
 
+# which of several places is shown for each of the verdicts
+CHOSEN: dict[Verdict, str] = {
+    "holds": "least clearly", "indicated": "least clearly", "fails": "most clearly",
+    "indicated against": "most clearly", "equal": "such as", "undecided": "such as",
+}  # fmt: skip
+
+
 @dataclass(frozen=True, kw_only=True)
 class Judged:
     """A claim with its evidence, by place: what is compared there, such as two tokenizers under one generator."""
@@ -43,24 +51,44 @@ class Judged:
     claim: Claim
     places: dict[str, list[Evidence]]
 
-    @property
+    @cached_property
     def verdicts(self) -> dict[str, Verdict]:
-        return {place: verdict_at_place([one.verdict() for one in found]) for place, found in self.places.items()}
+        found = at_places([[one.decision for one in found] for found in self.places.values()])
+        return dict(zip(self.places, found, strict=True))
 
     @property
     def verdict(self) -> Verdict:
-        return verdict_over_places(list(self.verdicts.values()))
+        return over_places(list(self.verdicts.values()))
 
     @property
     def repeats(self) -> str:
-        """'single run', or the smallest number of repeats of a comparison."""
-        fewest = min((one.repeats for found in self.places.values() for one in found), default=0)
-        return "" if not fewest else "single run" if fewest == 1 else f"{fewest} repeats"
+        """'published, single', 'single run', or the smallest number of repeats of a comparison."""
+        if not self.places:
+            return ""
+        fewest = min(one.repeats for found in self.places.values() for one in found)
+        return {0: "published, single", 1: "single run"}.get(fewest, f"{fewest} repeats")
+
+    @property
+    def enough(self) -> str:
+        """How many repeats would decide every place, at the means and the spread found, or why none would."""
+        if self.verdict in DECIDED or not any(one.repeats for found in self.places.values() for one in found):
+            return ""  # nothing is open, or nothing can be repeated
+        open_places = [self.places[place] for place, verdict in self.verdicts.items() if verdict not in DECIDED]
+        decisions = [[one.decision for one in found] for found in open_places]
+        if any(len({decision.expected for decision in found} - {"undecided"}) > 1 for found in decisions):
+            return "judges disagree"
+        if any(decision.expected == "undecided" for found in decisions for decision in found):
+            return "not by repeats"
+        if any(decision.enough is None for found in decisions for decision in found):
+            return "spread unknown"
+        more = 1 + min(one.repeats for found in open_places for one in found)
+        needed = max(more, *(decision.enough or 0 for found in decisions for decision in found))
+        return f"> {MOST} repeats" if needed > MOST else f"{needed} repeats"
 
     def numbers(self) -> list[str]:
         """A line per verdict that occurs: at how many places, and the place with the weakest support for the claim."""
         lines = []
-        for verdict, chosen in (("holds", "least clearly"), ("fails", "most clearly"), ("undecided", "such as")):
+        for verdict, chosen in CHOSEN.items():
             places = [place for place, at_place in self.verdicts.items() if at_place == verdict]
             if not places:
                 continue
@@ -190,14 +218,19 @@ CLAIMS = (
 
 
 RULE = (
-    "Ranges of repeats that do not overlap decide; of single runs, a difference of at least "
-    f"{MARGIN:.0%}. All judges must agree, and a claim fails where one of its places does."
+    f"{FEWEST} repeats decide, by the 90% interval of the mean difference (in brackets) and a margin of {MARGIN:.0%}; "
+    "fewer only indicate, and published numbers have the margin alone. All judges must agree; a claim holds where all "
+    "of its places do and fails where one does, corrected for their number."
 )
+HEADER = ("claim", "where", "verdict", "numbers", "runs", "would decide")
 
 
-def rows_of(judged: Sequence[Judged]) -> list[tuple[str, str, str, str, str]]:
-    """A row per claim: its text, where the paper makes it, verdict, the numbers behind it, repeats."""
-    return [(one.claim.text, one.claim.where, one.verdict, "\n".join(one.numbers()), one.repeats) for one in judged]
+def rows_of(judged: Sequence[Judged]) -> list[tuple[str, str, str, str, str, str]]:
+    """A row per claim as HEADER has it: `numbers` are those behind it, `runs` its repeats."""
+    return [
+        (one.claim.text, one.claim.where, one.verdict, "\n".join(one.numbers()), one.repeats, one.enough)
+        for one in judged
+    ]
 
 
 def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -1,19 +1,17 @@
-"""The rule for when numbers support a claim, and the kinds of evidence it is applied to."""
+"""The kinds of evidence that a claim can have; the rule that they are judged by is in results/verdicts.py."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from statistics import fmean as mean
-from typing import Literal, Protocol
+from typing import Protocol
 
-from results.numbers import mean_and_range, relative_change
+from results.numbers import mean_and_range, percent, relative_change
 from results.ranks import RankAgreement
+from results.verdicts import LEVEL, Decision, Spread, decide
 
-Verdict = Literal["holds", "fails", "undecided", "not measured"]
-MARGIN = 0.03  # relative difference that single runs need: about what another seed changes in a FID
-CHANCE = 1 / 6  # largest accepted probability by chance: that of two against two repeats with disjoint ranges
 MIN_RHO = 0.5  # smallest rank correlation that counts as a relation
 
 
@@ -25,47 +23,51 @@ class Evidence(Protocol):
     @property
     def judge(self) -> str: ...
     @property
-    def repeats(self) -> int: ...
+    def repeats(self) -> int:
+        """The smallest number of repeats on a side; 0 if all numbers are published."""
+
     @property
     def strength(self) -> float:
         """Orders the evidence of a claim: a larger value supports it more."""
 
-    def verdict(self) -> Verdict: ...
+    @property
+    def decision(self) -> Decision: ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """The claim that `low` is below `factor` times `high`, by one judge at one place; both have a value per repeat."""
+    """The claim that `low` is below `factor` times `high`, by one judge at one place; both have a value per repeat.
+
+    spread, relative, exact: as `decide` of results/verdicts.py has them.
+    """
 
     place: str
     judge: str
     low: tuple[float, ...]
     high: tuple[float, ...]
+    spread: Spread | None = None
     factor: float = 1.0
+    relative: bool = True
+    exact: tuple[bool, bool] = (False, False)
 
     @property
     def repeats(self) -> int:
-        return min(len(self.low), len(self.high))
+        sides = zip((self.low, self.high), self.exact, strict=True)
+        return min((len(values) for values, exact in sides if not exact), default=0)
 
     @property
     def strength(self) -> float:
         return -mean(self.low) / (self.factor * mean(self.high)) if mean(self.high) > 0 else -math.inf
 
-    def verdict(self) -> Verdict:
-        """Disjoint ranges decide if there are several repeats; a relative difference of MARGIN decides for one run."""
-        limits = [self.factor * value for value in self.high]
-        if min(limits) <= 0:
-            return "undecided"  # without a gap there is nothing that could narrow
-        if self.repeats > 1:
-            below, above = max(self.low) < min(limits), min(self.low) > max(limits)
-        else:
-            limit = self.factor * mean(self.high)
-            below, above = mean(self.low) <= limit * (1 - MARGIN), mean(self.low) >= limit * (1 + MARGIN)
-        return "holds" if below else "fails" if above else "undecided"
+    @cached_property
+    def decision(self) -> Decision:
+        return decide(self.low, self.high, self.spread, factor=self.factor, relative=self.relative, exact=self.exact)
 
     def __str__(self) -> str:
         change = relative_change(mean(self.low), mean(self.high))
-        return f"{mean_and_range(self.low)} against {mean_and_range(self.high)}{change}"
+        ends = self.decision.interval
+        interval = f" [{percent(ends[0])}, {percent(ends[1])}]" if ends else ""
+        return f"{mean_and_range(self.low)} against {mean_and_range(self.high)}{change}{interval}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,26 +83,17 @@ class RankCorrelation:
     def strength(self) -> float:
         return self.agreement.rho or 0.0
 
-    def verdict(self) -> Verdict:
-        """Holds with a rho of at least MIN_RHO and a probability by chance of at most CHANCE; fails if mirrored."""
-        rho, chance = self.agreement.rho, self.agreement.chance
-        if rho is None or chance is None:
-            return "undecided"
-        if rho >= MIN_RHO and chance <= CHANCE:
-            return "holds"
-        return "fails" if rho <= -MIN_RHO and chance >= 1 - CHANCE else "undecided"
+    @property
+    def decision(self) -> Decision:
+        """Holds with a rho of at least MIN_RHO and a probability by chance of at most LEVEL; fails if mirrored."""
+        rho, chance, against = self.agreement.rho, self.agreement.chance, self.agreement.chance_against
+        if rho is None or chance is None or against is None:
+            return Decision(verdict="undecided")
+        if rho >= MIN_RHO and chance <= LEVEL:
+            return Decision(verdict="holds")
+        if rho <= -MIN_RHO and against <= LEVEL:
+            return Decision(verdict="fails", against=against)
+        return Decision(verdict="undecided")
 
     def __str__(self) -> str:
         return str(self.agreement)
-
-
-def verdict_at_place(verdicts: Sequence[Verdict]) -> Verdict:
-    """The verdict at one place from its judges' verdicts: undecided unless all judges agree."""
-    return verdicts[0] if len(set(verdicts)) == 1 else "undecided"
-
-
-def verdict_over_places(verdicts: Sequence[Verdict]) -> Verdict:
-    """The verdict of a claim from those of its places: it fails if one place fails, and holds if all places hold."""
-    if not verdicts:
-        return "not measured"
-    return "fails" if "fails" in verdicts else "undecided" if "undecided" in verdicts else "holds"

@@ -7,14 +7,13 @@ study/data/parquet.py decode pictures.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import re
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,9 +25,9 @@ from study.core.lease import lease
 from study.core.paths import study_root
 from study.core.settings import rebuild
 from study.data import image_folder
-from study.data.image_folder import Blocks, PictureSplit, picture_blocks, picture_digest, picture_splits
+from study.data.image_folder import Block, Blocks, Pictures, decoded_pictures, decoder, folder_pictures, picture_digest
 from study.data.named_datasets import NAMED_DATASETS
-from study.data.parquet import parquet_digest, parquet_files, parquet_resolution, parquet_splits
+from study.data.parquet import parquet_digest, parquet_files, parquet_pictures, parquet_resolution
 from study.plan.data_spec import DataSpec
 
 if TYPE_CHECKING:
@@ -37,43 +36,71 @@ if TYPE_CHECKING:
 
 SPLITS = ("train", "test")
 NAMED_RESOLUTION = 32  # pixels, of all named data sets
-PACK_VERSION = 1  # raised when packing the same source gives other pixels
+PACK_VERSION = 2  # raised when packing the same source gives other pixels or other files
+TEST_SHARE = 0.1  # held out from each class of a data set without a test split
+KEY_BYTES = 16
 SAVE_SECONDS = 20.0  # between writes of the packing's progress, from which an interrupted one resumes
-HASH_BATCH = 256  # pictures hashed at a time
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageSet:
-    """One split. images: uint8 (N, C, H, W), mapped from disk; labels: int64 (N,)."""
+    """One split, in the order of its content.
 
-    images: np.ndarray
+    Args:
+        packed: uint8 (M, C, H, W), the images of all splits in the order of their source, mapped from disk.
+        order: int64 (N,), where in `packed` the images of this split are.
+        labels: int64 (N,).
+    """
+
+    packed: np.ndarray
+    order: np.ndarray
     labels: np.ndarray
+
+    def images(self, indices: np.ndarray | Sequence[int]) -> np.ndarray:
+        """uint8 (B, C, H, W), the images at these indices of the split."""
+        return np.asarray(self.packed[self.order[np.asarray(indices)]])
 
     def pixels(self, indices: np.ndarray | Sequence[int]) -> Tensor:
         """float32 (B, C, H, W) in [-1, 1] of the images at these indices."""
         import torch
 
-        return torch.from_numpy(self.images[np.asarray(indices)]).float().div_(127.5).sub_(1.0)
+        return torch.from_numpy(self.images(indices)).float().div_(127.5).sub_(1.0)
 
 
-class Split(NamedTuple):
-    """A split to pack: pictures uint8 (N, C, H, W) in blocks, see `picture_blocks`; labels (N,); shape (C, H, W)."""
+class Source(NamedTuple):
+    """Images to pack, in the order of their source; `labels` and `training` as of `image_folder.Pictures`."""
 
     blocks: Blocks
     labels: np.ndarray
-    shape: tuple[int, ...]
+    training: int | None
+    shape: tuple[int, ...]  # (C, H, W)
 
 
-def resolve_data(source: str, resolution: int, pack: bool = True) -> DataSpec:
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """What the manifest of packed images says about one source of them; several sources may have the same content."""
+
+    source: str  # name of a data set, or path of a folder
+    upright: bool
+    digest: str  # of the state of the source
+    spec: DataSpec
+    transparent: int  # pictures that were laid on white
+    jpegs: int
+    decoder: str  # versions of what decoded the pictures
+
+
+def resolve_data(source: str, resolution: int, pack: bool = True, upright: bool = True) -> DataSpec:
     """The data set called `source`, packed at `resolution` unless it already is.
 
     Args:
-        source: 'fashion-mnist', 'cifar10', or a folder with one subfolder of pictures per class, or with two
-            such folders, train/ and test/ (or val/), or with parquet files. If it has no test split, about a tenth
-            of each class is held out for test.
+        source: 'fashion-mnist', 'cifar10', or a folder with one subfolder of pictures per class, or with a training and
+            a test folder (or the former alone) of such subfolders, or with parquet files. If it has no test split,
+            about a tenth of each class is held out for test, chosen by content.
         resolution: pixels; 32 for the named sets (Fashion-MNIST is 28, padded with zeros). Pictures of a
             folder are cropped to the centre square and resized.
         pack: False writes nothing: a data set that is not packed yet has its sizes, and no content.
+        upright: whether pictures of a folder are turned as their EXIF orientation says; ADM does not (guided-diffusion,
+            image_datasets.py).
 
     Raises:
         ValueError: an unknown source, a data set that cannot be obtained, a folder with another layout, a
@@ -84,10 +111,9 @@ def resolve_data(source: str, resolution: int, pack: bool = True) -> DataSpec:
             raise ValueError(
                 f"{source} comes at {NAMED_RESOLUTION} px, not {resolution}: set the resolution to {NAMED_RESOLUTION}"
             )
-        digest = fingerprint({"source": source, "version": PACK_VERSION})
-        if packed := _packed(source, source, resolution, digest):
+        if packed := _packed(source, source, resolution, source):
             return packed
-        return _pack_named(source, digest) if pack else _unpacked_named(source)
+        return _pack_named(source) if pack else _unpacked_named(source)
     folder = Path(source).expanduser().absolute()
     if not folder.is_dir():
         raise ValueError(
@@ -99,10 +125,12 @@ def resolve_data(source: str, resolution: int, pack: bool = True) -> DataSpec:
     name = re.sub(r"[^\w.-]+", "-", folder.name).strip("-.") or "folder"
     parquet = parquet_files(folder)
     pictures = parquet_digest(parquet) if parquet else picture_digest(folder)
-    digest = fingerprint({"pictures": pictures, "version": PACK_VERSION})
+    digest = fingerprint({"pictures": pictures, "upright": upright})
     if packed := _packed(name, str(folder), resolution, digest):
         return packed
-    return _pack_folder(folder, name, resolution, digest) if pack else _unpacked_folder(folder, name, resolution)
+    if pack:
+        return _pack_folder(folder, name, resolution, digest, upright)
+    return _unpacked_folder(folder, name, resolution)
 
 
 def native_resolution(folder: Path) -> int:
@@ -113,13 +141,28 @@ def native_resolution(folder: Path) -> int:
 
 def crop_method(spec: DataSpec) -> str:
     """How the pictures of a packed data set were cropped and resized."""
-    manifest = read_json(_folder(spec) / "manifest.json") or {}
-    return image_folder.CROP if any(os.path.isabs(source) for source in manifest.get("sources", ())) else "as published"
+    folder = any(os.path.isabs(packing.source) for packing in _packings(_folder(spec)))
+    return image_folder.CROP if folder else "as published"
 
 
-def packed_data(name: str, resolution: int) -> list[DataSpec]:
-    """The data sets already packed under this name at this resolution; packs and fetches nothing."""
-    return [_spec(manifest) for manifest in _manifests(name, resolution)]
+def packing_notes(source: str, spec: DataSpec) -> list[str]:
+    """Lines about packed pixels of a folder that are not those of its files, or may not be those of packing it anew."""
+    if source in NAMED_DATASETS:
+        return []
+    folder, lines = str(Path(source).expanduser().absolute()), []
+    for packing in [packing for packing in _packings(_folder(spec)) if packing.source == folder][-1:]:
+        if packing.transparent:
+            lines.append(f"{_counted(packing.transparent)} with transparency laid on white")
+        if packing.jpegs and packing.decoder != decoder():
+            lines.append(
+                f"{_counted(packing.jpegs)} in JPEG decoded by {packing.decoder}; "
+                f"by {decoder()}, which is here now, pixels may differ, and so may what is packed anew"
+            )
+    return lines
+
+
+def _counted(pictures: int) -> str:
+    return "1 picture" if pictures == 1 else f"{pictures:,} pictures"
 
 
 def load_images(spec: DataSpec, split: str) -> ImageSet:
@@ -131,19 +174,22 @@ def load_images(spec: DataSpec, split: str) -> ImageSet:
     if split not in SPLITS:
         raise ValueError(f"no split {split!r}; valid: {', '.join(SPLITS)}")
     folder = _folder(spec)
-    if read_json(folder / "manifest.json") is None:
+    if not _packings(folder):
         raise ValueError(f"{spec.name} is not packed in {folder}; resolve its source again, which packs it")
     try:
-        images = np.load(folder / f"{split}.images.npy", mmap_mode="r", allow_pickle=False)
-        labels = np.load(folder / f"{split}.labels.npy", allow_pickle=False)
+        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        labels, order = (
+            np.load(folder / name, allow_pickle=False).astype(np.int64, copy=False)
+            for name in ("labels.npy", f"{split}.order.npy")
+        )
     except FileNotFoundError as error:
         name = Path(error.filename).name
         raise ValueError(f"{name} is missing in {folder}; delete the folder: the same command packs it again") from None
-    count = spec.train_images if split == "train" else spec.test_images
-    expected = (count, spec.channels, spec.resolution, spec.resolution)
-    if images.shape != expected or images.dtype != np.uint8 or labels.shape != (count,):
+    count, total = spec.train_images if split == "train" else spec.test_images, spec.train_images + spec.test_images
+    expected = (total, spec.channels, spec.resolution, spec.resolution)
+    if images.shape != expected or images.dtype != np.uint8 or labels.shape != (total,) or order.shape != (count,):
         raise ValueError(f"{folder} holds {images.dtype} {images.shape}, expected uint8 {expected}; delete it")
-    return ImageSet(images=images, labels=labels.astype(np.int64, copy=False))
+    return ImageSet(packed=images, order=order, labels=labels[order])
 
 
 def selected_images(spec: DataSpec, split: str, rows: np.ndarray, count: int | None = None) -> Iterator[np.ndarray]:
@@ -152,26 +198,65 @@ def selected_images(spec: DataSpec, split: str, rows: np.ndarray, count: int | N
     The file is mapped anew each time, so that no more than one part of it stays in memory.
     """
     for start in range(0, len(rows), count or len(rows)):
-        yield np.ascontiguousarray(load_images(spec, split).images[rows[start : start + (count or len(rows))]])
+        yield load_images(spec, split).images(rows[start : start + (count or len(rows))])
 
 
 def _folder(spec: DataSpec) -> Path:
     return study_root() / "data" / f"{spec.name}-{spec.resolution}-{spec.content}"
 
 
-def _manifests(name: str, resolution: int) -> list[dict[str, Any]]:
-    paths = sorted((study_root() / "data").glob(f"{name}-{resolution}-*/manifest.json"))
-    return [manifest for path in paths if (manifest := read_json(path))]
-
-
-def _spec(manifest: dict[str, Any]) -> DataSpec:
-    return rebuild(DataSpec, manifest["spec"])
+def _packings(folder: Path) -> list[Packing]:
+    """What the manifest of a folder of packed images says; [] where nothing is packed, or by another version."""
+    manifest = read_json(folder / "manifest.json")
+    if not isinstance(manifest, dict) or manifest.get("version") != PACK_VERSION:
+        return []
+    return [rebuild(Packing, packing) for packing in manifest["packings"]]
 
 
 def _packed(name: str, source: str, resolution: int, digest: str) -> DataSpec | None:
     """The data set that was packed from this source in this state, if there is one."""
-    matching = (m for m in _manifests(name, resolution) if m["sources"].get(source) == digest)
-    return next(map(_spec, matching), None)
+    folders = sorted((study_root() / "data").glob(f"{name}-{resolution}-*"))
+    packings = (packing for folder in folders for packing in _packings(folder))
+    return next((one.spec for one in packings if (one.source, one.digest) == (source, digest)), None)
+
+
+def picture_key(pixels: np.ndarray, label: int) -> bytes:
+    """What a picture is known and sorted by: BLAKE2b of its pixels uint8 (C, H, W), then of its label as int64."""
+    digest = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=KEY_BYTES)
+    digest.update(int(label).to_bytes(8, "little"))
+    return digest.digest()
+
+
+def held_out(pictures: int) -> int:
+    """How many of a class's pictures are held out for test."""
+    return max(1, round(TEST_SHARE * pictures)) if pictures else 0
+
+
+def split_sizes(labels: np.ndarray, training: int | None) -> dict[str, int]:
+    """Number of pictures in each split, for labels (N,)."""
+    if training is None:
+        training = len(labels) - sum(held_out(pictures) for pictures in np.bincount(labels).tolist())
+    return {"train": training, "test": len(labels) - training}
+
+
+def content_order(keys: np.ndarray, labels: np.ndarray, training: int | None) -> dict[str, np.ndarray]:
+    """Rows of each split in the order of their keys. It mixes the classes: the beginning of a split is a fair sample.
+
+    Args:
+        keys: (N,) bytes of KEY_BYTES, of all pictures in the order of their source.
+        labels: (N,).
+        training: the first so many rows are the training split; None: of each class, the pictures with the smallest
+            keys are held out for test.
+    """
+    order = np.argsort(keys, kind="stable")
+    if training is None:
+        test = np.zeros(len(keys), bool)
+        by_class = order[np.argsort(labels[order], kind="stable")]
+        for members in np.split(by_class, np.cumsum(np.bincount(labels))):
+            test[members[: held_out(len(members))]] = True
+    else:
+        test = np.arange(len(keys)) >= training
+    return {"train": order[~test[order]], "test": order[test[order]]}
 
 
 def _pack(
@@ -181,9 +266,10 @@ def _pack(
     resolution: int,
     class_names: tuple[str, ...],
     flip: bool,
-    read: Callable[[], dict[str, Split]],
+    upright: bool,
+    read: Callable[[], Source],
 ) -> DataSpec:
-    """Write both splits of `read()`; an interrupted packing is resumed.
+    """Write the images of `read()`; an interrupted packing is resumed.
 
     The folder is moved into place when it is complete, and its manifest is written last.
     """
@@ -191,69 +277,90 @@ def _pack(
         if done := _packed(name, source, resolution, digest):  # another process packed it meanwhile
             return done
         work, progress_file = held.folder / "arrays", held.folder / "written.json"
+        state = {"digest": digest, "decoder": decoder(), "version": PACK_VERSION}
         written: dict[str, Any] = read_json(progress_file) or {}
-        if written.get("source") != digest or not work.exists():
+        if written.get("state") != state or not work.exists():
             remove_tree(work)
             work.mkdir()
-            written = {"source": digest}
-        splits, content = read(), hashlib.sha256()
-        for split in SPLITS:
-            blocks, labels, shape = splits[split]
-            path, done_before = work / f"{split}.images.npy", written.get(split, 0)
-            if done_before:
-                images = np.load(path, mmap_mode="r+", allow_pickle=False)
-            else:
-                images = create_array(path, np.uint8, (len(labels), *shape))
-            count, saved = done_before, time.monotonic()
-            for rows, block in blocks(done_before):
-                images[rows] = block
-                count += len(rows)
-                held.check()
-                held.progress = {"split": split, "images": count, "of": len(labels)}
-                if count == len(labels) or time.monotonic() - saved > SAVE_SECONDS:
-                    images.flush()
-                    written[split], saved = count, time.monotonic()
-                    write_json(progress_file, written)
-            assert count == len(labels), (count, len(labels))
-            np.save(work / f"{split}.labels.npy", labels.astype(np.int64))
-            content.update(repr((split, len(labels), shape)).encode())
-            for start in range(0, len(labels), HASH_BATCH):
-                content.update(np.ascontiguousarray(images[start : start + HASH_BATCH]).data)
-                held.check()
-            content.update(labels.astype("<i8").tobytes())
+            written = {"state": state, "images": 0, "transparent": 0, "jpegs": 0}
+        blocks, labels, training, shape = read()
+        paths = work / "images.npy", held.folder / "keys.npy"
+        if written["images"]:
+            images, keys = (np.load(path, mmap_mode="r+", allow_pickle=False) for path in paths)
+        else:
+            images = create_array(paths[0], np.uint8, (len(labels), *shape))
+            keys = create_array(paths[1], f"S{KEY_BYTES}", (len(labels),))
+        count, saved = written["images"], time.monotonic()
+        for pixels, transparent, jpegs in blocks(count):
+            images[count : count + len(pixels)] = pixels
+            of_block = labels[count : count + len(pixels)]
+            keys[count : count + len(pixels)] = list(map(picture_key, pixels, of_block))
+            count += len(pixels)
+            written |= {
+                "images": count,
+                "transparent": written["transparent"] + transparent,
+                "jpegs": written["jpegs"] + jpegs,
+            }
+            held.check()
+            held.progress = {"images": count, "of": len(labels)}
+            if count == len(labels) or time.monotonic() - saved > SAVE_SECONDS:
+                images.flush()
+                keys.flush()
+                write_json(progress_file, written)
+                saved = time.monotonic()
+        assert count == len(labels), (count, len(labels))
+        np.save(work / "labels.npy", labels.astype(np.int64))
+        content = hashlib.sha256(repr((shape, len(class_names))).encode())
+        for split, order in content_order(keys, labels, training).items():
+            np.save(work / f"{split}.order.npy", order)
+            content.update(f"{split} {len(order)}".encode())
+            content.update(keys[order].tobytes())
+        sizes = split_sizes(labels, training)
         spec = DataSpec(
             name=name,
             resolution=resolution,
-            channels=splits["train"].shape[0],
+            channels=shape[0],
             classes=len(class_names),
-            train_images=len(splits["train"].labels),
-            test_images=len(splits["test"].labels),
+            train_images=sizes["train"],
+            test_images=sizes["test"],
             content=content.hexdigest()[:16],
             flip=flip,
             class_names=class_names,
         )
+        packing = Packing(
+            source=source,
+            upright=upright,
+            digest=digest,
+            spec=spec,
+            transparent=written["transparent"],
+            jpegs=written["jpegs"],
+            decoder=decoder(),
+        )
         target = _folder(spec)
-        manifest = read_json(target / "manifest.json")
-        if manifest is None:
+        before = _packings(target)
+        if not before:
             remove_tree(target)
             os.replace(work, target)
         # several folders may have the same content, and files may get new times without new content
-        sources = {**(manifest["sources"] if manifest else {}), source: digest}
-        write_json(target / "manifest.json", {"spec": dataclasses.asdict(spec), "sources": sources})
+        others = [other for other in before if (other.source, other.upright) != (source, upright)]
+        manifest = {"version": PACK_VERSION, "packings": [asdict(each) for each in (*others, packing)]}
+        write_json(target / "manifest.json", manifest)
         remove_tree(work)
-        progress_file.unlink(missing_ok=True)
+        for path in (paths[1], progress_file):
+            path.unlink(missing_ok=True)
     return spec
 
 
-def _pack_named(name: str, digest: str) -> DataSpec:
+def _pack_named(name: str) -> DataSpec:
     dataset = NAMED_DATASETS[name]
 
-    def read() -> dict[str, Split]:
+    def read() -> Source:
         with tempfile.TemporaryDirectory() as temporary:
             arrays = dataset.read(Path(temporary))
-        return {split: Split(_block_of(images), labels, images.shape[1:]) for split, (images, labels) in arrays.items()}
+        images, labels = (np.concatenate([arrays[split][part] for split in SPLITS]) for part in (0, 1))
+        return Source(lambda start: iter([Block(images[start:])]), labels, len(arrays["train"][1]), images.shape[1:])
 
-    return _pack(name, name, digest, NAMED_RESOLUTION, dataset.class_names, dataset.flip, read)
+    return _pack(name, name, name, NAMED_RESOLUTION, dataset.class_names, dataset.flip, True, read)
 
 
 def _unpacked_named(name: str) -> DataSpec:
@@ -271,36 +378,32 @@ def _unpacked_named(name: str) -> DataSpec:
     )
 
 
-def _block_of(images: np.ndarray) -> Blocks:
-    return lambda start: iter([(np.arange(start, len(images)), images[start:])])
+def _pack_folder(folder: Path, name: str, resolution: int, digest: str, upright: bool) -> DataSpec:
+    class_names, pictures = _folder_pictures(folder)
 
+    def read() -> Source:
+        channels, blocks = decoded_pictures(pictures, resolution, upright)
+        return Source(blocks, pictures.labels, pictures.training, (channels, resolution, resolution))
 
-def _pack_folder(folder: Path, name: str, resolution: int, digest: str) -> DataSpec:
-    class_names, splits = _folder_splits(folder)
-
-    def read() -> dict[str, Split]:
-        channels, blocks = picture_blocks(splits, resolution)
-        shape = (channels, resolution, resolution)
-        return {split: Split(blocks[split], splits[split].labels, shape) for split in SPLITS}
-
-    return _pack(name, str(folder), digest, resolution, class_names, True, read)
+    return _pack(name, str(folder), digest, resolution, class_names, True, upright, read)
 
 
 def _unpacked_folder(folder: Path, name: str, resolution: int) -> DataSpec:
-    class_names, splits = _folder_splits(folder)
+    class_names, pictures = _folder_pictures(folder)
+    sizes = split_sizes(pictures.labels, pictures.training)
     return DataSpec(
         name=name,
         resolution=resolution,
         channels=3,  # pictures in colour: whether all are grey is known once each was opened
         classes=len(class_names),
-        train_images=len(splits["train"].labels),
-        test_images=len(splits["test"].labels),
+        train_images=sizes["train"],
+        test_images=sizes["test"],
         content="",
         flip=True,
         class_names=class_names,
     )
 
 
-def _folder_splits(folder: Path) -> tuple[tuple[str, ...], dict[str, PictureSplit]]:
+def _folder_pictures(folder: Path) -> tuple[tuple[str, ...], Pictures]:
     parquet = parquet_files(folder)
-    return parquet_splits(parquet) if parquet else picture_splits(folder)
+    return parquet_pictures(parquet) if parquet else folder_pictures(folder)

@@ -13,47 +13,70 @@ import os
 import signal
 import statistics
 import threading
-from collections.abc import Callable, Iterable, Iterator
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from study.core.compute import cores
 
-T = TypeVar("T")
+# of large pictures, transparent palettes and damaged EXIF: what concerns a user is an error or a line of the plan
+warnings.filterwarnings("ignore", module=r"PIL\.")
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # of these files, by Pillow's names
+JPEGS = ("JPEG", "MPO")  # MPO: with a second picture inside, as many cameras write them
 CROP = "centre square, as ADM"
-TEST_SHARE = 0.1  # held out from each class of a folder without a test split
+# names of folders of splits, of which the first that exists is used
+TRAINING = ("train", "training")
+HELD_OUT = ("test", "val", "valid", "validation", "dev")
 BLOCK = 64  # pictures that a worker decodes in one task
 PROCESSES_FROM = 4096  # pictures; for fewer, threads finish before processes would have started
 AHEAD = 2  # blocks per worker that are queued or being decoded
 
-Blocks = Callable[[int], Iterator[tuple[np.ndarray, np.ndarray]]]
+
+class Block(NamedTuple):
+    """Pictures that follow one another in their source.
+
+    Args:
+        pixels: uint8 (rows, C, H, W).
+        transparent: how many of them were laid on white.
+        jpegs: how many of them are JPEGs.
+    """
+
+    pixels: np.ndarray
+    transparent: int = 0
+    jpegs: int = 0
+
+
+Blocks = Callable[[int], Iterator[Block]]  # from the number of pictures to skip to the remaining ones
 
 
 @dataclass(frozen=True)
-class PictureSplit:
-    """One split of a source of pictures.
+class Pictures:
+    """Labelled pictures of a folder, in the order of their source: first all of the training split, if it has splits.
 
     Args:
-        labels: (N,) int64, in the order of packing.
-        pictures: function from a number to skip to the remaining pictures, in the order of the source: position in the
-            order of packing, name for error messages, and the encoded picture as a path or as bytes.
+        labels: (N,) int64.
+        training: number of pictures of the training split, the others being for test; None: a part is to be held out.
+        encoded: function from a number to skip to the remaining pictures: name for error messages, and the encoded
+            picture as a path or as bytes.
     """
 
     labels: np.ndarray
-    pictures: Callable[[int], Iterator[tuple[int, str, Path | bytes]]]
+    training: int | None
+    encoded: Callable[[int], Iterator[tuple[str, Path | bytes]]]
 
 
 def native_resolution(folder: str | Path) -> int:
     """Median short side, in pixels, of a folder's pictures (of about 2,000, evenly spread, if there are more)."""
-    _, splits = _files(Path(folder).expanduser())
-    paths = sorted(path for files, _ in splits.values() for path in files)
+    paths = sorted(
+        path for classes in _splits(Path(folder).expanduser()) for files in classes.values() for path in files
+    )
     sides = []
     for path in paths[:: max(1, len(paths) // 2000)]:
         with open_picture(path) as picture:
@@ -75,97 +98,88 @@ def file_digest(files: Iterable[tuple[str, os.stat_result]]) -> str:
     return digest.hexdigest()
 
 
-def picture_splits(folder: Path) -> tuple[tuple[str, ...], dict[str, PictureSplit]]:
-    """Class names, sorted, and the pictures of 'train' and 'test'.
-
-    If the folder has no train/ and test/ (or val/), some pictures of each class are held out, see `hold_out`. Both
-    splits are ordered by the hash of each path, which mixes the classes, so that the beginning of a split is a fair
-    sample.
+def folder_pictures(folder: Path) -> tuple[tuple[str, ...], Pictures]:
+    """Class names in their order, see `class_order`, and the pictures of a folder, class by class.
 
     Raises:
-        ValueError: no subfolders, a subfolder without pictures or with a single one, or a test class that train/ lacks.
+        ValueError: no subfolders, a subfolder without pictures, or with a single one where one is to be held out, a
+            test class that the training split lacks, or a test split alone.
     """
+    splits = _splits(folder)
+    label_of = {name: label for label, name in enumerate(splits[0])}
+    paths = [path for classes in splits for files in classes.values() for path in files]
+    counts = [(label_of[name], len(files)) for classes in splits for name, files in classes.items()]
+    labels = np.repeat(*np.array(counts, np.int64).T)
+    training = sum(map(len, splits[0].values())) if len(splits) == 2 else None
+    if training is None:
+        require_two_each(labels, [str(folder / name) for name in splits[0]])
+    return tuple(splits[0]), Pictures(labels, training, lambda start: ((str(path), path) for path in paths[start:]))
 
-    def split(files: list[Path], labels: np.ndarray) -> PictureSplit:
-        return PictureSplit(
-            labels, lambda start: ((row, str(path), path) for row, path in enumerate(files[start:], start))
-        )
 
-    class_names, splits = _files(folder)
-    return class_names, {name: split(*files) for name, files in splits.items()}
-
-
-def _files(folder: Path) -> tuple[tuple[str, ...], dict[str, tuple[list[Path], np.ndarray]]]:
-    per_split: dict[str, dict[str, list[Path]]] = {"train": {}, "test": {}}
-    if own := own_split(folder):
-        per_split = {"train": _per_class(folder / own[0]), "test": _per_class(folder / own[1])}
-        if unknown := sorted(set(per_split["test"]) - set(per_split["train"])):
-            raise ValueError(f"{folder / own[1]} has classes that train/ does not have: {', '.join(unknown[:5])}")
-    else:
-        for name, files in _per_class(folder).items():
-            per_split["train"][name], per_split["test"][name] = hold_out(
-                files, lambda path: _key(folder, path), str(folder / name)
-            )
-    label = {name: number for number, name in enumerate(per_split["train"])}
-    splits = {}
-    for split, classes in per_split.items():
-        label_of = {path: label[name] for name, paths in classes.items() for path in paths}
-        mixed = sorted(label_of, key=lambda path: _key(folder, path))
-        splits[split] = mixed, np.array([label_of[path] for path in mixed], np.int64)
-    return tuple(label), splits
+def _splits(folder: Path) -> list[dict[str, list[Path]]]:
+    """Pictures by class: of the training split and of the test split, or of all pictures together."""
+    splits = [_per_class(folder / name) for name in own_split(folder)] or [_per_class(folder)]
+    if (
+        len(splits) == 1
+        and {name.lower() for name in splits[0]} <= {*HELD_OUT}
+        and any(map(_subfolders, _subfolders(folder)))
+    ):
+        raise ValueError(f"{folder} has {' and '.join(f'{name}/' for name in splits[0])}, but no train/")
+    if unknown := [name for name in splits[-1] if name not in splits[0]]:
+        held_out, training = reversed(own_split(folder))
+        raise ValueError(f"{folder / held_out} has classes that {training}/ does not have: {', '.join(unknown[:5])}")
+    return splits
 
 
 def own_split(folder: Path) -> tuple[str, ...]:
-    """Names of the training and test subfolders of a folder that has them; else ()."""
-    names = {path.name for path in _subfolders(folder)}
-    held_out = next((name for name in ("test", "val") if name in names), None)
-    return ("train", held_out) if "train" in names and held_out else ()
+    """Names of the training and test subfolders of a folder that has both, of the training one where it stands alone;
+    else ()."""
+    names = {path.name.lower(): path.name for path in _subfolders(folder)}
+    training = next((names[name] for name in TRAINING if name in names), None)
+    held_out = next((names[name] for name in HELD_OUT if name in names), None)
+    if training is None or (held_out is None and (len(names) > 1 or not _subfolders(folder / training))):
+        return ()
+    return (training,) if held_out is None else (training, held_out)
 
 
-def hold_out(pictures: list[T], key: Callable[[T], str], name: str) -> tuple[list[T], list[T]]:
-    """The pictures of a class for training, and those held out: the first TEST_SHARE by their keys, at least one.
-
-    Raises ValueError, with the name of the class, when there is only one picture.
-    """
-    if len(pictures) < 2:
-        raise ValueError(f"{name} has {len(pictures)} picture; a class needs 2, one of them for test")
-    order = sorted(pictures, key=key)
-    cut = max(1, round(TEST_SHARE * len(pictures)))
-    return order[cut:], order[:cut]
+def class_order(name: str) -> tuple[bool, int, str]:
+    """Sort key of a class: numbers come first and by their value, with or without leading zeros, then names."""
+    return (not name.isdecimal(), int(name) if name.isdecimal() else 0, name)
 
 
-def picture_key(path: str) -> str:
-    """Sort key of a picture in the mixed order: the hash of its path."""
-    return hashlib.sha256(path.encode()).hexdigest()
+def require_two_each(labels: np.ndarray, names: Sequence[str]) -> None:
+    """Raise ValueError, with the name of the class, for a class with one picture, of which none can be held out."""
+    if len(single := np.flatnonzero(np.bincount(labels) == 1)):
+        raise ValueError(f"{names[single[0]]} has 1 picture; a class needs 2, one of them for test")
 
 
-def picture_blocks(splits: dict[str, PictureSplit], resolution: int) -> tuple[int, dict[str, Blocks]]:
-    """Channels (1 if every picture is grey, else 3), and by split a function that decodes its pictures.
+def decoded_pictures(pictures: Pictures, resolution: int, upright: bool) -> tuple[int, Blocks]:
+    """Channels (1 if every picture is grey, else 3), and a function that decodes from any picture on.
 
-    The function takes the number of pictures to skip and yields blocks: positions in the order of packing (rows,)
-    int64, and pictures uint8 (rows, C, H, W). Neither depends on the number of workers.
+    The blocks do not depend on the number of workers.
+
+    Args:
+        upright: whether pictures are turned as their EXIF orientation says.
 
     Raises:
         ValueError: a picture cannot be decoded, or has more than 8 bits per value.
     """
-    pictures = (picture for split in splits.values() for picture in split.pictures(0))
-    channels = 3 if any(_mode(name, content) not in ("L", "1") for _, name, content in pictures) else 1
-    return channels, {name: functools.partial(_blocks, split, resolution, channels) for name, split in splits.items()}
+    channels = 3 if any(_mode(*picture) not in ("L", "LA", "1") for picture in pictures.encoded(0)) else 1
+    return channels, functools.partial(_blocks, pictures, functools.partial(_decode_all, resolution, channels, upright))
 
 
-def _blocks(split: PictureSplit, resolution: int, channels: int, start: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    decode = functools.partial(_decode_all, resolution=resolution, channels=channels)
-    pictures, pool = split.pictures(start), _workers(len(split.labels) - start)
-    waiting: collections.deque[tuple[np.ndarray, Iterator[np.ndarray]]] = collections.deque()
+def _blocks(
+    pictures: Pictures, decode: Callable[[list[tuple[str, Path | bytes]]], Block], start: int
+) -> Iterator[Block]:
+    encoded, pool = pictures.encoded(start), _workers(len(pictures.labels) - start)
+    waiting: collections.deque[Iterator[Block]] = collections.deque()
     try:
-        for part in iter(lambda: list(itertools.islice(pictures, BLOCK)), []):
-            rows, encoded = np.array([row for row, _, _ in part]), [picture[1:] for picture in part]
-            waiting.append((rows, pool.map(decode, [encoded])))  # starts at once
+        for part in iter(lambda: list(itertools.islice(encoded, BLOCK)), []):
+            waiting.append(pool.map(decode, [part]))  # starts at once
             if len(waiting) == AHEAD * cores():
-                rows, block = waiting.popleft()
-                yield rows, next(block)
-        for rows, block in waiting:
-            yield rows, next(block)
+                yield next(waiting.popleft())
+        for block in waiting:
+            yield next(block)
     finally:
         pool.shutdown(cancel_futures=True)
 
@@ -230,7 +244,8 @@ def _pictures(folder: Path) -> list[Path]:
 def _subfolders(folder: Path) -> list[Path]:
     real = Path(os.path.realpath(folder))
     loops = {real, *real.parents}
-    paths = (Path(folder, name) for name in sorted(os.listdir(folder)) if not name.startswith("."))
+    names = sorted((name for name in os.listdir(folder) if not name.startswith(".")), key=class_order)
+    paths = (Path(folder, name) for name in names)
     return [path for path in paths if os.path.isdir(path) and Path(os.path.realpath(path)) not in loops]
 
 
@@ -243,10 +258,6 @@ def _per_class(folder: Path) -> dict[str, list[Path]]:
     if empty := [name for name, files in classes.items() if not files]:
         raise ValueError(f"{folder} should have {wanted}; remove or fill those without: {', '.join(empty[:5])}")
     return classes
-
-
-def _key(folder: Path, path: Path) -> str:
-    return picture_key(path.relative_to(folder).as_posix())
 
 
 def open_picture(file: Path | io.BytesIO, formats: tuple[str, ...] = FORMATS, name: str = "") -> Any:
@@ -271,19 +282,72 @@ def _mode(name: str, content: Path | bytes) -> str:
         return picture.mode
 
 
-def _decode_all(pictures: list[tuple[str, Path | bytes]], resolution: int, channels: int) -> np.ndarray:
-    return np.stack([_decode(name, content, resolution, channels) for name, content in pictures])
+def _decode_all(resolution: int, channels: int, upright: bool, pictures: list[tuple[str, Path | bytes]]) -> Block:
+    decoded = [_decode(*picture, resolution, channels, upright) for picture in pictures]
+    pixels, transparent, jpegs = zip(*decoded, strict=True)
+    return Block(np.stack(pixels), sum(transparent), sum(jpegs))
 
 
-def _decode(name: str, content: Path | bytes, resolution: int, channels: int) -> np.ndarray:
+def _decode(
+    name: str, content: Path | bytes, resolution: int, channels: int, upright: bool
+) -> tuple[np.ndarray, bool, bool]:
+    """Pixels uint8 (C, H, W) of a picture, whether it was laid on white, and whether it is a JPEG."""
     from PIL import Image
 
     with _open(name, content) as picture:
+        jpeg = picture.format in JPEGS
         if picture.mode.startswith(("I", "F")):  # Pillow would clip its values at 255
             raise ValueError(f"{name} has more than 8 bits per value (mode {picture.mode}); convert it to 8")
         try:
-            converted = picture.convert("L" if channels == 1 else "RGB")
+            opaque, transparent = _on_white(picture)
+            converted = opaque.convert("L" if channels == 1 else "RGB")
+            if upright and (turn := _turn(picture)) is not None:
+                converted = converted.transpose(turn)
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             raise ValueError(f"{name} cannot be decoded ({error}); remove or replace it") from error
     array = np.asarray(centre_crop(converted, resolution))
-    return array[None] if channels == 1 else array.transpose(2, 0, 1)
+    return (array[None] if channels == 1 else array.transpose(2, 0, 1)), transparent, jpeg
+
+
+def _on_white(picture: Any) -> tuple[Any, bool]:
+    """A PIL image laid on white, and whether any of it was transparent."""
+    from PIL import Image
+
+    if not (picture.mode in ("LA", "PA", "RGBA") or "transparency" in picture.info):
+        return picture, False
+    rgba = picture.convert("RGBA")
+    if rgba.getchannel("A").getextrema()[0] == 255:
+        return rgba, False
+    return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba), True
+
+
+def _turn(picture: Any) -> Any:
+    """How the pixels of a PIL image are to be turned or mirrored to stand as its EXIF orientation says; None for not.
+
+    Source: Exif 2.32, tag 0x0112. EXIF that cannot be read says nothing.
+    """
+    from PIL.Image import Transpose
+
+    try:
+        orientation = picture.getexif().get(0x0112)
+    except Exception:  # Pillow's parser raises whatever a damaged structure leads to
+        return None
+    turns = {
+        2: Transpose.FLIP_LEFT_RIGHT,
+        3: Transpose.ROTATE_180,
+        4: Transpose.FLIP_TOP_BOTTOM,
+        5: Transpose.TRANSPOSE,
+        6: Transpose.ROTATE_270,
+        7: Transpose.TRANSVERSE,
+        8: Transpose.ROTATE_90,
+    }
+    return turns.get(orientation)
+
+
+def decoder() -> str:
+    """Versions of what decodes pictures here; the pixels of a JPEG depend on them."""
+    import PIL
+    from PIL import features
+
+    turbo = features.version("libjpeg_turbo")
+    return f"Pillow {PIL.__version__}, " + (f"libjpeg-turbo {turbo}" if turbo else f"libjpeg {features.version('jpg')}")

@@ -1,4 +1,4 @@
-"""Reports which files in a data folder are not used, so that no file of a user is ignored silently."""
+"""Reports what of a data folder is not used as it is, so that nothing of a user's is ignored or changed silently."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from study.data import external_images, image_folder
+from study.data.datasets import packing_notes
 from study.data.image_folder import own_split, walk
 from study.data.named_datasets import NAMED_DATASETS
 from study.data.parquet import FILE_NAME, ParquetFiles, parquet_files
-from study.plan.data_spec import GIVEN_AS_FOLDER
+from study.plan.data_spec import GIVEN_AS_FOLDER, DataSpec
 
 LITTER = ("thumbs.db", "ehthumbs.db", "desktop.ini")  # of operating systems; hidden files are always skipped
 KINDS = 6  # that are named, at most
+
+
+def data_notes(source: str, spec: DataSpec) -> list[str]:
+    """Lines about what a folder holds and its data set does not: files that are not read, pixels that were changed."""
+    return left_out_of_data(source) + packing_notes(source, spec)
 
 
 def left_out_of_data(source: str) -> list[str]:
@@ -41,7 +47,7 @@ def _left_out_of_classes(folder: Path) -> list[str]:
             loose += not in_class
     lines = _lines(names, image_folder.SUFFIXES, image_folder.SUFFIXES)
     if loose:
-        where = f" of {split[0]}/ and {split[1]}/" if split else ""
+        where = f" of {' and '.join(f'{name}/' for name in split)}" if split else ""
         pictures = "1 picture that is" if loose == 1 else f"{loose:,} pictures that are"
         lines.append(f"left out {pictures} in no class's folder{where}")
     return lines

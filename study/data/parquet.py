@@ -1,7 +1,8 @@
-"""Labelled pictures in parquet files, the format of ImageNet on the Hugging Face hub; read in small batches.
+"""Labelled pictures in parquet files, as ImageNet and CIFAR-10 are on the Hugging Face hub; read in small batches.
 
-Columns: `image`, a struct with the encoded picture in `bytes` and its file name in `path`; `label`, int64. The names of
-files begin with their split: `train-00000-of-00294.parquet`, in the folder or in its `data/`.
+Columns: `image` or `img`, a struct with the encoded picture in `bytes` and its file name in `path`; `label`, int64. The
+names of files begin with their split: `train-00000-of-00294.parquet`, in the folder, or in its `data/` or the subfolder
+of another name (`plain_text/` of CIFAR-10).
 """
 
 from __future__ import annotations
@@ -11,17 +12,18 @@ import io
 import json
 import re
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from study.data.image_folder import PictureSplit, file_digest, hold_out, open_picture, picture_key
+from study.data.image_folder import Pictures, file_digest, open_picture, require_two_each
 
 FILE_NAME = re.compile(r"(train|validation|val|test)(-(\d+)-of-(\d+)(-\w+)?)?\.parquet")
-HELD_OUT = {"validation": "val", "val": "val", "test": "test"}  # the first that exists; values: names as subfolders
+HELD_OUT = ("validation", "val", "test")  # the first that exists: ImageNet's test split has no labels
+IMAGE_COLUMNS = ("image", "img")
 READ_BATCH = 256  # pictures
 NATIVE_PARTS, NATIVE_PICTURES = 20, 100  # evenly spread runs of pictures whose size is read, and their length
 
@@ -29,12 +31,21 @@ ParquetFiles = dict[str, list[Path]]  # by split: its files in order
 
 
 def parquet_files(folder: Path) -> ParquetFiles:
-    """The parquet files in a folder or its data/: of train and of the first split of HELD_OUT; {} if there are none.
+    """The parquet files of a folder: of train and of the first split of HELD_OUT; {} if there are none.
+
+    They are in the folder itself, else in its data/, else in the only subfolder that has some.
 
     Raises:
-        ValueError: there is no training split, or some files of a split are missing.
+        ValueError: there is no training split, some files of a split are missing, or several subfolders have some.
     """
     paths = sorted(folder.glob("*.parquet")) or sorted(folder.glob("data/*.parquet"))
+    if not paths:
+        paths = sorted(path for path in folder.glob("*/*.parquet") if FILE_NAME.fullmatch(path.name))
+        if len(folders := sorted({path.parent for path in paths})) > 1:
+            raise ValueError(
+                f"{folder} has parquet files in several subfolders ({', '.join(path.name for path in folders[:5])}); "
+                "give one of these folders"
+            )
     by_split: ParquetFiles = {}
     for path in paths:
         if match := FILE_NAME.fullmatch(path.name):
@@ -60,15 +71,14 @@ def parquet_digest(files: ParquetFiles) -> str:
     return file_digest((path.name, path.stat()) for paths in files.values() for path in paths)
 
 
-def parquet_splits(files: ParquetFiles) -> tuple[tuple[str, ...], dict[str, PictureSplit]]:
-    """Class names and the pictures of 'train' and 'test'.
+def parquet_pictures(files: ParquetFiles) -> tuple[tuple[str, ...], Pictures]:
+    """Class names in the order of their labels, and the pictures in the order of the files.
 
-    A test split without labels (ImageNet's are -1) is never used. The order of pictures, and the choice of held-out
-    ones if there is no second split, are those of a folder with a subfolder per class and files of these names, so that
-    the same pictures give the same content hash.
+    A test split without labels (ImageNet's are -1) is never used.
 
     Raises:
-        ValueError: pyarrow is not installed, a file is damaged or has other columns, or a label has no class.
+        ValueError: pyarrow is not installed, a file is damaged or has other columns, a label has no class, or a class
+            has a single picture where one is to be held out.
     """
     tables = {split: _Table.read(paths) for split, paths in files.items()}
     train = tables["train"]
@@ -79,19 +89,16 @@ def parquet_splits(files: ParquetFiles) -> tuple[tuple[str, ...], dict[str, Pict
             raise ValueError(
                 f"{files[split][0].parent} has the label {wrong[0]} in {split}; its classes are 0 to {len(classes) - 1}"
             )
-    if len(tables) == 2:
-        both = (
-            table.split(range(len(table.labels)), classes, f"{HELD_OUT.get(split, split)}/")
-            for split, table in tables.items()
-        )
-        return classes, dict(zip(("train", "test"), both, strict=True))
-    rows: dict[str, list[int]] = {"train": [], "test": []}
-    for label, name in enumerate(classes):
-        if members := np.flatnonzero(train.labels == label).tolist():
-            training, held_out = hold_out(members, lambda row: train.key(row, classes), f"class {name}")
-            rows["train"] += training
-            rows["test"] += held_out
-    return classes, {split: train.split(members, classes) for split, members in rows.items()}
+    if len(tables) == 1:
+        require_two_each(train.labels, [f"class {name}" for name in classes])
+
+    def encoded(start: int) -> Iterator[tuple[str, bytes]]:
+        for table in tables.values():
+            yield from table.pictures(np.arange(len(table.labels)) >= start)
+            start -= len(table.labels)
+
+    labels = np.concatenate([table.labels for table in tables.values()])
+    return classes, Pictures(labels, len(train.labels) if len(tables) == 2 else None, encoded)
 
 
 @dataclass(frozen=True)
@@ -108,44 +115,33 @@ class _Table:
         paths: list[str] = []
         for path in files:
             with _opened(path) as file:
-                columns = [name for name in ("image.path", "label") if name in _column_paths(file)]
-                table = file.read(columns=columns)
+                image = _image_column(file)
+                table = file.read(columns=[name for name in (f"{image}.path", "label") if name in _column_paths(file)])
                 labels.append(table.column("label").to_numpy().astype(np.int64))
                 names = [None] * len(table)
-                if "image" in table.column_names:
-                    names = table.column("image").combine_chunks().field("path").to_pylist()
+                if image in table.column_names:
+                    names = table.column(image).combine_chunks().field("path").to_pylist()
                 paths += [name or str(row) for row, name in enumerate(names, len(paths))]
         return _Table(files, np.concatenate(labels), paths)
 
-    def key(self, row: int, classes: Sequence[str], prefix: str = "") -> str:
-        return picture_key(f"{prefix}{classes[self.labels[row]]}/{self.paths[row]}")
-
-    def split(self, rows: Sequence[int], classes: Sequence[str], prefix: str = "") -> PictureSplit:
-        """These rows in mixed order; pictures are read in file order, each with its position in the split."""
-        mixed = np.array(sorted(rows, key=lambda row: self.key(row, classes, prefix)), np.int64)
-        position = np.full(len(self.labels), -1)
-        position[mixed] = np.arange(len(mixed))
-        return PictureSplit(self.labels[mixed], lambda start: self._pictures(position, start))
-
-    def _pictures(self, position: np.ndarray, start: int) -> Iterator[tuple[int, str, bytes]]:
-        """Pictures of the rows whose position is not -1, without the first `start`, in the order of the files."""
-        wanted = position >= 0
-        wanted[np.flatnonzero(wanted)[:start]] = False
+    def pictures(self, wanted: np.ndarray) -> Iterator[tuple[str, bytes]]:
+        """Names and encoded pictures of the rows where `wanted` (N,) bool, in the order of the files."""
         row = 0
         for path in self.files:
             with _opened(path) as file:
+                image = _image_column(file)
                 for group in range(file.num_row_groups):
                     end = row + file.metadata.row_group(group).num_rows
                     if not wanted[row:end].any():
                         row = end
                         continue
-                    for batch in file.iter_batches(READ_BATCH, row_groups=[group], columns=["image.bytes"]):
-                        for content in batch.column("image").field("bytes"):
+                    for batch in file.iter_batches(READ_BATCH, row_groups=[group], columns=[f"{image}.bytes"]):
+                        for content in batch.column(image).field("bytes"):
                             if wanted[row]:
                                 name = f"{path} ({self.paths[row]})"
                                 if not content.is_valid:
                                     raise ValueError(f"{name} holds no bytes; its pictures are not in the file")
-                                yield int(position[row]), name, content.as_py()
+                                yield name, content.as_py()
                             row += 1
 
 
@@ -153,11 +149,11 @@ def parquet_resolution(files: ParquetFiles) -> int:
     """Median short side, in pixels, of the training pictures (of 2,000 at most, evenly spread)."""
     table = _Table.read(files["train"])
     count = len(table.labels)
-    position = np.full(count, -1)
+    wanted = np.zeros(count, bool)
     for start in np.linspace(0, count - 1, NATIVE_PARTS).astype(int):
-        position[start : start + NATIVE_PICTURES] = 0
+        wanted[start : start + NATIVE_PICTURES] = True
     sides = []
-    for _, name, content in table._pictures(position, 0):
+    for name, content in table.pictures(wanted):
         with open_picture(io.BytesIO(content), name=name) as picture:
             sides.append(min(picture.size))
     return statistics.median_low(sides)
@@ -171,6 +167,11 @@ def _class_names(path: Path) -> tuple[str, ...]:
         return tuple(map(str, json.loads(text)["info"]["features"]["label"]["names"]))
     except (ValueError, KeyError, TypeError):
         return ()
+
+
+def _image_column(file: Any) -> str:
+    """The name of the column of pictures; that of ImageNet's where there is none."""
+    return next((name for name in IMAGE_COLUMNS if f"{name}.bytes" in _column_paths(file)), IMAGE_COLUMNS[0])
 
 
 def _column_paths(file: Any) -> set[str]:
@@ -188,7 +189,7 @@ def _opened(path: Path) -> Iterator[Any]:
     try:
         with ParquetFile(path) as file:
             columns = _column_paths(file)
-            if missing := {"image.bytes", "label"} - columns:
+            if missing := {f"{_image_column(file)}.bytes", "label"} - columns:
                 raise ValueError(
                     f"{path} has the columns {', '.join(sorted(columns))}, but not {', '.join(sorted(missing))}"
                 )

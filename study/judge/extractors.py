@@ -210,4 +210,4 @@ def train_classifier(data: DataSpec, size: int, folder: Path) -> None:
 
 
 def _batch(images: ImageSet, rows: np.ndarray, size: int) -> Tensor:
-    return prepared(torch.from_numpy(images.images[rows]).expand(-1, 3, -1, -1), size)
+    return prepared(torch.from_numpy(images.images(rows)).expand(-1, 3, -1, -1), size)

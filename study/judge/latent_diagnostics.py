@@ -108,7 +108,7 @@ def picture_latents(latents: Latents, images: ImageSet, folder: Path) -> None:
     if not latent.isfinite().all():
         return
     shades = _principal(latent.movedim(1, -1).flatten(0, 2)).unflatten(0, (PICTURES, *latent.shape[2:]))
-    pictures = torch.from_numpy(images.images[rows])
+    pictures = torch.from_numpy(images.images(rows))
     cell = pictures.shape[-1] // latent.shape[-1]
     drawn = (shades.movedim(-1, 1) * 255).round().byte().repeat_interleave(cell, 2).repeat_interleave(cell, 3)
     save_sheet(folder / LATENT_PICTURES, torch.cat([pictures.expand(-1, 3, -1, -1), drawn]), columns=PICTURES)

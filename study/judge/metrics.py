@@ -157,6 +157,17 @@ def pairwise_metrics(
     return torch.cat(parts, dim=1)
 
 
+def summed_shift(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """Sum over all pixels of reconstruction minus image, by channel: float64 (C,), in 1/255. Divided by the number of
+    pixels it is the mean shift of a colour, which neither PSNR nor a Frechet distance shows by itself.
+
+    Args:
+        images, reconstructions: uint8 (N, C, H, W), in the same order.
+    """
+    after, before = (pixels.sum(dim=(0, 2, 3), dtype=torch.int64) for pixels in (reconstructions, images))
+    return (after - before).double()
+
+
 def averaged(parts: Sequence[Tensor]) -> dict[str, float]:
     """Averages of psnr, ssim and perceptual over all pairs, from parts of `pairwise_metrics`.
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
-from models.configs import DIFFUSION_TIMESTEPS, OBJECTIVES, parse_generator
+from models.configs import (
+    DIFFUSION_TIMESTEPS,
+    EXTERNAL_TOKENIZERS,
+    OBJECTIVES,
+    TRANSFORMERS,
+    AutoencoderConfig,
+    GeneratorConfig,
+    parse_generator,
+    parse_tokenizer,
+)
 from models.names import nearest
 from results.schema import PUBLISHED_STUDIES
 from study.plan.data_spec import DataSpec
 from study.plan.scales import Scale
-from study.plan.specs import Phase
-from study.plan.weight_files import REFERENCES
+from study.plan.specs import Phase, Sampling, TokenizerRecipe
+from study.plan.weight_files import FILES, REFERENCES, RELEASED_GENERATOR
 
 LITE_STRIDES = (2, 4, 8, 16, 32)
 PERCEPTUAL_NETS = ("lite0", "lite2", "vgg")
@@ -21,6 +31,8 @@ STORED_LATENTS = ("posterior", "sample")
 PRECISIONS = ("float32", "bfloat16")
 TOKENIZER_PRECISIONS = ("float32", "tf32", "bfloat16")
 FEWEST_SAMPLES = 4  # precision and recall use the three nearest neighbours
+SMALLEST_FOR_SSIM = 6  # pixels: half of its window is mirrored at each edge
+SMALLEST_FOR_VGG = 16  # pixels: it halves four times
 
 Check = tuple[Callable[[Any], bool], str]  # whether a value is valid, and the requirement in words
 
@@ -86,6 +98,7 @@ CHECKS: dict[str, Check] = {
     "generator.ema_decay": _decay,
     "generator.direction_weight": _not_negative,
     "generator.objective": _one_of(tuple(OBJECTIVES)),
+    "generator.logit_normal_mean": (math.isfinite, "a finite number"),
     "generator.logit_normal_std": _positive,
     "generator.logit_normal_end_images": (lambda v: v is None or v >= 0, "None, or 0 or more"),
     "sampling.samples": (lambda v: v >= FEWEST_SAMPLES, f"at least {FEWEST_SAMPLES}"),
@@ -98,6 +111,7 @@ CHECKS: dict[str, Check] = {
     "sampling.guidance_channels": _not_negative,
     "sampling.label_scheme": _one_of(LABEL_SCHEMES),
     "sampling.weights": _one_of(WEIGHTS),
+    "sampling.seed": _not_negative,
     "stored_latents": _one_of(STORED_LATENTS),
     "precision": _one_of(PRECISIONS),
     "tokenizer_precision": _one_of(TOKENIZER_PRECISIONS),
@@ -143,6 +157,12 @@ def check_scale(scale: Scale) -> None:
         raise ValueError(
             f"sampling.steps must be 2 to {DIFFUSION_TIMESTEPS} with sampling.solver ddpm, got {scale.sampling.steps}"
         )
+    recipe = scale.tokenizer
+    if not (recipe.l1_weight or recipe.l2_weight or recipe.perceptual_weight):
+        raise ValueError(
+            "tokenizer.l1_weight, tokenizer.l2_weight and tokenizer.perceptual_weight are all 0, so no tokenizer would "
+            "learn to reconstruct: set one above 0"
+        )
     if len(scale.tokenizer_seeds) > len(scale.seeds):
         raise ValueError(
             f"seeds use tokenizer_seeds in turn, so there cannot be more of them: {len(scale.tokenizer_seeds)} "
@@ -160,12 +180,28 @@ def check_scale(scale: Scale) -> None:
 
 
 def check_data(scale: Scale, data: DataSpec) -> None:
-    """ValueError for too few pictures to train on or to judge with, or a reference of other classes or another size."""
+    """ValueError for too few or too small pictures to train on or to judge with."""
     if data.test_images < 2 or data.train_images < FEWEST_SAMPLES:
         raise ValueError(
             f"{data.name} has {data.train_images} pictures to train on and {data.test_images} to test with; "
             f"a study needs at least {FEWEST_SAMPLES} and 2"
         )
+    if data.resolution < SMALLEST_FOR_SSIM:
+        raise ValueError(
+            f"pictures of {data.resolution} px are too small for SSIM, which needs {SMALLEST_FOR_SSIM}: "
+            "choose a larger --resolution"
+        )
+    for group, part in (("tokenizer", scale.tokenizer), ("evaluation", scale.evaluation)):
+        used = group == "evaluation" or scale.tokenizer.perceptual_weight
+        if used and part.perceptual_net == "vgg" and max(part.perceptual_size, data.resolution) < SMALLEST_FOR_VGG:
+            raise ValueError(
+                f"{group}.perceptual_net vgg needs {SMALLEST_FOR_VGG} px, and pictures of {data.resolution} px are "
+                f"enlarged to {group}.perceptual_size {part.perceptual_size}: set it to {SMALLEST_FOR_VGG} or more"
+            )
+
+
+def check_reference(scale: Scale, data: DataSpec) -> None:
+    """ValueError for published statistics of other classes or another size."""
     reference = REFERENCES.get(scale.evaluation.reference)
     if reference is not None and (data.resolution, data.classes) != (reference.resolution, reference.classes):
         raise ValueError(
@@ -229,4 +265,73 @@ def check_budgets(scale: Scale, data: DataSpec) -> None:
         raise ValueError(
             f"the discriminator needs pictures of at least {SMALLEST_FOR_GAN} px, not {data.resolution}: "
             "set tokenizer.gan_weight to 0"
+        )
+
+
+def check_alignment(tokenizer: str, recipe: TokenizerRecipe, data: DataSpec) -> None:
+    """ValueError if this tokenizer's VF loss has no part, or its foundation model cannot take pictures of this size."""
+    foundation = parse_tokenizer(tokenizer).foundation
+    if foundation is None:
+        return
+    if not (recipe.vf_cosine_weight or recipe.vf_distance_weight):
+        raise ValueError(
+            f"tokenizer.vf_cosine_weight and tokenizer.vf_distance_weight are both 0, which leaves {tokenizer} nothing "
+            f"to align by: set one above 0, or ask for {tokenizer.removesuffix(f'-{foundation}')}"
+        )
+    model = TRANSFORMERS.get(foundation)
+    if model is not None and model.resize is None and data.resolution % model.patch:
+        lower = max(1, data.resolution // model.patch) * model.patch
+        raise ValueError(
+            f"{tokenizer}: the foundation model {foundation} takes pictures in multiples of {model.patch} px, not "
+            f"{data.resolution}: choose --resolution {lower} or {lower + model.patch}, or another foundation model"
+        )
+
+
+def check_guidance(run: str, sampling: Sampling, generator: GeneratorConfig) -> None:
+    """ValueError if guidance needs a null label that this generator has not, or more channels than its latent has."""
+    if sampling.guidance_scale != 1 and not generator.label_dropout:
+        raise ValueError(
+            f"{run}: sampling.guidance_scale {sampling.guidance_scale:g} needs a generator that was trained with label "
+            "dropout, and its option label_dropout is 0: set that above 0, or sampling.guidance_scale to 1"
+        )
+    if sampling.guidance_channels > generator.in_channels:
+        raise ValueError(
+            f"{run}: sampling.guidance_channels {sampling.guidance_channels} is more than the {generator.in_channels} "
+            "channels of the latent; 0 is all"
+        )
+
+
+def check_pretrained_tokenizer(run: str, name: str, tokenizer: str, planned: AutoencoderConfig) -> None:
+    """ValueError unless weights in the released form can be those of the planned network.
+
+    Args:
+        name: of the weights; those of FILES hold a network that is known before they are read.
+        tokenizer: its spec.
+    """
+    if not planned.library and (planned.unshuffle, planned.norm_groups) != (1, 32):
+        raise ValueError(
+            f"{run}: pretrained weights are those of a network with autoencoder.unshuffle 1 and "
+            f"autoencoder.norm_groups 32, planned are {planned.unshuffle} and {planned.norm_groups}: set them, as at "
+            "--scale imagenet256"
+        )
+    if name in FILES:
+        external = EXTERNAL_TOKENIZERS.get(tokenizer)
+        released = external.config if external else AutoencoderConfig(z_channels=planned.z_channels)
+        _check_layout(run, name, released.layout(), planned.layout())
+
+
+def check_pretrained_generator(run: str, name: str, planned: GeneratorConfig) -> None:
+    """ValueError unless the released generators, where `name` is one of them, have the planned network."""
+    if name in FILES:
+        _check_layout(run, name, RELEASED_GENERATOR.layout(), planned.layout())
+
+
+def _check_layout(run: str, name: str, released: dict[str, Any], planned: dict[str, Any]) -> None:
+    different = [
+        f"{key} {released[key]}, planned is {planned[key]}" for key in released if released[key] != planned[key]
+    ]
+    if different:
+        raise ValueError(
+            f"{run}: {name} is a network with {'; '.join(different)}: use the scale, the pictures and the options that "
+            "it was trained with (--scale imagenet256)"
         )

@@ -9,8 +9,7 @@ from study.core.settings import outside_identity
 
 @dataclass(frozen=True, kw_only=True)
 class DataSpec:
-    """A packed data set. `content` is the same for the same pixels and labels in the same order, whatever their
-    source."""
+    """A packed data set. `content` is the same for the same pictures, whatever their source, names and order."""
 
     name: str = outside_identity()
     resolution: int  # pixels, height and width
@@ -18,7 +17,7 @@ class DataSpec:
     classes: int
     train_images: int
     test_images: int
-    content: str  # 16 hex digits of the SHA-256 of all pixels and labels
+    content: str  # 16 hex digits of a SHA-256 over the sorted hashes of the pictures of each split, with their labels
     flip: bool  # whether images may be mirrored in training
     class_names: tuple[str, ...] = outside_identity()
 

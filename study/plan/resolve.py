@@ -13,7 +13,17 @@ from models.configs import AutoencoderConfig, generator_config, parse_tokenizer
 from models.names import nearest
 from study.core.compute import Compute, Execution
 from study.core.settings import change
-from study.plan.checks import check_budgets, check_grid, check_scale
+from study.plan.checks import (
+    check_alignment,
+    check_budgets,
+    check_data,
+    check_grid,
+    check_guidance,
+    check_pretrained_generator,
+    check_pretrained_tokenizer,
+    check_reference,
+    check_scale,
+)
 from study.plan.data_spec import DataSpec
 from study.plan.judge_spec import JudgeSpec, judge_spec
 from study.plan.networks import autoencoder_config
@@ -121,7 +131,9 @@ def _fit_tokenizer(run: Run, scale: Scale, data: DataSpec, compute: Compute) -> 
         ),
     )
     if run.pretrained_tokenizer is None:
+        check_alignment(run.tokenizer, scale.tokenizer, data)
         return spec
+    check_pretrained_tokenizer(run.name, run.pretrained_tokenizer.name, run.tokenizer, spec.architecture)
     recipe = TokenizerRecipe(budget_images=run.pretrained_tokenizer.images_seen, batch_images=0, learning_rate=0.0)
     weights = _foreign_file(run.pretrained_tokenizer.name)
     return dataclasses.replace(
@@ -165,6 +177,7 @@ def _fit_generator(
         return spec
     if scale.sampling.weights != "ema":
         raise ValueError(f"{run.name}: a pretrained generator has EMA weights only, so sampling.weights must be ema")
+    check_pretrained_generator(run.name, run.pretrained_generator.name, spec.architecture)
     mark = run.pretrained_generator.images_seen
     recipe = GeneratorRecipe(budget_images=mark, snapshot_images=(mark,), batch_images=0, learning_rate=0.0)
     pretrained = _foreign_file(run.pretrained_generator.name)
@@ -204,6 +217,9 @@ def _planned(
         scale = change(scale, key, value)
     if run.changes:
         check_scale(scale)
+    if scale.evaluation.reference != base.evaluation.reference:
+        check_reference(scale, data)
+    check_data(scale, data)
     check_budgets(scale, data)
     tokenizer = _fit_tokenizer(run, scale, data, compute)
     architecture = tokenizer.architecture
@@ -233,12 +249,8 @@ def _planned(
     encode = Stage("encode", _encode(run, scale, data, compute), {"tokenizer": fit})
     if run.generator is None:
         return of_tokenizer, encode, None
-    if scale.sampling.guidance_channels > architecture.z_channels:
-        raise ValueError(
-            f"sampling.guidance_channels {scale.sampling.guidance_channels} is more than the "
-            f"{architecture.z_channels} channels of {run.tokenizer}; 0 is all"
-        )
     generator = _fit_generator(run, scale, data, compute, architecture)
+    check_guidance(run.name, scale.sampling, generator.architecture)
     fit_generator = Stage("fit_generator", generator, {"latents": encode})
     marks = generator.recipe.marks
     if unknown := [mark for mark in run.judged_at if mark not in marks]:

@@ -68,6 +68,8 @@ class Run:
             raise ValueError(f"a run's label must be one line, got {self.label!r}")
         if (self.pretrained_generator is None) == bool(self.pretrained_statistics):
             raise ValueError(f"{self.name}: pretrained_generator and pretrained_statistics must be set together")
+        if (self.options or self.judged_at) and self.generator is None:
+            raise ValueError(f"{self.name}: options and judged_at are a generator's, so generator must be set")
         if self.pretrained_generator and not (self.generator and self.pretrained_tokenizer):
             raise ValueError(f"{self.name}: pretrained_generator needs generator and pretrained_tokenizer too")
         if self.tokenizer in EXTERNAL_TOKENIZERS and self.pretrained_tokenizer is None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from models.configs import TRANSFORMERS
+from models.configs import TRANSFORMERS, generator_config
 from models.packages import lite_file, lpips_heads_file
 from study.core.files import fingerprint, read_json, write_json
 from study.core.lease import locked
@@ -125,6 +125,10 @@ FILES = {
 
 # by name in FILES (`openai/guided-diffusion`, evaluations/README.md)
 REFERENCES = {"adm-imagenet256": ReferenceFile(resolution=256, classes=1000, images=10_000)}
+
+
+# network of the released generators
+RELEASED_GENERATOR = generator_config("LightningDiT-XL/1", grid=16, in_channels=32, num_classes=1000)
 
 
 def weights_folder() -> Path:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 
 from study.core.distributed import rank_and_world_size
-from study.data.left_out import left_out_of_data
+from study.data.left_out import data_notes
 from study.plan.runs import Job, Plan
+from study.plan.warnings import measured_warnings
 from study.report import console
 from study.report.refresh import StudyFiles, collect
 from study.submit.cluster import read_profile
@@ -19,8 +20,8 @@ from study.submit.slurm import submit
 def run(options: Sweep, plan: Plan) -> int:
     """Carry out a plan; returns the exit code: 0 done, 1 a run has no result, 3 something is missing, 130 stopped."""
     profiles = read_profile(options.cluster) if options.executor == "slurm" else None
-    left_out = left_out_of_data(options.data or plan.scale.data)
-    console.print_plan(plan, slots(options, plan), profiles, left_out)
+    notes = data_notes(options.data or plan.scale.data, plan.data)
+    console.print_plan(plan, slots(options, plan), profiles, notes)
     todo = [job for job in plan.jobs if job.missing()]
     if rank_and_world_size()[1] > 1:  # all processes must go through the same jobs
         todo = list(plan.jobs)
@@ -44,8 +45,16 @@ def carry_out(options: Sweep, plan: Plan, todo: list[Job]) -> int:
     files.update()
     started = time.monotonic()
     stopped = False
+    told = set(measured_warnings(plan.stages))  # with the plan
+
+    def on_change() -> None:
+        new = [line for line in measured_warnings(plan.stages) if line not in told]
+        told.update(new)
+        console.print_warnings(new)
+        files.progress()
+
     if todo:
-        stopped = not run_jobs(options, plan, todo, console.Progress(todo), files.progress, collect)
+        stopped = not run_jobs(options, plan, todo, console.Progress(todo), on_change, collect)
         files.update()
     unfinished = console.print_summary(plan, files, time.monotonic() - started, stopped)
     return 130 if stopped else (1 if unfinished else 0)

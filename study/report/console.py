@@ -34,6 +34,7 @@ from study.plan.runs import Job, Plan
 from study.plan.specs import FitTokenizer
 from study.plan.stage import Stage
 from study.plan.trajectory import goes_on_from, trained_for_other_budgets
+from study.plan.warnings import measured_warnings, plan_warnings
 from study.report.refresh import StudyFiles
 from study.report.table_rows import state_of
 from study.submit.cluster import Profile
@@ -58,7 +59,7 @@ def print_plan(
 
     Args:
         profiles: resources to request from Slurm, by kind of job; None if it does not run there.
-        left_out: files in the folder of the data that are not used, a line per kind.
+        left_out: what of the folder of the data is not used, or not as it is, a line per kind.
     """
     compute, precision, of_tokenizers = plan.compute, plan.scale.precision, plan.scale.tokenizer_precision
     console.print(f"[bold]{plan.ablation}[/bold] at scale [bold]{plan.scale.name}[/bold]: {plan.question}")
@@ -95,6 +96,7 @@ def print_plan(
         console.print(stages + (f"estimated time ~{duration(left)}" if left else "nothing to do"))
     for line in _on_trajectories(plan):
         console.print(line, markup=False)
+    print_warnings([*plan_warnings(plan), *measured_warnings(plan.stages)])
     if plan.missing:
         console.print("[bold]missing here:[/bold]")
         for line in plan.missing:
@@ -104,6 +106,12 @@ def print_plan(
             console.print(f"to download: {command}", markup=False)
     if unknown := identity_unknown(plan.stages):
         console.print(unknown)
+
+
+def print_warnings(lines: Sequence[str]) -> None:
+    """Print what is likely a mistake, a line each."""
+    for line in lines:
+        console.print(f"warning: {line}", markup=False)
 
 
 def _on_trajectories(plan: Plan) -> list[str]:
@@ -257,6 +265,7 @@ def print_summary(plan: Plan, files: StudyFiles, seconds: float, stopped: bool) 
     console.print(f"{'stopped' if stopped else 'finished'} after {duration(seconds)}: {summary}")
     for name, reason in reasons.items():
         console.print(f"  {name}: {reason}", markup=False)
+    print_warnings(measured_warnings(plan.stages))
     print_guidance(files.table)
     for name, reason in files.skipped.items():
         console.print(f"  figure {name} not drawn: {reason}", markup=False)

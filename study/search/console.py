@@ -100,7 +100,7 @@ def print_findings(search: Search, folder: Path) -> None:
     if search.reason:
         verdicts = {True: "the winner beats the default", False: "the default beats the winner", None: "undecided"}
         if search.default.scores and search.winner is not None:
-            verdicts[None] = "undecided, where ranges overlap or judges disagree"
+            verdicts[None] = "undecided, where intervals or judges do not agree"
         verdict = f"{verdicts[search.beats_default]}: " if len(search.objectives) == 1 else ""
         console.print(verdict + search.reason, markup=False)
     with contextlib.suppress(SearchError):

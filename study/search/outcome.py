@@ -13,10 +13,12 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 from optuna.trial import FrozenTrial, TrialState
 
 from results import searches
 from results.pareto import front
+from results.verdicts import at_places, pooled
 from study.claims.verdicts import Comparison
 from study.core.lease import locked
 from study.plan.runs import Run
@@ -142,7 +144,10 @@ def _repeat_scores(
 
 
 def _verdict(problem: Problem, trials: Trials, won: FrozenTrial | None) -> tuple[bool | None, str]:
-    """Whether the winner beats the default on the SCORING repeats by all judges, and the numbers as text."""
+    """Whether the winner beats the default on the SCORING repeats by all judges, and the numbers as text.
+
+    The spread is over these and the CHOOSING repeats of the best trials.
+    """
     if won is None:
         reason = (
             "not all of the best have been run again"
@@ -153,14 +158,16 @@ def _verdict(problem: Problem, trials: Trials, won: FrozenTrial | None) -> tuple
     (objective,) = problem.objectives
     ours = _repeat_scores(problem, trials.values(won), SCORING, True)
     default = _repeat_scores(problem, problem.default(), SCORING, True)
-    comparisons = [
-        Comparison(place="", judge=judge, low=ours[judge].get(objective, ()), high=default[judge].get(objective, ()))
-        for judge, _ in problem.setting.scale.judges
-    ]
+    repeats = [_repeat_scores(problem, trials.values(trial), CHOOSING, False) for trial in best_trials(problem, trials)]
+    comparisons = []
+    for judge, _ in problem.setting.scale.judges:
+        low, high, *others = (scores[judge].get(objective, ()) for scores in (ours, default, *repeats))
+        spread = pooled(np.log(values) for values in (low, high, *others) if values)
+        comparisons.append(Comparison(place="", judge=judge, low=low, high=high, spread=spread))
     if not all(comparison.repeats == len(SCORING) for comparison in comparisons):
         return None, "not all of winner and default has a score"
-    verdicts = {comparison.verdict() for comparison in comparisons}
-    beats = True if verdicts == {"holds"} else False if verdicts == {"fails"} else None
+    (verdict,) = at_places([[comparison.decision for comparison in comparisons]])
+    beats = {"holds": True, "fails": False}.get(verdict)
     numbers = "; ".join(f"{comparison} by {comparison.judge}" for comparison in comparisons)
     return beats, f"{searches.printed(objective)} of winner against default on {len(SCORING)} held-out seeds: {numbers}"
 

@@ -11,7 +11,7 @@ from study.plan.runs import Setting
 from study.plan.weight_files import keep_hashes
 from study.search.options import TRIALS, Search
 from study.search.problem import Problem
-from study.search.spaces import Choice, space
+from study.search.spaces import space
 from study.submit.options import Sweep
 from study.submit.prepare import prepare_setting
 
@@ -44,11 +44,7 @@ def prepare(options: Search) -> tuple[Problem, list[str]]:
         workers=worker_count(options, setting),
         out=options.out.absolute(),
     )
-    dimensions, default = problem.dimensions(), problem.default()
-    choices = [(name, choice) for name, d in dimensions.items() if isinstance(d, Choice) for choice in d.choices]
-    plan = problem.plan(
-        [problem.run({**default, name: choice}) for name, choice in [*choices, *list(default.items())[:1]]]
-    )
+    plan = problem.plan(problem.extremes())
     if not options.dry_run:
         keep_hashes()
     return problem, [*setting.missing, *missing_here(plan.stages)]

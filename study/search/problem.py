@@ -15,7 +15,7 @@ from study.core.files import fingerprint
 from study.core.paths import study_root
 from study.plan.resolve import make_plan
 from study.plan.runs import Plan, Planned, Run, Setting
-from study.search.spaces import Dimension, Values, declaration, space
+from study.search.spaces import Choice, Dimension, Values, declaration, space
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,6 +69,25 @@ class Problem:
 
     def default(self) -> dict[str, Any]:
         return {name: dimension.default for name, dimension in self.dimensions().items()}
+
+    def extremes(self) -> list[Run]:
+        """The runs of its default values, and with each choice and each end of a range in place of one of them.
+
+        Raises:
+            ValueError: the message names the value that makes no run.
+        """
+        default, runs = self.default(), []
+        for name, dimension in self.dimensions().items():
+            for value in dimension.choices if isinstance(dimension, Choice) else (dimension.low, dimension.high):
+                runs.append(self.run({**default, name: value}))
+                try:
+                    self.plan(runs[-1:])
+                except ValueError as error:
+                    raise ValueError(
+                        f"{dimension.label} {value} cannot be tried: {error}; ranges are in "
+                        f"ablations/spaces/{self.space}.py"
+                    ) from None
+        return [self.run(default), *runs]
 
     def optuna_name(self) -> str:
         """Name of the Optuna study; it changes with the space and with the settings that the trials do not vary."""

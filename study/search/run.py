@@ -8,8 +8,10 @@ import time
 from typing import Any
 
 from study.core.stopping import interrupt_on_signals, stop_requested
-from study.data.left_out import left_out_of_data
+from study.data.left_out import data_notes
 from study.plan.needs import identity_unknown
+from study.plan.warnings import plan_warnings
+from study.report.console import print_warnings
 from study.search import worker_pool
 from study.search.console import print_findings, print_space
 from study.search.launches import note_search
@@ -30,8 +32,9 @@ def run(options: Search, problem: Problem, missing: list[str]) -> int:
     if options.trials is None and trials is not None:
         problem = dataclasses.replace(problem, budget=trials.total)
     print_space(problem, trials)
-    for line in left_out_of_data(options.data or problem.setting.scale.data):
+    for line in data_notes(options.data or problem.setting.scale.data, problem.setting.data):
         print(f"{problem.setting.data.name}: {line}")
+    print_warnings(plan_warnings(problem.plan(problem.extremes())))
     for line in missing:
         print(f"  missing here: {line}")
     if unknown := identity_unknown(problem.plan([problem.run(problem.default())]).stages):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,12 +16,13 @@ from study.core.workspace import Record, Workspace, peak_memory_gib
 from study.data.datasets import load_images, selected_images
 from study.data.picture_chunks import chunk_rows, first_pictures, read_chunk, write_chunk
 from study.judge.judges import build_judge, features
-from study.judge.metrics import averaged, pairwise_metrics, reconstruction_distance
+from study.judge.metrics import averaged, pairwise_metrics, reconstruction_distance, summed_shift
 from study.judge.references import balanced_choice, dataset_reference
 from study.judge.sheets import save_sheet
 from study.plan.judge_spec import JudgeSpec
-from study.plan.specs import Reconstruct
+from study.plan.specs import FitTokenizer, Reconstruct
 from study.plan.stage import Stage
+from study.plan.warnings import reconstruction_warnings
 from study.stages.decoding import decoded, piece
 from study.stages.fit_tokenizer import trained_tokenizer
 from study.train.perceptual_net import perceptual_net
@@ -30,6 +32,8 @@ SHEET_COLUMNS = 8
 BATCH = 128  # latents at a time
 SPREAD_OVER = 128  # pictures, evenly chosen, over which their spread is compared with that of the images
 MIN_RELATIVE_STD = 0.01  # std over reconstructions / std over images; below it the tokenizer has collapsed
+
+log = logging.getLogger(__name__)
 
 
 def run(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -> Record:
@@ -44,7 +48,7 @@ def _reconstruct(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -
     perceptual = perceptual_net(spec.perceptual_net, spec.perceptual_size, spec.perceptual_weights).to(device)
     chunks = chunk_rows(spec)
     step = -(-len(rows) // SPREAD_OVER)
-    distances, spread_over = [], []
+    distances, spread_over, shift = [], [], torch.zeros(spec.data.channels, dtype=torch.float64)
     for chunk, numbers in enumerate(chunks):
         (images,) = map(torch.from_numpy, selected_images(spec.data, "test", rows[numbers.start : numbers.stop]))
         reconstructions = read_chunk(out.folder, chunk)
@@ -52,6 +56,7 @@ def _reconstruct(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -
             reconstructions = _reconstructed(tokenizer, images, device)
             write_chunk(out.folder, chunk, reconstructions)
         distances.append(pairwise_metrics(images, reconstructions, perceptual))
+        shift += summed_shift(images, reconstructions)
         some = slice(-numbers.start % step, None, step)
         spread_over.append((images[some], reconstructions[some]))
         out.progress(numbers.stop, len(rows))
@@ -60,8 +65,17 @@ def _reconstruct(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -
     (images,) = map(torch.from_numpy, selected_images(spec.data, "test", rows[:SHEET_COLUMNS]))
     pairs = torch.cat([images, first_pictures(spec, out.folder, SHEET_COLUMNS)])
     save_sheet(out.folder / SHEET, pairs, columns=SHEET_COLUMNS)
+    shift /= len(rows) * spec.data.resolution**2
+    metrics = averaged(distances) | {"colour_shift": shift.abs().max().item()}
+    fit = sources["tokenizer"].spec
+    assert isinstance(fit, FitTokenizer)
+    for line in reconstruction_warnings(
+        psnr=metrics["psnr"], colour_shift=metrics["colour_shift"], pretrained=fit.pretrained is not None
+    ):
+        log.warning("%s: %s", out.title, line)
     return {
-        "metrics": averaged(distances),
+        "metrics": metrics,
+        "colour_shift": shift.tolist(),  # by channel, with its sign
         "sheet": SHEET,
         "cost": {"peak_memory_gib": round(peak_memory_gib(device), 3)},
     }

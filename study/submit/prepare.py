@@ -14,7 +14,7 @@ from study.core.settings import change
 from study.data.datasets import native_resolution, resolve_data
 from study.data.named_datasets import NAMED_DATASETS
 from study.plan.ablation_files import ablation
-from study.plan.checks import check_data, check_grid, check_scale, check_study
+from study.plan.checks import check_data, check_grid, check_reference, check_scale, check_study
 from study.plan.data_spec import GIVEN_AS_FOLDER, DataSpec
 from study.plan.needs import missing_here
 from study.plan.resolve import make_plan
@@ -88,6 +88,12 @@ def prepare_setting(options: Sweep) -> Setting:
     resolved = compute.resolve(scale.device, scale.precision)
     if resolved.device == "cuda" and options.executor != "slurm" and not compute.has_gpu():
         missing.append("a GPU: this machine has none (--executor slurm for a cluster that does; --set device=cpu)")
+    here, processes = len(compute.gpus(resolved)), scale.execution.processes
+    if 0 < here < processes and options.executor != "slurm":
+        missing.append(
+            f"a GPU for each of execution.processes {processes}: this machine has {here} (--executor slurm for a "
+            f"cluster that has more; --set execution.processes={here})"
+        )
     study = _study_name(options, scale, data)
     return Setting(scale=scale, data=data, compute=resolved, study=study, missing=tuple(missing))
 
@@ -112,6 +118,8 @@ def find_data(options: Sweep, scale: Scale) -> tuple[DataSpec, list[str]]:
             "hub's parquet files",
         )
     else:
-        data = resolve_data(source, resolution, pack=not (options.dry_run or options.list))
+        upright = scale.data not in GIVEN_AS_FOLDER  # ADM does not turn ImageNet's pictures
+        data = resolve_data(source, resolution, pack=not (options.dry_run or options.list), upright=upright)
     check_data(scale, data)
+    check_reference(scale, data)
     return data, missing

@@ -7,11 +7,9 @@ cost is recorded.
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
 from models import load_generator, load_latent_statistics, load_tokenizer
-from models.configs import AutoencoderConfig, GeneratorConfig
 from study.core.files import save_tensors
 from study.core.workspace import Record, Workspace
 from study.plan.specs import Encode, FitGenerator, FitTokenizer, ForeignFile
@@ -27,7 +25,7 @@ def write_tokenizer(spec: FitTokenizer, out: Workspace) -> Record:
     """
     assert spec.pretrained is not None
     network = load_tokenizer(spec.tokenizer, require_weights(spec.pretrained.name, spec.pretrained.sha256)).network
-    _compare(spec.pretrained, _layout(network.config), _layout(spec.architecture), "autoencoder")
+    _compare(spec.pretrained, network.config.layout(), spec.architecture.layout(), "autoencoder")
     save_tensors(out.folder / TOKENIZER_WEIGHTS, dict(network.state_dict()))
     return _record(spec.pretrained, sum(p.numel() for p in network.parameters()))
 
@@ -46,7 +44,7 @@ def write_generator(spec: FitGenerator, metadata: dict[str, str], out: Workspace
     network = load_generator(
         spec.architecture.name, require_weights(spec.pretrained.name, spec.pretrained.sha256)
     ).network
-    _compare(spec.pretrained, _size(network.config), _size(spec.architecture), "generator")
+    _compare(spec.pretrained, network.config.layout(), spec.architecture.layout(), "generator")
     for mark in spec.recipe.marks:  # one, unless two runs state other numbers of images for one file
         save_tensors(snapshot_file(out.folder, "ema", mark), dict(network.state_dict()), metadata)
         out.write_record(_record(spec.pretrained, sum(p.numel() for p in network.parameters())), mark)
@@ -69,21 +67,6 @@ def statistics_record(spec: Encode, inputs: dict[str, Stage]) -> Record:
 def _record(file: ForeignFile, parameters: int | None = None) -> Record:
     cost = {} if parameters is None else {"parameters": parameters}
     return {"pretrained": {"file": weight_file(file.name).file, "sha256": file.sha256}, "cost": cost}
-
-
-def _layout(config: AutoencoderConfig) -> dict[str, Any]:
-    """The settings in which two tokenizers of one network agree; the image resolution is not among them."""
-    fields = dataclasses.asdict(config)
-    del fields["resolution"], fields["attn_resolutions"]
-    attention = [level for level, side in enumerate(config.level_sides()) if side in config.attn_resolutions]
-    return {**fields, "levels with attention": attention}
-
-
-def _size(config: GeneratorConfig) -> dict[str, Any]:
-    """The settings in which two generators of one network agree; the label dropout rate is not among them."""
-    fields = dataclasses.asdict(config)
-    del fields["mlp_ratio"], fields["label_dropout"]
-    return {**fields, "mlp_width": config.mlp_width, "null label": config.label_dropout > 0}
 
 
 def _compare(file: ForeignFile, loaded: dict[str, Any], planned: dict[str, Any], what: str) -> None:

@@ -91,8 +91,8 @@ def test_the_verdict_counts_and_axis_are_said() -> None:
     assert "38 of 40 trials: 38 complete, 2 failed" in found
     assert "beats the default: on 3 held-out seeds" in found
     assert "gFID-3K (↓ lower is better) EfficientNet-Lite2 @ 64 px" in found
-    undecided = replace(sampling(), winner=None, beats_default=None, reason="the ranges overlap")
-    assert "Whether a trial beats the default is undecided: the ranges overlap." in texts(
+    undecided = replace(sampling(), winner=None, beats_default=None, reason="the judges disagree")
+    assert "Whether a trial beats the default is undecided: the judges disagree." in texts(
         search.draw(undecided, NO_TABLE)
     )
     worse = replace(sampling(), winner=None, beats_default=False, reason="none is below it")

@@ -194,8 +194,9 @@ def test_every_width_of_an_mlp_is_met(swiglu):
     for width in (128, 192, 1152):
         for hidden in (1, 2, 100, 101, 341, 342, width, 2 * width + 1):
             ratio = mlp_ratio(hidden, width, swiglu)
-            config = generator_config("DiT-S/1", grid=2, in_channels=4, num_classes=1, swiglu=swiglu, mlp_ratio=ratio)
-            assert type(config)(**{**vars(config), "width": width, "heads": 1}).mlp_width == hidden
+            config = generator_config("DiT-S/1", grid=2, in_channels=4, num_classes=1, swiglu=swiglu)
+            changed = {"width": width, "heads": 1, "mlp_ratio": ratio}
+            assert type(config)(**{**vars(config), **changed}).mlp_width == hidden
     assert mlp_ratio(3072, 1152, True) == mlp_ratio(4608, 1152, False) == 4.0  # XL, as released
 
 

@@ -13,7 +13,7 @@ from results.published import load_published
 from results.ranks import EXACT, rank_agreement
 from results.schema import Row
 from study.claims.paper_claims import judge_claims
-from study.compare import compare, main
+from study.compare import compare, main, tables
 from study.plan.scales import SCALES
 
 PAPER = load_published("paper")
@@ -103,7 +103,7 @@ def test_the_released_checkpoints_meet_their_published_numbers():
     assert met == {(5.1, 5.14), (2.2, 2.17), (2.1, 2.11), (1.4, 1.35)}
     assert len(found.lines) == 4
     verdicts = {one.claim.name: one.verdict for one in judge_claims(table)}
-    assert verdicts["headline-64"] == "holds"
+    assert verdicts["headline-64"] == "indicated"
     assert verdicts["headline-800"] == "undecided"  # 1.4 against 1.42
 
 
@@ -146,8 +146,33 @@ def test_nothing_in_common_is_said(studies, capsys):
     printed = capsys.readouterr().out
     assert "No run of many matches one of paper: there are no differences to show." in printed
     assert "| generator | data | fashion-mnist | imagenet |" in printed
-    assert "narrowest width | Table 2 | holds (2 repeats) | holds (single run) |" in printed
+    assert (
+        "narrowest width | Table 2 | indicated (2 repeats; would decide: 3 repeats) | holds (published, single) |"
+        in printed
+    )
     assert main("paper", "since", markdown_=True, out=studies) == 0
     assert "SFD-XXL, guided 1.04 after 1,024,933,600 images" in capsys.readouterr().out
     assert main("many", "papers", out=studies) == 2
     assert "nearest: paper" in capsys.readouterr().err
+
+
+def test_which_study_is_lower_is_said_by_the_rule_of_claims():
+    def lower(*gfids, spread=0.0):
+        shown = [
+            made(*(("f16d32", gfid * (1 + spread * (seed - 1)), {"seed": seed}) for seed, gfid in enumerate(side)))
+            for side in gfids
+        ]
+        ((_, _, rows),) = [table for table in tables(compare(*shown, ("a", "b"))) if table[0] == "Rows of both"]
+        return rows[0][-1]
+
+    assert lower((20.0,) * 3, (23.0,) * 3, spread=0.02) == "a"
+    assert lower((23.0,) * 3, (20.0,) * 3, spread=0.02) == "b"
+    assert lower((20.0,) * 3, (20.7,) * 3, spread=0.02) == "undecided"
+    assert lower((20.0,) * 3, (20.1,) * 3, spread=0.001) == "equal"
+    assert lower((20.0,) * 2, (23.0,) * 2) == "a, indicated"
+    assert lower((20.0,), (20.3,)) == "undecided"
+    ours = compare(made(("f16d32", 24.0, {"seed": 0}), ("f16d32", 25.0, {"seed": 1})), PAPER, ("ours", "paper"))
+    ((_, _, rows),) = [table for table in tables(ours) if table[0] == "Rows of both"]
+    assert rows[0][-1] == "paper, indicated"
+    ((_, _, rows), *_) = tables(compare(PAPER, PAPER, ("paper", "again")))
+    assert {row[-1] for row in rows} == {"undecided (published, single)"}

@@ -11,14 +11,18 @@ import pandas as pd
 from figures import rows, wording
 from results.numbers import count, duration, three_digits
 from results.schema import COLUMNS, KINDS, PROTOCOL, PROVENANCE, TYPES
+from study.plan.warnings import reconstruction_warnings
 
 JUDGED = ("rfid", "gfid", "sfid", "ifid", "kid", "precision", "recall", "inception_score")  # a number per judge
-WITHOUT_JUDGE = ("psnr", "ssim", "perceptual", "density_cv", "gini", "normalized_entropy", "effective_rank")
+WITHOUT_JUDGE = (
+    "psnr", "ssim", "perceptual", "colour_shift", "density_cv", "gini", "normalized_entropy", "effective_rank",
+)  # fmt: skip
 OF_JUDGE = ("extractor", "extractor_size", "reference", "reference_hash", "comparable", "protocol")
 COUNTED = ("rfid", "gfid", "sfid", "ifid", "kid")  # depend on the number of samples
 HIGHER = ("psnr", "ssim", "precision", "recall", "inception_score", "normalized_entropy", "effective_rank")
 NEUTRAL = ("effective_rank",)
 NAMES = {"rfid": "rFID", "gfid": "gFID", "sfid": "sFID", "ifid": "iFID", "kid": "KID", "psnr": "PSNR, dB"} | {
+    "colour_shift": "colour shift, 1/255",
     "ssim": "SSIM", "density_cv": "density CV", "inception_score": "IS", "images_seen": "images seen",
     "ablations": "asked by",
 }  # fmt: skip
@@ -78,6 +82,7 @@ class Runs:
     """The runs, a table for each kind, with what filters them."""
 
     unfinished: Sequence[Unfinished]
+    warnings: Sequence[str]  # what is amiss with finished tokenizers
     filters: Sequence[Filter]
     several_marks: bool  # a generator was judged after several numbers of images
     tables: Mapping[str, SortableTable]  # by kind
@@ -166,6 +171,7 @@ def runs(table: pd.DataFrame) -> Runs:
     generators = table[table["kind"] == "generator"]
     return Runs(
         unfinished=_unfinished(table),
+        warnings=_warnings(table),
         filters=_filters(table),
         several_marks=bool(generators.groupby("fingerprint")["images_seen"].nunique().gt(1).any()),
         tables=tables,
@@ -183,6 +189,16 @@ def _unfinished(table: pd.DataFrame) -> list[Unfinished]:
         marks = sorted(set(group["images_seen"].dropna())) if row["kind"] == "generator" else []
         found.append(Unfinished(row["run"], row["kind"], ", ".join(f"{mark:,}" for mark in marks), why, row["log"]))
     return found
+
+
+def _warnings(table: pd.DataFrame) -> list[str]:
+    done = ordered(table[(table["kind"] == "tokenizer") & (table["state"] == "done")])
+    lines = []
+    for row in done.astype(object).where(done.notna(), None).to_dict("records"):
+        pretrained = row["pretrained_weights"] != ""
+        found = reconstruction_warnings(psnr=row["psnr"], colour_shift=row["colour_shift"], pretrained=pretrained)
+        lines += [f"{row['run']}: {line}" for line in found]
+    return list(dict.fromkeys(lines))  # the rows of all judges say the same
 
 
 def _filters(table: pd.DataFrame) -> list[Filter]:

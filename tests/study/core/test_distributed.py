@@ -13,7 +13,7 @@ import torch
 from interrupting import aligned_with_everything
 
 from models.discriminator import BatchNorm
-from study.core import distributed
+from study.core import compute, distributed
 from study.core.files import load_tensors, read_json, save_tensors, write_json
 from study.core.lease import lease
 from study.core.stopping import Interrupted, stop_requested
@@ -66,6 +66,7 @@ def with_processes(stage, **compute):
 
 def one_step(stage, path):
     """Save everything that the first step of a training computes: weights, optimizer moments, running statistics."""
+    compute.apply(stage.spec.compute)  # whatever number of threads an earlier test has left
     with distributed.process_group("cpu"):
         if stage.kind == "fit_tokenizer":
             networks = fit_tokenizer.build(stage.spec)

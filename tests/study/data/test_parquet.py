@@ -66,7 +66,7 @@ def test_the_same_pictures_have_the_same_content(split_folder):
     assert crop_method(spec) == image_folder.CROP
     for split in ("train", "test"):
         one, other = load_images(spec, split), load_images(expected, split)
-        np.testing.assert_array_equal(one.images, other.images)
+        np.testing.assert_array_equal(one.images(range(len(one.labels))), other.images(range(len(one.labels))))
         np.testing.assert_array_equal(one.labels, other.labels)
 
 
@@ -101,8 +101,8 @@ def test_a_labelled_test_split_is_used_and_classes_need_no_names(tmp_path):
 
 def test_pictures_are_read_a_few_at_a_time_and_from_any_one_on(split_folder, monkeypatch):
     _, hub = split_folder
-    _, splits = parquet.parquet_splits(parquet.parquet_files(hub))
-    whole = list(splits["train"].pictures(0))
+    _, pictures = parquet.parquet_pictures(parquet.parquet_files(hub))
+    whole = list(pictures.encoded(0))
     read = []
     original = pq.ParquetFile.iter_batches
 
@@ -112,10 +112,11 @@ def test_pictures_are_read_a_few_at_a_time_and_from_any_one_on(split_folder, mon
 
     monkeypatch.setattr(pq.ParquetFile, "iter_batches", iter_batches)
     monkeypatch.setattr(parquet, "READ_BATCH", 3)
-    for start in (0, 9, 11, 26, 27):
-        assert list(splits["train"].pictures(start)) == whole[start:]
-    assert sorted(place for place, _, _ in whole) == list(range(27))
-    assert read.count(([0], ["image.bytes"])) == 2 + 1 + 1  # of both files, of the second; skipped groups are not read
+    for start in (0, 9, 11, 26, 27, 30, 39):
+        assert list(pictures.encoded(start)) == whole[start:]
+    assert (len(whole), pictures.training) == (39, 27)
+    # of all three files, of two, of the last, of none; skipped groups are not read
+    assert read.count(([0], ["image.bytes"])) == 3 + 2 + 2 + 1 + 1 + 1 + 0
     assert all(len(groups) == 1 for groups, _ in read)
 
 
@@ -154,8 +155,8 @@ BROKEN = {
         r"has no train-\*\.parquet",
     ),
     "other columns": (
-        lambda hub, path: rewritten(hub, lambda table: table.rename_columns(["img", "label"])),
-        r"has the columns img.bytes, img.path, label, but not image.bytes",
+        lambda hub, path: rewritten(hub, lambda table: table.rename_columns(["picture", "label"])),
+        r"has the columns label, picture.bytes, picture.path, but not image.bytes",
     ),
     "labels that are text": (
         lambda hub, path: rewritten(

@@ -189,7 +189,8 @@ def test_pictures_of_latents_show_their_principal_components(tmp_path):
     latents = stored_latents.Latents(
         ({"sample": sample.half()},), torch.zeros(9, dtype=torch.int64), torch.zeros(4, 1, 1), torch.ones(4, 1, 1)
     )
-    images = ImageSet(images=np.full((9, 1, 8, 8), 200, np.uint8), labels=np.zeros(9, np.int64))
+    pixels = np.full((9, 1, 8, 8), 200, np.uint8)
+    images = ImageSet(packed=pixels, order=np.arange(9), labels=np.zeros(9, np.int64))
     picture_latents(latents, images, tmp_path)
     sheet = np.asarray(Image.open(tmp_path / LATENT_PICTURES))
     assert sheet.shape == (16, 64, 3) and (sheet[:8] == 200).all()

@@ -8,6 +8,7 @@ import pytest
 from made_up import COMPUTE, Asking, data_spec
 
 from study.plan.ablation_files import ablation, ablation_names
+from study.plan.data_spec import GIVEN_AS_FOLDER
 from study.plan.factors import run_labels, varied_factors
 from study.plan.resolve import make_plan
 from study.plan.runs import Run
@@ -27,7 +28,8 @@ LACKING = {  # ablations that a scale cannot run
 
 def plan(name, scale="smoke", module=None, **changes):
     scale = dataclasses.replace(SCALES[scale](), **changes)
-    return make_plan(name, module or ablation(name), scale, data_spec(scale.resolution), COMPUTE, "test")
+    data = GIVEN_AS_FOLDER.get(scale.data) or data_spec(scale.resolution)
+    return make_plan(name, module or ablation(name), scale, data, COMPUTE, "test")
 
 
 def tokenizers(found):

@@ -180,7 +180,10 @@ def test_another_weight_file_of_the_same_name_computes_anew_what_depends_on_it(w
 
 def test_another_pretrained_file_of_the_same_name_is_another_run(weights):
     weights("mine.pt", b"first")
-    run = Asking(Run(tokenizer="f4d4", pretrained_tokenizer=Pretrained(name="mine.pt", images_seen=64)))
+    released = {"unshuffle": 1, "ch": 32, "ch_mult": (1, 1, 1), "norm_groups": 32}
+    shape = {f"autoencoder.{name}": value for name, value in released.items()}
+    file = Pretrained(name="mine.pt", images_seen=64)
+    run = Asking(Run(tokenizer="f4d4", pretrained_tokenizer=file, changes=shape))
     before = planned(SCALES["smoke"](), module=run).stages
     weights("mine.pt", b"other")
     assert not set(before) & set(planned(SCALES["smoke"](), module=run).stages)

@@ -79,3 +79,27 @@ def test_a_default_outside_of_a_space_names_its_file():
 def test_an_unknown_space_names_the_nearest():
     with pytest.raises(ValueError, match="unknown space 'samplings'; nearest: sampling"):
         space("samplings")
+
+
+def test_an_end_of_a_range_that_makes_no_run_is_refused_before_a_trial():
+    scale = smoke()
+    sampling = dataclasses.replace(scale.sampling, solver="ddpm", steps=600)
+    generator = dataclasses.replace(scale.generator, objective="gaussian-diffusion")
+    problem = make_problem("sampling", sampling=sampling, generator=generator)
+    with pytest.raises(
+        ValueError, match=r"^steps 1200 cannot be tried: sampling.steps must be 2 to 1000 .*sampling.py$"
+    ):
+        problem.extremes()
+    fine = make_problem("sampling", sampling=dataclasses.replace(sampling, steps=500), generator=generator)
+    assert len(fine.extremes()) == 1 + 2 * 5  # the default, and both ends of five ranges
+
+
+def test_a_search_warns_of_what_one_of_its_values_does(capsys, tmp_path, monkeypatch):
+    from study.search import run as command
+    from study.search.options import Search
+
+    monkeypatch.setattr(command, "data_notes", lambda source, data: [])
+    wide = make_problem("tokenizer", latent_channels=(4, 16, 36), out=tmp_path)  # 36 channels have 144 values a token
+    assert command.run(Search(space="tokenizer", scale="smoke", dry_run=True), wide, []) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert "warning: LightningDiT-XXS/2 is 128 wide, less than the 144 values of a token" in told

@@ -362,7 +362,7 @@ def test_a_reference_of_other_pictures_is_one_line(adm, against_adm, monkeypatch
 
 
 def test_a_scale_that_cannot_use_a_reference_is_refused(adm, scale, pictures):
-    from study.plan.checks import check_data, check_scale
+    from study.plan.checks import check_reference, check_scale
 
     def with_reference(name, judge="inception"):
         evaluation = dataclasses.replace(scale.evaluation, reference=name)
@@ -370,13 +370,13 @@ def test_a_scale_that_cannot_use_a_reference_is_refused(adm, scale, pictures):
 
     check_scale(with_reference("adm-imagenet256"))
     data = resolve_data(str(pictures), 16)
-    check_data(with_reference("adm-imagenet256"), data)
+    check_reference(with_reference("adm-imagenet256"), data)
     with pytest.raises(ValueError, match="statistics of Inception features, which the judge classifier cannot use"):
         check_scale(with_reference("adm-imagenet256", "classifier"))
     with pytest.raises(ValueError, match=r"evaluation\.reference must be one of adm-imagenet256, or empty"):
         check_scale(with_reference("adm-imagenet"))
     with pytest.raises(ValueError, match="has 3 classes at 16 px, pictures has 3 at 32 px"):
-        check_data(with_reference("adm-imagenet256"), resolve_data(str(pictures), 32))
+        check_reference(with_reference("adm-imagenet256"), resolve_data(str(pictures), 32))
 
 
 def test_released_safetensors_are_read_too(published, planned):
