@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,7 +48,7 @@ from study.submit import cluster, slurm
 from study.submit.cluster import read_profile
 from study.submit.jobs import log_of
 from study.submit.launches import launched_plans, launched_studies
-from study.submit.options import Cancel, Clean, Retry, Status, Watch
+from study.submit.options import Cancel, Clean, Retry, Status, Sweep, Watch
 from study.submit.slurm import Ended
 
 WATCH_SECONDS = 5.0
@@ -278,10 +278,12 @@ def _confirmed(question: str) -> bool:
 
 
 def _clean(options: Clean) -> int:
-    folders = unreferenced(options.out)
+    launches = [launch for study in launched_studies() for launch in launched_plans(study)]
+    launched = [stage for _, plan in launches for stage in plan.stages]
+    folders = unreferenced(options.out, launches)
     unused = [path for folder in folders for path in _contents(folder)]
-    states = [path for path in states_of_finished_trainings() if path.parent not in folders]
-    pictures = [path for path in judged_pictures() if path.parent not in folders]
+    states = [path for path in states_of_finished_trainings(launched) if path.parent not in folders]
+    pictures = [path for path in judged_pictures(launched) if path.parent not in folders]
     if not folders and not states and not pictures:
         console.print("nothing to delete: everything is referred to")
         return 0
@@ -317,22 +319,18 @@ def _records(folder: Path) -> list[Path]:
     return sorted(folder.glob("record*.json"))
 
 
-def _launched_stages() -> list[Stage]:
-    return [stage for study in launched_studies() for _, plan in launched_plans(study) for stage in plan.stages]
-
-
-def judged_pictures() -> list[Path]:
-    """The files of samples and reconstructions that no launched sweep is still to judge."""
-    waiting = [stage for stage in _launched_stages() if stage.kind == "judge" and stage.record() is None]
+def judged_pictures(launched: Sequence[Stage]) -> list[Path]:
+    """The files of samples and reconstructions that none of these launched stages is still to judge."""
+    waiting = [stage for stage in launched if stage.kind == "judge" and stage.record() is None]
     wanted = {source.folder for stage in waiting for source in stage.inputs.values()}
     folders = [folder for kind in ("sample", "reconstruct") for folder in study_root().glob(f"stages/{kind}/*")]
     done = [folder for folder in folders if folder not in wanted and _records(folder) and holder(folder) is None]
     return [path for folder in done for path in picture_files(folder)]
 
 
-def states_of_finished_trainings() -> list[Path]:
-    """The states of trainings of generators that have reached every mark asked of them and are not running."""
-    unfinished = {stage.folder for stage in _launched_stages() if stage.missing_marks()}
+def states_of_finished_trainings(launched: Sequence[Stage]) -> list[Path]:
+    """The states of trainings of generators that are not running and have reached every mark that these stages ask."""
+    unfinished = {stage.folder for stage in launched if stage.missing_marks()}
     found: list[Path] = []
     for folder in study_root().glob("stages/fit_generator/*"):
         states, marks = state_files(folder), recorded_marks(folder.name)
@@ -342,18 +340,18 @@ def states_of_finished_trainings() -> list[Path]:
     return found
 
 
-def unreferenced(out: Path | None) -> list[Path]:
+def unreferenced(out: Path | None, launches: Sequence[tuple[Sweep, Plan]]) -> list[Path]:
     """Folders of stages that are not running, that nothing refers to, and that contain more than a record.
 
     Args:
         out: folder whose results/ count in addition to those of launched sweeps; None is the checkout.
+        launches: options and plans of all launched sweeps.
     """
     referenced = {fingerprint for note in trial_notes() for fingerprint in note["stages"]}
     tables = set((out or CHECKOUT).glob("results/*/table.csv"))
-    for study in launched_studies():
-        for options, plan in launched_plans(study):
-            referenced |= {stage.fingerprint for stage in plan.stages}
-            tables |= set(options.out.glob("results/*/table.csv"))
+    for options, plan in launches:
+        referenced |= {stage.fingerprint for stage in plan.stages}
+        tables |= set(options.out.glob("results/*/table.csv"))
     for table in tables:
         rows = load(table)
         referenced |= {*rows["fingerprint"], *rows["tokenizer_fingerprint"]}

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from models.names import nearest
+from results.numbers import counted
 from study.core.files import create_array, fingerprint, read_json, remove_tree, write_json
 from study.core.lease import lease
 from study.core.paths import study_root
@@ -152,17 +153,13 @@ def packing_notes(source: str, spec: DataSpec) -> list[str]:
     folder, lines = str(Path(source).expanduser().absolute()), []
     for packing in [packing for packing in _packings(_folder(spec)) if packing.source == folder][-1:]:
         if packing.transparent:
-            lines.append(f"{_counted(packing.transparent)} with transparency laid on white")
+            lines.append(f"{counted(packing.transparent, 'picture')} with transparency laid on white")
         if packing.jpegs and packing.decoder != decoder():
             lines.append(
-                f"{_counted(packing.jpegs)} in JPEG decoded by {packing.decoder}; "
+                f"{counted(packing.jpegs, 'picture')} in JPEG decoded by {packing.decoder}; "
                 f"by {decoder()}, which is here now, pixels may differ, and so may what is packed anew"
             )
     return lines
-
-
-def _counted(pictures: int) -> str:
-    return "1 picture" if pictures == 1 else f"{pictures:,} pictures"
 
 
 def load_images(spec: DataSpec, split: str) -> ImageSet:

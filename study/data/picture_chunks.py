@@ -18,10 +18,8 @@ RECONSTRUCTED = 256  # pictures in a chunk of reconstructions; samples have the 
 
 def chunk_rows(spec: Reconstruct | Sample) -> list[range]:
     """The numbers of the pictures in each chunk."""
-    total, size = (
-        (spec.images, RECONSTRUCTED) if isinstance(spec, Reconstruct) else (spec.sampling.samples, spec.sampling.chunk)
-    )
-    return [range(total)[start : start + size] for start in range(0, total, size)]
+    size = RECONSTRUCTED if isinstance(spec, Reconstruct) else spec.sampling.chunk
+    return [range(spec.images)[start : start + size] for start in range(0, spec.images, size)]
 
 
 def chunk_file(folder: Path, chunk: int) -> Path:

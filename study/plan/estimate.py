@@ -47,8 +47,8 @@ def stage_flops(stage: Stage) -> float:
     if isinstance(spec, Judge):
         (pictures,) = stage.inputs.values()
         made = pictures.spec
-        count = made.images if isinstance(made, Reconstruct) else made.sampling.samples  # type: ignore[union-attr]
-        return float(FLOPS_PER_PIXEL[spec.judge.name] * spec.judge.size**2 * count)
+        assert isinstance(made, (Reconstruct, Sample))
+        return float(FLOPS_PER_PIXEL[spec.judge.name] * spec.judge.size**2 * made.images)
     if isinstance(spec, (FitTokenizer, Encode, FitGenerator)) and spec.pretrained:
         return 0.0
     if isinstance(spec, (FitTokenizer, FitGenerator)):
@@ -87,7 +87,7 @@ def disk_bytes(stage: Stage) -> int:
         return 4 * stage_parameters(stage) * (1 + CHECKPOINTS_KEPT * 3)
     if isinstance(spec, FitGenerator):  # EMA and raw weights at each mark
         weights = 4 * stage_parameters(stage) * 2 * len(spec.recipe.marks)
-        return weights + kept_state_bytes(stage) + CHECKPOINTS_KEPT * 16 * stage_parameters(stage)
+        return weights + kept_state_bytes(stage) + CHECKPOINTS_KEPT * _state_bytes(stage)
     if isinstance(spec, Encode):  # mean and standard deviation, or a sample; float16
         tokenizer = stage.inputs["tokenizer"].spec
         assert isinstance(tokenizer, FitTokenizer)
@@ -96,17 +96,21 @@ def disk_bytes(stage: Stage) -> int:
     if isinstance(spec, (Reconstruct, Sample)):
         tokenizer = stage.inputs["tokenizer"].spec
         assert isinstance(tokenizer, FitTokenizer)
-        count = spec.images if isinstance(spec, Reconstruct) else spec.sampling.samples
-        return count * tokenizer.architecture.in_channels * tokenizer.architecture.resolution**2
+        return spec.images * tokenizer.architecture.in_channels * tokenizer.architecture.resolution**2
     return 0
 
 
+def _state_bytes(stage: Stage) -> int:
+    """Bytes of one state of a generator's training: weights, EMA and Adam's two moments, in float32."""
+    return 4 * 4 * stage_parameters(stage)
+
+
 def kept_state_bytes(stage: Stage) -> int:
-    """Bytes of the states of a generator's training that stay: weights, EMA and Adam's two moments, in float32."""
+    """Bytes of the states of a generator's training that stay."""
     spec = stage.spec
     assert isinstance(spec, FitGenerator)
     states = len(spec.recipe.marks) if spec.compute.keep_states else 1
-    return 0 if spec.pretrained else 4 * 4 * stage_parameters(stage) * states
+    return 0 if spec.pretrained else _state_bytes(stage) * states
 
 
 def data_bytes(data: DataSpec) -> int:

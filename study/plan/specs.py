@@ -204,6 +204,11 @@ class Sample:
     compute: Compute
     keep: bool = outside_identity(True)  # as of Reconstruct
 
+    @property
+    def images(self) -> int:
+        """Number of pictures, as of Reconstruct."""
+        return self.sampling.samples
+
 
 @dataclass(frozen=True, kw_only=True)
 class Judge:

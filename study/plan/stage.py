@@ -98,10 +98,12 @@ class Stage:
     def record(self) -> dict[str, Any] | None:
         """The record of a finished stage, else None; of a generator's training, that of the last mark once all are
         there."""
-        if not self.marks:
-            return self._read(RECORD)
-        last = self._read(mark_record(self.marks[-1]))
-        return None if last is None or self.missing_marks() else last
+        record = None
+        for name in map(mark_record, self.marks) if self.marks else [RECORD]:
+            record = self._read(name)
+            if record is None:
+                break
+        return record
 
     def missing_marks(self) -> list[int]:
         """The marks of a generator's training that have no record."""

@@ -50,3 +50,14 @@ def tiny_plan(tiny_scale, pictures):
         return make_plan("frontier", ablations.frontier, scale, data, COMPUTE, "test")
 
     return plan
+
+
+@pytest.fixture
+def never_planned(monkeypatch):
+    """Nothing plans a run or hashes weights."""
+    for place in (
+        "study.submit.prepare.make_plan",
+        "study.search.problem.make_plan",
+        "study.plan.weight_files._sha256",
+    ):
+        monkeypatch.setattr(place, lambda *arguments: pytest.fail("planned again"))

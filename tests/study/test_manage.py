@@ -143,8 +143,8 @@ def test_clean_keeps_what_a_table_refers_to_when_the_sweep_is_forgotten(started,
         note.unlink()
     encode = started.jobs[0].stages[2]
     unjudged = started.jobs[0].stages[1]
-    assert manage.unreferenced(tmp_path) == []
-    assert {encode.folder, unjudged.folder} < set(manage.unreferenced(tmp_path / "none"))
+    assert manage.unreferenced(tmp_path, []) == []
+    assert {encode.folder, unjudged.folder} < set(manage.unreferenced(tmp_path / "none", []))
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])
@@ -165,17 +165,6 @@ def test_status_names_every_run_however_narrow_the_terminal_is(width, started, m
 
 
 # The note is the plan
-
-
-@pytest.fixture
-def never_planned(monkeypatch):
-    """Nothing plans a sweep or hashes weights."""
-    for place in (
-        "study.submit.prepare.make_plan",
-        "study.search.problem.make_plan",
-        "study.plan.weight_files._sha256",
-    ):
-        monkeypatch.setattr(place, lambda *arguments: pytest.fail("planned again"))
 
 
 def test_status_changes_nothing_and_reads_neither_pictures_nor_weights(

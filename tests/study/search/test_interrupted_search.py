@@ -220,7 +220,7 @@ def test_nothing_of_a_search_is_cleaned_away(tmp_path, stages_run):
         for stage in problem.plan([problem.run(claimed.values)]).jobs[0].stages:
             run_stage(stage)
         run_stage(fit.at([256]))
-    assert unreferenced(tmp_path) == []
+    assert unreferenced(tmp_path, []) == []
 
 
 def test_a_command_that_names_no_number_of_trials_asks_for_as_many_as_before(tmp_path, stages_run, capsys):

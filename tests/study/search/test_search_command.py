@@ -86,17 +86,6 @@ def test_what_decides_is_counted_once_all_trials_are_there(tmp_path, stages_run)
     assert "repeats" not in progress_line(problem, open_trials(make_problem("sampling", 4, out=tmp_path)))
 
 
-@pytest.fixture
-def never_planned(monkeypatch):
-    """Nothing plans a run or hashes weights."""
-    for place in (
-        "study.submit.prepare.make_plan",
-        "study.search.problem.make_plan",
-        "study.plan.weight_files._sha256",
-    ):
-        monkeypatch.setattr(place, lambda *arguments: pytest.fail("planned again"))
-
-
 def test_status_of_a_search_changes_nothing(started, capsys, study_root, never_planned):
     before = tree(study_root)
     with touched() as files:
