@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend
 from torch.nn.parallel import DistributedDataParallel
 
+from models.attention import by_products
 from models.diffusion import TIMESTEPS, gaussian_diffusion_loss
 from models.flow import logit_normal_times, rectified_flow_loss
 from models.lightningdit import LightningDiT, drop_labels
@@ -134,11 +135,11 @@ def step_function(
 
 
 def attention_kernel(spec: FitGenerator) -> str:
-    """The kernel that torch chooses for the generator's attention on this device, such as flash_attention."""
+    """What computes the generator's attention on this device: "products", or torch's kernel, as "flash_attention"."""
     network, dtype = spec.architecture, torch.bfloat16 if spec.compute.precision == "bfloat16" else torch.float32
     shape = (1, network.heads, network.tokens, network.width // network.heads)  # of one image: the choice is the same
     like = torch.empty(shape, dtype=dtype, device=spec.compute.device)
-    return SDPBackend(torch._fused_sdp_choice(like, like, like)).name.lower()
+    return "products" if by_products(like) else SDPBackend(torch._fused_sdp_choice(like, like, like)).name.lower()
 
 
 def run(spec: FitGenerator, inputs: dict[str, Stage], out: Workspace) -> Record:
