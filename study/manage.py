@@ -25,7 +25,7 @@ from results.table import load
 from study.core import compute
 from study.core.code_snapshot import code_name
 from study.core.files import read_json
-from study.core.lease import holder, process_alive
+from study.core.lease import holder
 from study.core.paths import CHECKOUT, job_folder, study_root
 from study.core.settings import change
 from study.core.stopping import ask_to_end
@@ -46,6 +46,7 @@ from study.search.trials import under_way
 from study.search.worker import read_trials
 from study.submit import cluster, slurm
 from study.submit.cluster import read_profile
+from study.submit.in_turn import running_process
 from study.submit.jobs import log_of
 from study.submit.launches import launched_plans, launched_studies
 from study.submit.options import Cancel, Clean, Retry, Status, Sweep, Watch
@@ -97,7 +98,7 @@ def _state(job: Job, queued: dict[str, str], ended: dict[str, Ended]) -> State:
             return State(job, failure["state"], stage.kind, reason=failure["reason"], **common)
     if job.name in queued:
         return State(job, "queued", **common)
-    if submission and submission.get("executor") != "slurm" and process_alive(submission):
+    if running_process(job.name):
         return State(job, "running", "starting", **common)
     if job.name in ended:
         end = ended[job.name]
@@ -251,8 +252,7 @@ def _require_same_code(stages: list[Stage]) -> None:
 def _cancel(options: Cancel) -> int:
     active: list[tuple[str, list[str], list[int]]] = []  # name of a launch, Slurm ids, pids on this machine
     for _, plan in launched_plans(options.study):
-        submissions = [read_json(job_folder(job.name) / "submission.json") or {} for job in plan.jobs]
-        pids = [submission["pid"] for submission in submissions if "pid" in submission and process_alive(submission)]
+        pids = [process["pid"] for job in plan.jobs if (process := running_process(job.name))]
         collector = read_json(job_folder(f"{slurm.COLLECTOR}-{plan.study}-{plan.ablation}") / "submission.json")
         queued = list(slurm.active_jobs(plan.jobs).values())
         active.append((plan.study, [*queued, *([collector["job_id"]] if collector and queued else [])], pids))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import resource
 import sys
@@ -89,8 +90,16 @@ class Workspace:
         return stop_requested.is_set()
 
 
+def restart_peak_memory() -> None:
+    """Let `peak_memory_gib` count from here on; where the system cannot, it counts from the start of the process."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+    if (torch := sys.modules.get("torch")) is not None and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+
+
 def peak_memory_gib(device: str) -> float:
-    """Peak memory of this process so far, in GiB: GPU memory for "cuda", else resident memory."""
+    """Peak memory of this process since its stage began, in GiB: GPU memory for "cuda", else resident memory."""
     if device == "cuda":
         import torch
 

@@ -16,7 +16,8 @@ from study.report.html.page import write_page
 from study.report.table_rows import update_table
 from study.submit.slurm import note_ended_jobs
 
-DRAW_SECONDS = 120.0  # between drawings while jobs run
+DRAW_SECONDS = 120.0  # at least, between drawings while jobs run
+DRAW_SHARE = 1 / 30  # of the time, at most, while jobs run: it is taken from them
 
 
 class StudyFiles:
@@ -26,7 +27,7 @@ class StudyFiles:
         self.plan, self.out = plan, out
         self.drawn: list[Path] = []
         self.skipped: dict[str, str] = {}
-        self._last_update = -math.inf
+        self._next_drawing = -math.inf
 
     @property
     def table(self) -> Path:
@@ -37,12 +38,14 @@ class StudyFiles:
         return self.table.with_name("report.html")
 
     def progress(self) -> None:
-        """Rewrite the table while jobs run, and every DRAW_SECONDS the figures, whose drawing takes time from jobs."""
-        if time.monotonic() - self._last_update > DRAW_SECONDS:
-            self.update()
-            self._last_update = time.monotonic()
-        else:
+        """Rewrite the table while jobs run, and now and then the figures."""
+        began = time.monotonic()
+        if began < self._next_drawing:
             update_table(self.plan, self.out)
+            return
+        self.update()
+        ended = time.monotonic()
+        self._next_drawing = ended + max(DRAW_SECONDS, (ended - began) / DRAW_SHARE)
 
     def update(self) -> None:
         """Rewrite the table, and redraw figures and report if the table, the sheets or the searches have changed."""

@@ -32,7 +32,7 @@ from study.core.lease import Lease, LeaseLost, holder, lease
 from study.core.paths import job_folder
 from study.core.provenance import EXECUTION, provenance
 from study.core.stopping import Interrupted, stop_on_signals, stop_requested
-from study.core.workspace import Blocked, Diverged, Record, Workspace
+from study.core.workspace import Blocked, Diverged, Record, Workspace, restart_peak_memory
 from study.data.picture_chunks import picture_files, pictures_gone
 from study.plan.estimate import note_rate
 from study.plan.runs import Job
@@ -97,6 +97,7 @@ def run_stage(stage: Stage, title: str = "") -> Record:
             remove_partial(stage.folder)
             _note_attempt(stage)
         started = time.time()
+        restart_peak_memory()
         try:
             for source in stage.inputs.values() if stage.kind == "judge" else ():
                 _bring_back(source, stack)

@@ -1,7 +1,8 @@
 """Jobs on this machine, in this process or in processes started by submitit (for Slurm see study/submit/slurm.py).
 
 Outcomes are read from records, never from `job.result()`. Jobs that an earlier sweep left running are adopted: they are
-watched like those of this sweep and not submitted again.
+watched like those of this sweep and not submitted again. On CPUs a process that has finished a job takes another one of
+its sweep (study/submit/in_turn.py).
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from typing import Any
 
 from study.core.code_snapshot import environment, snapshot
 from study.core.distributed import process_group, rank
-from study.core.files import read_json, write_json
-from study.core.lease import Watcher, process_alive, this_process
+from study.core.files import write_json
+from study.core.lease import Watcher, this_process
 from study.core.paths import job_folder
 from study.core.stopping import ask_to_end, stop_requested
 from study.plan.runs import Job
-from study.plan.stage import INTERRUPTED, Stage
+from study.plan.stage import Stage
+from study.submit.in_turn import forget_turns, hand_over, has_left, run_in_turn, running_process
 from study.submit.jobs import note_end_without_record, run_job
 
 TIMEOUT_MINUTES = 7 * 24 * 60  # of a local job: submitit requires a limit, and a study may take days
@@ -81,6 +83,7 @@ class LocalJobs:
         self._gpus_of: dict[str, list[int]] = {}
         self._watcher = Watcher()
         self._submitted: dict[str, Any] = {}
+        self._free: list[str] = []  # finished jobs whose processes wait for another one
 
     def _alive(self, job: Job) -> dict[str, Any] | None:
         """Progress of a job if it is running, whichever sweep submitted it, else None."""
@@ -89,21 +92,31 @@ class LocalJobs:
         if live:
             return live[0]["progress"]
         if job.name in self._submitted:
-            return None if self._submitted[job.name].done() else {}
-        submission = read_json(job_folder(job.name) / "submission.json")
-        return {} if submission is not None and process_alive(submission) else None
+            return None if self._submitted[job.name].done() or has_left(job.name) else {}
+        return {} if running_process(job.name) else None
+
+    def _start(self, job: Job) -> None:
+        """Hand a job over to a process that waits for one, or submit it."""
+        while self._free:
+            ended = self._free.pop()
+            with deferred_signals():
+                if hand_over(ended, job):
+                    self._submitted[job.name] = self._submitted[ended]
+                    self.board.running[job.name] = {}
+                    return
+        self._submit(job)
 
     def _submit(self, job: Job) -> None:
-        for stage in job.stages:  # else a job that dies before its first stage would be resubmitted forever
-            (stage.folder / INTERRUPTED).unlink(missing_ok=True)
         processes = job.stages[0].spec.compute.processes
         gpus: list[int] = []
         if self.gpus:
             busy = {number for name in self.board.running for number in self._gpus_of.get(name, ())}
             free = [number for number in self.gpus if number not in busy]
             gpus = self._gpus_of[job.name] = (free or list(self.gpus))[:processes]
+        forget_turns(job)
+        call = (run_job, job) if processes > 1 or gpus else (run_in_turn, job, list(self.board.jobs.values()))
         with deferred_signals():
-            handle = start_process(job_folder(job.name), job.name[:40], (run_job, job), processes, gpus)
+            handle = start_process(job_folder(job.name), job.name[:40], call, processes, gpus)
             self._submitted[job.name] = handle
             self.board.running[job.name] = {}
 
@@ -128,6 +141,8 @@ class LocalJobs:
                         note_end_without_record(job)
                     else:  # stopped by another sweep, or the machine went down: resume it here
                         waiting.append(job)
+                elif name in self._submitted and has_left(name):
+                    self._free.append(name)
             check_waiting = changed or time.monotonic() - last_check > WAITING_SECONDS
             if check_waiting:
                 last_check = time.monotonic()
@@ -143,11 +158,13 @@ class LocalJobs:
                 elif len(board.running) < self.slots and board.ready(job):
                     waiting.remove(job)
                     try:
-                        self._submit(job)
+                        self._start(job)
                     except OSError as error:  # a full disk
                         board.failed.add(job.name)
                         note_end_without_record(job, reason=f"the job could not be started: {error}")
                         changed = True
+            while self._free:
+                hand_over(self._free.pop(), None)
             show(board.running)
             if changed:
                 on_change()  # after submitting, so that no slot is idle while figures are drawn
@@ -161,8 +178,7 @@ class LocalJobs:
         deadline = time.monotonic() + STOP_SECONDS
 
         def controllers() -> list[int]:
-            submissions = [read_json(job_folder(name) / "submission.json") for name in self.board.running]
-            return [process["pid"] for process in submissions if process is not None and process_alive(process)]
+            return [process["pid"] for process in map(running_process, self.board.running) if process is not None]
 
         while (pids := controllers()) and time.monotonic() < deadline:
             for pid in pids:

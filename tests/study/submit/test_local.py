@@ -126,7 +126,7 @@ def test_a_job_that_ends_before_it_starts_does_not_go_on_for_ever(plan, monkeypa
         def update_parameters(self, **parameters):
             pass
 
-        def submit(self, function, job):
+        def submit(self, function, job, *others):
             process = Ended()
             process.job_id = "1"
             return process
