@@ -256,6 +256,12 @@ def latents_file(tokenizer_fingerprint: str, suffix: str) -> str:
     return f"latents-{tokenizer_fingerprint}{suffix}"
 
 
+def measured_alike(columns: Mapping[str, Any]) -> dict[str, Any]:
+    """The protocol columns of a row but the name of its reference if that has a hash: equal data may have two names."""
+    unnamed = ("reference",) if columns["reference_hash"] else ()
+    return {name: columns[name] for name in PROTOCOL if name in columns and name not in unnamed}
+
+
 def describe() -> str:
     """The columns as a Markdown table."""
     lines = ["| column | type | group | meaning |", "| --- | --- | --- | --- |"]

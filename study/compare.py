@@ -18,7 +18,7 @@ from results.numbers import mean_and_range, relative_change
 from results.published import load_study
 from results.ranks import RankAgreement, rank_agreement
 from results.runs import scored
-from results.schema import HEADLINE, PROTOCOL, Row
+from results.schema import HEADLINE, PROTOCOL, Row, measured_alike
 from results.table import rows_in
 from results.verdicts import Spread, Verdict, cells, decide, measure, pooled
 from study.claims.evidence import SAME_IMAGES
@@ -167,7 +167,7 @@ def _points(table: pd.DataFrame) -> list[Point]:
     groups: dict[str, list[Row]] = {}
     for row in rows_in(rows):
         if getattr(row, HEADLINE[row.kind]) is not None:
-            key = (row.kind, _run(row), row.images_seen, *(getattr(row, name) for name in PROTOCOL))
+            key = (row.kind, _run(row), row.images_seen, measured_alike(vars(row)))
             groups.setdefault(repr(key), []).append(row)
     return [
         Point(

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from tyro.conf import arg
 
 from models.names import nearest
-from results.schema import FOREIGN, METRICS, Row
+from results.schema import FOREIGN, METRICS, Row, measured_alike
 from results.table import load, merge, table_of, write
 from study.core import compute
 from study.core.files import fingerprint
@@ -34,7 +34,7 @@ from study.data.named_datasets import NAMED_DATASETS
 from study.plan.checks import FEWEST_SAMPLES, check_study
 from study.plan.data_spec import DataSpec
 from study.plan.judge_spec import WIDTHS, JudgeSpec, judge_spec, reference_name
-from study.plan.scales import desk
+from study.plan.scales import Scale, desk, named_scale
 from study.plan.weight_files import require_weights
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ class Evaluate:
     - one of ADM's files, such as VIRTUAL_imagenet256_labeled.npz: its statistics for Inception, its pictures for the
       other judges.
 
-    The default judges are those of the desk scale, or inception with ADM's statistics. The classifier is trained on
-    the reference, which must be a data set; inception needs its weights (study.prefetch).
+    The default judges are those of the scale, or inception with ADM's statistics. The classifier is trained on the
+    reference, which must be a data set; inception needs its weights (study.prefetch).
 
     The numbers are printed and stored in results/STUDY/table.csv as rows of the run NAME, one per judge.
     """
@@ -72,16 +72,24 @@ class Evaluate:
         tuple[str, ...], tyro.conf.UseAppendAction, arg(metavar="NAME[@PIXELS]", help_behavior_hint="")
     ] = ()
     """A judge: efficientnet_lite2 (at 64 px, as in the scales), classifier, inception; may be repeated."""
+    scale: Annotated[str, arg(metavar="NAME")] = "desk"
+    """The scale whose judges and number of reference images are the defaults, and by whose rule the pictures of a data
+    set are read: they are turned by their EXIF orientation, but at imagenet256 and imagenet256-system they are not."""
     name: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
     """Name of the run in the table. Default: the name of the folder or file."""
     samples: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """Score the first N pictures, in the order of their paths. Default: all."""
     reference_images: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
-    """Compare with N images of the reference. Default: for a data set as many as at the desk scale, otherwise all."""
-    study: Annotated[str, arg(metavar="NAME")] = "desk"
-    """Study whose table gets the rows: a folder of results/, created if missing."""
+    """Compare with N images of the reference. Default: for a data set as many as at the scale, otherwise all."""
+    study: Annotated[str | None, arg(metavar="NAME", help_behavior_hint="")] = None
+    """Study whose table gets the rows: a folder of results/, created if missing. Default: the name of the scale."""
     out: Annotated[Path, arg(metavar="FOLDER", help_behavior_hint="")] = CHECKOUT
     """Folder that holds results/. Default: the checkout."""
+
+    @property
+    def table(self) -> Path:
+        """The table that gets the rows."""
+        return self.out / "results" / (self.scale if self.study is None else self.study) / "table.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +104,9 @@ class Target:
     statistics: dict[str, np.ndarray] | None = None
 
 
-def _judges(options: Sequence[str]) -> list[tuple[str, int]]:
+def _judges(options: Sequence[str], scale: Scale) -> list[tuple[str, int]]:
     """Names and input sizes of the judges; ValueError for an unknown or repeated name or an invalid size."""
-    sizes = dict(desk().judges)
+    sizes = dict(desk().judges + scale.judges)
     judges: dict[str, int] = {}
     for text in options:
         name, at, size = text.partition("@")
@@ -114,7 +122,7 @@ def _judges(options: Sequence[str]) -> list[tuple[str, int]]:
     return list(judges.items())
 
 
-def _target(options: Evaluate, size: tuple[int, int]) -> Target:
+def _target(options: Evaluate, scale: Scale, size: tuple[int, int]) -> Target:
     """The reference for pictures of this height and width."""
     path, limit = Path(options.reference).expanduser(), options.reference_images
     named = options.reference in NAMED_DATASETS
@@ -123,8 +131,8 @@ def _target(options: Evaluate, size: tuple[int, int]) -> Target:
         side = NAMED_RESOLUTION if named else size[0]
         if size != (side, side):
             raise ValueError(_sizes(size, (side, side) if named else None, options.reference))
-        data = resolve_data(options.reference if named else str(path), side)
-        count = min(desk().evaluation.reference_images, data.train_images) if limit is None else limit
+        data = resolve_data(options.reference if named else str(path), side, upright=scale.turns_pictures)
+        count = min(scale.evaluation.reference_images, data.train_images) if limit is None else limit
         if count > data.train_images:
             raise ValueError(f"asked for {count} of the {data.train_images} training images of {data.name}")
         return Target(text=reference_name(data, "train", count), count=count, size=size, data=data)
@@ -171,22 +179,25 @@ def prepare(options: Evaluate) -> tuple[str, Pictures, Target, list[JudgeSpec]]:
     Raises:
         ValueError: an option is invalid; the message is one line.
     """
-    check_study(options.study)
-    judges = _judges(options.judge)
+    scale = named_scale(options.scale)
+    if options.study is not None:
+        check_study(options.study)
+    judges = _judges(options.judge, scale)
     for folder in (study_root(), options.out / "results"):
         require_writable(folder)
     pictures = read_pictures(options.path.expanduser(), options.samples)
     name = pictures.name if options.name is None else options.name
     if not name.strip():
         raise ValueError(f"--name must not be empty, got {name!r}")
-    target = _target(options, pictures.size)
+    target = _target(options, scale, pictures.size)
     for purpose, count in (("scored", len(pictures.pixels)), ("compared with", target.count)):
         if count < FEWEST_SAMPLES:
             raise ValueError(f"too few pictures to be {purpose}: {count}; at least {FEWEST_SAMPLES} are needed")
     if not judges and target.statistics is not None:
-        judges = _judges(["inception"])
+        judges = _judges(["inception"], scale)
     if not judges:
-        judges = [(judge, size) for judge, size in desk().judges if judge != "classifier" or target.data is not None]
+        without_data = target.data is None
+        judges = _judges([name for name, _ in scale.judges if not (name == "classifier" and without_data)], scale)
     return name, pictures, target, [judge_spec(judge, size, target.data) for judge, size in judges]
 
 
@@ -236,16 +247,16 @@ def score(options: Evaluate) -> list[Row]:
                 kind="generator",
                 run=name,
                 fingerprint=FOREIGN + pictures.digest,
-                protocol=fingerprint(protocol, 12),
+                protocol=fingerprint(measured_alike(protocol), 12),
                 state="done",
                 **measured,
                 comparable=comparable(samples, judge.width),
-                study=options.study,
+                study=options.table.parent.name,
                 resolution=pictures.size[0],
                 evaluate_seconds=round(time.monotonic() - started, 3),
             )
         )
-    _add(rows, options.out / "results" / options.study / "table.csv")
+    _add(rows, options.table)
     return rows
 
 
@@ -298,7 +309,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    _print(rows, options.out / "results" / options.study / "table.csv")
+    _print(rows, options.table)
     return 0
 
 

@@ -41,7 +41,7 @@ from study.search import worker_pool
 from study.search.launches import launched_searches
 from study.search.outcome import progress_line, repeat_runs
 from study.search.problem import Problem
-from study.search.trial_notes import planned_as_noted, trial_notes
+from study.search.trial_notes import noted_stages, planned_as_noted, trial_notes
 from study.search.trials import under_way
 from study.search.worker import read_trials
 from study.submit import cluster, slurm
@@ -279,7 +279,7 @@ def _confirmed(question: str) -> bool:
 
 def _clean(options: Clean) -> int:
     launches = [launch for study in launched_studies() for launch in launched_plans(study)]
-    launched = [stage for _, plan in launches for stage in plan.stages]
+    launched = [*(stage for _, plan in launches for stage in plan.stages), *noted_stages()]
     folders = unreferenced(options.out, launches)
     unused = [path for folder in folders for path in _contents(folder)]
     states = [path for path in states_of_finished_trainings(launched) if path.parent not in folders]
@@ -320,7 +320,7 @@ def _records(folder: Path) -> list[Path]:
 
 
 def judged_pictures(launched: Sequence[Stage]) -> list[Path]:
-    """The files of samples and reconstructions that none of these launched stages is still to judge."""
+    """The files of samples and reconstructions that none of these stages, of sweeps and trials, is still to judge."""
     waiting = [stage for stage in launched if stage.kind == "judge" and stage.record() is None]
     wanted = {source.folder for stage in waiting for source in stage.inputs.values()}
     folders = [folder for kind in ("sample", "reconstruct") for folder in study_root().glob(f"stages/{kind}/*")]

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,7 +23,7 @@ from models.lightningdit import LightningDiT
 from models.sampler import Guidance, integrate, velocity_function
 from study.bench import cases
 from study.bench.timing import medians
-from study.core.compute import autocast
+from study.core.compute import autocast, has_compiler
 from study.core.files import load_tensors, save_tensors, write_json
 from study.data.latents import Latents
 from study.stages.fit_generator import build
@@ -118,11 +117,6 @@ def check(checkout: Path) -> None:
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
         raise ValueError(f"the released code imports {' and '.join(missing)}: pip install {' '.join(missing)}")
-
-
-def has_compiler() -> bool:
-    """Whether torch.compile has a C++ compiler here."""
-    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
 
 
 @contextlib.contextmanager

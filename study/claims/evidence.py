@@ -17,7 +17,7 @@ from results.convergence import speed_up
 from results.published import IMAGENET_IMAGES, load_published
 from results.ranks import rank_agreement
 from results.runs import scored
-from results.schema import HEADLINE, PROTOCOL, Row
+from results.schema import HEADLINE, Row, measured_alike
 from results.table import rows_in
 from results.verdicts import Measure, Spread, measure, pooled, spreads
 from study.claims.verdicts import Comparison, Evidence, RankCorrelation
@@ -103,6 +103,7 @@ def _score(row: Row, spread: Mapping[Measure, Spread | None]) -> Score:
         name = parse_tokenizer(row.tokenizer)
         tokenizer = None if name.external else name
     size = f" @ {row.extractor_size} px" if row.extractor_size else ""
+    protocol = measured_alike(vars(row))
     return Score(
         tokenizer=tokenizer,
         spec=row.tokenizer,
@@ -118,8 +119,8 @@ def _score(row: Row, spread: Mapping[Measure, Spread | None]) -> Score:
         samples=row.samples,
         images=row.images_seen,
         judge=f"{row.extractor}{size}",
-        protocol=repr([getattr(row, name) for name in PROTOCOL]),
-        protocol_without_solver=repr([getattr(row, name) for name in PROTOCOL if name not in ("solver", "steps")]),
+        protocol=repr(protocol),
+        protocol_without_solver=repr({**protocol, "solver": "", "steps": None}),
         repeat=(row.tokenizer_seed, row.seed),
         fingerprint=row.fingerprint,
         tokenizer_fingerprint=row.tokenizer_fingerprint,

@@ -151,13 +151,21 @@ def packing_notes(source: str, spec: DataSpec) -> list[str]:
     if source in NAMED_DATASETS:
         return []
     folder, lines = str(Path(source).expanduser().absolute()), []
-    for packing in [packing for packing in _packings(_folder(spec)) if packing.source == folder][-1:]:
+    all_folders = (study_root() / "data").glob(f"{spec.name}-{spec.resolution}-*")
+    packings = [packing for path in all_folders for packing in _packings(path) if packing.source == folder]
+    for packing in [packing for packing in packings if packing.spec.content == spec.content][-1:]:
         if packing.transparent:
             lines.append(f"{counted(packing.transparent, 'picture')} with transparency laid on white")
         if packing.jpegs and packing.decoder != decoder():
             lines.append(
                 f"{counted(packing.jpegs, 'picture')} in JPEG decoded by {packing.decoder}; "
                 f"by {decoder()}, which is here now, pixels may differ, and so may what is packed anew"
+            )
+        before = {other.decoder for other in packings if other.upright == packing.upright} - {packing.decoder}
+        if packing.jpegs and before:
+            lines.append(
+                f"packed before by {' and by '.join(sorted(before))}, as another data set: pictures have changed, or "
+                f"{packing.decoder} decodes their JPEGs otherwise"
             )
     return lines
 

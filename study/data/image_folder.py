@@ -31,9 +31,10 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP")  # of these files, by Pillow's names
 JPEGS = ("JPEG", "MPO")  # MPO: with a second picture inside, as many cameras write them
 CROP = "centre square, as ADM"
-# names of folders of splits, of which the first that exists is used
+# names of folders of splits, of which the first that exists is used: val before test, which has no labels in ImageNet,
+# as study/data/parquet.py has it
 TRAINING = ("train", "training")
-HELD_OUT = ("test", "val", "valid", "validation", "dev")
+HELD_OUT = ("validation", "val", "valid", "dev", "test", "testing", "evaluation", "eval")
 BLOCK = 64  # pictures that a worker decodes in one task
 PROCESSES_FROM = 4096  # pictures; for fewer, threads finish before processes would have started
 AHEAD = 2  # blocks per worker that are queued or being decoded
@@ -125,6 +126,13 @@ def _splits(folder: Path) -> list[dict[str, list[Path]]]:
         and any(map(_subfolders, _subfolders(folder)))
     ):
         raise ValueError(f"{folder} has {' and '.join(f'{name}/' for name in splits[0])}, but no train/")
+    for path in _subfolders(folder) if len(splits[0]) > 1 and not own_split(folder) else []:
+        if path.name.lower() in TRAINING and all(file.parent != path for file in splits[0][path.name]):
+            others = ", ".join(f"{name}/" for name in [name for name in splits[0] if name != path.name][:3])
+            raise ValueError(
+                f"{folder} has {path.name}/ with folders of its own beside {others}: if it is the training split, give "
+                f"{path}; if it is a class, rename it"
+            )
     if unknown := [name for name in splits[-1] if name not in splits[0]]:
         held_out, training = reversed(own_split(folder))
         raise ValueError(f"{folder / held_out} has classes that {training}/ does not have: {', '.join(unknown[:5])}")
@@ -296,8 +304,9 @@ def _decode(
 
     with _open(name, content) as picture:
         jpeg = picture.format in JPEGS
-        if picture.mode.startswith(("I", "F")):  # Pillow would clip its values at 255
-            raise ValueError(f"{name} has more than 8 bits per value (mode {picture.mode}); convert it to 8")
+        # Pillow would clip values at 255, and silently takes the upper 8 of 16 bits of a PNG in colour
+        if picture.mode.startswith(("I", "F")) or (picture.format == "PNG" and _sixteen_bits(picture)):
+            raise ValueError(f"{name} has more than 8 bits per value; convert it to 8")
         try:
             opaque, transparent = _on_white(picture)
             converted = opaque.convert("L" if channels == 1 else "RGB")
@@ -307,6 +316,11 @@ def _decode(
             raise ValueError(f"{name} cannot be decoded ({error}); remove or replace it") from error
     array = np.asarray(centre_crop(converted, resolution))
     return (array[None] if channels == 1 else array.transpose(2, 0, 1)), transparent, jpeg
+
+
+def _sixteen_bits(picture: Any) -> bool:
+    """Whether the values of a PNG, not decoded yet, have 16 bits."""
+    return any(";16" in str(tile[3]) for tile in picture.tile)
 
 
 def _on_white(picture: Any) -> tuple[Any, bool]:

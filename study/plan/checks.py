@@ -17,7 +17,7 @@ from models.configs import (
     parse_tokenizer,
 )
 from models.names import nearest
-from results.schema import PUBLISHED_STUDIES
+from results.schema import PUBLISHED_STUDIES, SELECTION_SEED
 from study.plan.data_spec import DataSpec
 from study.plan.scales import Scale
 from study.plan.specs import Phase, Sampling, TokenizerRecipe
@@ -176,6 +176,15 @@ def check_scale(scale: Scale) -> None:
         raise ValueError(
             f"evaluation.reference {reference} holds statistics of Inception features, which the judge {others[0]} "
             "cannot use; --set evaluation.reference= compares with training images"
+        )
+
+
+def check_sampling_seed(sampling: Sampling) -> None:
+    """ValueError if samples with a scale's own seed would count as samples that only choose a setting."""
+    if sampling.seed >= SELECTION_SEED:
+        raise ValueError(
+            f"sampling.seed must be below {SELECTION_SEED}, got {sampling.seed}: samples with seeds from there on only "
+            "choose a setting, and count in no result"
         )
 
 

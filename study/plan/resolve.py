@@ -22,6 +22,7 @@ from study.plan.checks import (
     check_pretrained_generator,
     check_pretrained_tokenizer,
     check_reference,
+    check_sampling_seed,
     check_scale,
 )
 from study.plan.data_spec import DataSpec
@@ -307,6 +308,7 @@ def make_plan(ablation: str, module: ModuleType, scale: Scale, data: DataSpec, c
         ValueError: an invalid spec, option or size.
     """
     check_grid(scale, data.resolution)
+    check_sampling_seed(scale.sampling)
     judges = [judge_spec(name, size, data) for name, size in scale.judges]
     planned: dict[tuple[Stage, ...], Planned] = {}
     jobs: dict[str, Job] = {}

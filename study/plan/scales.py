@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from models.names import nearest
 from study.core.compute import Execution
+from study.plan.data_spec import GIVEN_AS_FOLDER
 from study.plan.specs import Evaluation, FoundationRecipe, GeneratorRecipe, Phase, Sampling, TokenizerRecipe
 
 
@@ -53,6 +55,12 @@ class Scale:
     def middle(self) -> str:
         """The plain tokenizer of middle width (the wider of two), for ablations at one width (the paper's f16d32)."""
         return f"f{self.downsampling}d{self.latent_channels[len(self.latent_channels) // 2]}"
+
+    @property
+    def turns_pictures(self) -> bool:
+        """Whether pictures are turned as their EXIF orientation says: ADM does not turn those of ImageNet
+        (guided-diffusion, image_datasets.py)."""
+        return self.data not in GIVEN_AS_FOLDER
 
     @property
     def repeats(self) -> list[tuple[int, int]]:
@@ -237,3 +245,10 @@ SCALES = {
     "imagenet256": imagenet256,
     "imagenet256-system": imagenet256_system,
 }
+
+
+def named_scale(name: str) -> Scale:
+    """The scale of this name; ValueError, with the nearest ones, if there is none."""
+    if name not in SCALES:
+        raise ValueError(f"unknown scale {name!r}; {nearest(name, SCALES)}")
+    return SCALES[name]()

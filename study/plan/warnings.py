@@ -7,10 +7,9 @@ from collections.abc import Iterable
 
 from results.numbers import counted
 from study.plan.runs import Plan
-from study.plan.specs import FitGenerator, FitTokenizer, Reconstruct, Sample
+from study.plan.specs import FitGenerator, FitTokenizer, GeneratorRecipe, Reconstruct, Sample, TokenizerRecipe
 from study.plan.stage import Stage
 
-INITIAL_SHARE = 0.05  # of the initial weights in an EMA; more of them shows in samples
 COLOUR_SHIFT = 2.0  # 1/255
 MISMATCH_PSNR = 15.0  # dB; published tokenizers reconstruct at 20 and more
 
@@ -29,18 +28,29 @@ def plan_warnings(plan: Plan) -> list[str]:
 
 def _of_tokenizer(spec: FitTokenizer) -> list[str]:
     recipe = spec.recipe
+    lines = _of_warmup("tokenizer", recipe)
     start = min([recipe.gan_start_images, *(phase.from_images for phase in recipe.phases)])
-    if not recipe.gan_weight or start < recipe.budget_images:
+    if recipe.gan_weight and start >= recipe.budget_images:
+        lines.append(
+            f"tokenizer.gan_start_images {start:,} is not below tokenizer.budget_images {recipe.budget_images:,}: the "
+            "discriminator never plays; start it earlier, or set tokenizer.gan_weight to 0"
+        )
+    return lines
+
+
+def _of_warmup(network: str, recipe: TokenizerRecipe | GeneratorRecipe) -> list[str]:
+    if recipe.warmup_images < recipe.budget_images:
         return []
     return [
-        f"tokenizer.gan_start_images {start:,} is not below tokenizer.budget_images {recipe.budget_images:,}: the "
-        "discriminator never plays; start it earlier, or set tokenizer.gan_weight to 0"
+        f"{network}.warmup_images {recipe.warmup_images:,} is not below {network}.budget_images "
+        f"{recipe.budget_images:,}: the learning rate does not reach {recipe.learning_rate:g}; warm up for less, or "
+        "train longer"
     ]
 
 
 def _of_generator(spec: FitGenerator, last: Sample) -> list[str]:
     """Args: last: the samples after the most images seen."""
-    network, sampling, lines = spec.architecture, last.sampling, []
+    network, sampling, lines = spec.architecture, last.sampling, _of_warmup("generator", spec.recipe)
     values = network.in_channels * network.patch**2
     if network.width < values and spec.pretrained is None:
         lines.append(
@@ -50,10 +60,10 @@ def _of_generator(spec: FitGenerator, last: Sample) -> list[str]:
         )
     if sampling.weights == "ema" and spec.pretrained is None:
         steps, decay = last.images_seen // spec.recipe.batch_images, spec.recipe.ema_decay
-        if (kept := decay**steps) > INITIAL_SHARE:
+        if 1 / (1 - decay) > steps:
             lines.append(
                 f"generator.ema_decay {decay:g} averages over {1 / (1 - decay):,.0f} steps, and the training has "
-                f"{steps:,}: its EMA keeps {kept:.0%} of the initial weights; train longer, lower it, or set "
+                f"{steps:,}: its EMA keeps {decay**steps:.0%} of the initial weights; train longer, lower it, or set "
                 "sampling.weights to raw"
             )
     if sampling.label_scheme == "equal" and sampling.samples < network.num_classes:
@@ -68,9 +78,9 @@ def reconstruction_warnings(*, psnr: float | None, colour_shift: float | None, p
     """What is amiss with a tokenizer by its reconstructions, a line each.
 
     Args:
-        psnr: dB; None: not measured.
+        psnr: dB; None: an empty cell of a table.
         colour_shift: mean of reconstruction minus image over all pixels of a channel, in 1/255: the largest, without
-            its sign; None: not measured.
+            its sign; None: likewise.
         pretrained: whether its weights are published ones, which may expect other pixels than ours in [-1, 1].
     """
     lines = []
@@ -99,9 +109,7 @@ def measured_warnings(stages: Iterable[Stage]) -> list[str]:
         name = f"pretrained {fit.pretrained.name}" if fit.pretrained else fit.tokenizer
         name += f" (seed {fit.seed})" if fit.seed else ""
         for line in reconstruction_warnings(
-            psnr=metrics.get("psnr"),
-            colour_shift=metrics.get("colour_shift"),  # not in what an earlier version recorded
-            pretrained=fit.pretrained is not None,
+            psnr=metrics["psnr"], colour_shift=metrics["colour_shift"], pretrained=fit.pretrained is not None
         ):
             lines.append(f"tokenizer {name}: {line}")
     return lines

@@ -10,7 +10,7 @@ from typing import Any
 from models.configs import parse_tokenizer
 from results.files import atomic
 from results.runs import SEARCH
-from results.schema import DIAGNOSTICS, METRICS, Label, Row, latents_file
+from results.schema import DIAGNOSTICS, METRICS, Label, Row, latents_file, measured_alike
 from results.table import by_key, read, write_rows
 from study.core.files import fingerprint
 from study.core.lease import holder, locked
@@ -187,7 +187,7 @@ def rows_of(plan: Plan, sheets: Path) -> list[Row]:
                 row: Cells = {
                     **identity,
                     "images_seen": result.images_seen,
-                    "protocol": fingerprint({**columns, "sampling_seed": seed}, 12),
+                    "protocol": fingerprint({**measured_alike(columns), "sampling_seed": seed}, 12),
                     "sampling_seed": seed,
                     "state": state,
                     "reason": reason,

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from results.runs import SEARCH
@@ -14,6 +15,7 @@ from study.core.files import fingerprint, read_json, write_json
 from study.core.paths import study_root
 from study.plan.plan_file import plan_content, plan_from
 from study.plan.runs import Plan, Run
+from study.plan.stage import Stage
 from study.search.problem import Problem, planned_pair, run_scores
 from study.search.spaces import Values
 from study.search.trials import OUTCOME, STATES
@@ -38,10 +40,27 @@ def note_trial(problem: Problem, values: Values, plan: Plan, repeat: int = 0) ->
         write_json(path, note)
 
 
+def _note_files() -> Iterator[Path]:
+    return study_root().glob("stages/fit_generator/*/trial-*.json")
+
+
 def trial_notes() -> list[dict[str, Any]]:
     """All notes of trials under $STUDY_ROOT, oldest first."""
-    notes = (read_json(path) for path in study_root().glob("stages/fit_generator/*/trial-*.json"))
+    notes = map(read_json, _note_files())
     return sorted((note for note in notes if note), key=lambda note: note["asked"])
+
+
+def noted_stages() -> list[Stage]:
+    """The stages of all noted trials, each with the marks that its trial asks for.
+
+    Raises:
+        ValueError: another version of the code noted a trial.
+    """
+    stages: list[Stage] = []
+    for path in _note_files():
+        with of_this_version(path):
+            stages += plan_from((read_json(path) or {})["plan"]).stages
+    return stages
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -29,13 +29,13 @@ class Sweep:
     """
 
     ablation: Annotated[tyro.conf.Positional[str], arg(metavar="[ABLATION]")] = DEFAULT_ABLATION
-    """Which ablation to run: a file of ablations/."""
+    """Which ablation to run: a file of ablations/; --list prints them."""
     scale: Annotated[str, arg(metavar="NAME")] = "desk"
     """How big: smoke (seconds, for tests), desk (minutes on a laptop), desk-full (80 minutes there),
     imagenet256 (the paper's, on GPUs), imagenet256-system (the paper's best system, for the ablation system)."""
     data: Annotated[str | None, arg(metavar="NAME|FOLDER", help_behavior_hint="")] = None
-    """Data set (fashion-mnist, cifar10), or a folder of pictures with one subfolder per class or with the parquet files
-    of the Hugging Face hub. Default: the scale's."""
+    """Data set (fashion-mnist, cifar10), or a folder: with one subfolder of pictures per class, or train/ and a test
+    split with such subfolders, or the parquet files of the Hugging Face hub. Default: the scale's."""
     resolution: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="")] = None
     """Side of the pictures in pixels. Default: the scale's; for a folder at a desk scale, the size of its pictures."""
     executor: Literal["local", "inline", "slurm"] = "local"
@@ -57,13 +57,16 @@ class Sweep:
     list: Annotated[bool, arg(help_behavior_hint="")] = False
     """Print every ablation with its runs, what they vary and their cost at the scale, and stop."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, arg(metavar="FIELD=VALUE", help_behavior_hint="")] = ()
-    """Change a field of the scale, such as generator.budget_images=20000; may be given several times."""
+    """Change a field of the scale, such as generator.budget_images=20000; may be given several times. All fields are in
+    study/plan/scales.py and study/plan/specs.py."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Status:
-    """Show every run of a launched study (state, progress, time left, host, job, attempts, reason, log), and the
-    progress of its searches."""
+    """Show every run of a launched study, and the progress of its searches; write nothing.
+
+    Of a run: state, progress, time left, host, job, attempts; if it failed, reason and log.
+    """
 
     study: StudyArgument = ""
     """Name of the study. Default: the one that was started last."""
@@ -73,7 +76,10 @@ class Status:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Watch(Status):
-    """Show the same as status, updated until nothing waits or runs; then write the table and draw the figures."""
+    """Show the same as status every 5 seconds, until nothing waits or runs.
+
+    Then write the table and draw the figures. Ctrl-C ends the watching; the jobs go on.
+    """
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -96,13 +102,18 @@ class Cancel(Status):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Clean:
-    """Delete stage files that no results table and no launched sweep of any study refers to, the states from which
-    finished generators could go on to a larger budget, and pictures that were judged; records are kept."""
+    """Delete what can be made again, of all studies under $STUDY_ROOT; ask before each kind:
+    - files of stages that no table, no launched sweep and no trial refers to;
+    - states of finished generators, from which a larger budget goes on;
+    - pictures that were judged, which another judge needs.
+
+    Records are kept, and so is what sweeps and trials that are not finished need.
+    """
 
     out: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Folder whose results/ count in addition to those of launched sweeps. Default: the checkout."""
     yes: Annotated[bool, arg(help_behavior_hint="")] = False
-    """Do not ask."""
+    """Delete all three kinds without asking."""
 
 
 MANAGEMENT: dict[str, type] = {"status": Status, "watch": Watch, "retry": Retry, "cancel": Cancel, "clean": Clean}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from models.names import nearest
 from study.core import compute
 from study.core.distributed import rank_and_world_size
 from study.core.files import fingerprint
@@ -19,7 +18,7 @@ from study.plan.data_spec import GIVEN_AS_FOLDER, DataSpec
 from study.plan.needs import missing_here
 from study.plan.resolve import make_plan
 from study.plan.runs import Plan, Setting
-from study.plan.scales import SCALES, Scale
+from study.plan.scales import Scale, named_scale
 from study.plan.weight_files import keep_hashes
 from study.submit.cluster import read_profile, require_slurm
 from study.submit.options import MANAGEMENT, Sweep
@@ -27,9 +26,7 @@ from study.submit.options import MANAGEMENT, Sweep
 
 def resolve_scale(options: Sweep) -> Scale:
     """The scale that the options name, with their --set changes; ValueError for an unknown name or field."""
-    if options.scale not in SCALES:
-        raise ValueError(f"unknown scale {options.scale!r}; {nearest(options.scale, SCALES)}")
-    scale = SCALES[options.scale]()
+    scale = named_scale(options.scale)
     for text in options.set:
         key, equals, value = text.partition("=")
         if not equals:
@@ -94,6 +91,8 @@ def prepare_setting(options: Sweep) -> Setting:
             f"a GPU for each of execution.processes {processes}: this machine has {here} (--executor slurm for a "
             f"cluster that has more; --set execution.processes={here})"
         )
+    if scale.execution.compile and options.executor != "slurm" and not compute.has_compiler():
+        missing.append("a C++ compiler, such as g++: execution.compile needs one (--set execution.compile=False)")
     study = _study_name(options, scale, data)
     return Setting(scale=scale, data=data, compute=resolved, study=study, missing=tuple(missing))
 
@@ -118,8 +117,8 @@ def find_data(options: Sweep, scale: Scale) -> tuple[DataSpec, list[str]]:
             "hub's parquet files",
         )
     else:
-        upright = scale.data not in GIVEN_AS_FOLDER  # ADM does not turn ImageNet's pictures
-        data = resolve_data(source, resolution, pack=not (options.dry_run or options.list), upright=upright)
+        pack = not (options.dry_run or options.list)
+        data = resolve_data(source, resolution, pack=pack, upright=scale.turns_pictures)
     check_data(scale, data)
     check_reference(scale, data)
     return data, missing

@@ -183,6 +183,18 @@ def test_mixed_protocol_names_field_and_values() -> None:
         results.check_protocol(table, {"seeds"})
 
 
+def test_equal_data_under_two_names_is_one_reference() -> None:
+    archive = {"reference": "cifar10 train, 50 images", "reference_hash": "abc"}
+    folder = {"images_seen": 2000, "reference": "pictures train, 50 images", "reference_hash": "abc"}
+    results.check_protocol(rows(archive, folder))
+    for unlike in ({**folder, "reference_hash": "abd"}, {**folder, "reference_hash": ""}):
+        with pytest.raises(results.ProtocolError, match="differ in reference: cifar10 train, 50 images, pictures"):
+            results.check_protocol(rows(archive, unlike))
+    unstated = [{**one, "reference_hash": ""} for one in (archive, folder)]
+    with pytest.raises(results.ProtocolError, match="differ in reference"):
+        results.check_protocol(rows(*unstated))
+
+
 def test_only_done_rows_must_share_a_protocol() -> None:
     results.check_protocol(rows({"steps": 50}, {"images_seen": 2000, "steps": 9, "state": "pending", "rfid": None}))
 

@@ -13,6 +13,7 @@ from results import table as results
 from results.schema import PROTOCOL
 from study import evaluate
 from study.core import compute
+from study.data.datasets import load_images
 from study.data.external_images import STATISTICS
 from study.data.picture_chunks import pictures_of
 from study.judge import judges, references
@@ -133,6 +134,34 @@ def test_a_folder_against_a_folder_by_an_imagenet_judge(theirs, tmp_path, capsys
     assert again["run"].tolist() == ["array"]
     assert again["gfid"].tolist() == pytest.approx([row["gfid"]], rel=1e-6)
     assert "efficientnet_lite2: comparing 12 pictures with 18 of the reference" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("scale", "turned"), [("desk", True), ("imagenet256", False), ("imagenet256-system", False)])
+def test_the_reference_is_read_as_the_scale_reads_it(scale, turned, theirs, tmp_path):
+    upright = np.arange(256, dtype=np.uint8).reshape(16, 16)[..., None].repeat(3, axis=2)
+    exif = Image.Exif()
+    exif[0x0112] = 8  # to be turned by a quarter
+    for number in range(8):
+        (tmp_path / "own" / "ab"[number % 2]).mkdir(parents=True, exist_ok=True)
+        stored = Image.fromarray(np.ascontiguousarray(upright[::-1].transpose(1, 0, 2)))
+        stored.save(tmp_path / "own" / "ab"[number % 2] / f"{number}.png", exif=exif)
+    options = evaluate.Evaluate(
+        path=theirs, reference=str(tmp_path / "own"), judge=("classifier",), scale=scale, out=tmp_path
+    )
+    _, _, target, _ = evaluate.prepare(options)
+    (found,) = {x.tobytes() for x in load_images(target.data, "train").images(range(target.data.train_images))}
+    expected = upright if turned else upright[::-1].transpose(1, 0, 2)
+    assert found == expected.transpose(2, 0, 1).tobytes()
+    assert options.table == tmp_path / "results" / scale / "table.csv"
+
+
+def test_a_scale_has_judges_and_a_number_of_reference_images(theirs, tmp_path, capsys):
+    draw_pictures(tmp_path / "pictures", per_class=100)
+    options = evaluate.Evaluate(path=theirs, reference=str(tmp_path / "pictures"), scale="smoke", out=tmp_path)
+    _, _, target, found = evaluate.prepare(options)
+    assert ([judge.name for judge in found], target.count) == (["efficientnet_lite2"], 256)
+    line = refused(capsys, tmp_path, theirs, "--scale", "imagenet")
+    assert line == "unknown scale 'imagenet'; nearest: imagenet256, imagenet256-system"
 
 
 def test_who_judges_when_nobody_says(theirs, tmp_path, monkeypatch):

@@ -7,9 +7,11 @@ import hashlib
 import io
 import json
 import os
+import struct
 import subprocess
 import sys
 import tarfile
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +91,13 @@ def assert_same(spec, other):
 def together(found):
     """Images and labels of both splits in one."""
     return [np.concatenate(parts) for parts in zip(*found.values(), strict=True)]
+
+
+def colourful(found):
+    """Images and labels of both splits but those that are white."""
+    images, labels = together(found)
+    kept = (images != 255).any((1, 2, 3))
+    return images[kept], labels[kept]
 
 
 def held_as(images, labels, found):
@@ -214,7 +223,9 @@ def test_one_content_in_two_folders_of_one_name_keeps_both(tmp_path):
 # Layouts
 
 
-@pytest.mark.parametrize("held_out", [None, "test", "val", "valid", "validation", "dev", "Test"])
+@pytest.mark.parametrize(
+    "held_out", [None, "test", "val", "valid", "validation", "dev", "Test", "Testing", "eval", "evaluation"]
+)
 @pytest.mark.parametrize("training", ["train", "training", "Train"])
 def test_usual_names_of_splits(training, held_out, tmp_path):
     rng = np.random.default_rng(0)
@@ -232,12 +243,41 @@ def test_usual_names_of_splits(training, held_out, tmp_path):
     assert left_out_of_data(str(tmp_path / "own")) == []
 
 
-def test_of_several_test_splits_the_first_by_name_is_used(tmp_path):
-    rng = np.random.default_rng(0)
+def test_of_several_test_splits_the_first_by_name_is_used_in_every_form(tmp_path):
+    rng, labels = np.random.default_rng(0), np.arange(6) % 2
     images = {split: images_of(rng, 6) for split in ("train", "val", "test", "dev")}
     for split, of in images.items():
-        write_folder(tmp_path / split, of, np.arange(6) % 2, "ab")
-    held_as(images["test"], np.arange(6) % 2, everything(resolve_data(str(tmp_path), 32))["test"])
+        write_folder(tmp_path / "folders" / split, of, labels, "ab")
+        if split != "dev":
+            write_parquet(tmp_path / "hub" / f"{split}.parquet", of, labels, "ab")
+    folders, hub = (resolve_data(str(tmp_path / name), 32) for name in ("folders", "hub"))
+    held_as(images["val"], labels, everything(folders)["test"])
+    assert_same(folders, hub)
+    assert left_out_of_data(str(tmp_path / "folders")) == [
+        "left out 12 pictures that are in no class's folder of train/ and val/"
+    ]
+
+
+def test_imagenet_has_pictures_without_labels_in_its_test_folder(tmp_path):
+    rng, labels = np.random.default_rng(0), np.arange(6) % 2
+    images = {split: images_of(rng, 6) for split in ("train", "val")}
+    for split, of in images.items():
+        write_folder(tmp_path / split, of, labels, ["n01440764", "n01443537"])
+    (tmp_path / "test").mkdir()
+    (tmp_path / "test" / "1.png").write_bytes(png(images["val"][0]))
+    found = everything(resolve_data(str(tmp_path), 32))
+    held_as(images["train"], labels, found["train"])
+    held_as(images["val"], labels, found["test"])
+
+
+def test_a_training_split_beside_folders_of_other_names_is_not_taken_for_a_class(tmp_path):
+    rng = np.random.default_rng(0)
+    write_folder(tmp_path / "train", images_of(rng, 6), np.arange(6) % 2, "ab")
+    write_folder(tmp_path, images_of(rng, 3), [0] * 3, ["unlabelled"])
+    with pytest.raises(ValueError, match=r"has train/ with folders of its own beside unlabelled/: if it is") as refused:
+        resolve_data(str(tmp_path), 32)
+    assert len(str(refused.value).splitlines()) == 1
+    assert resolve_data(str(tmp_path / "train"), 32).class_names == ("a", "b")
 
 
 def test_train_is_a_class_among_others_and_a_test_split_alone_is_refused(tmp_path):
@@ -322,6 +362,25 @@ def test_pictures_are_turned_by_their_orientation(orientation, tmp_path):
     assert resolve_data(str(folder), 16, upright=False) == as_stored
 
 
+@pytest.mark.parametrize("orientation", STORED)
+@pytest.mark.parametrize("form", ["WEBP", "JPEG", "parquet"])
+def test_every_form_of_a_picture_has_an_orientation(form, orientation, tmp_path):
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[0x0112] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](UPRIGHT)))
+    stored.save(file, "PNG" if form == "parquet" else form, exif=exif, lossless=True, quality=100)
+    if form != "parquet":
+        found, *_ = one_picture(tmp_path, file.getvalue(), f".{form.lower()}")
+        np.testing.assert_allclose(found, UPRIGHT, atol=2 if form == "JPEG" else 0)
+        return
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    rows = [{"image": {"bytes": file.getvalue(), "path": None}, "label": 0}] * 4
+    pq.write_table(
+        pa.Table.from_pylist(rows, pa.schema([("image", image), ("label", pa.int64())])), tmp_path / "train.parquet"
+    )
+    held_as([UPRIGHT] * 4, [0] * 4, together(everything(resolve_data(str(tmp_path), 16))))
+
+
 def test_a_jpeg_of_a_camera_is_turned_before_it_is_cropped(tmp_path):
     tall = np.zeros((48, 16, 3), np.uint8)
     tall[:16], tall[16:32], tall[32:] = 255, 100, 30
@@ -371,6 +430,21 @@ def test_an_alpha_channel_without_transparency_is_not_said(tmp_path):
     assert packing_notes(str(folder), spec) == []
 
 
+@pytest.mark.parametrize("colour", [2, 4, 6])  # of PNG: RGB, grey with alpha, RGBA
+def test_sixteen_bits_are_refused_in_colour_too(colour, tmp_path):
+    """Pillow writes none, and reads the upper half of each value."""
+    values = {2: 3, 4: 2, 6: 4}[colour] * 16
+
+    def chunk(name, content):
+        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
+
+    header = struct.pack(">IIBBBBB", 16, 16, 16, colour, 0, 0, 0)
+    pixels = zlib.compress((b"\0" + bytes(2 * values)) * 16)
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    with pytest.raises(ValueError, match=r"it\.png has more than 8 bits per value; convert it to 8"):
+        one_picture(tmp_path, content)
+
+
 def test_grey_with_alpha_stays_grey(tmp_path):
     grey = np.arange(256, dtype=np.uint8).reshape(16, 16)
     files = {"a/0.png": transparent("LA")[0], "a/1.png": png(grey), "b/2.png": png(grey), "b/3.png": png(255 - grey)}
@@ -396,6 +470,26 @@ def test_another_decoder_is_said_where_there_are_jpegs(tmp_path, monkeypatch):
     assert line.startswith(f"1 picture in JPEG decoded by {here}; by Pillow 99, libjpeg-turbo 9")
     assert packing_notes(str(without), other) == []
     assert resolve_data(str(with_jpeg), 16) == spec  # nothing is packed for it
+
+
+def test_a_data_set_that_another_decoder_has_moved_is_said(tmp_path, monkeypatch):
+    file = io.BytesIO()
+    Image.fromarray(UPRIGHT).save(file, "JPEG")
+    found, folder, spec = one_picture(tmp_path, file.getvalue(), ".jpg")
+    here, decode = image_folder.decoder(), image_folder._decode
+
+    def another(*arguments):
+        pixels, transparent, jpeg = decode(*arguments)
+        return pixels ^ np.uint8(jpeg), transparent, jpeg
+
+    monkeypatch.setattr(image_folder, "_decode", another)
+    monkeypatch.setattr(datasets, "decoder", lambda: "Pillow 99, libjpeg-turbo 9")
+    os.utime(folder / "a" / "it.jpg", (1, 1))  # so that it is packed anew
+    moved = resolve_data(str(folder), 16)
+    assert moved.content != spec.content
+    (line,) = packing_notes(str(folder), moved)
+    assert line.startswith(f"packed before by {here}, as another data set: ") and "Pillow 99" in line
+    held_as([found ^ np.uint8(1)], [0], colourful(everything(moved)))
 
 
 def test_warnings_of_pillow_are_silent(tmp_path):
@@ -424,6 +518,7 @@ def test_warnings_of_pillow_are_silent(tmp_path):
         assert (done.stdout, done.stderr) == ("2 16\n", "")
 
 
+@pytest.mark.slow  # 60,000 files
 def test_cifar10_is_what_the_documentation_names():
     if len(list((CIFAR10 / "train").glob("*/*.png"))) != 50_000:
         pytest.skip(f"{CIFAR10} does not hold the images of CIFAR-10 in class folders")

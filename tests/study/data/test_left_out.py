@@ -48,7 +48,7 @@ def test_pictures_outside_of_classes_are_reported_too(birds, tmp_path):
         draw_pictures(own / split, per_class=4)
     (own / "train" / "class1" / "000.png").rename(own / "train" / "loose.png")
     (line,) = left_out_of_data(str(own))
-    assert line == "left out 13 pictures that are in no class's folder of train/ and test/"
+    assert line == "left out 13 pictures that are in no class's folder of train/ and val/"
     spec = resolve_data(str(own), 16)
     assert spec.train_images + spec.test_images == 36 - 13
 

@@ -86,6 +86,7 @@ def with_changes(run=PLAIN, **changes):
         ),
         (PLAIN, {"tokenizer.l1_weight": "0"}, "tokenizer.l2_weight and tokenizer.perceptual_weight are all 0"),
         (PLAIN, {"sampling.seed": "-1"}, "sampling.seed must be 0 or more"),
+        (PLAIN, {"sampling.seed": "1000000"}, "sampling.seed must be below 1000000, got 1000000: samples with seeds"),
         (PLAIN, {"generator.logit_normal_mean": "1e400"}, "generator.logit_normal_mean must be a finite number"),
         (OWN_FILE, {}, "autoencoder.unshuffle 1 and autoencoder.norm_groups 32, planned are 2 and 8: set them"),
         (SD_VAE, {}, "sd-vae-ft-ema is a network with in_channels 3, planned is 1: use the scale, the pictures and"),
@@ -179,6 +180,7 @@ def test_settings_of_a_generator_need_one(setting):
         (F2, {**TINY_CELLS, "autoencoder.unshuffle": "2"}, 8),
         (PLAIN, {"autoencoder.ch_mult": "(1,)", "autoencoder.unshuffle": "4"}, 32),
         (OWN_FILE, RELEASED_FORM, 32),
+        (with_changes(PLAIN, sampling__seed=1_000_000), {}, 32),  # as the ablation guidance chooses a scale
     ],
 )
 def test_what_works_is_planned(run, sets, resolution):

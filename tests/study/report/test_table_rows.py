@@ -53,6 +53,16 @@ def test_the_ladder_is_told_apart_and_shares_its_top_with_the_frontier(tmp_path)
     assert (first["generator"], first["steps"], first["timestep_shift"]) == ("DiT-XXS/2", 40, 1.0)
 
 
+def test_the_same_data_under_another_name_has_the_same_rows(tmp_path):
+    before = results.load(update_table(plan(), tmp_path))
+    renamed = make_plan(
+        "frontier", ablations.frontier, smoke(), dataclasses.replace(data_spec(), name="unpacked"), COMPUTE, "made"
+    )
+    after = results.load(update_table(renamed, tmp_path))
+    assert len(after) == len(before) and after["protocol"].tolist() == before["protocol"].tolist()
+    assert set(after["reference"]) == {"own inputs", "unpacked train, 256 images"}
+
+
 def test_rows_say_why_they_have_no_numbers(tmp_path):
     found = plan()
     plain, aligned = (job for job in found.jobs if job.kind == "tokenizer")

@@ -11,12 +11,13 @@ from study import stages
 from study.core.lease import LeaseLost
 from study.core.stopping import Interrupted, stop_requested
 from study.core.workspace import Diverged
+from study.manage import states_of_finished_trainings
 from study.plan.scales import smoke
 from study.plan.specs import FitGenerator
 from study.search import worker
 from study.search.outcome import write_outcome
 from study.search.spaces import Number, space
-from study.search.trial_notes import note_trial
+from study.search.trial_notes import note_trial, noted_stages
 from study.search.trials import Claimed, Trials, outcome_of
 from study.search.worker import open_trials, run_worker
 from study.submit.jobs import run_stage
@@ -99,6 +100,23 @@ def test_a_worker_that_is_killed_before_it_says_that_a_trial_is_pruned(tmp_path,
     with open_trials(problem).claim() as claimed:
         assert worker.evaluate_trial(problem, claimed).state == "pruned"
     assert not stages_run
+
+
+def test_clean_keeps_the_state_from_which_an_interrupted_trial_goes_on(tmp_path, stages_run, monkeypatch):
+    problem = make_problem("generator", 1, out=tmp_path)
+
+    def stopped(*_):
+        raise Interrupted("the search was asked to stop")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Claimed, "prune", stopped)
+        assert not run_worker(problem, 0)
+    (state,) = states_of_finished_trainings([])
+    first, *later = problem.marks()
+    assert state.name.startswith("checkpoint-") and int(state.stem.rpartition("-")[2]) == first and later
+    assert states_of_finished_trainings(noted_stages()) == []
+    assert run_worker(problem, 0)
+    assert states_of_finished_trainings(noted_stages()) == states_of_finished_trainings([])
 
 
 def test_of_several_processes_one_that_loses_its_lease_ends(stages_run, monkeypatch):
