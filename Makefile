@@ -3,16 +3,18 @@ PYTHON ?= python3
 VENV ?= .venv
 ARGS ?=
 RUN := $(VENV)/bin/python
+# a process of tests on every core
+SPREAD := --numprocesses logical --maxprocesses 8 --dist worksteal
 
 .PHONY: study test test-slow test-slurm test-chaos lint clean
 study: $(VENV)/.installed
 	$(RUN) -m study.sweep $(ARGS)
 
 test: $(VENV)/.installed
-	$(RUN) -m pytest $(ARGS)
+	$(RUN) -m pytest $(SPREAD) $(ARGS)
 
 test-slow: $(VENV)/.installed
-	$(RUN) -m pytest -m slow $(ARGS)
+	$(RUN) -m pytest $(SPREAD) -m slow $(ARGS)
 
 test-slurm: $(VENV)/.installed
 	$(RUN) -m pytest -m slurm $(ARGS)

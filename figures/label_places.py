@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patheffects import withStroke
 
@@ -42,18 +43,19 @@ def around_points(
     points = [tuple(ax.transData.transform((p.x, p.y)) * to_points) for p in labels]
     x0, y0, x1, y1 = (float(side) * to_points for side in ax.bbox.extents)
     frame = (x0 + 2, y0 + 2, x1, y1)
-    lines: list[Segment] = []
+    lines = []
     for x0, y0, x1, y1 in segments:
         ends = ax.transData.transform([(x0, y0), (x1, y1)]) * to_points
-        lines.append((*ends[0], *ends[1]))
+        lines.append(_along((*ends[0], *ends[1])))
     markers = [(x - 4.5, y - 4.5, x + 4.5, y + 4.5) for x, y in points]
     candidates = [_places(point, label.text, size) for point, label in zip(points, labels, strict=True)]
+    standing = [near + _standing_cost(places, markers, lines, frame) for near, places in candidates]
     chosen: dict[int, Box] = {}
     for _ in range(3):
-        for i, places in enumerate(candidates):
-            others = [box for j, box in chosen.items() if j != i]
-            costs = [near + _cost(box, others, markers, lines, frame) for near, box in places]
-            chosen[i] = places[costs.index(min(costs))][1]
+        for i, (_near, places) in enumerate(candidates):
+            costs = standing[i] + _label_cost(places, [box for j, box in chosen.items() if j != i])
+            left, bottom, right, top = places[costs.argmin()]
+            chosen[i] = (float(left), float(bottom), float(right), float(top))
     for i, label in enumerate(labels):
         if not label.text:
             continue
@@ -107,11 +109,11 @@ def _extent(text: str, size: float) -> tuple[float, float]:
     return max(width(line, size) for line in lines) * 72, len(lines) * size * LINE
 
 
-def _places(point: tuple[float, ...], text: str, size: float) -> list[tuple[float, Box]]:
-    """Candidate boxes around a point with the cost of their distance; the first is the nearest, right of the point."""
+def _places(point: tuple[float, ...], text: str, size: float) -> tuple[np.ndarray, np.ndarray]:
+    """Cost of the distance (places) and boxes (places, 4) around a point; the first is the nearest, right of it."""
     x, y = point
     w, h = _extent(text, size)
-    places = []
+    costs, boxes = [], []
     for radius in (6.0, 10.0, 16.0, 24.0, 34.0, 48.0, 66.0):
         for step in range(16):
             angle = math.pi * step / 8
@@ -119,31 +121,46 @@ def _places(point: tuple[float, ...], text: str, size: float) -> list[tuple[floa
             left = x + radius * c + (c - 1) / 2 * w
             bottom = y + radius * s + (s - 1) / 2 * h
             preference = 0.0 if step == 0 else 0.5 + (step % 4 != 0) * 0.5
-            places.append((radius + (radius / 12) ** 2 + preference, (left, bottom, left + w, bottom + h)))
-    return places
+            costs.append(radius + (radius / 12) ** 2 + preference)
+            boxes.append((left, bottom, left + w, bottom + h))
+    return np.array(costs), np.array(boxes)
 
 
-def _cost(box: Box, boxes: Sequence[Box], markers: Sequence[Box], lines: Sequence[Segment], frame: Box) -> float:
-    left, bottom, right, top = box
-    cost = 40.0 * sum(_overlap(box, other, 1.5) > 0 for other in boxes)
-    cost += sum(2.0 * _overlap(box, other, 1.0) for other in boxes)
-    cost += sum(25.0 + _overlap(box, other, 1.0) for other in markers if _overlap(box, other, 1.0) > 0)
-    cost += sum(14.0 for line in lines if _crosses(line, box))
-    outside = max(frame[0] - left, 0) + max(right - frame[2], 0) + max(frame[1] - bottom, 0) + max(top - frame[3], 0)
-    return cost + (1000.0 + outside if outside > 0 else 0.0)
+def _standing_cost(places: np.ndarray, markers: Sequence[Box], lines: Sequence[np.ndarray], frame: Box) -> np.ndarray:
+    """What boxes (places, 4) cost for the markers and lines under them and for leaving the frame."""
+    left, bottom, right, top = places.T
+    cost = np.zeros(len(places))
+    for marker in markers:
+        over = _overlap(places, marker, 1.0)
+        cost += np.where(over > 0, 25.0 + over, 0.0)
+    for x, y in lines:
+        inside = (left[:, None] <= x) & (x <= right[:, None]) & (bottom[:, None] <= y) & (y <= top[:, None])
+        cost += 14.0 * inside.any(1)
+    outside = sum(np.maximum(by, 0) for by in (frame[0] - left, right - frame[2], frame[1] - bottom, top - frame[3]))
+    return cost + np.where(outside > 0, 1000.0 + outside, 0.0)
 
 
-def _overlap(a: Box, b: Box, margin: float) -> float:
-    across = min(a[2], b[2]) - max(a[0], b[0]) + margin
-    up = min(a[3], b[3]) - max(a[1], b[1]) + margin
-    return across * up if across > 0 and up > 0 else 0.0
+def _label_cost(places: np.ndarray, labels: Sequence[Box]) -> np.ndarray:
+    """What boxes (places, 4) cost for the labels under them."""
+    cost = np.zeros(len(places))
+    for label in labels:
+        cost += 40.0 * (_overlap(places, label, 1.5) > 0) + 2.0 * _overlap(places, label, 1.0)
+    return cost
 
 
-def _crosses(line: Segment, box: Box) -> bool:
+def _overlap(places: np.ndarray, box: Box, margin: float) -> np.ndarray:
+    """Area that each of the boxes (places, 4) shares with another box."""
+    across = np.minimum(places[:, 2], box[2]) - np.maximum(places[:, 0], box[0]) + margin
+    up = np.minimum(places[:, 3], box[3]) - np.maximum(places[:, 1], box[1]) + margin
+    return np.where((across > 0) & (up > 0), across * up, 0.0)
+
+
+def _along(line: Segment) -> np.ndarray:
+    """Points (2, points) of a line, at most 2 points apart."""
     x0, y0, x1, y1 = line
     steps = max(int(math.hypot(x1 - x0, y1 - y0) / 2), 1)
-    at = [(x0 + (x1 - x0) * k / steps, y0 + (y1 - y0) * k / steps) for k in range(steps + 1)]
-    return any(box[0] <= x <= box[2] and box[1] <= y <= box[3] for x, y in at)
+    share = np.arange(steps + 1) / steps
+    return np.array([x0 + (x1 - x0) * share, y0 + (y1 - y0) * share])
 
 
 def _write(ax: Axes, label: Label, point: tuple[float, ...], place: tuple[float, float], size: float) -> None:

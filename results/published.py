@@ -4,6 +4,7 @@ The numbers are in results/paper/, one file per table of the paper; results/pape
 """
 
 import dataclasses
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,11 @@ def load_published(study: str, folder: Path = FOLDER) -> pd.DataFrame:
     Raises:
         ValueError: a file cannot be read, two files disagree on a number, or a row is not marked as published.
     """
+    return _read(study, folder).copy()
+
+
+@cache
+def _read(study: str, folder: Path) -> pd.DataFrame:
     rows: dict[Key, Row] = {}
     for path in sorted(folder.glob("*.csv")):
         for row in rows_in(load(path)):

@@ -223,6 +223,8 @@ def _check_numbers(texts: pd.DataFrame, path: Path) -> None:
     """Raise ValueError for the first cell that is not of its column's type: pandas says neither row nor column."""
     for name, type_ in TYPES.items():
         cells = texts[name][texts[name] != ""]
+        if cells.empty:
+            continue
         if type_ == "bool":
             wrong = ~cells.isin(["True", "False"])
         elif type_ in ("int", "float"):

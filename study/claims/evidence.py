@@ -6,6 +6,7 @@ import contextlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import combinations, pairwise
 from statistics import fmean as mean
 from typing import TYPE_CHECKING, Any
@@ -384,6 +385,12 @@ def density_cv_against_gfid(scores: Scores) -> Iterator[Evidence]:
         )
 
 
+@cache
+def _published_systems() -> list[Score]:
+    """The guided systems of the paper."""
+    return read_scores(load_published("paper")).guided
+
+
 def system_against_published(scores: Scores, epochs: int, rivals: Callable[[Score], bool]) -> Iterator[Evidence]:
     """The guided system after some epochs is below the best of the paper's other systems; sampled as in the paper."""
     images = epochs * IMAGENET_IMAGES
@@ -396,8 +403,7 @@ def system_against_published(scores: Scores, epochs: int, rivals: Callable[[Scor
     ]
     if not ours:
         return
-    published = read_scores(load_published("paper")).guided
-    others = [score for score in published if score.generator != SYSTEM and rivals(score)]
+    others = [score for score in _published_systems() if score.generator != SYSTEM and rivals(score)]
     best = min(others, key=lambda score: score.value)
     for group in _grouped(ours, lambda score: (score.spec, score.protocol)).values():
         values = tuple(_value_per_repeat(group).values())

@@ -37,7 +37,7 @@ def resolve_scale(options: Sweep) -> Scale:
 
 def _study_name(options: Sweep, scale: Scale, data: DataSpec) -> str:
     if options.study is not None:
-        return check_study(options.study)
+        return options.study
     parts = [options.scale]
     if (data.name, data.resolution) != (scale.data, scale.resolution):
         parts.append(f"{data.name}-{data.resolution}")
@@ -70,6 +70,8 @@ def prepare_setting(options: Sweep) -> Setting:
             f"{world_size} processes were started together: they need --executor inline --set "
             f"execution.processes={world_size}"
         )
+    if options.study is not None:
+        check_study(options.study)  # before the data, which may have to be fetched and packed
     if options.executor == "slurm":
         require_slurm()
         read_profile(options.cluster)

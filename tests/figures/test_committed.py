@@ -10,7 +10,8 @@ from committed import listed
 from figures.render import render
 from study.report.html.page import page
 
-STUDIES = ["paper", *re.findall(r"^results/(desk[^/]*)/table.csv$", "\n".join(listed()), re.M)]
+MEASURED = re.findall(r"^results/(desk[^/]*)/table.csv$", "\n".join(listed()), re.M)
+STUDIES = ["paper", *(pytest.param(name, marks=pytest.mark.slow) for name in MEASURED)]  # those take 10 s and more each
 DRAWN_WITH = "3.11"  # another matplotlib may place a glyph elsewhere; the numbers drawn must never differ
 PACKED_WITH = "13."  # another Pillow may pack the same pixels otherwise
 

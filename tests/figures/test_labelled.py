@@ -1,6 +1,6 @@
 """Figures of labelled runs, and the dilemma: the order of labels, missing and confounded runs."""
 
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import matplotlib.text
@@ -21,6 +21,12 @@ def draw(name: str, table: pd.DataFrame) -> Drawing:
     return figures.module(name).draw(table, Path("/nowhere"))
 
 
+@cache
+def drawn(name: str) -> Drawing:
+    """The figure of the made study with all labelled runs, for tests that only look at it."""
+    return draw(name, with_labelled(study()))
+
+
 def texts(drawing: Drawing) -> list[str]:
     return [text.get_text() for text in drawing.figure.findobj(matplotlib.text.Text)]
 
@@ -36,23 +42,23 @@ def lose(table: pd.DataFrame, label: str) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("ablation", LABELLED)
-def test_every_label_has_its_line_in_the_order_that_it_was_asked_in(ablation: str, table: pd.DataFrame) -> None:
-    drawing = draw(FIGURE_OF[ablation], with_labelled(table))
+def test_every_label_has_its_line_in_the_order_that_it_was_asked_in(ablation: str) -> None:
+    drawing = drawn(FIGURE_OF[ablation])
     wanted = [label for label, _ in LABELLED[ablation]]
     assert list(drawing.data[drawing.data["extractor"] == JUDGES[0][0]]["label"]) == wanted
     ticks = [tick.get_text().removesuffix(" †") for tick in drawing.figure.axes[0].get_yticklabels()]
     assert ticks == wanted
 
 
-def test_only_the_rung_that_changes_two_things_is_marked(table: pd.DataFrame) -> None:
-    drawing = draw("ladder", with_labelled(table))
+def test_only_the_rung_that_changes_two_things_is_marked() -> None:
+    drawing = drawn("ladder")
     ticks = [tick.get_text() for ax in measured(drawing.figure) for tick in ax.get_yticklabels()]
     marked = [text for text in ticks if text.endswith(" †")]
     assert set(marked) == {f"{RUNGS[-1][0]} †"}
     assert "† Confounded" in notes(drawing)
     assert f"{RUNGS[-1][0]} changes foundation model and patch;" in notes(drawing)
     for name in ("foundation_models", "vf_loss"):
-        assert "Confounded" not in notes(draw(name, with_labelled(table)))
+        assert "Confounded" not in notes(drawn(name))
 
 
 @pytest.mark.parametrize(("ablation", "label"), [("recipe", "+ SwiGLU"), ("vf_loss", "without cosine part")])

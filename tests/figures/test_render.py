@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import matplotlib.text
@@ -28,6 +29,12 @@ def texts(drawing: Drawing) -> str:
 
 def draw(name: str, table: pd.DataFrame, folder: Path = Path("/nowhere")) -> Drawing:
     return figures.module(name).draw(table, folder)
+
+
+@cache
+def drawn(name: str) -> Drawing:
+    """The figure of the table that tests start from, for those that only look at it."""
+    return draw(name, study())
 
 
 @pytest.mark.slow
@@ -100,13 +107,12 @@ def test_two_runs_that_look_the_same_are_refused(table: pd.DataFrame) -> None:
     with pytest.raises(ValueError, match="cannot tell"):
         draw("convergence", both)
     beside = pd.concat([table, twin], ignore_index=True)  # the frontier's own rows are unambiguous
-    assert len(draw("convergence", beside).data) == len(draw("convergence", table).data)
+    assert len(draw("convergence", beside).data) == len(drawn("convergence").data)
 
 
 @pytest.mark.parametrize("name", CHARTS)
-def test_each_judge_has_its_panel_and_its_axis_says_so(name: str, table: pd.DataFrame) -> None:
-    drawing = draw(name, table)
-    labels = [ax.get_ylabel() for ax in measured(drawing.figure)]
+def test_each_judge_has_its_panel_and_its_axis_says_so(name: str) -> None:
+    labels = [ax.get_ylabel() for ax in measured(drawn(name).figure)]
     assert labels == [
         "gFID-5K (↓ lower is better)\nEfficientNet-Lite2 @ 96 px",
         "gFID-5K (↓ lower is better)\ntrained classifier @ 32 px",
@@ -163,8 +169,8 @@ def test_too_few_samples_and_mixed_provenance_are_said(table: pd.DataFrame) -> N
     assert "commit 1a2b3c4, 9f8e7d6" in texts(drawing)
 
 
-def test_one_size_says_that_it_shows_no_slope(table: pd.DataFrame) -> None:
-    assert "one size shows no slope" in texts(draw("scaling", table))
+def test_one_size_says_that_it_shows_no_slope() -> None:
+    assert "one size shows no slope" in texts(drawn("scaling"))
 
 
 @pytest.mark.parametrize("case", ["nearly equal", "wide range", "three by three", "one"])
@@ -263,7 +269,7 @@ def test_guidance_waits_for_all_that_choose(table: pd.DataFrame) -> None:
 
 @pytest.mark.parametrize("name", CHARTS)
 def test_a_sweep_over_guidance_moves_no_other_figure(name: str, table: pd.DataFrame) -> None:
-    before, after = draw(name, table), draw(name, guided(table))
+    before, after = drawn(name), draw(name, guided(table))
     pd.testing.assert_frame_equal(before.data, after.data)
     assert texts(before) == texts(after)
     # in a study of its own, its unguided scores are drawn
@@ -271,9 +277,9 @@ def test_a_sweep_over_guidance_moves_no_other_figure(name: str, table: pd.DataFr
     own = asked_by(alone, "guidance") | (alone["kind"] == "tokenizer")
     alone["ablations"] = [("guidance",) if yes else () for yes in own]
     last = before.data[before.data["images_seen"] == before.data["images_seen"].max()]
-    drawn = draw(name, alone)
-    assert drawn.data["gfid"].tolist() == last["gfid"].tolist()
-    assert "no guidance" in texts(drawn)
+    unguided = draw(name, alone)
+    assert unguided.data["gfid"].tolist() == last["gfid"].tolist()
+    assert "no guidance" in texts(unguided)
 
 
 def test_a_figure_of_an_ablation_that_nobody_asked_for_is_not_missed(tmp_path: Path, table: pd.DataFrame) -> None:

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import shutil
+import subprocess
+import sys
+import uuid
 
 import pytest
 from made_up import COMPUTE, draw_pictures
@@ -11,6 +16,7 @@ from study.core.stopping import stop_requested
 from study.data.datasets import resolve_data
 from study.plan.resolve import make_plan
 from study.plan.scales import smoke
+from study.submit.jobs import run_stage
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +58,29 @@ def tiny_plan(tiny_scale, pictures):
     return plan
 
 
+@pytest.fixture(scope="session")
+def run_or_copy(tmp_path_factory):
+    """`run_or_copy(stages)`: each as the first test that needed it left it, in whatever process of this session."""
+    base = tmp_path_factory.getbasetemp()
+    store = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished-stages"
+    store.mkdir(exist_ok=True)
+
+    def run(stages):
+        for stage in stages:
+            kept = store / "-".join([stage.kind, stage.fingerprint, *map(str, stage.marks)])
+            if kept.exists():
+                shutil.copytree(kept, stage.folder)
+                continue
+            run_stage(stage)
+            copied = shutil.copytree(stage.folder, store / uuid.uuid4().hex)
+            try:
+                copied.rename(kept)
+            except OSError:
+                shutil.rmtree(copied)  # another process was first
+
+    return run
+
+
 @pytest.fixture
 def never_planned(monkeypatch):
     """Nothing plans a run or hashes weights."""
@@ -61,3 +90,18 @@ def never_planned(monkeypatch):
         "study.plan.weight_files._sha256",
     ):
         monkeypatch.setattr(place, lambda *arguments: pytest.fail("planned again"))
+
+
+@pytest.fixture
+def called(monkeypatch, capsys):
+    """`called(main, *arguments)`: what a command writes and ends with, without a process of its own."""
+
+    def call(main, *arguments):
+        capsys.readouterr()
+        with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
+            patch.setattr(sys, "argv", ["command", *map(str, arguments)])
+            main()
+        output = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, ended.value.code, output.out, output.err)
+
+    return call

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import multiprocessing
 import os
 import random
 import shutil
@@ -11,19 +10,11 @@ import sys
 import time
 
 import pytest
+from forked import CONTEXT, KINDS
 
 from study.submit.jobs import LEFTOVERS, run_job
 from study.train import checkpoint
 
-KINDS = ("fit_tokenizer", "reconstruct", "encode", "fit_generator", "sample", "judge")
-LATE = ("torch._dynamo", "timm", "torchmetrics.functional.image", "torch_fidelity", "PIL.Image")  # which those import
-PRELOADED = [
-    "study.submit.jobs",
-    "study.judge.judges",
-    "study.judge.metrics",
-    *(f"study.stages.{kind}" for kind in KINDS),
-    *LATE,
-]
 SIGNALS = (signal.SIGKILL, signal.SIGTERM)
 
 
@@ -37,10 +28,8 @@ def attempt(root, job):
 
 def start(root, plan, stage):
     """A process that runs this one stage as its job would."""
-    context = multiprocessing.get_context("forkserver")  # imports once: what is killed is the work
-    context.set_forkserver_preload(PRELOADED)
     (job,) = (job for job in plan.jobs if stage in job.stages)
-    process = context.Process(target=attempt, args=(str(root), dataclasses.replace(job, stages=(stage,))))
+    process = CONTEXT.Process(target=attempt, args=(str(root), dataclasses.replace(job, stages=(stage,))))
     process.start()
     return process
 

@@ -27,7 +27,7 @@ from models.weights import TORCH_SUFFIXES, load_foreign
 from study import evaluate, figures
 from study.core.files import read_json, read_tensors, save_tensors, write_json
 from study.core.lease import holder
-from study.data import datasets, download, external_images, named_datasets
+from study.data import datasets, external_images, named_datasets
 from study.data import latents as stored_latents
 from study.data.datasets import load_images, native_resolution, resolve_data
 from study.data.picture_chunks import chunk_file, read_chunk
@@ -234,8 +234,8 @@ def offline(tmp_path, monkeypatch):
     def away(*_):
         raise OSError("no network")
 
-    monkeypatch.setattr(download, "download", away)
-    monkeypatch.setattr(download, "run_command", away)
+    monkeypatch.setattr(named_datasets, "download", away)
+    monkeypatch.setattr(named_datasets, "run_command", away)
     monkeypatch.setattr(named_datasets, "FASHION_MNIST_INSTALLED", tmp_path / "not installed")
 
 

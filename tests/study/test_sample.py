@@ -16,18 +16,16 @@ from study.core.files import read_json, write_json
 from study.plan.stage import mark_record, stage_from_record
 from study.report.table_rows import update_table
 from study.stages import sample as sample_stage
-from study.submit.jobs import run_stage
 
 
 @pytest.fixture
-def fitted(tiny_plan, tmp_path, monkeypatch):
+def fitted(tiny_plan, run_or_copy, tmp_path, monkeypatch):
     """A plan whose generator is trained and whose rows are in the table, but which has not been judged."""
     monkeypatch.setattr(compute, "resolve", lambda: COMPUTE)
     scale = dataclasses.replace(tiny_plan().scale, judges=(("classifier", 0),))
     plan = dataclasses.replace(tiny_plan(scale), study="desk")
-    for stage in (*plan.jobs[0].stages, plan.jobs[1].stages[0]):
-        if stage.kind not in ("reconstruct", "judge"):
-            run_stage(stage)
+    stages = (*plan.jobs[0].stages, plan.jobs[1].stages[0])
+    run_or_copy(stage for stage in stages if stage.kind not in ("reconstruct", "judge"))
     update_table(plan, tmp_path)
     return plan
 

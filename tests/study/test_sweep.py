@@ -15,6 +15,7 @@ from made_up import TINY, draw_pictures
 import ablations
 from results.table import load
 from study.core.files import read_json
+from study.sweep import main
 
 
 def sweep(*arguments, **options):
@@ -54,25 +55,33 @@ def pictures(tmp_path_factory):
         (["--scale", "smoke", "--executor", "slurm"], "needs the command sbatch"),
     ],
 )
-def test_bad_input_is_one_clear_line_before_any_job(arguments, message, study_root, tmp_path):
+def test_bad_input_is_one_clear_line_before_any_job(arguments, message, called, study_root, tmp_path, monkeypatch):
     if "--out" not in arguments:
         arguments = [*arguments, "--out", tmp_path]
-    environment = {**os.environ, "PATH": "/nonexistent"} if "slurm" in arguments else None
-    done = sweep(*arguments, env=environment)
+    if "slurm" in arguments:
+        monkeypatch.setenv("PATH", "/nonexistent")
+    done = called(main, *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (study_root / "jobs").exists()
 
 
-def test_a_size_that_does_not_fit_is_refused_with_those_that_do(pictures, tmp_path):
-    done = sweep("--scale", "smoke", "--data", pictures, "--resolution", "30", "--out", tmp_path)
+def test_a_process_ends_with_that_line_and_nothing_else(tmp_path):
+    done = sweep("frontir", "--out", tmp_path)
+    assert (done.returncode, done.stdout) == (2, "")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("study.sweep: unknown ablation 'frontir'")
+
+
+def test_a_size_that_does_not_fit_is_refused_with_those_that_do(called, pictures, tmp_path):
+    done = called(main, "--scale", "smoke", "--data", pictures, "--resolution", "30", "--out", tmp_path)
     assert done.returncode == 2
     assert "nearest that fit: 24, 32, 40" in done.stderr
 
 
-def test_help_names_the_options_and_what_they_do():
-    done = sweep("--help")
+def test_help_names_the_options_and_what_they_do(called):
+    done = called(main, "--help")
     assert done.returncode == 0
     for text in ("--data", "--executor", "--dry-run", "Slurm", "run the same command again"):
         assert text.lower() in done.stdout.lower()
@@ -86,9 +95,11 @@ def test_help_names_the_options_and_what_they_do():
         (["--data", "cifar10", "--executor", "inline"], ["data cifar10, 10 classes, 48 training images of 32 px"]),
     ],
 )
-def test_a_dry_run_writes_nothing_and_plans_what_is_not_packed(arguments, texts, pictures, tmp_path, study_root):
+def test_a_dry_run_writes_nothing_and_plans_what_is_not_packed(
+    arguments, texts, called, pictures, tmp_path, study_root
+):
     arguments = [pictures if argument == "PICTURES" else argument for argument in arguments]
-    done = sweep(*TINY, *arguments, "--out", tmp_path / "out", "--dry-run")
+    done = called(main, *TINY, *arguments, "--out", tmp_path / "out", "--dry-run")
     assert done.returncode == 0, done.stdout + done.stderr
     line = "What is done already is not known: runs are identified by the content of the data, which is read when it is"
     for text in (*texts, line, "f4d4 + LightningDiT-XXS/2"):
@@ -97,8 +108,8 @@ def test_a_dry_run_writes_nothing_and_plans_what_is_not_packed(arguments, texts,
     assert not list(study_root.iterdir()) and not (tmp_path / "out").exists()
 
 
-def test_a_list_writes_nothing(pictures, tmp_path, study_root):
-    done = sweep("--list", "--scale", "smoke", "--data", pictures, "--out", tmp_path / "out")
+def test_a_list_writes_nothing(called, pictures, tmp_path, study_root):
+    done = called(main, "--list", "--scale", "smoke", "--data", pictures, "--out", tmp_path / "out")
     assert done.returncode == 0 and "frontier (default)" in done.stdout
     assert not list(study_root.iterdir()) and not (tmp_path / "out").exists()
 

@@ -20,11 +20,10 @@ WRITTEN_ONCE = {"rfid", "psnr", "ssim", "perceptual", "colour_shift"}
 
 
 @pytest.fixture
-def study(tiny_plan, tiny_scale, tmp_path):
+def study(tiny_plan, tiny_scale, run_or_copy, tmp_path):
     """A finished study with one judge; its plan and the folder that holds results/."""
     plan = tiny_plan(dataclasses.replace(tiny_scale, judges=(("classifier", 0),)))
-    for stage in plan.stages:
-        run_stage(stage)
+    run_or_copy(plan.stages)
     update_table(plan, tmp_path)
     return plan, tmp_path
 

@@ -1,7 +1,6 @@
 """Several processes train the same network as one process, notice when one of them ends, and stop together."""
 
 import dataclasses
-import multiprocessing
 import os
 import signal
 import socket
@@ -10,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from forked import CONTEXT
 from interrupting import aligned_with_everything
 
 from models.discriminator import BatchNorm
@@ -40,9 +40,8 @@ def started(count, work, *arguments):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    context = multiprocessing.get_context("spawn")
     processes = [
-        context.Process(target=in_process, args=(rank, count, port, os.environ["STUDY_ROOT"], work, arguments))
+        CONTEXT.Process(target=in_process, args=(rank, count, port, os.environ["STUDY_ROOT"], work, arguments))
         for rank in range(count)
     ]
     for process in processes:

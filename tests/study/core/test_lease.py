@@ -1,10 +1,10 @@
-import multiprocessing
 import os
 import signal
 import time
 from types import SimpleNamespace
 
 import pytest
+from forked import CONTEXT
 
 from study.core import lease as leases
 from study.core.files import read_json, write_json
@@ -27,7 +27,7 @@ def append_exclusively(folder, name):
 
 
 def start(target, *arguments):
-    process = multiprocessing.get_context("spawn").Process(target=target, args=arguments)
+    process = CONTEXT.Process(target=target, args=arguments)
     process.start()
     return process
 
@@ -41,7 +41,7 @@ def test_four_processes_never_write_together(tmp_path):
 
 
 def test_a_killed_holder_is_replaced_at_once(tmp_path):
-    started = multiprocessing.get_context("spawn").Event()
+    started = CONTEXT.Event()
     process = start(hold, tmp_path, started, 60)
     assert started.wait(20)
     assert holder(tmp_path)["pid"] == process.pid

@@ -5,23 +5,25 @@ import json
 import os
 import shutil
 import socket
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
+from forked import CONTEXT
 from safetensors import SafetensorError
 
+from study.core import distributed
 from study.core.files import load_metadata, load_tensors, read_json, remove_tree, save_tensors, write_json
+from study.core.lease import lease
 from study.core.randomness import make_rng
 from study.core.stopping import Interrupted, stop_requested
+from study.core.workspace import Workspace
 from study.data import latents as stored_latents
 from study.data.datasets import load_images
 from study.data.image_folder import CROP
 from study.plan.checks import check_scale
 from study.plan.scales import imagenet256
-from study.plan.stage import TOKENIZER_WEIGHTS, snapshot_file
+from study.plan.stage import TOKENIZER_WEIGHTS, snapshot_file, stage_from_record
 from study.stages import encode, fit_generator, fit_tokenizer, sample
 from study.submit.jobs import run_stage
 
@@ -32,20 +34,21 @@ def small_shards(monkeypatch):
 
 
 @pytest.fixture
-def stage(tiny_plan):
+def stage(tiny_plan, run_or_copy):
     """A finished encode stage: 48 images in three shards."""
     fit, _, latents = tiny_plan().jobs[0].stages
-    run_stage(fit)
+    run_or_copy([fit])
     run_stage(latents)
     return latents
 
 
 @pytest.fixture
-def sampled(tiny_plan, tiny_scale):
+def sampled(tiny_plan, tiny_scale, run_or_copy):
     """A plan that stores samples, its tokenizer and latents done."""
     plan = tiny_plan(dataclasses.replace(tiny_scale, stored_latents="sample"))
-    for index in (0, 2):
-        run_stage(plan.jobs[0].stages[index])
+    fit, _, latents = plan.jobs[0].stages
+    run_or_copy([fit])
+    run_stage(latents)
     return plan
 
 
@@ -79,32 +82,20 @@ def test_shards_and_record_describe_their_content(stage):
     np.testing.assert_array_equal(stored_latents.read_latents(stage).labels, labels)
 
 
-WORKER = """
-import json, sys
-from pathlib import Path
-from study.core import distributed
-from study.core.lease import lease
-from study.core.settings import rebuild
-from study.core.workspace import Workspace
-from study.data import latents
-from study.plan.specs import Encode
-from study.plan.stage import stage_from_record
-from study.stages import encode
-
-latents.SHARD_IMAGES = 20
-spec, folder, tokenizer = rebuild(Encode, json.loads(sys.argv[1])), Path(sys.argv[2]), sys.argv[3]
-with distributed.process_group("cpu"):
-    rank = distributed.rank()
-    with lease(folder / f"lease-{rank}") as held:
-        inputs = {"tokenizer": stage_from_record("fit_tokenizer", tokenizer)}
-        record = encode.run(spec, inputs, Workspace(folder, held, "encode", write_record=print))
-record.pop("cost")
-(folder / f"record-{rank}.json").write_text(json.dumps(record))
-"""
+def encode_as_one_of_two(environment, spec, folder, tokenizer):
+    os.environ |= environment
+    stored_latents.SHARD_IMAGES = 20
+    with distributed.process_group("cpu"):
+        rank = distributed.rank()
+        with lease(folder / f"lease-{rank}") as held:
+            inputs = {"tokenizer": stage_from_record("fit_tokenizer", tokenizer)}
+            record = encode.run(spec, inputs, Workspace(folder, held, "encode", write_record=print))
+    record.pop("cost")
+    write_json(folder / f"record-{rank}.json", record)
 
 
 @pytest.mark.parametrize("stored", [pytest.param("posterior", marks=pytest.mark.slow), "sample"])
-def test_two_processes_write_the_same_files_as_one(stored, tiny_plan, tiny_scale, tmp_path):
+def test_two_processes_write_the_same_files_as_one(stored, tiny_plan, tiny_scale, study_root, tmp_path):
     plan = tiny_plan(dataclasses.replace(tiny_scale, stored_latents=stored))
     fit, _, latents = plan.jobs[0].stages
     run_stage(fit)
@@ -112,15 +103,18 @@ def test_two_processes_write_the_same_files_as_one(stored, tiny_plan, tiny_scale
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    arguments = [json.dumps(dataclasses.asdict(latents.spec)), str(tmp_path), fit.fingerprint]
+    group = {"STUDY_ROOT": str(study_root), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     started = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, *arguments],
-            env={**os.environ, "RANK": str(n), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port},
+        CONTEXT.Process(
+            target=encode_as_one_of_two, args=({**group, "RANK": str(n)}, latents.spec, tmp_path, fit.fingerprint)
         )
         for n in range(2)
     ]
-    assert [process.wait(120) for process in started] == [0, 0]
+    for process in started:
+        process.start()
+    for process in started:
+        process.join(120)
+    assert [process.exitcode for process in started] == [0, 0]
     assert files(tmp_path) == files(latents.folder)
     for n in range(2):
         found = read_json(tmp_path / f"record-{n}.json")

@@ -27,7 +27,7 @@ from study.train.history import read_history
 
 
 @pytest.fixture
-def asked(tiny_plan, tiny_scale):
+def asked(tiny_plan, tiny_scale, run_or_copy):
     """`asked(marks)`: the plan of the tiny study with these marks; what the generator is trained on is done."""
 
     def plan(*marks, keep_states=False, judges=()):
@@ -35,8 +35,7 @@ def asked(tiny_plan, tiny_scale):
         execution = dataclasses.replace(tiny_scale.execution, keep_states=keep_states)
         return tiny_plan(dataclasses.replace(tiny_scale, generator=generator, execution=execution, judges=judges))
 
-    for stage in plan(32).jobs[0].stages:
-        run_stage(stage)
+    run_or_copy(plan(32).jobs[0].stages)
     return plan
 
 

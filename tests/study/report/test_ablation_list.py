@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import io
 import re
+from functools import cache
 
 import pytest
 from made_up import COMPUTE, data_spec
@@ -19,6 +20,15 @@ from study.report.ablation_list import print_ablations
 
 
 def printed(monkeypatch, width: int, *names: str, scale: str = "smoke", terminal: bool = False) -> str:
+    file = io.StringIO()
+    shown = Console(file=file, width=width, force_terminal=terminal, highlight=False, soft_wrap=True)
+    monkeypatch.setattr(ablation_list, "console", shown)
+    print_ablations(scale, list(planned(scale, *names)))
+    return file.getvalue()
+
+
+@cache
+def planned(scale: str, *names: str) -> tuple:
     found = []
     compute = dataclasses.replace(COMPUTE, device="cuda" if SCALES[scale]().device == "cuda" else "cpu")
     for name in names or ablation_names():
@@ -28,11 +38,7 @@ def printed(monkeypatch, width: int, *names: str, scale: str = "smoke", terminal
             found.append((name, module, make_plan(name, module, SCALES[scale](), data, compute, "")))
         except ValueError as error:
             found.append((name, module, str(error)))
-    file = io.StringIO()
-    shown = Console(file=file, width=width, force_terminal=terminal, highlight=False, soft_wrap=True)
-    monkeypatch.setattr(ablation_list, "console", shown)
-    print_ablations(scale, found)
-    return file.getvalue()
+    return tuple(found)
 
 
 def block(text: str, name: str) -> list[str]:

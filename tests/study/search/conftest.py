@@ -3,15 +3,25 @@
 import pytest
 from made_up import ORIGIN
 
+from figures.render import Rendered
 from study import stages
 from study.data.picture_chunks import chunk_file, chunk_rows
 from study.plan.specs import FitGenerator, Judge, Reconstruct, Sample
 from study.plan.stage import snapshot_file
+from study.report import refresh
 from study.submit import jobs
 
 
 @pytest.fixture
-def stages_run(monkeypatch):
+def stages_run(stages_run_and_drawn, monkeypatch):
+    """The same without figures and report, which would take most of the time."""
+    monkeypatch.setattr(refresh, "render", lambda study, out: Rendered([], {}, {}))
+    monkeypatch.setattr(refresh, "write_page", lambda *arguments: None)
+    return stages_run_and_drawn
+
+
+@pytest.fixture
+def stages_run_and_drawn(monkeypatch):
     """Fake stages: gFID is lowest at shift 0.5 and learning rate 0.002, and falls with images and fewer channels.
 
     Returns a list that gets the kind and mark of every stage that is run.

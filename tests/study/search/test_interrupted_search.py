@@ -50,7 +50,7 @@ def test_a_trial_whose_values_are_only_being_drawn_is_not_told_of_yet(tmp_path, 
     assert len(write_outcome(problem, open_trials(problem)).trials) == 1
 
 
-def test_files_that_are_deleted_are_written_again(tmp_path, stages_run):
+def test_files_that_are_deleted_are_written_again(tmp_path, stages_run_and_drawn):
     search(tmp_path, "sampling", 2)
     folder = tmp_path / "results" / "made" / "search"
     gone = [folder.parent / "table.csv", tmp_path / "figures" / "made" / "search-sampling.png"]
@@ -241,7 +241,7 @@ def test_nothing_of_a_search_is_cleaned_away(tmp_path, stages_run):
     assert unreferenced(tmp_path, []) == []
 
 
-def test_a_command_that_names_no_number_of_trials_asks_for_as_many_as_before(tmp_path, stages_run, capsys):
+def test_a_command_that_names_no_number_of_trials_asks_for_as_many_as_before(tmp_path, stages_run_and_drawn, capsys):
     from study.search.options import TRIALS, Search
     from study.search.run import run
 

@@ -14,7 +14,6 @@ from study.core.workspace import Diverged
 from study.plan.specs import FitGenerator
 from study.plan.stage import recorded_marks, state_files
 from study.report.refresh import StudyFiles
-from study.report.table_rows import update_table
 from study.search import worker
 from study.search.outcome import CHOOSING, FEWEST, SCORING, best_trials, write_outcome
 from study.search.run import _finish as finish_search
@@ -57,12 +56,12 @@ def test_rows_are_in_the_table_and_in_no_figure(tmp_path, stages_run):
         rows_for_figure(table, "frontier")
 
 
-def test_a_second_search_asks_nothing_and_writes_the_same_bytes(tmp_path, stages_run):
+def test_a_second_search_asks_nothing_and_writes_the_same_bytes(tmp_path, stages_run_and_drawn):
     search(tmp_path, "sampling", 4)
     files = {path: path.read_bytes() for path in tmp_path.rglob("results/made/**/*.*")}
-    stages_run.clear()
+    stages_run_and_drawn.clear()
     search(tmp_path, "sampling", 4)
-    assert not stages_run
+    assert not stages_run_and_drawn
     assert {path: path.read_bytes() for path in tmp_path.rglob("results/made/**/*.*")} == files
 
 
@@ -96,7 +95,7 @@ def test_two_objectives_are_not_pruned_and_have_a_front(tmp_path, stages_run):
     assert set(found.importances) <= {"rfid", "gfid"}
 
 
-def test_the_front_is_drawn_over_the_studys_frontier(tmp_path, stages_run, monkeypatch):
+def test_the_front_is_drawn_over_the_studys_frontier(tmp_path, stages_run):
     import ablations.frontier
     from figures import pareto
     from study.plan.resolve import make_plan
@@ -106,7 +105,6 @@ def test_the_front_is_drawn_over_the_studys_frontier(tmp_path, stages_run, monke
     frontier = make_plan("frontier", ablations.frontier, s.scale, s.data, s.compute, s.study)
     for stage in frontier.stages:
         run_stage(stage)
-    monkeypatch.setattr(StudyFiles, "update", lambda self: update_table(self.plan, self.out))  # one figure is enough
     StudyFiles(frontier, tmp_path).update()
     assert run_worker(problem, 0)
     folder = tmp_path / "results" / "made"

@@ -16,6 +16,7 @@ from touched import touched, tree
 from results import searches
 from study.core.files import read_json, write_json
 from study.core.lease import lease, this_process
+from study.search.__main__ import main
 from study.search.journal import JOURNAL
 from study.search.outcome import progress_line
 from study.search.trial_notes import note_trial
@@ -136,19 +137,20 @@ def command(*arguments, **options):
         (["sampling", "--detach"], "--detach and --cluster are for --executor slurm"),
     ],
 )
-def test_what_cannot_be_asked_is_one_line(tmp_path, arguments, message):
+def test_what_cannot_be_asked_is_one_line(called, tmp_path, arguments, message):
     pictures = draw_pictures(tmp_path / "pictures", side=32)
-    done = command(*arguments, *TINY, "--data", pictures, "--out", tmp_path / "out")
+    done = called(main, *arguments, *TINY, "--data", pictures, "--out", tmp_path / "out")
     assert done.returncode == 2
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith("study.search: ") and message in line
 
 
-def test_a_dry_run_of_a_search_writes_nothing(tmp_path, study_root):
+def test_a_dry_run_of_a_search_writes_nothing(called, tmp_path, study_root):
     pictures = draw_pictures(tmp_path / "pictures", side=32)
     out = tmp_path / "out"
     for storage in ([], ["--storage", f"sqlite:///{tmp_path}/it.db"]):
-        shown = command("generator", *TINY, "--data", pictures, "--out", out, "--dry-run", "--workers", 1, *storage)
+        asked = ["generator", *TINY, "--data", pictures, "--out", out, "--dry-run", "--workers", 1, *storage]
+        shown = called(main, *asked)
         assert shown.returncode == 0, shown.stdout + shown.stderr
         assert "0 of 20 trials: none yet" in shown.stdout
         assert "by the content of the data, which is read when it is packed" in shown.stdout

@@ -1,13 +1,13 @@
 """The trials of a search: each run once, never more than the budget, none lost with a killed worker or torn line."""
 
 import json
-import multiprocessing
 import os
 import signal
 import time
 
 import optuna
 import pytest
+from forked import CONTEXT
 
 from study.core.files import read_json
 from study.core.lease import locked
@@ -39,7 +39,7 @@ def numbers(trials):
 
 
 def start(target, *arguments):
-    process = multiprocessing.get_context("forkserver").Process(target=target, args=arguments)
+    process = CONTEXT.Process(target=target, args=arguments)
     process.start()
     return process
 

@@ -1,13 +1,13 @@
 """Gradients of the tokenizer's objective, latents, and samples that depend on their index alone."""
 
 import dataclasses
-import multiprocessing
 import os
 from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from forked import CONTEXT
 from made_up import COMPUTE
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -145,21 +145,25 @@ def test_a_step_whose_gradient_is_not_finite_moves_neither_generator_nor_ema_nor
     assert bits() != before
 
 
-def fit(plan):
-    """Run the stages of a plan up to the generator; returns the plan."""
-    for stage in (*plan.jobs[0].stages, plan.jobs[1].stages[0]):
-        if stage.kind != "reconstruct":
-            run_stage(stage)
-    return plan
+@pytest.fixture
+def fit(run_or_copy):
+    """`fit(plan)`: run the stages of a plan up to the generator; returns the plan."""
+
+    def until_the_generator(plan):
+        stages = (*plan.jobs[0].stages, plan.jobs[1].stages[0])
+        run_or_copy(stage for stage in stages if stage.kind != "reconstruct")
+        return plan
+
+    return until_the_generator
 
 
 @pytest.fixture
-def fitted(tiny_plan):
+def fitted(tiny_plan, fit):
     return fit(tiny_plan())
 
 
 @pytest.fixture
-def diffused(tiny_plan, tiny_scale):
+def diffused(tiny_plan, tiny_scale, fit):
     """The same after one step of Gaussian diffusion."""
     recipe = dataclasses.replace(
         tiny_scale.generator, objective="gaussian-diffusion", budget_images=8, snapshot_images=(8,)
@@ -222,7 +226,7 @@ def test_neither_processes_nor_their_order_change_a_single_byte(solver, request,
     one, two = tmp_path / "one", tmp_path / "two"
     draw(str(study_root), stage, one, chunks)
     processes = [
-        multiprocessing.get_context("spawn").Process(target=draw, args=(str(study_root), stage, two, part))
+        CONTEXT.Process(target=draw, args=(str(study_root), stage, two, part))
         for part in ([chunks[2], chunks[0]], [chunks[1]])
     ]
     for process in processes:

@@ -2,9 +2,9 @@
 
 import dataclasses
 import json
-import multiprocessing
 import os
 
+from forked import CONTEXT
 from made_up import COMPUTE, ORIGIN, Asking, data_spec, finish
 
 from results import table as results
@@ -20,9 +20,7 @@ PROCESSES, RECORDS = 16, 1000
 
 def together(target, count, *arguments):
     """Run target(number, *arguments) in so many processes at once; all of them must end well."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["study.submit.jobs", "study.report.table_rows", "results.table"])
-    processes = [context.Process(target=target, args=(number, *arguments)) for number in range(count)]
+    processes = [CONTEXT.Process(target=target, args=(number, *arguments)) for number in range(count)]
     for process in processes:
         process.start()
     for process in processes:
