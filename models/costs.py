@@ -5,9 +5,12 @@ In FLOPs a multiply-add counts 2; only matrix products, convolutions and attenti
 
 from __future__ import annotations
 
+import functools
+
 from models.configs import TIME_FREQUENCIES, AutoencoderConfig, GeneratorConfig
 
 
+@functools.cache
 def flops_per_image(config: GeneratorConfig) -> int:
     """FLOPs of one forward pass for one image. A training step costs about three times as much."""
     n, d = config.tokens, config.width
@@ -74,6 +77,7 @@ def autoencoder_parameters(config: AutoencoderConfig) -> int:
     return encoder + decoder + conv(2 * z, 2 * z, 1) + conv(z, z, 1)
 
 
+@functools.cache
 def autoencoder_flops(config: AutoencoderConfig) -> tuple[int, int]:
     """FLOPs of encoding and of decoding one training image."""
 

@@ -57,8 +57,8 @@ def velocity_function(
 ) -> Velocity:
     """The velocity field of a generator for fixed labels (B,) long.
 
-    generator(latent (B, C, h, w), t (B,), labels (B,)) -> velocity. While guidance is on it is called once
-    with 2B images (conditional, then null), else with B. The velocity returned has the state's dtype.
+    generator(latent (B, C, h, w), t (B,), labels (B,)) -> velocity. While guidance is on it sees 2B images
+    (conditional, then null), else B. The velocity returned has the state's dtype.
     """
 
     def velocity(latent: Tensor, t: float) -> Tensor:
@@ -83,8 +83,11 @@ def guided(
     if guidance is None:
         return generator(latent, times, labels).to(latent.dtype)
     null = torch.full_like(labels, null_label)
-    both = generator(torch.cat([latent, latent]), times.repeat(2), torch.cat([labels, null]))
-    conditional, unconditional = both.to(latent.dtype).chunk(2)
+    if latent.device.type == "cpu":  # 2B images at once leave its cache: LightningDiT-XXS/2 took 13% longer for 100
+        conditional, unconditional = (generator(latent, times, of).to(latent.dtype) for of in (labels, null))
+    else:
+        both = generator(torch.cat([latent, latent]), times.repeat(2), torch.cat([labels, null]))
+        conditional, unconditional = both.to(latent.dtype).chunk(2)
     mixed = unconditional + guidance.scale * (conditional - unconditional)
     channels = guidance.channels or latent.shape[1]
     return torch.cat([mixed[:, :channels], conditional[:, channels:]], dim=1)

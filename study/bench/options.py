@@ -33,5 +33,10 @@ class Bench:
     processes share its memory: give --batch."""
     judging: Annotated[bool, arg(help_behavior_hint="")] = False
     """Instead, judge 50,000 made-up pictures of 256 px, which takes minutes, and say how much memory that needs."""
+    study: bool = False
+    """Instead, run a small study, which takes minutes, and say how many core seconds each stage took, beside those
+    that are kept for this kind of machine in study/bench/core_seconds.json."""
+    keep: bool = False
+    """With --study: keep its numbers there."""
     out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """Also write the numbers to this JSON file."""

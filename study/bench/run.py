@@ -36,7 +36,9 @@ from study.bench.cases import (
 from study.bench.judging import JUDGE, SIZE, judging
 from study.bench.options import Bench
 from study.bench.timing import Case, Measured, breakdown, measure, product_rate
+from study.bench.whole_study import TOTAL, keep, kept, machine, study_cost, table
 from study.core import compute
+from study.core.compute import cores
 from study.core.files import write_json
 from study.core.provenance import provenance
 from study.plan.scales import SCALES
@@ -162,6 +164,22 @@ def report_judging(device: str, console: Console) -> dict[str, Any]:
     return {"judging": dataclasses.asdict(found)}
 
 
+def report_study(options: Bench, console: Console) -> dict[str, Any]:
+    """Run a small study and print what its stages took; returns the content of the JSON file."""
+    before = kept()
+    try:
+        cost = study_cost()
+    except RuntimeError as error:
+        stop(str(error))
+    console.print(table(cost, before))
+    busy = cost.core_seconds[TOTAL] / (cores() * cost.seconds)
+    console.print(f"{cost.seconds:.0f} s on {machine()}, which were busy {busy:.0%} of the time")
+    console.print(f"kept: of commit {before.commit}, {before.seconds:.0f} s" if before else "nothing is kept for those")
+    if options.keep:
+        keep(cost)
+    return {"study": dataclasses.asdict(cost)}
+
+
 def bench(options: Bench) -> None:
     """Measure, print, and on request write a JSON file; exit code 2 if something cannot be measured here."""
     resolved = compute.resolve()
@@ -197,6 +215,8 @@ def bench(options: Bench) -> None:
     }
     if options.against is not None:
         content |= report_comparison(workload, options, options.against, console)
+    elif options.study:
+        content |= report_study(options, console)
     elif options.judging:
         content |= report_judging(resolved.device, console)
     else:

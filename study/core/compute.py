@@ -57,6 +57,7 @@ def cores() -> int:
     return count
 
 
+@functools.cache
 def processor() -> str:
     """Name of the processor, for provenance."""
     for line in _cpuinfo().splitlines():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import time
 from pathlib import Path
@@ -13,14 +14,17 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 def study_root() -> Path:
     """Folder of all computed files: `$STUDY_ROOT`, by default in the user's cache folder."""
     if root := os.environ.get("STUDY_ROOT"):
-        return Path(root).expanduser().absolute()
+        return _home_expanded(root).absolute()
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "latent-diffusion-study"
 
 
+_home_expanded = functools.cache(lambda root: Path(root).expanduser())  # a plan asks for it 100,000 times
+
+
 def stage_folder(stage: str, fingerprint: str) -> Path:
     """Folder of one stage of one run: checkpoints while it trains, its outputs and its record at the end."""
-    return study_root() / "stages" / stage / fingerprint
+    return study_root().joinpath("stages", stage, fingerprint)
 
 
 def job_folder(job: str) -> Path:

@@ -22,6 +22,7 @@ EXECUTION = ("threads", "processes", "microbatch_images", "checkpointing", "comp
 CODE = (
     *(f"{package}/**/*.py" for package in ("study", "models", "ablations", "results", "figures")),
     *(f"study/report/html/templates/*.{suffix}" for suffix in ("html", "css", "js")),
+    "study/bench/*.json",
     "results/paper/*.csv",
 )
 

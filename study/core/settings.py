@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,10 +23,19 @@ def outside_identity(default: Any = dataclasses.MISSING) -> Any:
 
 def identity(value: Any) -> Any:
     """The part of a spec that its fingerprint hashes: `dataclasses.asdict` without the fields outside the identity."""
-    if dataclasses.is_dataclass(value):
-        fields = [f for f in dataclasses.fields(value) if f.metadata.get("identity", True)]
-        return {f.name: identity(getattr(value, f.name)) for f in fields}
+    if (names := _fields_of_identity(value.__class__)) is not None:
+        return {name: identity(getattr(value, name)) for name in names}
     return [identity(item) for item in value] if isinstance(value, tuple) else value
+
+
+@functools.cache
+def _fields_of_identity(kind: Any) -> list[str] | None:
+    if not dataclasses.is_dataclass(kind):
+        return None
+    return [f.name for f in dataclasses.fields(kind) if f.metadata.get("identity", True)]
+
+
+_type_hints: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
 
 
 def change(settings: T, key: str, value: Any) -> T:
@@ -48,7 +58,7 @@ def change(settings: T, key: str, value: Any) -> T:
         return dataclasses.replace(settings, **{head: change(old, rest, value)})  # type: ignore[type-var]
     if rest:
         raise ValueError(f"{head!r} has no fields of its own, so {key!r} names nothing")
-    hint = typing.get_type_hints(type(settings))[head]
+    hint = _type_hints(type(settings))[head]
     return dataclasses.replace(settings, **{head: _convert(value, hint, key)})  # type: ignore[type-var]
 
 
@@ -61,7 +71,7 @@ def rebuild(hint: Any, content: Any) -> Any:
     """
     arguments = typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
-        hints = typing.get_type_hints(hint)
+        hints = _type_hints(hint)
         if not isinstance(content, dict) or set(content) != set(hints):
             raise TypeError(
                 f"{getattr(hint, '__name__', hint)} has the fields {', '.join(hints)}; got {content!r:.100}"
@@ -106,7 +116,7 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
             raise wrong_type
         return tuple(_convert(item, kind, key) for item, kind in zip(items, kinds, strict=True))
     if dataclasses.is_dataclass(hint) and isinstance(value, dict):  # {'from_images': 640, 'vf_weight': 0.1}
-        hints = typing.get_type_hints(hint)
+        hints = _type_hints(hint)
         for name in map(str, value):
             if name not in hints:
                 raise ValueError(f"no field {name!r} in {key}; {nearest(name, hints)}")
@@ -131,7 +141,7 @@ def _describe(hint: Any) -> str:
     if origin in (typing.Union, types.UnionType):
         return " or ".join(_describe(a) for a in arguments)
     if dataclasses.is_dataclass(hint):
-        hints = typing.get_type_hints(hint)
+        hints = _type_hints(hint)
         return "{" + ", ".join(f"{name!r}: {_describe(inner)}" for name, inner in hints.items()) + "}"
     names = {int: "a whole number", float: "a number", bool: "True or False", str: "text", type(None): "None"}
     return names.get(hint, getattr(hint, "__name__", str(hint)))

@@ -130,10 +130,11 @@ for _name, _class in _CLASSES.items():
 
 def prepared(images: Tensor, size: int) -> Tensor:
     """uint8 (B, 3, H, W) to float32 (B, 3, size, size) in [-1, 1], channels last."""
-    pixels = images.float()
+    grey = images.stride(1) == 0  # one channel that is seen as three: resized once
+    pixels = images[:, :1].float() if grey else images.float()
     if pixels.shape[2:] != (size, size):
         pixels = F.interpolate(pixels, size=(size, size), mode="bilinear", antialias=True, align_corners=False)
-    return (pixels / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+    return (pixels / 127.5 - 1).expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
 def plain_weights(path: Path) -> io.BytesIO:

@@ -1,27 +1,26 @@
 """Numbers that compare sets of images: Frechet distance, KID, precision, recall; PSNR, SSIM, perceptual distance.
 
-They are torch-fidelity's functions, applied to our features; its cache stays off, because it unpickles. The Frechet
-distance itself is in study/judge/frechet.py.
+They are torch-fidelity's numbers up to rounding (a test compares them); what takes it long is computed faster here, in
+study/judge/frechet.py and study/judge/neighbours.py. Its cache stays off, because it unpickles.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from study.judge.finite import check_finite, checked
 from study.judge.frechet import frechet_distance, statistics
+from study.judge.neighbours import NEIGHBOURS, precision_and_recall, radii
 from study.judge.references import Reference
 
-NEIGHBOURS = 3  # of precision and recall (Kynkaanniemi et al. 2019, arXiv 1904.06991)
 KID_SUBSETS = 10
 KID_SUBSET_IMAGES = 1000  # or all images, if there are fewer
 KID_SEED = 2020
 PSNR_CEILING = 100.0  # dB: an image that is reproduced exactly counts as this, not as infinity
-PRC_FULL_IMAGES = 10_000  # up to this size all pairs at once; above it PRC_ROWS at a time, which needs less memory
-PRC_ROWS = 1000
 
 
 def comparable(samples: int, width: int) -> bool:
@@ -47,9 +46,6 @@ def generation_metrics(features: Tensor, reference: Reference, spatial: Tensor |
         ValueError: too few samples, or features of another width.
         MetricError: see `frechet_distance`; or a number is not finite.
     """
-    from torch_fidelity.metric_kid import KEY_METRIC_KID_MEAN, kid_features_to_metric
-    from torch_fidelity.metric_prc import prc_features_to_metric
-
     smaller = min(len(features), len(reference.features))
     if smaller <= NEIGHBOURS:
         raise ValueError(f"{NEIGHBOURS} neighbours need more than {NEIGHBOURS} images, got {smaller}")
@@ -57,29 +53,16 @@ def generation_metrics(features: Tensor, reference: Reference, spatial: Tensor |
         raise ValueError(f"features {tuple(features.shape)} do not fit the reference's width {len(reference.mu)}")
     target = {name: getattr(reference, name).numpy() for name in ("mu", "sigma", "root")}
     distance = frechet_distance(statistics(features), target)
-    kid = kid_features_to_metric(
-        features.double(),
-        reference.features.double(),
-        kid_subsets=KID_SUBSETS,
-        kid_subset_size=min(KID_SUBSET_IMAGES, smaller),
-        rng_seed=KID_SEED,
-        verbose=False,
-    )
-    most = max(len(features), len(reference.features))
     centre = reference.mu.float()  # changes no distance, and keeps digits when distances are computed in float32
-    neighbours = prc_features_to_metric(  # generated first, real second
-        features - centre,
-        reference.features - centre,
-        prc_neighborhood=NEIGHBOURS,
-        **({"save_cpu_ram": True, "prc_batch_size": PRC_ROWS} if most > PRC_FULL_IMAGES else {"save_cpu_ram": False}),
-        verbose=False,
-    )
+    made, real = features - centre, reference.features - centre
+    radii_of_real = radii(real) if reference.radii is None else reference.radii
+    precision, recall = precision_and_recall(made, real, radii(made), radii_of_real)
     values = {
         "gfid": distance,
         **_spatial_distance(spatial, reference),
-        "kid": kid[KEY_METRIC_KID_MEAN],
-        "precision": neighbours["precision"],
-        "recall": neighbours["recall"],
+        "kid": kernel_distance(features, reference.features),
+        "precision": precision,
+        "recall": recall,
     }
     if reference.head is not None:
         values["inception_score"] = inception_score(features @ reference.head.T)
@@ -95,6 +78,23 @@ def _spatial_distance(spatial: Tensor | None, reference: Reference) -> dict[str,
         raise ValueError(f"spatial features {tuple(spatial.shape)} do not fit the reference's width {width}")
     target = {name: value.numpy() for name, value in reference.spatial.items()}
     return {"sfid": frechet_distance(statistics(spatial), target)}
+
+
+def kernel_distance(made: Tensor, real: Tensor) -> float:
+    """KID (Binkowski et al. 2018, arXiv 1801.01401) of features (N, D) and (M, D), computed in float64: the unbiased
+    squared MMD of the kernel (x y / D + 1)^3, averaged over random subsets, which are those of torch-fidelity."""
+    rng, size = np.random.RandomState(KID_SEED), min(KID_SUBSET_IMAGES, len(made), len(real))
+    distances = []
+    for _ in range(KID_SUBSETS):
+        x, y = (each[rng.choice(len(each), size, replace=False)].double().numpy() for each in (made, real))
+        within = sum(kernel.sum() - kernel.trace() for kernel in (_kernel(x, x), _kernel(y, y)))
+        distances.append(within / (size * (size - 1)) - 2 * _kernel(x, y).mean())
+    return float(np.mean(distances))
+
+
+def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    base = x @ y.T / x.shape[1] + 1
+    return base * base * base  # 30 times faster than base**3
 
 
 def inception_score(scores: Tensor) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ from study.data.external_images import read_pictures, read_statistics
 from study.judge.extractors import CLASSIFIER_FILE, class_scores
 from study.judge.frechet import square_root, statistics
 from study.judge.judges import all_features, build_judge, trained_classifier
+from study.judge.neighbours import NEIGHBOURS, radii
 from study.plan.data_spec import DataSpec
 from study.plan.judge_spec import JudgeSpec
 from study.plan.specs import ForeignFile
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
 REFERENCE_VERSION = 2
+RADII_VERSION = 1
 PART = 1000  # images that are read at a time
 
 
@@ -39,6 +41,7 @@ class Reference:
     head: float32 (classes, D), weights of the class scores, for Inception; else None.
     spatial: mu, sigma and root of Inception's spatial features (SPATIAL_WIDTH wide); else None.
     hash: covers judge (with its weights if trained here), data, split, count and choice of images.
+    radii: float32 (N,), see study/judge/neighbours.py; None where nothing was asked that needs them.
     """
 
     features: Tensor
@@ -49,6 +52,7 @@ class Reference:
     hash: str
     count: int
     spatial: dict[str, Tensor] | None = None
+    radii: Tensor | None = None
 
 
 def balanced_choice(labels: np.ndarray, count: int) -> np.ndarray:
@@ -171,6 +175,16 @@ def _cached_reference(
         count=len(tensors["features"]),
         spatial=spatial or None,
     )
+
+
+def with_radii(reference: Reference) -> Reference:
+    """The reference with the radii of its images, for precision and recall; computed once and cached."""
+
+    def fill(folder: Path) -> None:
+        save_tensors(folder / "radii.safetensors", {"radii": radii(reference.features - reference.mu.float())})
+
+    key = {"reference": reference.hash, "neighbours": NEIGHBOURS, "version": RADII_VERSION}
+    return replace(reference, radii=load_tensors(asset("radii", key, fill) / "radii.safetensors")["radii"])
 
 
 def published_reference(judge: JudgeSpec, file: ForeignFile, device: str) -> Reference:

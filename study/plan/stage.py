@@ -7,9 +7,10 @@ known by their content, and how a stage is carried out: device, threads, process
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -110,8 +111,14 @@ class Stage:
         return [mark for mark in self.marks if self._read(mark_record(mark)) is None]
 
     def _read(self, name: str) -> dict[str, Any] | None:
-        record = read_json(self.folder / name)
-        return record if isinstance(record, dict) and record.get("fingerprint") == self.fingerprint else None
+        key = (self.kind, self.fingerprint, name)
+        if _moment is not None and key in _moment:
+            return _moment[key]
+        content = read_json(self.folder / name)
+        record = content if isinstance(content, dict) and content.get("fingerprint") == self.fingerprint else None
+        if _moment is not None:
+            _moment[key] = record
+        return record
 
     def diagnostics(self) -> dict[str, Any]:
         """Measurements outside the stage's record, see study/judge/latent_diagnostics.py; empty if there are none."""
@@ -125,6 +132,20 @@ class Stage:
     def failure(self) -> dict[str, Any] | None:
         """State and reason of the stage's last failure; None if it has not failed or was started again since."""
         return None if self.record() else UNWRITTEN_FAILURES.get(self.folder) or read_json(self.folder / "failure.json")
+
+
+_moment: dict[tuple[str, str, str], dict[str, Any] | None] | None = None  # records that were read, see below
+
+
+@contextlib.contextmanager
+def at_one_moment() -> Iterator[None]:
+    """Context in which every record is read once, however often it is asked for: for a view of a whole plan."""
+    global _moment
+    before, _moment = _moment, {}
+    try:
+        yield
+    finally:
+        _moment = before
 
 
 # Failures that this process could not write to the stage's folder, by that folder

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,7 +32,7 @@ from study.plan.estimate import (
 from study.plan.needs import identity_unknown
 from study.plan.runs import Job, Plan
 from study.plan.specs import FitTokenizer
-from study.plan.stage import Stage
+from study.plan.stage import Stage, at_one_moment
 from study.plan.trajectory import goes_on_from, trained_for_other_budgets
 from study.plan.warnings import measured_warnings, plan_warnings
 from study.report.refresh import StudyFiles
@@ -43,15 +43,16 @@ LINE_SECONDS = 20.0  # between progress lines if the output is not a terminal
 console = Console(highlight=False, soft_wrap=True)
 
 
-def remaining_seconds(jobs: list[Job], slots: int) -> float:
+def _remaining_seconds(jobs: Sequence[Job], left: Mapping[str, float], slots: int) -> float:
     """Rough wall-clock time of the missing stages: tokenizers, then generators, spread over the slots."""
     total = 0.0
     for kind in ("tokenizer", "generator"):
-        times = [_seconds_left(job) for job in jobs if job.kind == kind]
+        times = [left[job.name] for job in jobs if job.kind == kind]
         total += max([sum(times) / slots, *times])
     return total
 
 
+@at_one_moment()
 def print_plan(
     plan: Plan, slots: int, profiles: dict[str, Profile] | None = None, left_out: Sequence[str] = ()
 ) -> None:
@@ -82,18 +83,19 @@ def print_plan(
         console.print(f"each job asks Slurm for {text}", markup=False)
     cached = sum(stage.record() is not None for job in plan.jobs for stage in job.stages)
     stages = f"{len(plan.runs)} runs, {len(plan.stages)} stages, {cached} done before; "
+    left = {job.name: _seconds_left(job) for job in plan.jobs}
     if compute.device == "cuda":
-        console.print(_costs(plan))
-        hours = sum(_seconds_left(job) for job in plan.jobs) / 3600
+        console.print(_costs(plan, left))
+        hours = sum(left.values()) / 3600
         results_size = disk_size(sum(disk_bytes(stage) for stage in plan.stages))
         data_size = disk_size(data_bytes(data))
         console.print(f"{stages}about {hours:,.0f} GPU hours, {results_size} of results and {data_size} of data")
         if not has_rates(compute, processor()):
             console.print(f"The hours are for one {GUESSED_GPU} at assumed rates (study/plan/estimate.py).")
     else:
-        console.print(_times(plan))
-        left = remaining_seconds(list(plan.jobs), slots)
-        console.print(stages + (f"estimated time ~{duration(left)}" if left else "nothing to do"))
+        console.print(_times(plan, left))
+        remaining = _remaining_seconds(plan.jobs, left, slots)
+        console.print(stages + (f"estimated time ~{duration(remaining)}" if remaining else "nothing to do"))
     for line in _on_trajectories(plan):
         console.print(line, markup=False)
     print_warnings([*plan_warnings(plan), *measured_warnings(plan.stages)])
@@ -143,23 +145,22 @@ def _slurm_request(compute: Compute, profile: Profile) -> str:
     return ", ".join(filter(None, resources))
 
 
-def _times(plan: Plan) -> Table:
+def _times(plan: Plan, left: Mapping[str, float]) -> Table:
     """Stages of each job, how many are done, and about how long the others take."""
     table = _plan_table("stages", "done", "state", "time")
     for job in plan.jobs:
         done = sum(stage.record() is not None for stage in job.stages)
-        left = _seconds_left(job)
-        time_left = f"~{duration(left)}" if left else ""
+        time_left = f"~{duration(left[job.name])}" if left[job.name] else ""
         table.add_row(escape(job_title(job)), str(len(job.stages)), str(done), _state(job), time_left)
     return table
 
 
-def _costs(plan: Plan) -> Table:
+def _costs(plan: Plan, left: Mapping[str, float]) -> Table:
     """Cost of each job: trained parameters, FLOPs of all its stages, remaining GPU hours, disk."""
     table = _plan_table("state", "params", "FLOPs", "GPU hours", "disk")
     for job in plan.jobs:
-        flops, left = sum(stage_flops(stage) for stage in job.stages), _seconds_left(job)
-        hours = f"~{left / 3600:,.0f}" if left else ""
+        flops = sum(stage_flops(stage) for stage in job.stages)
+        hours = f"~{left[job.name] / 3600:,.0f}" if left[job.name] else ""
         disk = disk_size(sum(disk_bytes(stage) for stage in job.stages))
         table.add_row(
             escape(job_title(job)),

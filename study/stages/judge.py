@@ -11,7 +11,7 @@ from study.core.workspace import Record, Workspace, peak_memory_gib
 from study.data.picture_chunks import pictures_of
 from study.judge.judges import all_features, build_judge
 from study.judge.metrics import comparable, generation_metrics, reconstruction_distance
-from study.judge.references import dataset_reference, published_reference
+from study.judge.references import dataset_reference, published_reference, with_radii
 from study.plan.specs import Judge, Reconstruct, Sample
 from study.plan.stage import Stage
 
@@ -37,7 +37,7 @@ def _judge(spec: Judge, inputs: dict[str, Stage], out: Workspace) -> Record:
     pooled, spatial = all_features(build_judge(spec.judge, spec.data, device), pictures_of(made, pictures.folder))
     out.preparing("metrics")
     if name == "samples":
-        values = generation_metrics(pooled, target, spatial)
+        values = generation_metrics(pooled, with_radii(target), spatial)
     else:
         values = {"rfid": reconstruction_distance(pooled, target)}
     return {

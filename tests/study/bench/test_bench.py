@@ -16,7 +16,7 @@ from models.costs import autoencoder_flops
 from models.discriminator import Discriminator
 from models.perceptual import PerceptualDistance
 from models.vf_loss import projection
-from study.bench import against, cases
+from study.bench import against, cases, whole_study
 from study.bench import run as bench
 from study.bench.__main__ import main
 from study.bench.cases import Workload
@@ -314,3 +314,51 @@ def test_packages_that_only_the_released_code_needs_are_named(checkout, monkeypa
     monkeypatch.setattr(against, "PACKAGES", ("torch", "no_such_package"))
     with pytest.raises(ValueError, match="pip install no_such_package"):
         against.check(checkout)
+
+
+# A whole study
+
+
+def record(stage, seconds, **more):
+    return {"stage": stage, "core_seconds": seconds, **more}
+
+
+def judged(pictures, judge, seconds):
+    return record("judge", seconds, inputs={pictures: "0" * 16}, spec={"judge": {"name": judge}})
+
+
+def test_core_seconds_are_added_by_stage_and_judge():
+    found = whole_study.core_seconds(
+        [record("encode", 1.0), judged("samples", "inception", 2.0), judged("samples", "classifier", 0.25),
+         record("encode", 0.5), judged("samples", "inception", 3.0), judged("reconstructions", "inception", 1.0)]
+    )  # fmt: skip
+    assert list(found.items()) == [
+        ("judge, samples by inception", 5.0), ("encode", 1.5), ("judge, reconstructions by inception", 1.0),
+        ("judge, samples by classifier", 0.25),
+    ]  # fmt: skip
+
+
+def test_a_study_stands_beside_what_was_kept_for_the_same_kind_of_machine(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(whole_study, "KEPT", tmp_path / "core_seconds.json")
+    arguments = ["bench", "--study", "--threads", "1"]
+    for total, more in ((4.0, ["--keep"]), (3.0, [])):
+        cost = whole_study.StudyCost(
+            seconds=2, core_seconds={"encode": total / 2, whole_study.TOTAL: total}, commit="c"
+        )
+        monkeypatch.setattr(bench, "study_cost", lambda cost=cost: cost)
+        monkeypatch.setattr(sys, "argv", [*arguments, *more])
+        main()
+    first, second = capsys.readouterr().out.split("core seconds")[1:]
+    assert "nothing is kept" in first and "here / kept" not in first
+    assert [line.split() for line in second.splitlines() if line.startswith("encode")] == [
+        ["encode", "1.5", "2.0", "0.75"]
+    ]
+    monkeypatch.setattr(whole_study, "machine", lambda: "another kind")
+    main()
+    assert "nothing is kept" in capsys.readouterr().out
+
+
+def test_a_study_that_fails_says_why(monkeypatch, tmp_path):
+    monkeypatch.setattr(whole_study, "resolve_data", lambda *_, **__: None)
+    with pytest.raises(RuntimeError, match=r"the study failed: study\.sweep: .*nearest: frontier"):
+        whole_study.study_cost("frontiers")

@@ -14,9 +14,9 @@ from PIL import Image
 
 from study.core.files import fingerprint
 from study.data.datasets import resolve_data
-from study.judge import judges
+from study.judge import judges, references
 from study.judge.judges import all_features, build_judge, features
-from study.judge.references import balanced_choice, dataset_reference, pictures_reference
+from study.judge.references import balanced_choice, dataset_reference, pictures_reference, with_radii
 from study.plan import weight_files
 from study.plan.judge_spec import SPATIAL_WIDTH, VERSIONS, judge_spec
 
@@ -124,6 +124,10 @@ def test_reference_is_computed_once(data, monkeypatch):
     again = dataset_reference(spec, data, "train", 40)
     assert again.hash == first.hash
     torch.testing.assert_close(again.features, first.features, rtol=0, atol=0)
+    distances = torch.cdist(first.features.double(), first.features.double()).sort(dim=1).values
+    torch.testing.assert_close(with_radii(first).radii.sqrt().double(), distances[:, 3], rtol=1e-3, atol=1e-3)
+    monkeypatch.setattr(references, "radii", lambda _: pytest.fail("computed again"))
+    with_radii(again)
 
 
 def test_inception_is_read_safely(data, tmp_path, monkeypatch):

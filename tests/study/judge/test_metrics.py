@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from study.judge import frechet, metrics
+from study.judge import frechet, metrics, neighbours
 from study.judge.frechet import MetricError, frechet_distance, square_root, statistics
 from study.judge.metrics import (
     averaged,
@@ -60,18 +60,53 @@ def test_frechet_of_features(n):
     assert frechet_distance(a, rooted) == pytest.approx(frechet_distance(a, b), rel=1e-9)
 
 
-def test_frechet_refuses_a_wrong_square_root(monkeypatch):
+def test_frechet_refuses_wrong_linear_algebra(monkeypatch):
     a, b = (statistics(gaussian(100, 8, seed)) for seed in (0, 1))
-    frechet_distance(a, b)
-    eigenvalues = np.linalg.eigvals
-    monkeypatch.setattr(np.linalg, "eigvals", lambda product: eigenvalues(product) * 1.5)
-    with pytest.raises(MetricError, match="disagree"):
-        frechet_distance(a, b)
-    frechet.self_test.cache_clear()
-    with pytest.raises(MetricError):
-        frechet.self_test()
+    root = square_root(b["sigma"])
+    frechet_distance(a, {**b, "root": root})
+    with pytest.raises(MetricError, match="the square of the root"):
+        frechet_distance(a, {**b, "root": 1.01 * root})
+    eigenvalues = np.linalg.eigvalsh
+    for wrong in (lambda product: eigenvalues(product) * 1.01, lambda product: np.roll(product.diagonal(), 1)):
+        monkeypatch.setattr(np.linalg, "eigvalsh", wrong)
+        with pytest.raises(MetricError, match="the sum of the"):
+            frechet_distance(a, b)
+        frechet.self_test.cache_clear()
+        with pytest.raises(MetricError):
+            frechet.self_test()
     monkeypatch.undo()
     frechet.self_test()
+
+
+@pytest.mark.parametrize("width", [16, 80])  # fewer and more than the images
+def test_numbers_are_those_of_torch_fidelity(width):
+    from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+    from torch_fidelity.metric_kid import kid_features_to_metric
+    from torch_fidelity.metric_prc import prc_features_to_metric
+
+    made, real = gaussian(60, width, 0, shift=3.2), gaussian(75, width, 1, shift=3.0)
+    found = generation_metrics(made, as_reference(real))
+    gaussians = [fid_features_to_statistics(each.double()) for each in (made, real)]
+    fid = fid_statistics_to_metric(*gaussians, verbose=False)["frechet_inception_distance"]
+    assert found["gfid"] == pytest.approx(fid, rel=1e-9 if width == 16 else 1e-5)
+    kid = kid_features_to_metric(
+        made.double(), real.double(), kid_subsets=10, kid_subset_size=60, rng_seed=metrics.KID_SEED, verbose=False
+    )
+    assert found["kid"] == pytest.approx(kid["kernel_inception_distance_mean"], rel=1e-9)
+    neighbours = prc_features_to_metric(made, real, prc_neighborhood=3, save_cpu_ram=False, verbose=False)
+    assert (found["precision"], found["recall"]) == pytest.approx((neighbours["precision"], neighbours["recall"]))
+    assert 0 < found["precision"] < 1
+    assert 0 < found["recall"] < 1
+
+
+def test_distributions_that_share_no_direction_are_no_error():
+    """Their covariances' product is 0 up to rounding: (1 + 1) + (1 + 1) - 0."""
+    rotation = np.linalg.qr(gaussian(4, 4, 0).double().numpy())[0]
+    a, b = (
+        {"mu": np.zeros(4), "sigma": (rotation * np.array(variances)) @ rotation.T}
+        for variances in ((1, 1, 0, 0), (0, 0, 1, 1))
+    )
+    assert frechet_distance(a, b) == pytest.approx(4, abs=1e-5)
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -108,11 +143,10 @@ def test_precision_and_recall_are_not_swapped():
     assert values["recall"] > 0.8
 
 
-def test_parts_give_the_same_precision(monkeypatch):
+def test_blocks_give_the_same_precision(monkeypatch):
     found, target = gaussian(200, 8, 0, shift=0.5), as_reference(gaussian(300, 8, 1))
     whole = generation_metrics(found, target)
-    monkeypatch.setattr(metrics, "PRC_FULL_IMAGES", 100)
-    monkeypatch.setattr(metrics, "PRC_ROWS", 70)
+    monkeypatch.setattr(neighbours, "BLOCK", 70)
     assert generation_metrics(found, target) == whole
 
 
