@@ -26,6 +26,8 @@ class Bench:
     """Timed repeats of each case; the median counts. Slow cases get fewer."""
     threads: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """Threads of the process. Default: as many as a job of a sweep gets here."""
+    precision: Annotated[str, arg(metavar="DTYPE", help_behavior_hint="")] = ""
+    """float32 or bfloat16, of all trainings and of sampling. Default: the scale's."""
     compile: Annotated[bool, arg(help_behavior_hint="")] = False
     """Also time a generator step whose blocks go through torch.compile."""
     against: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
@@ -33,10 +35,10 @@ class Bench:
     processes share its memory: give --batch."""
     judging: Annotated[bool, arg(help_behavior_hint="")] = False
     """Instead, judge 50,000 made-up pictures of 256 px, which takes minutes, and say how much memory that needs."""
-    study: bool = False
+    study: Annotated[bool, arg(help_behavior_hint="")] = False
     """Instead, run a small study, which takes minutes, and say how many core seconds each stage took, beside those
     that are kept for this kind of machine in study/bench/core_seconds.json."""
-    keep: bool = False
+    keep: Annotated[bool, arg(help_behavior_hint="")] = False
     """With --study: keep its numbers there."""
     out: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
     """Also write the numbers to this JSON file."""

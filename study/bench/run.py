@@ -41,6 +41,7 @@ from study.core import compute
 from study.core.compute import cores
 from study.core.files import write_json
 from study.core.provenance import provenance
+from study.plan.checks import PRECISIONS
 from study.plan.scales import SCALES
 from study.stages.fit_generator import build
 
@@ -144,6 +145,8 @@ def report_comparison(workload: Workload, options: Bench, checkout: Path, consol
         table.add_row(f"[bold]{task.name}[/bold], goal {task.goal:g} times")
         for kind, rate in task.images_per_second.items():
             table.add_row(f"  {kind}", f"{rate:,.0f}", f"{task.ratios[kind]:.2f} times" if kind in task.ratios else "")
+        for kind, ratio in task.best.items():
+            table.add_row(f"  {kind}, each in its faster dtype", "", f"{ratio:.2f} times")
     console.print(table)
     for task in comparisons:
         console.print(f"{task.name}: {'; '.join(task.causes)}")
@@ -186,6 +189,10 @@ def bench(options: Bench) -> None:
     if options.scale not in SCALES:
         stop(f"no scale {options.scale!r}; {nearest(options.scale, SCALES)}")
     scale = SCALES[options.scale]()
+    if options.precision:
+        if options.precision not in PRECISIONS:
+            stop(f"no precision {options.precision!r}; {nearest(options.precision, PRECISIONS)}")
+        scale = dataclasses.replace(scale, precision=options.precision, tokenizer_precision=options.precision)
     resolved = dataclasses.replace(resolved, precision=scale.precision)
     if scale.device not in ("any", resolved.device):
         stop(f"scale {scale.name} needs {scale.device}, and this machine has {resolved.device}: choose another scale")
