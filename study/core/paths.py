@@ -14,17 +14,27 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 def study_root() -> Path:
     """Folder of all computed files: `$STUDY_ROOT`, by default in the user's cache folder."""
     if root := os.environ.get("STUDY_ROOT"):
-        return _home_expanded(root).absolute()
+        return _absolute(root)
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "latent-diffusion-study"
 
 
-_home_expanded = functools.cache(lambda root: Path(root).expanduser())  # a plan asks for it 100,000 times
+# A plan asks for folders 100,000 times
+
+
+@functools.cache
+def _absolute(root: str) -> Path:
+    return Path(root).expanduser().absolute()
+
+
+@functools.cache
+def _inside(root: Path, stage: str, fingerprint: str) -> Path:
+    return root.joinpath("stages", stage, fingerprint)
 
 
 def stage_folder(stage: str, fingerprint: str) -> Path:
     """Folder of one stage of one run: checkpoints while it trains, its outputs and its record at the end."""
-    return study_root().joinpath("stages", stage, fingerprint)
+    return _inside(study_root(), stage, fingerprint)
 
 
 def job_folder(job: str) -> Path:

@@ -5,6 +5,7 @@ Rates are measured on finished stages, per processor and precision; without any,
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 from models.costs import autoencoder_flops, autoencoder_parameters, flops_per_image, generator_parameters
@@ -118,9 +119,13 @@ def data_bytes(data: DataSpec) -> int:
     return (data.train_images + data.test_images) * data.channels * data.resolution**2
 
 
+@functools.cache
+def _rates_name(compute: Compute, device: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in f"{device} {compute.precision} {compute.threads}") + ".json"
+
+
 def _rates_file(compute: Compute, device: str) -> Path:
-    name = "".join(c if c.isalnum() else "-" for c in f"{device} {compute.precision} {compute.threads}")
-    return study_root() / "rates" / f"{name}.json"
+    return study_root() / "rates" / _rates_name(compute, device)
 
 
 def has_rates(compute: Compute, device: str) -> bool:

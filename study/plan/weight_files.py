@@ -193,6 +193,9 @@ def content_hash(name: str) -> str:
     return checked_hash(path, weight_file(name)) if path else ""
 
 
+_lite_file = functools.cache(lite_file)  # a plan asks for it thousands of times
+
+
 def network_hash(name: str) -> str:
     """SHA-256 of the pretrained weights of a foundation model, a perceptual net or a judge, for a plan; empty if they
     are missing.
@@ -202,7 +205,7 @@ def network_hash(name: str) -> str:
     """
     if name in ("lite0", "lite2", "efficientnet_lite2"):
         with contextlib.suppress(ValueError):
-            return _hash_of_package(lite_file(name.removeprefix("efficientnet_")))
+            return _hash_of_package(_lite_file(name.removeprefix("efficientnet_")))
         return ""
     digest = content_hash(name)
     if name == "vgg" and digest:  # the heads of LPIPS are in a package

@@ -193,6 +193,8 @@ def _seconds_left(job: Job) -> float:
 def _state(job: Job) -> str:
     if all(stage.record() is not None for stage in job.stages):
         return "done"
+    if not any(stage.folder.is_dir() for stage in job.stages):
+        return "to do"
     failures = [failure for stage in job.stages if (failure := stage.failure())]
     if failures:
         return f"{failures[0]['state']} before, tried again"

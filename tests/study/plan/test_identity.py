@@ -185,9 +185,9 @@ def test_another_pretrained_file_of_the_same_name_is_another_run(weights):
 def test_other_weights_in_a_package_compute_anew_what_depends_on_them(monkeypatch, tmp_path, package, anew):
     aligned = Asking(Run(tokenizer="f4d4-lite0", generator="LightningDiT-XXS/2"))
     before = planned(SCALES["smoke"](), module=aligned).stages
-    own = weight_files.lite_file
+    own = weight_files._lite_file
     (tmp_path / "other.pth").write_bytes(b"other")
-    monkeypatch.setattr(weight_files, "lite_file", lambda n: tmp_path / "other.pth" if n == package else own(n))
+    monkeypatch.setattr(weight_files, "_lite_file", lambda n: tmp_path / "other.pth" if n == package else own(n))
     after = planned(SCALES["smoke"](), module=aligned).stages
     assert {a.kind for a, b in zip(after, before, strict=True) if a != b} == anew
 
