@@ -161,8 +161,9 @@ def _counts(
     decisions = [decide(of[aligned], of[plain], known, exact=(published, published)) for plain, aligned in pairs]
     count = Counter(at_places([[decision] for decision in decisions]))
     main: Verdict = "holds" if count["holds"] or not count["indicated"] else "indicated"
+    against = "higher" if main == "indicated" else "higher indicated"
     names: dict[Verdict, str] = {
-        "indicated": "indicated", "fails": "higher", "indicated against": "higher indicated", "equal": "equal",
+        "indicated": "indicated", "fails": "higher", "indicated against": against, "equal": "equal",
         "undecided": "undecided",
     }  # fmt: skip
     others = [f"{count[verdict]} {name}" for verdict, name in names.items() if count[verdict] and verdict != main]

@@ -150,9 +150,10 @@ def hide_empty(axes: Sequence[Axes]) -> None:
 
 
 def heading(ax: Axes, text: str) -> None:
-    """A line above a panel, from its left edge."""
+    """A line above a panel, from its left edge; smaller where it would reach into the next panel."""
     offset = (-(INSET[0] - EDGE) * 72, 4)
-    ax.annotate(text, (0, 1), xycoords="axes fraction", xytext=offset, textcoords="offset points")
+    size = style.TEXT * min(1, (PANEL[0] - EDGE) / width(text, style.TEXT))
+    ax.annotate(text, (0, 1), xycoords="axes fraction", xytext=offset, textcoords="offset points", fontsize=size)
 
 
 def label_room(texts: Sequence[str], size: float = 7.0) -> float:

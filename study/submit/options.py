@@ -19,7 +19,7 @@ DEFAULT_ABLATION = "frontier"
 class Sweep:
     """Run a whole study: train tokenizers and generators, judge them, fill the results table, draw the figures.
 
-    Without arguments: the frontier ablation at desk scale, on Fashion-MNIST, within a quarter of an hour on two
+    Without arguments: the frontier ablation at desk scale, on Fashion-MNIST, in about ten minutes on two
     cores. Run the same command again at any time: finished stages are kept, interrupted ones resume.
 
     Results are written to results/STUDY/table.csv and figures/STUDY/, intermediate files to $STUDY_ROOT

@@ -143,6 +143,21 @@ def test_labels_of_ranges_end_before_the_pictures_begin(tmp_path: Path, table: p
     assert max(label.get_window_extent().x1 for label in labels) < left
 
 
+def test_headings_of_neighbouring_panels_do_not_meet() -> None:
+    table = study(widths=(4, 8, 16), sizes={"LightningDiT-XXS/2": 1_000_000}, seeds=(0, 1, 2))
+    aligned = (table["foundation_model"] == "lite0") & (table["kind"] == "generator")
+    table.loc[aligned & (table["latent_channels"] == 4), "gfid"] *= 3
+    table = table[~(aligned & (table["latent_channels"] == 8) & (table["seed"] > 0))]
+    figure = draw("frontier", table).figure
+    figure.draw_without_rendering()
+    headings = [text for text in visible(figure) if text.get_text().startswith("Lower gFID with alignment in")]
+    assert len(headings) == len(JUDGES)
+    assert headings[0].get_text().count(",") == 1
+    boxes = sorted((heading.get_window_extent() for heading in headings), key=lambda box: box.x0)
+    assert boxes[0].x1 < boxes[1].x0 and boxes[1].x1 <= figure.bbox.x1
+    assert min(heading.get_fontsize() for heading in headings) >= 6.5
+
+
 def test_alignment_counts_only_where_three_seeds_agree() -> None:
     once, twice, table = (study(widths=(16,), seeds=range(n), judges=JUDGES[:1]) for n in (1, 2, 3))
     assert "Lower gFID with alignment indicated in 1 of 1" in texts(draw("frontier", once))
