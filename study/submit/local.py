@@ -31,6 +31,7 @@ TIMEOUT_MINUTES = 7 * 24 * 60  # of a local job: submitit requires a limit, and 
 POLL_SECONDS = 0.25  # between checks of the running jobs
 WAITING_SECONDS = 5.0  # between checks of the waiting jobs (there may be thousands) while no running job ends
 STOP_SECONDS = 60.0  # for running jobs to save and end
+END_SECONDS = 5.0  # for processes without a job to end
 
 Show = Callable[[dict[str, dict[str, Any]]], None]  # displays progress by name of the job
 
@@ -172,6 +173,9 @@ class LocalJobs:
                 break  # inputs of the waiting jobs were deleted meanwhile: the next sweep computes them again
             if waiting or board.running:
                 time.sleep(POLL_SECONDS)
+        deadline = time.monotonic() + END_SECONDS
+        while time.monotonic() < deadline and not all(process.done() for process in self._submitted.values()):
+            time.sleep(POLL_SECONDS)  # those that got no other job are ending
 
     def stop(self) -> None:
         """Ask every running job, adopted ones too, to save and end; prints those that still run after STOP_SECONDS."""

@@ -73,14 +73,16 @@ def test_a_process_whose_job_has_failed_takes_no_other(jobs, monkeypatch):
 
 
 class Process:
-    """A submitted process that runs."""
+    """A submitted process that ends when it gets no other job."""
+
+    ended = False
 
     def done(self):
-        return False
+        return self.ended
 
 
 def test_the_scheduler_hands_a_job_over_before_it_starts_a_process(jobs, monkeypatch):
-    local = LocalJobs(jobs, slots=1)
+    local, process = LocalJobs(jobs, slots=1), Process()
     submitted, handed = [], []
 
     def do(job):
@@ -90,12 +92,14 @@ def test_the_scheduler_hands_a_job_over_before_it_starts_a_process(jobs, monkeyp
     def submit(job):
         submitted.append(job)
         do(job)
-        local._submitted[job.name] = Process()
+        local._submitted[job.name] = process
         local.board.running[job.name] = {}
 
     def hand(ended, job):
         handed.append((ended, job))
-        if job is not None:
+        if job is None:
+            process.ended = True
+        else:
             do(job)
         return True
 
