@@ -152,7 +152,7 @@ def hide_empty(axes: Sequence[Axes]) -> None:
 def heading(ax: Axes, text: str) -> None:
     """A line above a panel, from its left edge; smaller where it would reach into the next panel."""
     offset = (-(INSET[0] - EDGE) * 72, 4)
-    size = style.TEXT * min(1, (PANEL[0] - EDGE) / width(text, style.TEXT))
+    size = min(style.TEXT, style.TEXT * (PANEL[0] - EDGE) / max(width(text, style.TEXT), EDGE))
     ax.annotate(text, (0, 1), xycoords="axes fraction", xytext=offset, textcoords="offset points", fontsize=size)
 
 
