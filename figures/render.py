@@ -51,15 +51,19 @@ def render(study: Path, out: Path, names: Iterable[str] | None = None) -> Render
             expected = isinstance(error, (ValueError, FileNotFoundError))
             result.refused[name] = str(error) if expected else f"{type(error).__name__}: {error}"
         else:
-            result.written.extend(style.save(drawing.figure, out / name))
-            path = out / f"{name}.csv"
-            with atomic(path) as temporary:
-                drawing.plotted.to_csv(temporary, index=False, lineterminator="\n")
-            result.written.append(path)
+            result.written.extend(write(drawing, out / name))
             continue
         for suffix in SUFFIXES:
             (out / f"{name}.{suffix}").unlink(missing_ok=True)
     return result
+
+
+def write(drawing: Drawing, stem: Path) -> list[Path]:
+    """Write a figure as `stem`.png and `stem`.pdf, and its numbers as `stem`.csv."""
+    path = stem.with_name(f"{stem.name}.csv")
+    with atomic(path) as temporary:
+        drawing.plotted.to_csv(temporary, index=False, lineterminator="\n")
+    return [*style.save(drawing.figure, stem), path]
 
 
 def _of_table(name: str, study: Path, table: pd.DataFrame) -> Callable[[], Drawing]:

@@ -1,10 +1,14 @@
-"""Compare two studies, or a study with published results: `python -m study.compare A B`."""
+"""Compare studies with each other and with published results: `python -m study.compare A B`.
+
+Two studies of one scale and data set are compared run by run; others, and more than two, by their effects
+(study/claims/effects.py).
+"""
 
 from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean as mean
@@ -21,6 +25,7 @@ from results.runs import scored
 from results.schema import HEADLINE, PROTOCOL, Row, measured_alike
 from results.table import rows_in
 from results.verdicts import Spread, Verdict, cells, decide, measure, pooled
+from study.claims.effects import Shared, effects, shared
 from study.claims.evidence import SAME_IMAGES
 from study.claims.paper_claims import Judged, judge_claims, markdown
 from study.core.paths import CHECKOUT
@@ -29,7 +34,11 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-NAMED = 8  # rows without a counterpart that the terminal lists by name
+EFFECTS = (
+    "Effects: relative changes by the mean of logarithms, with 90% intervals where there are three repeats or more. "
+    "Signs agree where all judges of every study decide alike by the rule of claims, or indicate it; then: how many "
+    "times the largest effect is the smallest."
+)
 FIELDS = ("data", "resolution", "train_precision", "images_seen")  # compared in addition to the protocol
 
 
@@ -241,7 +250,10 @@ def _images(line: Line) -> str:
     return " | ".join(dict.fromkeys(numbers))
 
 
-def tables(comparison: StudyComparison) -> Iterator[tuple[str, Sequence[str], Sequence[Sequence[str]]]]:
+Table = tuple[str, Sequence[str], Sequence[Sequence[str]]]  # title, header and rows
+
+
+def tables(comparison: StudyComparison) -> Iterator[Table]:
     """Title, header and rows of each table, as text."""
     a, b = comparison.names
     lines = []
@@ -267,16 +279,6 @@ def tables(comparison: StudyComparison) -> Iterator[tuple[str, Sequence[str], Se
     ]
     if ranks:
         yield "Do they put the runs in the same order?", ("of", "agreement"), ranks
-    unmatched = [line for line in comparison.unmatched if line.point.judge == _first_judge(comparison, line)]
-    unmatched.sort(key=lambda line: "=" in line.point.run)  # runs with changes, whose names are long, come last
-    sides = [[line for line in unmatched if side(line)] for side in SIDES]
-    rows = [
-        (name, str(lines[0].point.judge), _list_of_points([line.point for line in lines]))
-        for name, lines in zip(comparison.names, sides, strict=True)
-        if lines
-    ]
-    if rows:
-        yield "Without a counterpart", ("only in", "judge", "runs"), rows
     measured = [(one, other) for one, other in comparison.claims if one.places or other.places]
     claims = [(one.claim.text, one.claim.where, _verdict(one), _verdict(other)) for one, other in measured]
     if claims:
@@ -297,22 +299,77 @@ def _lower(line: Line, a: str, b: str) -> str:
     return f"{word} (published, single)" if word and line.a.published and line.b.published else word
 
 
-def _first_judge(comparison: StudyComparison, line: Line) -> Judge:
-    """The judge whose rows are listed for the study of an unmatched line."""
-    side = 0 if line.a else 1
-    return next(point.judge for other in comparison.unmatched if (point := SIDES[side](other)))
+def alike(a: pd.DataFrame, b: pd.DataFrame) -> bool:
+    """Whether two tables share a data set, and a scale if both state one."""
+    data = [set(zip(table["data"], table["resolution"].fillna(0), strict=True)) for table in (a, b)]
+    scales = [set(table["scale"].dropna()) - {""} for table in (a, b)]
+    return bool(data[0] & data[1]) and (not all(scales) or bool(scales[0] & scales[1]))
 
 
-def _list_of_points(points: Sequence[Point]) -> str:
-    """The first NAMED points as text, and how many more there are."""
-    texts = [_text(point) for point in points[:NAMED]]
-    more = len(points) - NAMED
-    return "; ".join(texts) + (f"; and {more} more" if more > 0 else "")
+def effect_tables(lines: Sequence[Shared]) -> Iterator[Table]:
+    """A table for every kind of change, with a row per contrast."""
+    for kind in dict.fromkeys(line.contrast.kind for line in lines):
+        rows = []
+        for line in (line for line in lines if line.contrast.kind == kind):
+            cells = [
+                ("" if number else name, "" if number else effect.behind, effect.comparison.judge.split(" @ ")[0],
+                 str(effect))
+                for name, found in line.by_study.items()
+                for number, effect in enumerate(found)
+            ]  # fmt: skip
+            texts = ("\n".join(column) for column in zip(*cells, strict=True))
+            rows.append(("\n".join((*line.contrast.place.split(", ", 1), line.agreement)), *texts))
+        yield kind, ("contrast", "study", "runs", "judge", "change"), rows
 
 
-def _text(point: Point) -> str:
-    after = f" after {point.images:,} images" if point.images and point.kind == "generator" else ""
-    return f"{point.run} {mean_and_range(point.values)}{after}"
+def without_counterpart(studies: Mapping[str, pd.DataFrame], compared: Set[tuple[str, str]], everything: bool) -> Table:
+    """How many runs of each study are compared with none, or which, after the most images, by the first judge.
+
+    compared: name of the study and of the run.
+    """
+    rows = []
+    for name, table in studies.items():
+        points = [point for point in _last(_points(table)) if (name, point.run) not in compared]
+        first = [point for point in points if point.judge == points[0].judge]
+        first.sort(key=lambda point: "=" in point.run)  # runs with changes, whose names are long, come last
+        if everything:
+            rows += [(name, point.run, mean_and_range(point.values), _images_of(point)) for point in first]
+        elif points:
+            rows.append((name, f"{len({point.run for point in points}):,}"))
+    title = "Runs without a counterpart" + ("" if everything else ", which --all lists")
+    return title, ("study", "run", "FID", "images") if everything else ("study", "runs"), rows
+
+
+def frame(lines: Sequence[Shared], studies: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """The effects as figures/effects.py draws them: a row per contrast, study and judge."""
+    import pandas as pd
+
+    data = {name: next(iter(table["data"]), "") for name, table in studies.items()}
+    return pd.DataFrame(
+        [
+            {
+                "kind": line.contrast.kind,
+                "contrast": line.contrast.place,
+                "study": name,
+                "data": data[name],
+                "runs": effect.behind,
+                "judge": effect.comparison.judge,
+                "change": effect.change,
+                "low": (effect.comparison.decision.interval or (None, None))[0],
+                "high": (effect.comparison.decision.interval or (None, None))[1],
+                "repeats": effect.comparison.repeats or None,
+                "text": str(effect),
+                "agreement": line.agreement,
+            }
+            for line in lines
+            for name, found in line.by_study.items()
+            for effect in found
+        ]
+    ).astype({"change": float, "low": float, "high": float, "repeats": "Int64"})
+
+
+def _images_of(point: Point) -> str:
+    return f"{point.images:,}" if point.images else ""
 
 
 def _verdict(judged: Judged) -> str:
@@ -341,33 +398,40 @@ def write_csv(comparison: StudyComparison, path: Path) -> None:
 
 
 def main(
-    a: Annotated[str, tyro.conf.Positional, arg(metavar="A")],
-    b: Annotated[str, tyro.conf.Positional, arg(metavar="B")],
+    studies: Annotated[list[str], tyro.conf.Positional, arg(metavar="STUDY STUDY [STUDY ...]")],
     markdown_: Annotated[bool, arg(name="markdown")] = False,
     csv_: Annotated[Path | None, arg(name="csv", metavar="FILE", help_behavior_hint="")] = None,
+    figure: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None,
+    all_: Annotated[bool, arg(name="all")] = False,
     out: Annotated[Path, arg(metavar="FOLDER", help_behavior_hint="")] = CHECKOUT,
 ) -> int:
-    """Compare two studies: their numbers, the order of their runs, the claims, and the settings that differ.
+    """Compare studies.
+
+    Two of one scale and data set: their numbers, the order of their runs, the claims, and the settings that differ.
+    Two of other scales or data sets: also their effects, such as what alignment changes at each width, in percent with
+    intervals. More than two: their effects.
 
     Args:
-        a: A folder of results/ that holds a table.csv; paper: its published tables; since: systems published later.
-        b: Another of these.
+        studies: Folders of results/ that hold a table.csv; paper: its published tables; since: systems published later.
         markdown_: Print Markdown.
-        csv_: Also write every row, with unrounded numbers, to this file.
+        csv_: Also write every row of two studies, with unrounded numbers, to this file.
+        figure: Also draw the effects: effects.png, effects.pdf and effects.csv in this folder.
+        all_: List the runs that have no counterpart; otherwise they are counted.
         out: Folder that holds results/. Default: the checkout.
     """
-    results = out / "results"
     try:
-        comparison = compare(load_study(a, results), load_study(b, results), (a, b))
-        if csv_ is not None:
-            write_csv(comparison, csv_)
+        if len(set(studies)) < max(len(studies), 2):
+            raise ValueError("name two studies or more, each once")
+        if csv_ is not None and len(studies) > 2:
+            raise ValueError("--csv takes two studies; --figure writes the effects of several")
+        loaded = {name: load_study(name, out / "results") for name in studies}
+        message, found = _compared(loaded, csv_, figure, all_)
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
-    message = "" if comparison.lines else f"No run of {a} matches one of {b}: there are no differences to show."
     if markdown_:
-        texts = [f"**{title}**\n\n{markdown(header, rows)}" for title, header, rows in tables(comparison)]
-        print("\n\n".join(filter(None, [message, *texts])))
+        texts = [f"**{title}**\n\n{markdown(header, rows)}" for title, header, rows in found]
+        print("\n\n".join([*message, *texts]))
         return 0
 
     from rich.console import Console
@@ -375,14 +439,55 @@ def main(
     from rich.table import Table
 
     console = Console(highlight=False)
-    if message:
-        console.print(message, markup=False)
-    for title, header, rows in tables(comparison):
-        table = Table(*map(escape, header), title=title, title_justify="left", box=None, pad_edge=False)
-        for row in rows:
-            table.add_row(*map(escape, row))
-        console.print(table, "")
+    for line in message:
+        console.print(line, markup=False)
+    for title, header, rows in found:
+        grid = Table(*map(escape, header), title=title, title_justify="left", box=None, pad_edge=False)
+        for number, row in enumerate(rows):
+            grid.add_row(*map(escape, row), end_section=False)
+            if number < len(rows) - 1 and any("\n" in cell for cell in row):
+                grid.add_row()
+        console.print(grid, "")
     return 0
+
+
+def _compared(
+    studies: Mapping[str, pd.DataFrame], csv_: Path | None, figure: Path | None, everything: bool
+) -> tuple[list[str], list[Table]]:
+    """Sentences and tables on the studies; writes the files that are asked for."""
+    message: list[str] = []
+    found: list[Table] = []
+    used: set[tuple[str, str]] = set()
+    names, two = list(studies), len(studies) == 2
+    comparison = compare(*studies.values(), (names[0], names[1])) if two else None
+    if comparison is not None and csv_ is not None:
+        write_csv(comparison, csv_)
+    if comparison is not None:
+        used |= {(name, line.point.run) for line in comparison.lines for name in names}
+        if not comparison.lines:
+            message.append(f"No run of {names[0]} matches one of {names[1]}: there are no differences to show.")
+    if figure is not None or not two or not alike(*studies.values()):
+        lines = shared({name: effects(table) for name, table in studies.items()})
+        used |= {
+            (name, run) for line in lines for name, own in line.by_study.items() for one in own for run in one.runs
+        }
+        message.append(EFFECTS if lines else f"{' and '.join(names)} have no effect in common.")
+        found += effect_tables(lines)
+        if figure is not None:
+            if not lines:
+                raise ValueError(message[-1])
+            _draw(lines, studies, figure)
+    found += tables(comparison) if comparison is not None else ()
+    left = without_counterpart(studies, used, everything)
+    return message, [*found, *([left] if left[-1] else [])]
+
+
+def _draw(lines: Sequence[Shared], studies: Mapping[str, pd.DataFrame], folder: Path) -> None:
+    from figures import effects as figure
+    from figures.render import write
+
+    folder.mkdir(parents=True, exist_ok=True)
+    write(figure.draw(frame(lines, studies)), folder / figure.NAME)
 
 
 if __name__ == "__main__":

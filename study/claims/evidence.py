@@ -141,7 +141,7 @@ def _unchanged_runs(scores: Iterable[Score]) -> list[Score]:
     return [score for score in scores if not score.changes and score.tokenizer is not None]
 
 
-def _frontier(scores: Iterable[Score]) -> list[Score]:
+def frontier_runs(scores: Iterable[Score]) -> list[Score]:
     """The unchanged runs of the ablation `frontier`, the paper's Table 2; of all ablations if it has none."""
     unchanged = _unchanged_runs(scores)
     return [score for score in unchanged if "frontier" in score.ablations] or unchanged
@@ -188,7 +188,7 @@ def _at_last_common_mark(
             yield low_group[0].judge, at_last[0], at_last[1]
 
 
-def _compare(
+def compared(
     place: str,
     low: Sequence[Score],
     high: Sequence[Score],
@@ -214,7 +214,7 @@ def _aligned_pairs(scores: Iterable[Score]) -> Iterator[tuple[str, str, list[Sco
 
     The narrowest width is left out if there are several: the claims are about wide latents.
     """
-    for (generator, downsampling), group in _grouped(_frontier(scores), _generator_and_downsampling).items():
+    for (generator, downsampling), group in _grouped(frontier_runs(scores), _generator_and_downsampling).items():
         specs = _grouped(group, lambda score: score.spec)
         widths = {group[0].tokenizer.channels for group in specs.values() if group[0].tokenizer}
         for spec, aligned in specs.items():
@@ -230,19 +230,19 @@ def _aligned_pairs(scores: Iterable[Score]) -> Iterator[tuple[str, str, list[Sco
 
 def wider_against_narrower(scores: Sequence[Score], rises: bool) -> Iterator[Evidence]:
     """Of every two widths of plain tokenizers, the wider one's score is above (`rises`) or below the other's."""
-    plain = [score for score in _frontier(scores) if not score.foundation_model]
+    plain = [score for score in frontier_runs(scores) if not score.foundation_model]
     for (generator, _), group in _grouped(plain, _generator_and_downsampling).items():
         widths = _grouped(group, lambda score: score.tokenizer and score.tokenizer.channels)
         for narrow, wide in combinations(sorted(widths), 2):
             low, high = (narrow, wide) if rises else (wide, narrow)
             place = _place(widths[low][0].spec, widths[high][0].spec, generator)
-            yield from _compare(place, widths[low], widths[high])
+            yield from compared(place, widths[low], widths[high])
 
 
 def aligned_against_plain(scores: Sequence[Score], factor: float = 1.0) -> Iterator[Evidence]:
     """Every aligned tokenizer's score is below `factor` times that of its plain counterpart."""
     for generator, spec, aligned, plain in _aligned_pairs(scores):
-        yield from _compare(_place(spec, plain[0].spec, generator), aligned, plain, factor)
+        yield from compared(_place(spec, plain[0].spec, generator), aligned, plain, factor)
 
 
 def images_to_plain_gfid(scores: Scores, factor: float) -> Iterator[Evidence]:
@@ -276,10 +276,10 @@ def images_to_plain_gfid(scores: Scores, factor: float) -> Iterator[Evidence]:
                         exact=(False, True),
                     )
                 )
-    yield from _with_pooled_spread(found, np.log)
+    yield from with_pooled_spread(found, np.log)
 
 
-def _with_pooled_spread(comparisons: Sequence[Comparison], scale: Callable[[Any], Any]) -> Iterator[Comparison]:
+def with_pooled_spread(comparisons: Sequence[Comparison], scale: Callable[[Any], Any]) -> Iterator[Comparison]:
     """The comparisons with the spread over all of their cells of one judge, each cell once, on a scale such as log."""
     for one in comparisons:
         alike = [other for other in comparisons if other.judge == one.judge]
@@ -326,7 +326,7 @@ def gap_against_smaller_generator(scores: Scores) -> Iterator[Evidence]:
                         exact=(published, published),
                     )
                 )
-    yield from _with_pooled_spread(found, np.asarray)
+    yield from with_pooled_spread(found, np.asarray)
 
 
 def _size_order(generator: str) -> tuple[int, str]:
@@ -343,7 +343,7 @@ def dinov2_against_others(scores: Scores) -> Iterator[Evidence]:
         dinov2 = models.get("dinov2", [])
         for name, other in models.items():
             if dinov2 and name != "dinov2" and len(models) == most:
-                yield from _compare(_place(dinov2[0].spec, other[0].spec, generator), dinov2, other)
+                yield from compared(_place(dinov2[0].spec, other[0].spec, generator), dinov2, other)
 
 
 def full_vf_loss_against_part(scores: Scores, *without: str) -> Iterator[Evidence]:
@@ -352,14 +352,14 @@ def full_vf_loss_against_part(scores: Scores, *without: str) -> Iterator[Evidenc
     settings = {f"tokenizer.vf_{name}": 0 for name in without}
     changed = [score for score in scores.generators if score.changes == settings]
     for key, part in _grouped(changed, lambda score: (score.spec, score.generator)).items():
-        yield from _compare(_place(key[0], "without", key[1]), full.get(key, []), part)
+        yield from compared(_place(key[0], "without", key[1]), full.get(key, []), part)
 
 
 def rung_against_previous(scores: Scores, rung: int) -> Iterator[Evidence]:
     """The gFID of a rung of the recipe is below that of the previous one."""
     rungs = _grouped(scores.generators, lambda score: score.rung)
     # solvers may differ: DiT's ancestral sampler cannot sample from a flow
-    yield from _compare(
+    yield from compared(
         "", rungs.get(rung, []), rungs.get(rung - 1, []), protocol=lambda score: score.protocol_without_solver
     )
 
