@@ -5,12 +5,14 @@ studies, so that study.compare draws it, not study.figures.
 """
 
 import math
+from itertools import cycle
+from typing import NamedTuple
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import NullLocator
 
 from figures import layout, style, wording
 from figures.drawing import Drawing
@@ -19,15 +21,16 @@ from results.numbers import percent
 NAME = "effects"
 TITLE = "Do the same changes have the same effects?"
 SUBTITLE = "What each change does to rFID, to gFID, or to the images needed; left of 0 is better."
-HUES = (style.INK, "#a3195b", "#006d77", "#b36a00", "#5b4bb3", "#4d8a1f")  # by study, unlike those of widths
+HUES = ("#a3195b", "#006d77", "#b36a00", "#5b4bb3", "#4d8a1f")  # by measured study; published numbers are black
 MARKERS = "osD^v"  # by judge
 MARK, GAP, HEADING = 0.105, 0.11, 0.24  # inches between marks, between contrasts, of a heading
-PLOT, KEY, AXIS = 3.3, 0.16, 0.42  # width of the plot, height of a line of the key and of the axis, inches
+PLOT, KEY, AXIS, TICKS = 3.3, 0.16, 0.42, 0.2  # width of the plot; heights of a line of the key, of the axes, inches
 CHANGES = (-0.9, -0.8, -0.7, -0.6, -0.5, -0.4, -0.3, -0.2, -0.1, 0, 0.1, 0.25, 0.5, 1, 1.5, 2, 3, 5, 10, 20, 50, 100)
 NOTES = (
-    "Marks: means of logarithms over repeats, whose axis is logarithmic. Bars: 90% intervals, by the rule of claims; "
-    "published single values and fewer than three repeats have none.",
-    "Widths and generators are matched by rank. Images needed: by the aligned run for the last gFID of the plain one.",
+    "Marks: means of logarithms, on a logarithmic axis. Bars: 90% intervals, by the rule of claims; hollow marks "
+    "(published, or fewer than three repeats) have none.",
+    "Signs agree where all judges of all studies decide or indicate the same; '2 times': the largest effect is twice "
+    "the smallest, as logarithms, in the mean of the judges. Widths and generators are matched by rank.",
 )
 
 
@@ -37,35 +40,37 @@ def draw(effects: pd.DataFrame) -> Drawing:
     Args:
         effects: a row per contrast, study and judge, with the columns `kind`, `contrast`, `study`, `data`, `runs`,
             `judge`, `change` (relative; missing if never reached), `low` and `high` (ends of its interval, or missing),
-            `text` (of the change) and `agreement`.
+            `repeats` (missing if published), `text` (of the change) and `agreement`.
     """
-    studies = list(dict.fromkeys(effects["study"]))
+    colors = _colors(effects)
     judges = list(dict.fromkeys(effects["judge"]))
-    texts = [f"{row.runs}: {row.text}" for row in effects.itertuples()]
-    labels = [_label(contrast, agreement) for contrast, agreement in zip(effects["contrast"], effects["agreement"])]
-    left = max(layout.width(line, style.TEXT) for label in labels for line in label.split("\n")) + 3 * layout.EDGE
+    rows = effects.to_dict("records")
+    texts = [f"{row['runs']}: {row['text']}" for row in rows]
+    words = [*effects["contrast"], *effects["agreement"]]
+    left = max(layout.width(text, style.TEXT) for text in words) + 3 * layout.EDGE
     right = max(layout.width(text, style.SMALL) for text in texts) + 2 * layout.EDGE
-    marks, ticks, headings, height = _places(effects)
-    body = (left + PLOT + right, height + AXIS + KEY * (len(studies) + 0.8))
+    marks, labels, headings, height = _places(effects)
+    body = (left + PLOT + right, height + AXIS + TICKS + KEY * (len(colors) + 0.8))
     with style.applied():
         figure, foot = layout.sheet(TITLE, SUBTITLE, NOTES, body)
         width, full = figure.get_size_inches()
         ax = figure.add_axes((left / width, (foot + AXIS) / full, PLOT / width, height / full))
         ax.set_ylim(height, 0)
         _axis(ax, effects)
-        for row, y, text in zip(effects.itertuples(), marks, texts, strict=True):
-            color = HUES[studies.index(row.study) % len(HUES)]
-            marker = MARKERS[judges.index(row.judge) % len(MARKERS)]
-            if not pd.isna(row.low):
-                ax.plot([math.log1p(row.low), math.log1p(row.high)], [y, y], color=color, linewidth=1.1, zorder=3)
-            if not pd.isna(row.change):
+        for row, y, text in zip(rows, marks, texts, strict=True):
+            color, marker = colors[row["study"]], MARKERS[judges.index(row["judge"]) % len(MARKERS)]
+            face = "white" if pd.isna(row["low"]) else color
+            if not pd.isna(row["low"]):
+                ax.plot([math.log1p(row["low"]), math.log1p(row["high"])], [y, y], color=color, zorder=3)
+            if not pd.isna(row["change"]):
                 ax.plot(
-                    [math.log1p(row.change)], [y], marker=marker, color=color, markersize=3.6, linestyle="none",
-                    markerfacecolor="white" if pd.isna(row.low) else color, markeredgewidth=1, zorder=4,
+                    [math.log1p(row["change"])], [y], marker=marker, color=color, markersize=3.6, linestyle="none",
+                    markerfacecolor=face, markeredgewidth=1, zorder=4,
                 )  # fmt: skip
             _beside(ax, 1, y, text, 5, color, style.SMALL)
-        for label, y in ticks:
-            _beside(ax, 0, y, label, -6, style.INK, style.TEXT)
+        for contrast, agreement, y in labels:
+            _beside(ax, 0, y - 0.06, contrast, -6, style.INK, style.TEXT)
+            _beside(ax, 0, y + 0.06, agreement, -6, style.GREY, style.TEXT)
         for i, (kind, y) in enumerate(headings):
             if i:
                 ax.axhline(y - HEADING / 2, color=style.FAINT, linewidth=0.8, zorder=1)
@@ -74,20 +79,33 @@ def draw(effects: pd.DataFrame) -> Drawing:
                 kind, (0, y), xycoords=("axes fraction", "data"), xytext=place, textcoords="offset points",
                 fontsize=style.TEXT, weight="bold", va="center_baseline", annotation_clip=False,
             )  # fmt: skip
-        top = foot + AXIS + height + KEY * (len(studies) + 0.3)
-        for i, study in enumerate(studies):
-            _key(figure, effects[effects["study"] == study], judges, HUES[i % len(HUES)], top - i * KEY)
+        top = foot + AXIS + height + TICKS + KEY * (len(colors) + 0.3)
+        for i, (study, color) in enumerate(colors.items()):
+            _key(figure, effects[effects["study"] == study], judges, color, top - i * KEY)
     return Drawing(figure, effects)
 
 
-def _label(contrast: str, agreement: str) -> str:
-    return f"{contrast}\n{agreement}"
+def _colors(effects: pd.DataFrame) -> dict[str, str]:
+    """The colour of every study."""
+    published = effects.groupby("study", sort=False)["repeats"].count() == 0
+    hues = cycle(HUES)
+    return {str(study): style.INK if own else next(hues) for study, own in published.items()}
 
 
-def _places(effects: pd.DataFrame) -> tuple[list[float], list[tuple[str, float]], list[tuple[str, float]], float]:
-    """Heights of marks, of the labels of contrasts and of headings, in inches from the top, and the whole height."""
+class Places(NamedTuple):
+    """Inches from the top: of marks; of contrasts, with their agreement; of headings; the whole height."""
+
+    marks: list[float]
+    labels: list[tuple[str, str, float]]
+    headings: list[tuple[str, float]]
+    height: float
+
+
+def _places(effects: pd.DataFrame) -> Places:
     marks: list[float] = []
-    labels, headings, y = [], [], 0.0
+    labels: list[tuple[str, str, float]] = []
+    headings: list[tuple[str, float]] = []
+    y = 0.0
     for kind, same in effects.groupby("kind", sort=False):
         headings.append((str(kind), y + HEADING / 2))
         y += HEADING
@@ -95,15 +113,15 @@ def _places(effects: pd.DataFrame) -> tuple[list[float], list[tuple[str, float]]
             own = max(len(found), 2.4) * MARK
             start = y + (own - len(found) * MARK) / 2
             marks += [start + (i + 0.5) * MARK for i in range(len(found))]
-            labels.append((_label(str(contrast), str(found["agreement"].iloc[0])), y + own / 2))
+            labels.append((str(contrast), str(found["agreement"].iloc[0]), y + own / 2))
             y += own + GAP
-    return marks, labels, headings, y
+    return Places(marks, labels, headings, y)
 
 
 def _axis(ax: Axes, effects: pd.DataFrame) -> None:
     """A logarithmic axis of relative changes with a line at none."""
-    ends = effects[["change", "low", "high"]].stack().dropna()
-    low, high = math.log1p(min(ends.min(), -0.1)), math.log1p(max(ends.max(), 0.1))
+    ends = effects[["change", "low", "high"]]
+    low, high = math.log1p(min(float(ends.min().min()), -0.1)), math.log1p(max(float(ends.max().max()), 0.1))
     margin = 0.03 * (high - low)
     ax.set_xlim(low - margin, high + margin)
     least, chosen = 0.36 * (high - low) / PLOT, [0.0]
@@ -112,13 +130,13 @@ def _axis(ax: Axes, effects: pd.DataFrame) -> None:
         if low - margin <= place <= high + margin and all(abs(place - other) >= least for other in chosen):
             chosen.append(place)
     chosen.sort()
-    ax.xaxis.set_major_locator(FixedLocator(chosen))
     ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xticks(chosen, [percent(math.expm1(place)) if place else "0" for place in chosen])
     ax.set_yticks([])
     ax.spines["left"].set_visible(False)
     ax.grid(True, axis="x")
     ax.axvline(0, color=style.GREY, linewidth=0.8, zorder=2)
+    ax.tick_params(axis="x", top=True, labeltop=True)
     ax.set_xlabel("relative change")
 
 
@@ -126,8 +144,7 @@ def _beside(ax: Axes, x: float, y: float, text: str, offset: float, color: str, 
     """Write text left or right of the plot."""
     ax.annotate(
         text, (x, y), xycoords=("axes fraction", "data"), xytext=(offset, 0), textcoords="offset points", fontsize=size,
-        ha="left" if offset > 0 else "right", va="center_baseline" if "\n" not in text else "center", color=color,
-        annotation_clip=False, linespacing=1.1,
+        ha="left" if offset > 0 else "right", va="center_baseline", color=color, annotation_clip=False,
     )  # fmt: skip
 
 

@@ -327,7 +327,7 @@ def without_counterpart(studies: Mapping[str, pd.DataFrame], compared: Set[tuple
 
     compared: name of the study and of the run.
     """
-    rows = []
+    rows: list[Sequence[str]] = []
     for name, table in studies.items():
         points = [point for point in _last(_points(table)) if (name, point.run) not in compared]
         first = [point for point in points if point.judge == points[0].judge]
@@ -442,11 +442,12 @@ def main(
     for line in message:
         console.print(line, markup=False)
     for title, header, rows in found:
-        grid = Table(*map(escape, header), title=title, title_justify="left", box=None, pad_edge=False)
+        grid = Table(*map(escape, header), box=None, pad_edge=False)
         for number, row in enumerate(rows):
-            grid.add_row(*map(escape, row), end_section=False)
+            grid.add_row(*map(escape, row))
             if number < len(rows) - 1 and any("\n" in cell for cell in row):
                 grid.add_row()
+        console.print(escape(title), style="table.title")  # as a title of the grid it would wrap at its width
         console.print(grid, "")
     return 0
 
@@ -459,14 +460,14 @@ def _compared(
     found: list[Table] = []
     used: set[tuple[str, str]] = set()
     names, two = list(studies), len(studies) == 2
-    comparison = compare(*studies.values(), (names[0], names[1])) if two else None
+    comparison = compare(studies[names[0]], studies[names[1]], (names[0], names[1])) if two else None
     if comparison is not None and csv_ is not None:
         write_csv(comparison, csv_)
     if comparison is not None:
         used |= {(name, line.point.run) for line in comparison.lines for name in names}
         if not comparison.lines:
             message.append(f"No run of {names[0]} matches one of {names[1]}: there are no differences to show.")
-    if figure is not None or not two or not alike(*studies.values()):
+    if figure is not None or not two or not alike(studies[names[0]], studies[names[1]]):
         lines = shared({name: effects(table) for name, table in studies.items()})
         used |= {
             (name, run) for line in lines for name, own in line.by_study.items() for one in own for run in one.runs

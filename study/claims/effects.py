@@ -258,6 +258,12 @@ class Shared:
         return f"same sign, {max(sizes) / min(sizes):.1f} times"
 
 
+def _judge_order(effect: Effect) -> tuple[bool, str]:
+    """A classifier trained for the study comes last."""
+    judge = effect.comparison.judge
+    return judge.startswith("classifier"), judge
+
+
 def _sign(found: Sequence[Effect]) -> Sign:
     signs = {effect.sign for effect in found}
     return signs.pop() if len(signs) == 1 else "unclear"
@@ -269,7 +275,10 @@ def shared(studies: dict[str, list[Effect]]) -> list[Shared]:
     contrasts = dict.fromkeys(effect.contrast for found in most_first for effect in found)
     lines = []
     for contrast in sorted(contrasts, key=lambda one: KINDS.index(one.kind)):
-        by_study = {name: [one for one in found if one.contrast == contrast] for name, found in studies.items()}
+        by_study = {
+            name: sorted((one for one in found if one.contrast == contrast), key=_judge_order)
+            for name, found in studies.items()
+        }
         having = {name: found for name, found in by_study.items() if found}
         if len(having) > 1:
             lines.append(Shared(contrast=contrast, by_study=having))

@@ -245,7 +245,7 @@ def aligned_against_plain(scores: Sequence[Score], factor: float = 1.0) -> Itera
         yield from compared(_place(spec, plain[0].spec, generator), aligned, plain, factor)
 
 
-def images_to_plain_gfid(scores: Scores, factor: float) -> Iterator[Evidence]:
+def images_to_plain_gfid(scores: Scores, factor: float) -> Iterator[Comparison]:
     """Per repeat, the aligned run reaches the plain run's last gFID with `factor` times fewer images.
 
     The spread is of these numbers of images, without the pairs of which a repeat never got there.

@@ -12,6 +12,7 @@ from results import table as results
 from results.published import load_published
 from results.ranks import EXACT, rank_agreement
 from results.schema import Row
+from study.claims.effects import Contrast, effects, shared
 from study.claims.paper_claims import judge_claims
 from study.compare import compare, main, tables
 from study.plan.scales import SCALES
@@ -129,7 +130,7 @@ def test_rank_agreement_by_hand():
 
 
 def test_two_studies_side_by_side(studies, tmp_path, capsys):
-    assert main("few", "many", csv_=tmp_path / "both.csv", out=studies) == 0
+    assert main(["few", "many"], csv_=tmp_path / "both.csv", out=studies) == 0
     assert "rank correlation" in " ".join(capsys.readouterr().out.split())
     with open(tmp_path / "both.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -142,7 +143,7 @@ def test_two_studies_side_by_side(studies, tmp_path, capsys):
 
 
 def test_nothing_in_common_is_said(studies, capsys):
-    assert main("many", "paper", markdown_=True, out=studies) == 0
+    assert main(["many", "paper"], markdown_=True, out=studies) == 0
     printed = capsys.readouterr().out
     assert "No run of many matches one of paper: there are no differences to show." in printed
     assert "| generator | data | fashion-mnist | imagenet |" in printed
@@ -150,9 +151,7 @@ def test_nothing_in_common_is_said(studies, capsys):
         "narrowest width | Table 2 | indicated (2 repeats; would decide: 3 repeats) | holds (published, single) |"
         in printed
     )
-    assert main("paper", "since", markdown_=True, out=studies) == 0
-    assert "SFD-XXL, guided 1.04 after 1,024,933,600 images" in capsys.readouterr().out
-    assert main("many", "papers", out=studies) == 2
+    assert main(["many", "papers"], out=studies) == 2
     assert "nearest: paper" in capsys.readouterr().err
 
 
@@ -176,3 +175,109 @@ def test_which_study_is_lower_is_said_by_the_rule_of_claims():
     assert rows[0][-1] == "paper, indicated"
     ((_, _, rows), *_) = tables(compare(PAPER, PAPER, ("paper", "again")))
     assert {row[-1] for row in rows} == {"undecided (published, single)"}
+
+
+def of(kind, place, found):
+    """The effects of one contrast."""
+    return [one for one in found if one.contrast == Contrast(kind, place)]
+
+
+def aligned(low, high, seeds=3, spread=0.01):
+    """A study of one width whose alignment brings a gFID of `high` to `low`."""
+    wobble = [1 + spread * (seed - 1) for seed in range(seeds)]
+    return made(
+        *(("f16d32-lite0", low * factor, {"foundation_model": "lite0", "seed": seed})
+          for seed, factor in enumerate(wobble)),
+        *(("f16d32", high * factor, {"seed": seed}) for seed, factor in enumerate(wobble)),
+    )  # fmt: skip
+
+
+def test_contrasts_of_studies_match_by_rank_and_name_the_widths_behind_them():
+    few = effects(study(widths=(4, 8, 16), judges=(("classifier", 32),)))
+    many = effects(study(widths=(4, 8, 16, 32), judges=(("classifier", 32),)))
+    lines = {line.contrast: line for line in shared({"few": few, "many": many, "paper": effects(PAPER)})}
+    widest = lines[Contrast("Wider plain latent: rFID", "narrowest to widest")]
+    assert [found[0].behind for found in widest.by_study.values()] == ["d4 to d16", "d4 to d32", "d16 to d64"]
+    second = lines[Contrast("Alignment: rFID", "second latent")]
+    assert [one[0].behind for one in second.by_study.values()] == [
+        "d8 to d8-lite0",
+        "d8 to d8-lite0",
+        "d32 to d32-dinov2",
+    ]
+    assert not any("third" in contrast.place for contrast in lines)  # only one study has four widths
+    (one,) = of("Wider plain latent: rFID", "narrowest to widest", few)
+    assert one.change == pytest.approx((16 / 4) ** -0.45 - 1)  # as the made table has it
+
+
+def test_published_effects_are_single_and_the_papers_factors_are_changes():
+    found = effects(PAPER)
+    (one,) = of(
+        "Alignment: images that it takes to the plain run's last gFID", "widest latent, smallest generator", found
+    )
+    assert one.change == pytest.approx(1 / 2.76 - 1)
+    assert str(one) == "−64%, published"
+    (gfid,) = of("Alignment: gFID", "second latent, smallest generator", found)
+    assert gfid.behind == "d32 to d32-dinov2, B" and gfid.change == pytest.approx(15.82 / 22.62 - 1)
+    (larger,) = of("Larger generator: gFID", "widest latent, plain, smallest to largest", found)
+    assert larger.behind == "d64, B to XL" and larger.sign == "falls"
+
+
+def test_intervals_need_three_repeats_and_hold_the_change():
+    place = "Alignment: gFID", "narrowest latent, smallest generator"
+    (three,) = of(*place, effects(aligned(20.0, 25.0)))
+    low, high = three.comparison.decision.interval
+    assert three.change == pytest.approx(-0.2) and low < -0.2 < high < 0
+    assert str(three).startswith("−20% [") and three.sign == "falls"
+    (two,) = of(*place, effects(aligned(20.0, 25.0, seeds=2)))
+    assert str(two) == "−20%, 2 repeats" and two.sign == "falls"
+
+
+def test_studies_agree_in_sign_and_by_how_much():
+    def agreement(*changes, **changed):
+        studies = {str(i): effects(aligned(100 * change, 100.0, **changed)) for i, change in enumerate(changes)}
+        return next(line.agreement for line in shared(studies) if line.contrast.kind == "Alignment: gFID")
+
+    assert agreement(0.64, 0.8) == "same sign, 2.0 times"  # 0.8 twice
+    assert agreement(0.64, 0.8, 0.512) == "same sign, 3.0 times"
+    assert agreement(0.64, 1.5) == "signs differ"
+    assert agreement(0.64, 0.99) == "sign unclear"
+    assert agreement(1.0, 1.0, spread=0.001) == "no change"
+
+
+def test_an_effect_that_a_repeat_never_shows_is_unclear():
+    table = study(widths=(4, 16), judges=(("classifier", 32),), seeds=(0, 1, 2))
+    worse = (table["tokenizer"] == "f4d16-lite0") & (table["seed"] == 1) & (table["kind"] == "generator")
+    table.loc[worse, "gfid"] *= 50
+    kind = "Alignment: images that it takes to the plain run's last gFID"
+    for one in of(kind, "widest latent, smallest generator", effects(table)):
+        assert one.change is None and one.sign == "unclear" and str(one) == "never in 1 of 3"
+
+
+def test_studies_of_other_scales_are_compared_by_effects_and_a_figure(studies, tmp_path, capsys):
+    assert main(["few", "many", "paper"], markdown_=True, figure=tmp_path / "drawn", out=studies) == 0
+    printed = capsys.readouterr().out
+    assert "| narrowest to widest<br>same sign, " in printed and "**Larger generator: gFID**" not in printed
+    assert "Rows of both" not in printed
+    with open(tmp_path / "drawn" / "effects.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["study"] for row in rows} == {"few", "many", "paper"}
+    assert {row["repeats"] for row in rows if row["study"] == "paper"} == {""}
+    assert (tmp_path / "drawn" / "effects.png").stat().st_size and (tmp_path / "drawn" / "effects.pdf").stat().st_size
+    assert main(["few", "many", "paper"], csv_=tmp_path / "rows.csv", out=studies) == 2
+    assert main(["few"], out=studies) == main(["few", "few"], out=studies) == 2
+
+
+def test_studies_of_one_scale_are_compared_run_by_run(studies, capsys):
+    assert main(["few", "many"], markdown_=True, out=studies) == 0
+    printed = capsys.readouterr().out
+    assert "**Rows of both**" in printed and "Effects" not in printed
+
+
+def test_runs_without_a_counterpart_are_counted_and_listed_on_request(studies, capsys):
+    assert main(["few", "many"], markdown_=True, out=studies) == 0
+    printed = capsys.readouterr().out
+    assert "which --all lists" in printed and "| many | 4 |" in printed and "| f4d8 |" not in printed
+    assert main(["few", "many"], markdown_=True, all_=True, out=studies) == 0
+    assert "| many | f4d8 | " in capsys.readouterr().out
+    assert main(["paper", "since"], markdown_=True, all_=True, out=studies) == 0
+    assert "| since | SFD-XXL, guided | 1.04 | 1,024,933,600 |" in capsys.readouterr().out
