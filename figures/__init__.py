@@ -1,7 +1,8 @@
 """What is drawn: one module per figure, each a pure function from the results table to a figure.
 
 To add one, write a module with `draw(table, folder) -> Drawing`, add its name to FIGURES, and test that it renders. The
-figures of searches, search.py and pareto.py, are drawn once per space by render.py.
+figures of searches, search.py and pareto.py, are drawn once per space by render.py; effects.py needs several studies
+and is drawn by study.compare.
 """
 
 from importlib import import_module

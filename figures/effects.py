@@ -5,6 +5,7 @@ studies, so that study.compare draws it, not study.figures.
 """
 
 import math
+from collections.abc import Sequence
 from itertools import cycle
 from typing import NamedTuple
 
@@ -34,15 +35,16 @@ NOTES = (
 )
 
 
-def draw(effects: pd.DataFrame) -> Drawing:
+def draw(effects: pd.DataFrame, studies: Sequence[str]) -> Drawing:
     """A row per contrast under a heading per kind of change, and the number beside each mark.
 
     Args:
         effects: a row per contrast, study and judge, with the columns `kind`, `contrast`, `study`, `data`, `runs`,
             `judge`, `change` (relative; missing if never reached), `low` and `high` (ends of its interval, or missing),
             `repeats` (missing if published), `text` (of the change) and `agreement`.
+        studies: in the order of the key.
     """
-    colors = _colors(effects)
+    colors = _colors(effects, studies)
     judges = list(dict.fromkeys(effects["judge"]))
     rows = effects.to_dict("records")
     texts = [f"{row['runs']}: {row['text']}" for row in rows]
@@ -85,11 +87,11 @@ def draw(effects: pd.DataFrame) -> Drawing:
     return Drawing(figure, effects)
 
 
-def _colors(effects: pd.DataFrame) -> dict[str, str]:
-    """The colour of every study."""
-    published = effects.groupby("study", sort=False)["repeats"].count() == 0
+def _colors(effects: pd.DataFrame, studies: Sequence[str]) -> dict[str, str]:
+    """The colour of every study that has effects."""
+    published = effects.groupby("study")["repeats"].count() == 0
     hues = cycle(HUES)
-    return {str(study): style.INK if own else next(hues) for study, own in published.items()}
+    return {study: style.INK if published[study] else next(hues) for study in studies if study in published.index}
 
 
 class Places(NamedTuple):

@@ -10,6 +10,7 @@ import csv
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 from pathlib import Path
 from statistics import fmean as mean
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -398,7 +399,7 @@ def write_csv(comparison: StudyComparison, path: Path) -> None:
 
 
 def main(
-    studies: Annotated[list[str], tyro.conf.Positional, arg(metavar="STUDY STUDY [STUDY ...]")],
+    studies: Annotated[list[str], tyro.conf.Positional, arg(metavar="STUDY STUDY [STUDY ...]", help_behavior_hint="")],
     markdown_: Annotated[bool, arg(name="markdown")] = False,
     csv_: Annotated[Path | None, arg(name="csv", metavar="FILE", help_behavior_hint="")] = None,
     figure: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None,
@@ -439,13 +440,15 @@ def main(
     from rich.table import Table
 
     console = Console(highlight=False)
-    for line in message:
-        console.print(line, markup=False)
+    for sentence in message:
+        console.print(sentence, markup=False)
     for title, header, rows in found:
         grid = Table(*map(escape, header), box=None, pad_edge=False)
         for number, row in enumerate(rows):
-            grid.add_row(*map(escape, row))
-            if number < len(rows) - 1 and any("\n" in cell for cell in row):
+            lines = list(zip_longest(*(cell.split("\n") for cell in row), fillvalue=""))
+            for line in lines:  # a row each: what wraps in one column must not shift what stands beside it
+                grid.add_row(*map(escape, line))
+            if len(lines) > 1 and number < len(rows) - 1:
                 grid.add_row()
         console.print(escape(title), style="table.title")  # as a title of the grid it would wrap at its width
         console.print(grid, "")
@@ -488,7 +491,7 @@ def _draw(lines: Sequence[Shared], studies: Mapping[str, pd.DataFrame], folder: 
     from figures.render import write
 
     folder.mkdir(parents=True, exist_ok=True)
-    write(figure.draw(frame(lines, studies)), folder / figure.NAME)
+    write(figure.draw(frame(lines, studies), list(studies)), folder / figure.NAME)
 
 
 if __name__ == "__main__":

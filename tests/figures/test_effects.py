@@ -11,6 +11,7 @@ from figures import effects, style
 KEYS = ("kind", "contrast", "study", "data", "runs", "judge", "change", "low", "high", "repeats", "text", "agreement")
 PAPER = ("paper", "imagenet", "d16 to d64", "inception")
 OURS = ("desk", "cifar10", "d4 to d32", "efficientnet_lite2 @ 64 px")
+STUDIES = ("desk", "paper", "since")
 
 
 def made(*rows: tuple[object, ...]) -> pd.DataFrame:
@@ -27,7 +28,7 @@ TABLE = made(
 
 
 def test_every_effect_has_its_mark_and_only_intervals_have_bars() -> None:
-    drawing = effects.draw(TABLE)
+    drawing = effects.draw(TABLE, STUDIES)
     (ax,) = drawing.figure.axes
     marks = [line for line in ax.lines if line.get_marker() not in ("None", None)]
     assert [round(math.expm1(line.get_xdata()[0]), 3) for line in marks] == [-0.65, -0.5, -0.6]  # type: ignore[index]
@@ -36,17 +37,19 @@ def test_every_effect_has_its_mark_and_only_intervals_have_bars() -> None:
     assert [line.get_markerfacecolor() == "white" for line in marks] == [True, False, True]
     assert {line.get_color() for line in marks} == {style.INK, effects.HUES[0]}
     assert drawing.plotted.equals(TABLE)
+    key = [text.get_text() for text in drawing.figure.texts if text.get_text() in STUDIES]
+    assert key == ["desk", "paper"]  # as asked; `since` has no effects
 
 
 def test_the_number_of_an_effect_that_was_never_reached_is_still_printed() -> None:
-    shown = [text.get_text() for text in effects.draw(TABLE).figure.findobj(matplotlib.text.Text)]
+    shown = [text.get_text() for text in effects.draw(TABLE, STUDIES).figure.findobj(matplotlib.text.Text)]
     assert "d4 to d32: never in 1 of 3" in shown
 
 
 @pytest.mark.parametrize("factor", [1, 12])
 def test_texts_lie_within_the_figure_and_apart(factor: int) -> None:
     table = pd.concat([TABLE.assign(kind=TABLE["kind"] + f" {i}") for i in range(factor)], ignore_index=True)
-    figure = effects.draw(table).figure
+    figure = effects.draw(table, STUDIES).figure
     figure.draw_without_rendering()
     width, height = figure.get_size_inches() * figure.dpi
     (ax,) = figure.axes

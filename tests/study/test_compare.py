@@ -267,6 +267,16 @@ def test_studies_of_other_scales_are_compared_by_effects_and_a_figure(studies, t
     assert main(["few"], out=studies) == main(["few", "few"], out=studies) == 2
 
 
+@pytest.mark.parametrize("columns", [70, 100])
+def test_what_belongs_together_stands_on_one_line_of_the_terminal(columns, studies, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    assert main(["few", "many", "paper"], out=studies) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert max(map(len, printed)) <= columns
+    (line,) = [line for line in printed if "d16 to d64 " in line]
+    assert "paper" in line and "−65%" in line
+
+
 def test_studies_of_one_scale_are_compared_run_by_run(studies, capsys):
     assert main(["few", "many"], markdown_=True, out=studies) == 0
     printed = capsys.readouterr().out
