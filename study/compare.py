@@ -324,21 +324,25 @@ def effect_tables(lines: Sequence[Shared]) -> Iterator[Table]:
 
 
 def without_counterpart(studies: Mapping[str, pd.DataFrame], compared: Set[tuple[str, str]], everything: bool) -> Table:
-    """How many runs of each study are compared with none, or which, after the most images, by the first judge.
+    """How many runs of each study are compared with none, or which, after the most images, by their first judge.
 
     compared: name of the study and of the run.
     """
     rows: list[Sequence[str]] = []
     for name, table in studies.items():
         points = [point for point in _last(_points(table)) if (name, point.run) not in compared]
-        first = [point for point in points if point.judge == points[0].judge]
-        first.sort(key=lambda point: "=" in point.run)  # runs with changes, whose names are long, come last
+        points.sort(key=lambda point: "=" in point.run)  # runs with changes, whose names are long, come last
+        judges = {point.run: point.judge for point in reversed(points)}
+        first = [point for point in points if point.judge == judges[point.run]]
         if everything:
-            rows += [(name, point.run, mean_and_range(point.values), _images_of(point)) for point in first]
+            rows += [
+                (name, point.run, point.judge.extractor, mean_and_range(point.values), _images_of(point))
+                for point in first
+            ]
         elif points:
-            rows.append((name, f"{len({point.run for point in points}):,}"))
+            rows.append((name, f"{len(judges):,}"))
     title = "Runs without a counterpart" + ("" if everything else ", which --all lists")
-    return title, ("study", "run", "FID", "images") if everything else ("study", "runs"), rows
+    return title, ("study", "run", "judge", "FID", "images") if everything else ("study", "runs"), rows
 
 
 def frame(lines: Sequence[Shared], studies: Mapping[str, pd.DataFrame]) -> pd.DataFrame:

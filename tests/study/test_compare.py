@@ -290,4 +290,4 @@ def test_runs_without_a_counterpart_are_counted_and_listed_on_request(studies, c
     assert main(["few", "many"], markdown_=True, all_=True, out=studies) == 0
     assert "| many | f4d8 | " in capsys.readouterr().out
     assert main(["paper", "since"], markdown_=True, all_=True, out=studies) == 0
-    assert "| since | SFD-XXL, guided | 1.04 | 1,024,933,600 |" in capsys.readouterr().out
+    assert "| since | SFD-XXL, guided | inception | 1.04 | 1,024,933,600 |" in capsys.readouterr().out
