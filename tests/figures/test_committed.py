@@ -12,6 +12,7 @@ from study.report.html.page import page
 
 MEASURED = re.findall(r"^results/(desk[^/]*)/table.csv$", "\n".join(listed()), re.M)
 STUDIES = ["paper", *(pytest.param(name, marks=pytest.mark.slow) for name in MEASURED)]  # those take 10 s and more each
+REFUSED = {"desk": {"pareto-tokenizer"}}  # its searches were measured by an earlier version than its frontier
 DRAWN_WITH = "3.11"  # another matplotlib may place a glyph elsewhere; the numbers drawn must never differ
 PACKED_WITH = "13."  # another Pillow may pack the same pixels otherwise
 
@@ -20,7 +21,7 @@ PACKED_WITH = "13."  # another Pillow may pack the same pixels otherwise
 def test_figures_redraw_byte_for_byte(study, committed, tmp_path):
     results, figures = committed / "results" / study, committed / "figures" / study
     drawn = render(results, tmp_path)
-    assert not drawn.refused
+    assert set(drawn.refused) == REFUSED.get(study, set())
     assert {path.name for path in tmp_path.iterdir()} == {path.name for path in figures.iterdir()}
     suffixes = (".csv", ".png", ".pdf") if matplotlib.__version__.startswith(DRAWN_WITH) else (".csv",)
     for path in drawn.written:
