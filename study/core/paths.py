@@ -14,17 +14,12 @@ CHECKOUT = Path(__file__).resolve().parents[2]
 def study_root() -> Path:
     """Folder of all computed files: `$STUDY_ROOT`, by default in the user's cache folder."""
     if root := os.environ.get("STUDY_ROOT"):
-        return _absolute(root)
+        return _path(root) if os.path.isabs(root) else Path(root).expanduser().absolute()
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(cache) / "latent-diffusion-study"
 
 
-# A plan asks for folders 100,000 times
-
-
-@functools.cache
-def _absolute(root: str) -> Path:
-    return Path(root).expanduser().absolute()
+_path = functools.cache(Path)  # a plan asks for folders 100,000 times
 
 
 @functools.cache
