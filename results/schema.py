@@ -99,6 +99,9 @@ class Row:
     colour_shift: float | None = _column(
         "metrics", "mean of reconstruction less image over all pixels of a channel, the largest without sign, in 1/255"
     )
+    chroma_r2: float | None = _column(
+        "metrics", "share of the variance of chroma (Cb, Cr) that reconstructions explain; empty for grey pictures"
+    )
     gfid: float | None = _column("metrics", "Fréchet distance of samples to the reference")
     sfid: float | None = _column("metrics", "Fréchet distance of Inception's spatial features; empty for other judges")
     kid: float | None = _column("metrics", "kernel distance of samples to the reference")

@@ -168,6 +168,34 @@ def summed_shift(images: Tensor, reconstructions: Tensor) -> Tensor:
     return (after - before).double()
 
 
+def chroma_sums(images: Tensor, reconstructions: Tensor) -> Tensor:
+    """What `chroma_r2` needs of these pairs, float64 (3, 2) over the planes Cb and Cr: the sum of the images' values,
+    of their squares, and of the squared differences. Sums of several parts add up.
+
+    Args:
+        images, reconstructions: uint8 (N, 3, H, W), in the same order.
+    """
+    before, after = (_chroma(pixels) for pixels in (images, reconstructions))
+    return torch.stack([before.sum(dim=1), before.square().sum(dim=1), (after - before).square().sum(dim=1)])
+
+
+def chroma_r2(sums: Tensor, pixels: int) -> float | None:
+    """Share of the variance of chroma that reconstructions explain, from `chroma_sums` over this number of pixels: 1
+    where all colours are right, 0 where they are as good as one tint for all pixels; None where the images are grey."""
+    total, squares, errors = sums
+    variance = (squares - total.square() / pixels).sum()
+    if variance <= 1e-9 * pixels:  # rounding alone
+        return None
+    return 1 - (errors.sum() / variance).item()
+
+
+def _chroma(pixels: Tensor) -> Tensor:
+    """Cb and Cr of ITU-R BT.601, as in JPEG, without their offset: float64 (2, N * H * W)."""
+    red, green, blue = pixels.double().transpose(0, 1).flatten(1)
+    luma = 0.299 * red + 0.587 * green + 0.114 * blue
+    return torch.stack([(blue - luma) / 1.772, (red - luma) / 1.402])
+
+
 def averaged(parts: Sequence[Tensor]) -> dict[str, float]:
     """Averages of psnr, ssim and perceptual over all pairs, from parts of `pairwise_metrics`.
 

@@ -22,7 +22,7 @@ from study.core.settings import identity, rebuild
 from study.plan.specs import Encode, FitGenerator, FitTokenizer, Judge, Reconstruct, Sample, Spec
 
 # Increased when a stage's results change for an unchanged spec: old results stay valid under their old fingerprint.
-VERSIONS = {"fit_tokenizer": 3, "reconstruct": 4, "encode": 2, "fit_generator": 3, "sample": 1, "judge": 1}
+VERSIONS = {"fit_tokenizer": 3, "reconstruct": 5, "encode": 2, "fit_generator": 3, "sample": 1, "judge": 1}
 
 # Files in a stage's folder, next to its record
 INTERRUPTED = "interrupted.json"  # the stage saved and stopped on request

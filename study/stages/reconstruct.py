@@ -16,7 +16,14 @@ from study.core.workspace import Record, Workspace, peak_memory_gib
 from study.data.datasets import load_images, selected_images
 from study.data.picture_chunks import chunk_rows, first_pictures, read_chunk, write_chunk
 from study.judge.judges import build_judge, features
-from study.judge.metrics import averaged, pairwise_metrics, reconstruction_distance, summed_shift
+from study.judge.metrics import (
+    averaged,
+    chroma_r2,
+    chroma_sums,
+    pairwise_metrics,
+    reconstruction_distance,
+    summed_shift,
+)
 from study.judge.references import balanced_choice, dataset_reference
 from study.judge.sheets import save_sheet
 from study.plan.judge_spec import JudgeSpec
@@ -49,6 +56,7 @@ def _reconstruct(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -
     chunks = chunk_rows(spec)
     step = -(-len(rows) // SPREAD_OVER)
     distances, spread_over, shift = [], [], torch.zeros(spec.data.channels, dtype=torch.float64)
+    chroma = torch.zeros(3, 2, dtype=torch.float64)
     for chunk, numbers in enumerate(chunks):
         (images,) = map(torch.from_numpy, selected_images(spec.data, "test", rows[numbers.start : numbers.stop]))
         reconstructions = read_chunk(out.folder, chunk)
@@ -57,6 +65,8 @@ def _reconstruct(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -
             write_chunk(out.folder, chunk, reconstructions)
         distances.append(pairwise_metrics(images, reconstructions, perceptual))
         shift += summed_shift(images, reconstructions)
+        if spec.data.channels == 3:
+            chroma += chroma_sums(images, reconstructions)
         some = slice(-numbers.start % step, None, step)
         spread_over.append((images[some], reconstructions[some]))
         out.progress(numbers.stop, len(rows))
@@ -65,8 +75,11 @@ def _reconstruct(spec: Reconstruct, sources: dict[str, Stage], out: Workspace) -
     (images,) = map(torch.from_numpy, selected_images(spec.data, "test", rows[:SHEET_COLUMNS]))
     pairs = torch.cat([images, first_pictures(spec, out.folder, SHEET_COLUMNS)])
     save_sheet(out.folder / SHEET, pairs, columns=SHEET_COLUMNS)
-    shift /= len(rows) * spec.data.resolution**2
+    pixels = len(rows) * spec.data.resolution**2
+    shift /= pixels
     metrics = averaged(distances) | {"colour_shift": shift.abs().max().item()}
+    if (explained := chroma_r2(chroma, pixels)) is not None:
+        metrics["chroma_r2"] = explained
     fit = sources["tokenizer"].spec
     assert isinstance(fit, FitTokenizer)
     for line in reconstruction_warnings(

@@ -15,14 +15,15 @@ from study.plan.warnings import reconstruction_warnings
 
 JUDGED = ("rfid", "gfid", "sfid", "ifid", "kid", "precision", "recall", "inception_score")  # a number per judge
 WITHOUT_JUDGE = (
-    "psnr", "ssim", "perceptual", "colour_shift", "density_cv", "gini", "normalized_entropy", "effective_rank",
+    "psnr", "ssim", "perceptual", "colour_shift", "chroma_r2",
+    "density_cv", "gini", "normalized_entropy", "effective_rank",
 )  # fmt: skip
 OF_JUDGE = ("extractor", "extractor_size", "reference", "reference_hash", "comparable", "protocol")
 COUNTED = ("rfid", "gfid", "sfid", "ifid", "kid")  # depend on the number of samples
-HIGHER = ("psnr", "ssim", "precision", "recall", "inception_score", "normalized_entropy", "effective_rank")
+HIGHER = ("psnr", "ssim", "chroma_r2", "precision", "recall", "inception_score", "normalized_entropy", "effective_rank")
 NEUTRAL = ("effective_rank",)
 NAMES = {"rfid": "rFID", "gfid": "gFID", "sfid": "sFID", "ifid": "iFID", "kid": "KID", "psnr": "PSNR, dB"} | {
-    "colour_shift": "colour shift, 1/255",
+    "colour_shift": "colour shift, 1/255", "chroma_r2": "chroma R²",
     "ssim": "SSIM", "density_cv": "density CV", "inception_score": "IS", "images_seen": "images seen",
     "ablations": "asked by",
 }  # fmt: skip

@@ -12,6 +12,8 @@ from study.judge import frechet, metrics, neighbours
 from study.judge.frechet import MetricError, frechet_distance, square_root, statistics
 from study.judge.metrics import (
     averaged,
+    chroma_r2,
+    chroma_sums,
     comparable,
     generation_metrics,
     inception_score,
@@ -239,6 +241,20 @@ def test_reconstruction(channels):
     perfect = averaged([pairwise_metrics(images, images, l1)])
     assert perfect["psnr"] == metrics.PSNR_CEILING
     assert perfect["ssim"] == pytest.approx(1)
+
+
+def test_chroma_is_explained_wholly_half_or_not_at_all():
+    """Red and blue pixels: kept, halved towards grey (a quarter of the variance is missed), and all grey."""
+    pictures = torch.zeros(2, 3, 4, 4, dtype=torch.uint8)
+    pictures[0, 0], pictures[1, 2] = 200, 200
+    grey = pictures.float().mean(dim=(0, 2, 3), keepdim=True).expand_as(pictures)
+    halved = ((pictures.float() + grey) / 2).to(torch.uint8)
+    found = [chroma_r2(chroma_sums(pictures, made), 32) for made in (pictures, halved, grey.to(torch.uint8))]
+    assert found == pytest.approx([1, 0.75, 0], abs=1e-9)
+    parts = sum(chroma_sums(pictures[n : n + 1], halved[n : n + 1]) for n in range(2))
+    assert chroma_r2(parts, 32) == pytest.approx(0.75)
+    luma = torch.randint(0, 256, (2, 1, 4, 4), dtype=torch.uint8).expand(-1, 3, -1, -1)
+    assert chroma_r2(chroma_sums(luma, pictures), 32) is None
 
 
 def test_rfid_of_shifted_features_is_the_square_of_the_shift():

@@ -39,6 +39,7 @@ def test_the_shift_of_a_biased_decoder_is_measured_by_channel_and_logged(tiny_pl
     expected = (changed - images).mean(axis=(0, 2, 3))
     assert record["colour_shift"] == pytest.approx(expected, abs=1e-9)
     assert record["metrics"]["colour_shift"] == pytest.approx(expected[0])
+    assert 0.9 < record["metrics"]["chroma_r2"] < 1
     assert "off in mean colour by 3.0/255 in a channel" in caplog.text
 
 
