@@ -45,6 +45,7 @@ class Outer:
         ("parts", "{'start': 3, 'rate': 1}, {'start': 1e3}", (Part(3, 1.0), Part(1000))),
         ("parts", "{'start': 3}", (Part(3),)),
         ("parts", "()", ()),
+        ("parts", "", ()),
     ],
 )
 def test_text_becomes_the_type_of_the_field(field, text, value):
