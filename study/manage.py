@@ -25,7 +25,7 @@ from results.table import load
 from study.core import compute
 from study.core.code_snapshot import code_name
 from study.core.files import read_json
-from study.core.lease import holder
+from study.core.lease import beating, holder
 from study.core.paths import CHECKOUT, job_folder, study_root
 from study.core.settings import change
 from study.core.stopping import ask_to_end
@@ -89,7 +89,7 @@ def _state(job: Job, queued: dict[str, str], ended: dict[str, Ended]) -> State:
     if not missing:
         return State(job, "done", **common)
     for stage in missing:
-        if lease := holder(stage.folder):
+        if lease := beating(stage.folder):
             progress = lease["progress"]
             share, _, time_left = progress_texts(progress)
             return State(job, "running", progress.get("stage", ""), share, time_left, lease["host"], **common)
@@ -161,7 +161,7 @@ def search_table(problem: Problem) -> Group:
     for name, run in runs.items():
         networks = dataclasses.replace(run, changes={}, options={}).name
         for stage in problem.plan([run]).stages:
-            if lease := holder(stage.folder):
+            if lease := beating(stage.folder):
                 share, _, left = progress_texts(lease["progress"])
                 place = {"host": lease["host"], "job": lease["job"]}
                 rows.append({"trial": name, "run": networks, "stage": stage.kind, "done": share, "left": left, **place})

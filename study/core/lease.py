@@ -85,6 +85,22 @@ def holder(folder: Path) -> dict[str, Any] | None:
     return None if lease is None or _known_gone(lease) else lease
 
 
+def beating(folder: Path) -> dict[str, Any] | None:
+    """The lease of `folder` if its holder seems to run: of another machine, if it beat within `STALE_SECONDS`.
+
+    For what is shown at once. It trusts the clocks of this machine and of the file system; before a takeover `Watcher`
+    looks for itself.
+    """
+    lease = holder(folder)
+    if lease is None or _known_alive(lease):
+        return lease
+    try:
+        age = time.time() - (folder / "lease.json").stat().st_mtime
+    except OSError:  # released a moment ago
+        return None
+    return lease if age < STALE_SECONDS else None
+
+
 class Watcher:
     """Distinguishes live leases from stale ones by observing their heartbeats on this process's own clock."""
 

@@ -13,7 +13,7 @@ from results.runs import SEARCH
 from results.schema import DIAGNOSTICS, METRICS, Label, Row, latents_file, measured_alike
 from results.table import by_key, read, write_rows
 from study.core.files import fingerprint
-from study.core.lease import holder, locked
+from study.core.lease import beating, locked
 from study.core.provenance import EXECUTION
 from study.plan.data_spec import DataSpec
 from study.plan.estimate import training_flops
@@ -48,7 +48,7 @@ def state_of(planned: Planned, judge: Stage) -> tuple[str, str, Stage]:
             name = spec.tokenizer if isinstance(spec, (FitTokenizer, FitGenerator)) else stage.kind
             return "blocked", f"blocked by {name}: {failure['reason']}", stage
     waits_for = [stage for stage in chain if stage.record() is None]
-    running = any(holder(stage.folder) is not None for stage in waits_for if stage in (planned.fit, pictures, judge))
+    running = any(beating(stage.folder) is not None for stage in waits_for if stage in (planned.fit, pictures, judge))
     return ("running" if running else "pending"), "", judge
 
 

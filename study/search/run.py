@@ -49,6 +49,9 @@ def run(options: Search, problem: Problem, missing: list[str]) -> int:
         note_search(problem)
         run_worker(problem, 0)
         stopped = stop_requested.is_set()
+    elif trials.finished() and repeats_finished(problem, trials):  # workers would find nothing to do
+        note_search(problem)
+        return _finish(problem, trials, stopped=False)
     else:
         stopped = not _watch(options, problem, trials)
     return _finish(problem, trials, stopped) if not options.detach else 0

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from study.core.distributed import all_gather, broadcast, rank
 from study.core.files import read_json, write_json
-from study.core.lease import Watcher, holder, lease, locked
+from study.core.lease import Watcher, beating, lease, locked
 from study.core.randomness import derive_seed
 from study.core.stopping import Interrupted, stop_requested
 from study.search.spaces import Dimension, Values
@@ -141,7 +141,7 @@ class Trials:
 
     def _state(self, trial: FrozenTrial) -> str:
         if trial.state == TrialState.RUNNING:
-            return "running" if holder(self._folder(trial.number)) else "interrupted"
+            return "running" if beating(self._folder(trial.number)) else "interrupted"
         return outcome_of(trial).get("state", trial.state.name.lower())
 
     def same_values(self, claimed: Claimed) -> FrozenTrial | None:

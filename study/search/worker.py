@@ -26,14 +26,16 @@ from study.search.problem import Problem, planned_pair, run_scores
 from study.search.spaces import Values
 from study.search.trial_notes import earlier_trials, note_trial
 from study.search.trials import Claimed, Outcome, Trials, do_trials, open_study
-from study.submit.cluster import requeue
+from study.submit.cluster import cancel_jobs, requeue
 from study.submit.jobs import discard_judged, log_to_stdout, note_failure, run_stage, stage_title
+from study.submit.slurm import active_workers
 
 if TYPE_CHECKING:
     import optuna
 
 
 POLL_SECONDS = 1.0
+WORKERS = "workers"  # folder of the workers' own, see study/search/worker_pool.py
 ROOT_ID = "study.json"  # in the folder of the trials: names this $STUDY_ROOT
 
 log = logging.getLogger(__name__)
@@ -288,7 +290,10 @@ def repeat_best(problem: Problem, trials: Trials | None, number: int) -> None:
 
 
 def run_worker(problem: Problem, number: int) -> bool:
-    """Run trials until the budget is used up, then the repeats, and write the outcome; False if it was stopped."""
+    """Run trials until the budget is used up, then the repeats, and write the outcome; False if it was stopped.
+
+    Workers that still wait in Slurm's queue when nothing is left to run are cancelled.
+    """
     log_to_stdout()
     done = False
     with stop_on_signals(), process_group(problem.compute.device):
@@ -301,6 +306,9 @@ def run_worker(problem: Problem, number: int) -> bool:
             log.info("%s; the same command continues from here", stopped)
         if trials is not None and done:
             write_outcome(problem, trials)
+            if trials.finished() and outcome.repeats_finished(problem, trials):
+                folders = sorted((problem.folder / WORKERS).glob("*"))
+                cancel_jobs(active_workers(folders, running=False).values())
     if not done and stop_requested.is_set() and rank_and_world_size()[0] == 0 and (message := requeue()):
         log.info("%s", message)
     return done

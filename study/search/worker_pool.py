@@ -13,7 +13,7 @@ from study.core.files import read_json
 from study.core.lease import process_alive
 from study.core.stopping import ask_to_end
 from study.search.problem import Problem
-from study.search.worker import run_worker
+from study.search.worker import WORKERS, run_worker
 from study.submit import cluster
 from study.submit.cluster import Profile
 from study.submit.local import deferred_signals, start_process
@@ -45,12 +45,12 @@ def submit(problem: Problem, profile: Profile) -> None:
 
 
 def _folders(problem: Problem) -> list[Path]:
-    return [problem.folder / "workers" / str(number) for number in range(problem.workers)]
+    return [problem.folder / WORKERS / str(number) for number in range(problem.workers)]
 
 
 def _all_folders(problem: Problem) -> list[Path]:
     """Folders of all workers that ever ran: an earlier command may have started more than this one."""
-    return sorted((problem.folder / "workers").glob("*"))
+    return sorted((problem.folder / WORKERS).glob("*"))
 
 
 def local(problem: Problem) -> dict[Path, int]:

@@ -219,16 +219,19 @@ def deferred_signals() -> Iterator[None]:
     """Defer signals while a job is submitted and `submission.json` is written, so that no job is lost track of.
 
     Ctrl-C reaches every process of the terminal, and submitit's controller would react by killing its job. A controller
-    that is started in this block inherits SIGINT as ignored, so that only `stop` ends jobs.
+    that is started in this block inherits SIGINT as blocked, so that only `stop` ends jobs. Here it is handled like the
+    others: were it ignored meanwhile, it would be lost.
     """
     received: list[int] = []
-    previous_handlers = {signal.SIGINT: signal.signal(signal.SIGINT, signal.SIG_IGN)}
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    previous_handlers = {}
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if signal.getsignal(number) is not signal.SIG_IGN:
             previous_handlers[number] = signal.signal(number, lambda n, _frame: received.append(n))
+    previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous_mask)  # one that waits is received here
         for number, handler in previous_handlers.items():
             signal.signal(number, handler)
     if received:

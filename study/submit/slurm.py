@@ -158,12 +158,12 @@ def submit_workers(calls: dict[Path, tuple[Any, ...]], name: str, compute: Compu
         raise
 
 
-def active_workers(folders: Sequence[Path]) -> dict[Path, str]:
-    """Slurm ids of the calls that wait or run, by the folder of their `submission.json`."""
+def active_workers(folders: Sequence[Path], running: bool = True) -> dict[Path, str]:
+    """Slurm ids of the calls that wait or run, or only wait, by the folder of their `submission.json`."""
     contents = {folder: read_json(folder / "submission.json") for folder in folders}
     ids = {folder: each["job_id"] for folder, each in contents.items() if each and each.get("executor") == "slurm"}
-    states = cluster.job_states(ids.values())
-    return {folder: id_ for folder, id_ in ids.items() if states.get(id_, "") in cluster.WAITING | cluster.RUNNING}
+    states, active = cluster.job_states(ids.values()), cluster.WAITING | (cluster.RUNNING if running else set())
+    return {folder: id_ for folder, id_ in ids.items() if states.get(id_, "") in active}
 
 
 def _submit_collector(call: tuple[Any, ...], profile: Profile, after: Sequence[str], code: Path) -> None:

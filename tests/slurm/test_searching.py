@@ -105,3 +105,13 @@ def test_a_search_is_seen_and_cancelled_from_another_shell_and_goes_on(slurm, pi
     search.run(*search.command)
     found = searches.load(search.out / "results" / "it", "generator")
     assert len(found.trials) == 2 and {trial.state for trial in found.trials} <= {"complete", "pruned"}
+
+
+def test_workers_that_wait_when_a_search_ends_never_start(slurm, pictures, tmp_path, wait_for):
+    ask("sbatch", f"--cpus-per-task={cluster.CPUS - 1}", "-o", tmp_path / "others", "--wrap", "sleep 900")
+    search = Search(tmp_path, pictures, trials=1, workers=3)
+    wait_for(lambda: len(search.queued()) == 3 and search.held())
+    wait_for(lambda: not search.queued(), seconds=300)
+    assert "1 of 1 trials" in search.run("study.sweep", "status", "it")
+    logs = (search.root / "jobs" / "slurm").glob("*_log.out")
+    assert sum(any(path.name.startswith(f"{job}_") for job in search.jobs) for path in logs) == 1

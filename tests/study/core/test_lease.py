@@ -8,7 +8,7 @@ from forked import CONTEXT
 
 from study.core import lease as leases
 from study.core.files import read_json, write_json
-from study.core.lease import LeaseLost, Watcher, holder, lease
+from study.core.lease import LeaseLost, Watcher, beating, holder, lease
 
 
 def hold(folder, started, seconds):
@@ -129,3 +129,16 @@ def test_a_holder_whose_lease_was_taken_stops_and_leaves_the_new_one_alone(tmp_p
         with pytest.raises(LeaseLost):
             held.check()
     assert read_json(tmp_path / "lease.json")["token"] == "theirs"
+
+
+def test_what_is_shown_of_a_lease_of_another_machine_goes_by_its_files_time(tmp_path):
+    assert beating(tmp_path) is None
+    foreign(tmp_path, 1)
+    assert beating(tmp_path)["token"] == "theirs"
+    for age, seems_to_run in ((leases.STALE_SECONDS - 5, True), (leases.STALE_SECONDS + 5, False)):
+        beat = time.time() - age
+        os.utime(tmp_path / "lease.json", (beat, beat))
+        assert (beating(tmp_path) is not None) == seems_to_run
+    with lease(tmp_path, stale_seconds=0.1, poll_seconds=0.02):
+        os.utime(tmp_path / "lease.json", (1, 1))
+        assert beating(tmp_path)["pid"] == os.getpid()  # it may be suspended
