@@ -2,7 +2,7 @@
 
 To add one, write a module with `draw(table, folder) -> Drawing`, add its name to FIGURES, and test that it renders. The
 figures of searches, search.py and pareto.py, are drawn once per space by render.py; effects.py needs several studies
-and is drawn by study.compare.
+and is drawn by study.compare, board.py the board and by study.board.
 """
 
 from importlib import import_module
