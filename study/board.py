@@ -377,7 +377,9 @@ check the record at its commit.
 
 3. `python -m study.board add mine --new "What is new, in a sentence."` enters it.
 
-On a machine with more cores than a track allows, begin the sweep with `taskset --cpu-list 0,1`.
+The winner of a search is asked for by its run's name in the table, where each `name=value` is a `--set`; label dropout
+is `--set generator_options=label_dropout=0.05`. On a machine with more cores than a track allows, begin the sweep with
+`taskset --cpu-list 0,1`.
 
 Numbers are read from the study's table, never typed in. Refused, in a line that says why: a study without a table, with
 rows that are not done or with several runs; fewer than three seeds, seeds that repeat, seeds below 1000 or that

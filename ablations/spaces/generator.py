@@ -12,7 +12,7 @@ from study.search.spaces import Dimension, Number, Values, changed
 
 QUESTION = "Which recipe trains a generator best, at a given number of images?"
 OBJECTIVES = ("gfid",)
-LABEL_DROPOUT = 0.1  # of every generator, see models/configs.py
+LABEL_DROPOUT = 0.1  # of a generator, unless its scale has another, see models/configs.py
 
 
 def dimensions(scale: Scale) -> dict[str, Dimension]:
@@ -33,7 +33,7 @@ def dimensions(scale: Scale) -> dict[str, Dimension]:
         "direction_weight": Number(
             label="weight of the direction loss", low=0.0, high=2.0, default=recipe.direction_weight
         ),
-        "label_dropout": Number(label="label dropout", low=0.02, high=0.3, default=LABEL_DROPOUT),
+        "label_dropout": Number(label="label dropout", low=0.02, high=0.3, default=_label_dropout(scale)),
     }  # fmt: skip
 
 
@@ -53,5 +53,9 @@ def run(scale: Scale, values: Values, repeat: int = 0, scored: bool = False) -> 
         seed=scale.seeds[0] + repeat,
         judged_at=scale.generator.marks[-1:] if repeat else (),
         changes=changed(scale, wanted),
-        options={} if dropout == LABEL_DROPOUT else {"label_dropout": dropout},
+        options={} if dropout == _label_dropout(scale) else {"label_dropout": dropout},
     )
+
+
+def _label_dropout(scale: Scale) -> float:
+    return float(scale.network_options.get("label_dropout", LABEL_DROPOUT))

@@ -165,7 +165,7 @@ def _fit_generator(
         grid=latents.grid,
         in_channels=latents.z_channels,
         num_classes=data.classes,
-        **run.options,
+        **{**scale.network_options, **run.options},
     )
     spec = FitGenerator(
         tokenizer=run.tokenizer,

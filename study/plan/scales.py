@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from models.names import nearest
 from study.core.compute import Execution
@@ -37,6 +39,7 @@ class Scale:
     latent_channels: tuple[int, ...]
     foundation_models: tuple[str, ...]
     generators: tuple[str, ...]
+    generator_options: tuple[str, ...] = ()  # of every generator's network, such as label_dropout=0.05
     seeds: tuple[int, ...] = (0,)  # of the generators: each is one repeat of the study
     tokenizer_seeds: tuple[int, ...] = (0,)  # used in turn by the repeats; as many as `seeds` make them independent
     judges: tuple[tuple[str, int], ...] = ()  # name and input size in pixels; the first is the main one
@@ -55,6 +58,20 @@ class Scale:
     def middle(self) -> str:
         """The plain tokenizer of middle width (the wider of two), for ablations at one width (the paper's f16d32)."""
         return f"f{self.downsampling}d{self.latent_channels[len(self.latent_channels) // 2]}"
+
+    @property
+    def network_options(self) -> dict[str, Any]:
+        """`generator_options` by name; ValueError for one that is not NAME=VALUE."""
+        options: dict[str, Any] = {}
+        for text in self.generator_options:
+            name, _, value = text.partition("=")
+            try:
+                options[name.strip()] = ast.literal_eval(value.strip())
+            except (ValueError, SyntaxError):
+                raise ValueError(
+                    f"generator_options takes NAME=VALUE, a number or True or False, got {text!r}"
+                ) from None
+        return options
 
     @property
     def turns_pictures(self) -> bool:

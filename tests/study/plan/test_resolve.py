@@ -232,3 +232,20 @@ def test_a_size_that_does_not_fit_the_grid_is_refused_with_those_that_do(resolut
     sizes = [int(text) for text in str(error.value).split("that fit: ")[1].split(" (")[0].split(", ")]
     for size in sizes:
         make_plan("frontier", ablations.frontier, SCALES["smoke"](), data_spec(size), COMPUTE, "test")
+
+
+def test_options_of_a_scale_are_those_of_every_generator_unless_a_run_has_its_own():
+    desk = SCALES["desk"]()
+    run = Run(tokenizer="f4d4", generator="LightningDiT-XXS/2", options={"label_dropout": 0.2})
+
+    def network(run, *options):
+        return plan(desk, Asking(run), generator_options=options).runs[1].fit.spec.architecture
+
+    plain = dataclasses.replace(run, options={})
+    assert network(plain, "label_dropout=0.05", "rope=False") == network(
+        dataclasses.replace(run, options={"label_dropout": 0.05, "rope": False})
+    )
+    assert network(run, "label_dropout=0.05").label_dropout == 0.2
+    for wrong, message in (("rope", "takes NAME=VALUE"), ("rop=False", "nearest: rope"), ("rope=2", "True or False")):
+        with pytest.raises(ValueError, match=message):
+            network(plain, wrong)

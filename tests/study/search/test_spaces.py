@@ -6,6 +6,9 @@ import pytest
 from made_problems import make_problem
 from made_up import COMPUTE, data_spec
 
+import ablations.system
+from study.core.settings import change
+from study.plan.resolve import make_plan
 from study.plan.runs import Setting
 from study.plan.scales import SCALES, smoke
 from study.search.outcome import CHOOSING, SCORING
@@ -103,3 +106,20 @@ def test_a_search_warns_of_what_one_of_its_values_does(capsys, tmp_path, monkeyp
     assert command.run(Search(space="tokenizer", scale="smoke", dry_run=True), wide, []) == 0
     told = " ".join(capsys.readouterr().out.split())
     assert "warning: LightningDiT-XXS/2 is 128 wide, less than the 144 values of a token" in told
+
+
+def test_what_a_search_of_generators_finds_can_be_swept_by_flags():
+    problem = make_problem("generator")
+    values = {name: dimension.low for name, dimension in problem.dimensions().items()}
+    run = problem.run(values)
+    changed = [f"{name}={value}" for name, value in run.changes.items()]
+    options = [f"generator_options={name}={value}" for name, value in run.options.items()]
+    scale = problem.setting.scale
+    for text in (*changed, *options):  # as --set reads them
+        name, _, value = text.partition("=")
+        scale = change(scale, name, value)
+    swept = make_plan("system", ablations.system, scale, problem.setting.data, COMPUTE, "made")
+    assert run.options and swept.runs[1].fit.fingerprint == problem.plan([run]).runs[1].fit.fingerprint
+    again = dataclasses.replace(problem, setting=dataclasses.replace(problem.setting, scale=scale))
+    assert again.default()["label_dropout"] == values["label_dropout"]
+    assert again.run(again.default()).options == {} != again.run({**again.default(), "label_dropout": 0.1}).options
