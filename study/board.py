@@ -361,8 +361,8 @@ runs the record's command with the code that is here. Everything but data and we
 own under `$STUDY_ROOT`, so that nothing of yours is touched, and a check that was stopped goes on. The record **holds**
 unless the new gFID is worse by [the rule of claims](claims.md#the-rule): by all judges, by more than the margin, and
 beyond the spread of repeats, which is pooled over the records of the track. `--data` names a folder where the data set
-cannot be fetched, `--fresh` forgets an earlier check. A command may need code that came after it to be left out: then
-check the record at its commit.
+cannot be fetched, `--fresh` forgets an earlier check. Where the code has changed since, so that something else is
+trained, the check says so; at the record's commit it is the same.
 
 ## Add a record
 
@@ -388,8 +388,8 @@ scores that are [not comparable](protocol.md#what-not-comparable-means); more im
 allows, or pretrained networks; code with uncommitted changes.
 
 `results/board/<name>/rows.csv` keeps the rows that a line of the board was read from. Whenever the board is read, each
-line is derived from them again, and one that was edited is refused. A track is an entry of
-`TRACKS` in `results/board.py`."""
+line is derived from them again, and one that was edited is refused. A track is an entry of `TRACKS` in
+`results/board.py`."""
 
 
 def _write_page(records: Sequence[Record], out: Path) -> None:
