@@ -14,7 +14,6 @@ from figures import axis_scales, label_places, layout, paper_values, rows, style
 from figures.drawing import Drawing, NothingToDraw
 from results.foretell import correlations, predictor_points
 from results.ranks import FEWEST, LEVEL, by_chance
-from results.schema import DIAGNOSTICS
 
 NAME = "uniformity"
 TITLE = "What foretells gFID before a generator is trained?"
@@ -34,7 +33,7 @@ AXES = {
 
 
 def draw(table: pd.DataFrame, folder: Path) -> Drawing:
-    """gFID of the largest generator against each diagnostic, a panel per diagnostic and judge.
+    """gFID of the largest generator against each diagnostic of SHORT, a panel per diagnostic and judge.
 
     All at the last common number of images seen; the rank correlation is above each panel. The data has every
     generator, and rFID for comparison. `folder` is not read. Raises NothingToDraw without finished generators, or
@@ -102,13 +101,14 @@ def _panel_data(chosen: pd.DataFrame) -> PanelData:
     tokenizers = rows.done(chosen, "tokenizer")
     generators, mark = rows.at_common_mark(rows.done(chosen, "generator"))
     points = predictor_points(tokenizers, generators)
+    points = points[points["diagnostic"].isin(["rfid", *SHORT])]
     points = points.merge(correlations(points), how="left").assign(images_seen=mark)
     largest = points["generator"] == rows.generators(generators)[-1]
-    return PanelData(tokenizers, generators, mark, points, points[largest & points["diagnostic"].isin(DIAGNOSTICS)])
+    return PanelData(tokenizers, generators, mark, points, points[largest & points["diagnostic"].isin(SHORT)])
 
 
 def _names(known: pd.DataFrame) -> list[str]:
-    return [name for name in DIAGNOSTICS if name in set(known["diagnostic"])]
+    return [name for name in SHORT if name in set(known["diagnostic"])]
 
 
 def _draw_one(ax: Axes, name: str, data: PanelData, look_of: style.LookOf) -> None:
@@ -176,7 +176,7 @@ def _gaps(points: pd.DataFrame) -> list[str]:
     """Which tokenizers have a gFID but lack a diagnostic."""
     missing = points[points["value"].isna()]
     by_names: dict[str, list[str]] = {}
-    for name in DIAGNOSTICS:
+    for name in SHORT:
         if names := rows.tokenizers(missing[missing["diagnostic"] == name]):
             key = "all" if len(names) == points["tokenizer"].nunique() else ", ".join(names)
             by_names.setdefault(key, []).append(SHORT[name])

@@ -112,10 +112,26 @@ class Row:
     gini: float | None = _column("diagnostics", "latent tokens: Gini coefficient of the same densities")
     normalized_entropy: float | None = _column("diagnostics", "latent tokens: entropy of the same densities over log N")
     effective_rank: float | None = _column("diagnostics", "latent tokens: exp of the entropy of their spectrum")
+    viv: float | None = _column(
+        "diagnostics",
+        "velocity irreducible variance within classes, times pi / 2 over that of white noise measured alike",
+    )
+    lnc_5: float | None = _column("diagnostics", "share of a mean latent's 5 nearest neighbours that have its label")
+    lnc_10: float | None = _column("diagnostics", "the same of 10 nearest neighbours")
+    sec_25: float | None = _column("diagnostics", "share of latents' energy above 0.25 of the highest DCT frequency")
+    sec_50: float | None = _column("diagnostics", "the same above 0.5")
+    lds: float | None = _column("diagnostics", "mean cosine of neighbouring tokens less that of distant ones")
+    cds: float | None = _column("diagnostics", "fall of tokens' mean cosine per sixteenth of the side of the picture")
+    eq_error: float | None = _column(
+        "diagnostics", "latents of turned or halved pictures less turned or halved latents, in standard deviations"
+    )
     ifid: float | None = _column("diagnostics", "interpolated FID: decoded midpoints of neighbouring latents")
+    ifid_released: float | None = _column(
+        "diagnostics", "interpolated FID as its authors' code: neighbours are training images, drawn, on an arc"
+    )
     diagnostic_points: int | None = _column(
         "diagnostics",
-        "latent tokens behind these, one per image; ifid is of samples",
+        "latent tokens behind density_cv, gini, normalized_entropy and effective_rank, one per image",
     )
     samples: int | None = _column("protocol", "images scored")
     chunk: int | None = _column("protocol", "samples generated together")
@@ -248,7 +264,9 @@ NAMES = tuple(column.name for column in COLUMNS)
 TYPES = {column.name: column.type for column in COLUMNS}
 METRICS = tuple(column.name for column in COLUMNS if column.group == "metrics")
 # measures of a tokenizer, in the tokenizer's rows; each may be empty even if the row is done
-DIAGNOSTICS = ("density_cv", "gini", "normalized_entropy", "effective_rank", "ifid")
+DIAGNOSTICS = tuple(
+    column.name for column in COLUMNS if column.group == "diagnostics" and column.name != "diagnostic_points"
+)
 PROTOCOL = tuple(column.name for column in COLUMNS if column.group == "protocol")
 PROVENANCE = tuple(column.name for column in COLUMNS if column.group == "provenance")
 KEY = ("fingerprint", "images_seen", "protocol")

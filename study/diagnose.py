@@ -18,9 +18,9 @@ from study.core.study_name import StudyArgument, StudyOption, one_study
 class Diagnose:
     """Compute the missing diagnostics of a study's finished tokenizers, then update its table and its figures.
 
-    The diagnostics are the distribution of the latents with its map, if their stage has not computed it, and the
-    interpolated FID, which no sweep computes: it takes about as long as judging the reconstructions. Existing
-    diagnostics are kept, and nothing is trained.
+    The diagnostics are those of the latents, if their stage has not computed them (their distribution with its map,
+    VIV, LNC, SEC, LDS, CDS, EQ error), and both variants of the interpolated FID, which no sweep computes: each takes
+    about as long as judging the reconstructions. Existing diagnostics are kept, and nothing is trained.
     """
 
     study: StudyArgument = ""

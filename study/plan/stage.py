@@ -28,6 +28,7 @@ VERSIONS = {"fit_tokenizer": 3, "reconstruct": 5, "encode": 2, "fit_generator": 
 INTERRUPTED = "interrupted.json"  # the stage saved and stopped on request
 ATTEMPTS = "attempts.json"  # where and how each attempt ran, the last one last
 DIAGNOSTICS = "diagnostics.json"  # see study/judge/latent_diagnostics.py
+IFIDS = ("ifid", "ifid_released")  # in a reconstruct stage's, by judge, see study/stages/reconstruct.py
 LATENT_MAP, LATENT_PICTURES = "latent-map.csv", "latent-pictures.png"  # next to the diagnostics of latents
 TOKENIZER_WEIGHTS = "tokenizer.safetensors"
 RECORD = "record.json"

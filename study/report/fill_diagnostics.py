@@ -1,20 +1,23 @@
-"""Diagnostics of finished tokenizers, computed if missing: the distribution of latents and the interpolated FID."""
+"""Diagnostics of finished tokenizers, computed if missing: those of their latents and the interpolated FIDs."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from study.core.compute import apply
 from study.core.files import write_json
 from study.data.datasets import load_images
-from study.data.latents import read_latents
+from study.data.latents import Latents, read_latents
 from study.judge.finite import MetricError
-from study.judge.latent_diagnostics import describe_latents, picture_latents
+from study.judge.latent_diagnostics import PREDICTORS, describe_latents, picture_latents, predictors
 from study.judge.latent_metrics import MIN_POINTS
 from study.plan.judge_spec import JudgeSpec
 from study.plan.specs import Encode
-from study.plan.stage import DIAGNOSTICS, LATENT_MAP, LATENT_PICTURES, Stage, stage_from_record
+from study.plan.stage import DIAGNOSTICS, IFIDS, LATENT_MAP, LATENT_PICTURES, Stage, stage_from_record
 from study.report.refresh import StudyFiles
+from study.stages.encode import mean_encoder
+from study.stages.fit_tokenizer import trained_tokenizer
 from study.stages.reconstruct import interpolated_distances
 from study.submit.launches import launched_plans
 
@@ -54,10 +57,11 @@ def _describe(stage: Stage, judges: Sequence[JudgeSpec], points: int | None) -> 
     diagnostics = stage.diagnostics()
     try:
         if stage.kind == "reconstruct":
-            if not {judge.name for judge in judges} <= diagnostics.get("ifid", {}).keys():
-                here = stage_from_record(stage.kind, stage.fingerprint)  # the plan may be of another machine
-                diagnostics = {"ifid": interpolated_distances(here, judges)}
-                write_json(stage.folder / DIAGNOSTICS, diagnostics)
+            for variant in IFIDS:
+                if not {judge.name for judge in judges} <= diagnostics.get(variant, {}).keys():
+                    here = stage_from_record(stage.kind, stage.fingerprint)  # the plan may be of another machine
+                    diagnostics[variant] = interpolated_distances(here, judges, variant)
+                    write_json(stage.folder / DIAGNOSTICS, diagnostics)
             return ", ".join(f"iFID {value:.4g} ({judge})" for judge, value in diagnostics["ifid"].items())
         assert isinstance(stage.spec, Encode)
         if stage.spec.pretrained is not None:
@@ -66,9 +70,22 @@ def _describe(stage: Stage, judges: Sequence[JudgeSpec], points: int | None) -> 
             picture_latents(read_latents(stage), load_images(stage.spec.data, "train"), stage.folder)
         if not (stage.folder / LATENT_MAP).exists() or points is not None:
             number = points or diagnostics.get("diagnostic_points")
-            diagnostics = describe_latents(read_latents(stage), stage.folder, number)
+            diagnostics |= describe_latents(read_latents(stage), stage.folder, number)
+            write_json(stage.folder / DIAGNOSTICS, diagnostics)
+        if not diagnostics.keys() >= set(PREDICTORS):
+            diagnostics |= _predictors(read_latents(stage), stage)
+            write_json(stage.folder / DIAGNOSTICS, diagnostics)
         names = ("density_cv", "gini", "normalized_entropy", "effective_rank")
         values = ", ".join(f"{name} {diagnostics[name]:.4g}" for name in names if name in diagnostics)
         return f"{values} of {diagnostics['diagnostic_points']:,} latents" if values else "too few latents to describe"
     except (ValueError, OSError, MetricError) as error:  # concerns this tokenizer only; continue with the others
         return f"none: {error}"
+
+
+def _predictors(latents: Latents, stage: Stage) -> dict[str, float]:
+    """PREDICTORS of a finished encode stage, with the tokenizer on this machine."""
+    here = stage_from_record(stage.kind, stage.fingerprint)
+    assert isinstance(here.spec, Encode)
+    apply(here.spec.compute)
+    encode = mean_encoder(trained_tokenizer(here.inputs["tokenizer"]), here.spec.compute.device)
+    return predictors(latents, load_images(here.spec.data, "train"), encode)

@@ -21,7 +21,7 @@ from study.plan.factors import run_labels
 from study.plan.judge_spec import JudgeSpec, reference_name
 from study.plan.runs import Plan, Planned, Result, judge_name
 from study.plan.specs import Encode, FitGenerator, FitTokenizer, Judge, Reconstruct, Sample
-from study.plan.stage import LATENT_MAP, LATENT_PICTURES, Stage
+from study.plan.stage import IFIDS, LATENT_MAP, LATENT_PICTURES, Stage
 from study.plan.weight_files import REFERENCES, weight_file
 from study.submit.jobs import changes_between, log_of
 
@@ -234,8 +234,8 @@ def _diagnostics(latents: Stage | None, reconstruct: Stage, judge: str) -> Cells
     """The diagnostics of a tokenizer, see study/judge/latent_diagnostics.py."""
     of_latents = {} if latents is None else latents.diagnostics()
     row = {name: of_latents[name] for name in (*DIAGNOSTICS, "diagnostic_points") if name in of_latents}
-    ifid = reconstruct.diagnostics().get("ifid", {})
-    return row | ({"ifid": ifid[judge]} if judge in ifid else {})
+    interpolated = reconstruct.diagnostics()
+    return row | {name: interpolated[name][judge] for name in IFIDS if judge in interpolated.get(name, {})}
 
 
 def _copy(source: Path, target: Path) -> None:

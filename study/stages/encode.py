@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor
 from models.autoencoder import Autoencoder, Posterior
 from study.core.compute import apply
 from study.core.distributed import all_gather, on_rank_zero, own_share
-from study.core.files import save_tensors
+from study.core.files import save_tensors, write_json
 from study.core.randomness import make_rng
 from study.core.stopping import Interrupted
 from study.core.workspace import Record, Workspace, peak_memory_gib
@@ -30,9 +31,9 @@ from study.data.latents import (
     shard_rows,
     shard_sums,
 )
-from study.judge.latent_diagnostics import describe_latents, picture_latents
+from study.judge.latent_diagnostics import describe_latents, picture_latents, predictors
 from study.plan.specs import Encode
-from study.plan.stage import Stage
+from study.plan.stage import DIAGNOSTICS, Stage
 from study.stages.fit_tokenizer import trained_tokenizer
 from study.train import pretrained
 
@@ -96,7 +97,8 @@ def run(spec: Encode, inputs: dict[str, Stage], out: Workspace) -> Record:
     shards = [shard_metadata(shard_path(out.folder, index)) for index in shard_indices(spec)]
     latent = channel_statistics(shards)
     out.preparing("latent diagnostics")
-    on_rank_zero(lambda: _describe(map_latents(stage, out.folder, latent), images, out.folder))
+    encode = mean_encoder(tokenizer, spec.compute.device)
+    on_rank_zero(lambda: _describe(map_latents(stage, out.folder, latent), images, encode, out.folder))
     return {
         "latent": {**latent, "stored": STORED[spec.stored]},
         "images": spec.train_images,
@@ -107,9 +109,19 @@ def run(spec: Encode, inputs: dict[str, Stage], out: Workspace) -> Record:
     }
 
 
-def _describe(latents: Latents, images: ImageSet, folder: Path) -> None:
+def _describe(latents: Latents, images: ImageSet, encode: Callable[[Tensor], Tensor], folder: Path) -> None:
     picture_latents(latents, images, folder)
-    describe_latents(latents, folder)
+    write_json(folder / DIAGNOSTICS, describe_latents(latents, folder) | predictors(latents, images, encode))
+
+
+def mean_encoder(tokenizer: Autoencoder, device: str) -> Callable[[Tensor], Tensor]:
+    """Pixels (B, C, H, W) to posterior means (B, d, h, w), both on the CPU, by a tokenizer on this device."""
+
+    def encode(pixels: Tensor) -> Tensor:
+        with torch.inference_mode():
+            return tokenizer.encode(pixels.to(device, memory_format=torch.channels_last)).mean.cpu()
+
+    return encode
 
 
 def _is_complete(path: Path, identity: dict[str, Any]) -> bool:

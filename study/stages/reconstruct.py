@@ -8,12 +8,15 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from models.autoencoder import Autoencoder
 from study.core.compute import apply
 from study.core.distributed import on_rank_zero
+from study.core.randomness import make_rng
 from study.core.workspace import Record, Workspace, peak_memory_gib
-from study.data.datasets import load_images, selected_images
+from study.data.datasets import ImageSet, load_images, selected_images
+from study.data.latents import MIN_STD
 from study.data.picture_chunks import chunk_rows, first_pictures, read_chunk, write_chunk
 from study.judge.judges import build_judge, features
 from study.judge.metrics import (
@@ -39,6 +42,8 @@ SHEET_COLUMNS = 8
 BATCH = 128  # latents at a time
 SPREAD_OVER = 128  # pictures, evenly chosen, over which their spread is compared with that of the images
 MIN_RELATIVE_STD = 0.01  # std over reconstructions / std over images; below it the tokenizer has collapsed
+TRAINING_NEIGHBOURS = 10_000  # training images, at most, among which the released variant looks
+NEAREST = 10  # of them, one of which it draws
 
 log = logging.getLogger(__name__)
 
@@ -104,34 +109,76 @@ def _reconstructed(tokenizer: Autoencoder, images: Tensor, device: str) -> Tenso
     return torch.cat(parts)
 
 
-def interpolated_distances(stage: Stage, judges: Sequence[JudgeSpec]) -> dict[str, float]:
+def interpolated_distances(stage: Stage, judges: Sequence[JudgeSpec], variant: str) -> dict[str, float]:
     """Interpolated FID of a reconstruct stage's tokenizer, by judge (Xu et al. 2026, arXiv 2603.05630).
 
-    The latent (posterior mean) of every test image is moved halfway to its nearest neighbour among the others and
-    decoded; the result is the Frechet distance of these pictures to the test images, as for rFID. Neighbours are found
-    by the Euclidean distance of raw latents. The function is in this module because tokenizer and images are those of
-    the stage; it is not part of `run`, which would take nearly twice as long.
+    The latent (posterior mean) of every test image is moved halfway to a neighbour and decoded; the result is the
+    Frechet distance of these pictures to the test images, as for rFID. The variants, IFIDS:
+
+    - ifid, the paper in words: the neighbour is the nearest other test image by the Euclidean distance of raw latents,
+      and halfway is the mean.
+    - ifid_released, as the released evalvae.py: neighbours are training images, see `toward_neighbours`. Two
+      deviations: latents are normalised per channel first, because the draw and the angles depend on scale and mean;
+      and only TRAINING_NEIGHBOURS training images are looked at, a class-balanced choice, not all. Fewer images lie
+      further away, so that the number is larger.
+
+    The function is in this module because tokenizer and images are those of the stage; it is not part of `run`, which
+    would take nearly twice as long with either.
 
     Raises:
         MetricError: see `frechet_distance`.
     """
-    spec = stage.spec
-    assert isinstance(spec, Reconstruct)
+    spec, fit = stage.spec, stage.inputs["tokenizer"].spec
+    assert isinstance(spec, Reconstruct) and isinstance(fit, FitTokenizer)
     apply(spec.compute)
     tokenizer, test = trained_tokenizer(stage.inputs["tokenizer"]), load_images(spec.data, "test")
     rows, device = balanced_choice(test.labels, spec.images), spec.compute.device
-    batch = min(BATCH, piece(spec.data.resolution))
     with torch.inference_mode():
-        batches = np.split(rows, range(batch, len(rows), batch))
-        latents = torch.cat([tokenizer.encode(test.pixels(batch).to(device)).mean for batch in batches])
-        halfway = (latents + latents[nearest(latents.flatten(1))]) / 2
-        pictures = torch.cat([decoded(tokenizer, part) for part in halfway.split(batch)])
+        latents = _posterior_means(tokenizer, test, rows, device)
+        if variant == "ifid":
+            halfway = (latents + latents[nearest(latents.flatten(1))]) / 2
+        else:
+            train = load_images(spec.data, "train")
+            labels = train.labels[: fit.train_images]
+            among = balanced_choice(labels, min(TRAINING_NEIGHBOURS, len(labels)))
+            others = _posterior_means(tokenizer, train, among, device)
+            mean, std = others.mean((0, 2, 3), keepdim=True), others.std((0, 2, 3), keepdim=True).clamp_min(MIN_STD)
+            moved = toward_neighbours(((latents - mean) / std).flatten(1), ((others - mean) / std).flatten(1))
+            halfway = moved.view_as(latents) * std + mean
+        pictures = torch.cat([decoded(tokenizer, part) for part in halfway.split(BATCH)])
     distances = {}
     for judge in judges:
         inputs = dataset_reference(judge, spec.data, "test", spec.images, device)
         found = features(build_judge(judge, spec.data, device), pictures)
         distances[judge.name] = reconstruction_distance(found, inputs)
     return distances
+
+
+def _posterior_means(tokenizer: Autoencoder, images: ImageSet, rows: np.ndarray, device: str) -> Tensor:
+    """Raw latents (N, d, h, w) of these images, on the device."""
+    batch = min(BATCH, piece(tokenizer.config.resolution))
+    batches = np.split(rows, range(batch, len(rows), batch))
+    return torch.cat([tokenizer.encode(images.pixels(batch).to(device)).mean for batch in batches])
+
+
+def toward_neighbours(points: Tensor, others: Tensor) -> Tensor:
+    """Each point (N, D) moved halfway, on an arc, to one of its NEAREST neighbours among `others` (M, D): (N, D).
+
+    As evalvae.py of arXiv 2603.05630 does: near is a large cosine; one of the nearest is drawn, with the softmax of
+    less the mean squared difference as probability; and the arc is the spherical interpolation of vectors that keep
+    their lengths. A fixed seed draws.
+    """
+    directions, moved = normalize(others, dim=1), []
+    rng = make_rng(0, "interpolated", 0)
+    for part in points.split(BATCH):
+        near = (normalize(part, dim=1) @ directions.T).topk(min(NEAREST, len(others)), dim=1).indices
+        weights = (-(part[:, None] - others[near]).square().mean(dim=2)).softmax(dim=1)
+        drawn = torch.multinomial(weights.cpu(), 1, generator=rng).to(near.device)
+        neighbour = others[near.gather(1, drawn)[:, 0]]
+        cosine = (normalize(part, dim=1) * normalize(neighbour, dim=1)).sum(dim=1, keepdim=True)
+        # at the middle both weights are sin(a / 2) / sin(a) = 1 / (2 cos(a / 2)) for the angle a
+        moved.append((part + neighbour) / (2 + 2 * cosine).clamp_min(1e-6).sqrt())
+    return torch.cat(moved)
 
 
 def nearest(points: Tensor) -> Tensor:

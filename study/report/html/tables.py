@@ -13,19 +13,26 @@ from results.numbers import count, duration, three_digits
 from results.schema import COLUMNS, KINDS, PROTOCOL, PROVENANCE, TYPES
 from study.plan.warnings import reconstruction_warnings
 
-JUDGED = ("rfid", "gfid", "sfid", "ifid", "kid", "precision", "recall", "inception_score")  # a number per judge
+JUDGED = (  # a number per judge
+    "rfid", "gfid", "sfid", "ifid", "ifid_released", "kid", "precision", "recall", "inception_score",
+)  # fmt: skip
 WITHOUT_JUDGE = (
     "psnr", "ssim", "perceptual", "colour_shift", "chroma_r2",
     "density_cv", "gini", "normalized_entropy", "effective_rank",
+    "viv", "lnc_5", "lnc_10", "sec_25", "sec_50", "lds", "cds", "eq_error",
 )  # fmt: skip
 OF_JUDGE = ("extractor", "extractor_size", "reference", "reference_hash", "comparable", "protocol")
-COUNTED = ("rfid", "gfid", "sfid", "ifid", "kid")  # depend on the number of samples
-HIGHER = ("psnr", "ssim", "chroma_r2", "precision", "recall", "inception_score", "normalized_entropy", "effective_rank")
+COUNTED = ("rfid", "gfid", "sfid", "ifid", "ifid_released", "kid")  # depend on the number of samples
+HIGHER = (
+    "psnr", "ssim", "chroma_r2", "precision", "recall", "inception_score", "normalized_entropy", "effective_rank",
+    "lnc_5", "lnc_10", "lds", "cds",
+)  # fmt: skip
 NEUTRAL = ("effective_rank",)
 NAMES = {"rfid": "rFID", "gfid": "gFID", "sfid": "sFID", "ifid": "iFID", "kid": "KID", "psnr": "PSNR, dB"} | {
     "colour_shift": "colour shift, 1/255", "chroma_r2": "chroma R²",
     "ssim": "SSIM", "density_cv": "density CV", "inception_score": "IS", "images_seen": "images seen",
-    "ablations": "asked by",
+    "ablations": "asked by", "ifid_released": "iFID as released", "viv": "VIV", "lnc_5": "LNC, 5", "lnc_10": "LNC, 10",
+    "sec_25": "SEC, 0.25", "sec_50": "SEC, 0.5", "lds": "LDS", "cds": "CDS", "eq_error": "EQ error",
 }  # fmt: skip
 MEANING = {column.name: column.meaning for column in COLUMNS}
 
