@@ -13,6 +13,7 @@ from made_tables import JUDGES, LABELLED, asked, guided, labelled, study, withou
 from reading import measured, visible
 
 import figures
+from figures import uniformity
 from figures.drawing import Drawing, NothingToDraw
 from figures.render import render
 from results.runs import asked_by
@@ -235,7 +236,7 @@ def test_each_diagnostic_has_a_panel_per_judge_with_its_rank_correlation(table: 
     assert "Spread of density: ρ = 0.80 (" in found and "Entropy of density: ρ = −0.80 (" in found
     assert "), n = 4" in found and "Latents: 1,500 tokens" in found and "no |ρ| where n = 4" in found
     assert "Not measured" not in found
-    assert set(drawing.data["diagnostic"]) == {"rfid", *DIAGNOSTICS}  # rFID to compare with
+    assert set(drawing.data["diagnostic"]) == {"rfid", *uniformity.SHORT}  # rFID to compare with
     assert set(drawing.data["images_seen"]) == {128_000}
 
 

@@ -13,12 +13,14 @@ from PIL import Image
 from results import table as results
 from results.schema import DIAGNOSTICS, latents_file
 from study import diagnose
+from study.core.files import write_json
 from study.data import latents as stored_latents
 from study.data.datasets import ImageSet, resolve_data
 from study.judge.frechet import MetricError
-from study.judge.latent_diagnostics import describe_latents, picture_latents, points_for, tokens
+from study.judge.latent_diagnostics import PREDICTORS, describe_latents, picture_latents, points_for, tokens
 from study.judge.latent_metrics import effective_rank, spectrum, unevenness, uniformity
 from study.plan.resolve import make_plan
+from study.plan.stage import DIAGNOSTICS as FILE
 from study.plan.stage import LATENT_MAP, LATENT_PICTURES, Stage
 from study.report.table_rows import update_table
 from study.stages import reconstruct
@@ -89,6 +91,32 @@ def test_the_nearest_other_point():
     assert torch.equal(reconstruct.nearest(many), distances.argmin(dim=1))
 
 
+def test_halfway_on_an_arc_to_the_nearest_direction_by_hand():
+    """The only neighbour is the nearest of one: a vector twice as long, at a right angle, or opposite."""
+    point = torch.tensor([[3.0, 0.0]])
+    assert reconstruct.toward_neighbours(point, 2 * point) == pytest.approx(torch.tensor([[4.5, 0]]))
+    turned = reconstruct.toward_neighbours(point, torch.tensor([[0.0, 4.0]]))
+    assert turned == pytest.approx(torch.tensor([[3, 4]]) / 2**0.5)  # both lengths times 1 / (2 cos 45 degrees)
+    assert reconstruct.toward_neighbours(point, -point) == pytest.approx(torch.zeros(1, 2))
+
+
+def test_neighbours_are_near_in_direction_and_the_close_ones_of_them_are_drawn(monkeypatch):
+    points = torch.tensor([[1.0, 0, 0]]).expand(4000, 3)
+    others = torch.tensor([[1.0, 0.1, 0], [1, 0, 0.1], [3, 0, 0.1], [1, 0.9, 0], [0.9, 1, 0]])
+    monkeypatch.setattr(reconstruct, "NEAREST", 3)
+    moved = reconstruct.toward_neighbours(points, others)
+    drawn = [
+        (moved[:, 0] > 1.5).float().mean().item(),
+        *((moved[:, axis] > 0.02).float().mean().item() for axis in (1, 2)),
+    ]
+    # mean squared differences 0.01 / 3 (twice) and 4.01 / 3; the last two are not among the nearest three
+    far = np.exp(-4 / 3) / (2 + np.exp(-4 / 3))
+    assert drawn == pytest.approx([far, (1 - far) / 2, (1 + far) / 2], abs=0.03)
+    assert torch.equal(moved, reconstruct.toward_neighbours(points, others))
+    few = reconstruct.toward_neighbours(points[:2], others[:2])  # fewer than the nearest
+    assert few.shape == (2, 3)
+
+
 def test_number_of_points_of_a_data_set():
     assert [points_for(images) for images in (64, 9_600, 1_281_167)] == [64, 1_500, 10_000]
 
@@ -120,7 +148,7 @@ def test_diagnostics_go_from_the_stage_into_the_table_and_missing_ones_are_compu
     np.testing.assert_array_equal(tokens(latents, 110), chosen)
     found = stages["encode"].diagnostics()
     assert found["diagnostic_points"] == 110 and len(found["eigenvalues"]) == 4
-    assert 1 <= found["effective_rank"] <= 4
+    assert 1 <= found["effective_rank"] <= 4 and found.keys() >= set(PREDICTORS)
     assert "density_cv" not in stages["encode"].record()  # in another file, so that no result depends on them
     kept = {name: (stages["encode"].folder / name).read_bytes() for name in (LATENT_MAP, LATENT_PICTURES)}
     density = pd.read_csv(stages["encode"].folder / LATENT_MAP)["density"]  # the map shows what was measured
@@ -132,7 +160,7 @@ def test_diagnostics_go_from_the_stage_into_the_table_and_missing_ones_are_compu
     copied = {name: sheets / latents_file(row["fingerprint"], Path(name).suffix) for name in kept}
     assert {name: path.read_bytes() for name, path in copied.items()} == kept
     assert row["density_cv"] == found["density_cv"] and row["diagnostic_points"] == 110
-    assert np.isnan(row["ifid"])  # no sweep computes it
+    assert row[["ifid", "ifid_released"]].isna().all()  # no sweep computes them
 
     for name in ("diagnostics.json", *kept):  # as in an older stage
         (stages["encode"].folder / name).unlink()
@@ -147,9 +175,16 @@ def test_diagnostics_go_from_the_stage_into_the_table_and_missing_ones_are_compu
     printed = capsys.readouterr().out
     assert "f4d4: density_cv" in printed and "of 110 latents" in printed and "(classifier)" in printed
 
-    monkeypatch.setattr(reconstruct, "interpolated_distances", None)  # existing diagnostics are not computed again
+    older = {name: value for name, value in found.items() if name not in PREDICTORS}
+    write_json(stages["encode"].folder / FILE, older)
+    write_json(stages["reconstruct"].folder / FILE, {"ifid": {"classifier": 1.5}})
     assert diagnose.main(["test", "--points", "100"]) == 0
-    assert load(tmp_path / "results" / "test" / "table.csv")["diagnostic_points"] == 100
+    added = load(tmp_path / "results" / "test" / "table.csv")
+    assert added["diagnostic_points"] == 100
+    assert added[[*PREDICTORS, "ifid_released"]].equals(row[[*PREDICTORS, "ifid_released"]])  # what came later is added
+    assert added["ifid"] == 1.5  # and the rest kept
+    for computed in ("interpolated_distances", "predictors"):
+        monkeypatch.setattr(f"study.report.fill_diagnostics.{computed}", None)  # existing ones are not computed again
     assert diagnose.main(["test", "--points", "50"]) == 2
     assert capsys.readouterr().err == "study.diagnose: --points 50: t-SNE needs at least 91\n"
     elsewhere = tmp_path / "elsewhere"
@@ -209,6 +244,6 @@ def test_pictures_of_latents_show_their_principal_components(tmp_path):
 def test_halfway_between_equal_latents_nothing_moves(stages, monkeypatch):
     """With every latent its own neighbour, the interpolated FID is the rFID."""
     monkeypatch.setattr(reconstruct, "nearest", lambda points: torch.arange(len(points)))
-    found = reconstruct.interpolated_distances(stages["reconstruct"], [stages["judge"].spec.judge])
+    found = reconstruct.interpolated_distances(stages["reconstruct"], [stages["judge"].spec.judge], "ifid")
     rfid = stages["judge"].record()["metrics"]["rfid"]
     assert found == {"classifier": pytest.approx(rfid, rel=1e-3)}
