@@ -142,7 +142,9 @@ def sec(latents: Tensor, share: float) -> float:
     height, width = latents.shape[2:]
     if height * width == 1:
         raise ValueError("SEC needs more than one cell")
-    energy = (_cosine_basis(height) @ latents @ _cosine_basis(width).T).square().double().mean(dim=(0, 1))  # (h, w)
+    energy = torch.zeros(height, width, dtype=torch.float64)
+    for part in latents.split(ROWS):
+        energy += (_cosine_basis(height) @ part @ _cosine_basis(width).T).square().sum(dim=(0, 1))
     frequency = torch.arange(height)[:, None] + torch.arange(width)
     high = frequency > share * (height + width - 2)
     return checked({"sec": (energy[high].sum() / energy.sum()).item()})["sec"]

@@ -103,7 +103,8 @@ def predictors(latents: Latents, images: ImageSet, encode: Callable[[torch.Tenso
 
     They are of a fixed, class-balanced choice of at most PREDICTOR_IMAGES training images (`chosen_images`), and the
     normalised sample of each posterior that a fixed seed draws; the EQ error is of the first EQ_IMAGES of them.
-    On one core all but the EQ error take 2 seconds for 10,000 latents (16, 8, 8) and 12 for 10,000 (32, 16, 16).
+    On one core all but the EQ error take 2 seconds for 10,000 latents (16, 8, 8) and 13 for 10,000 (32, 16, 16), most
+    of them for VIV; the EQ error takes one second with a tokenizer of the desk scales.
 
     Args:
         images: the training images.
