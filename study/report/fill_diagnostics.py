@@ -62,7 +62,10 @@ def _describe(stage: Stage, judges: Sequence[JudgeSpec], points: int | None) -> 
                     here = stage_from_record(stage.kind, stage.fingerprint)  # the plan may be of another machine
                     diagnostics[variant] = interpolated_distances(here, judges, variant)
                     write_json(stage.folder / DIAGNOSTICS, diagnostics)
-            return ", ".join(f"iFID {value:.4g} ({judge})" for judge, value in diagnostics["ifid"].items())
+            found = {
+                f"{variant} ({judge})": value for variant in IFIDS for judge, value in diagnostics[variant].items()
+            }
+            return ", ".join(f"{name} {value:.4g}" for name, value in found.items())
         assert isinstance(stage.spec, Encode)
         if stage.spec.pretrained is not None:
             return "its latent statistics are published ones: there are no latents here"
@@ -70,7 +73,8 @@ def _describe(stage: Stage, judges: Sequence[JudgeSpec], points: int | None) -> 
             picture_latents(read_latents(stage), load_images(stage.spec.data, "train"), stage.folder)
         if not (stage.folder / LATENT_MAP).exists() or points is not None:
             number = points or diagnostics.get("diagnostic_points")
-            diagnostics |= describe_latents(read_latents(stage), stage.folder, number)
+            kept = {name: diagnostics[name] for name in PREDICTORS if name in diagnostics}
+            diagnostics = kept | describe_latents(read_latents(stage), stage.folder, number)
             write_json(stage.folder / DIAGNOSTICS, diagnostics)
         if not diagnostics.keys() >= set(PREDICTORS):
             diagnostics |= _predictors(read_latents(stage), stage)
