@@ -42,8 +42,14 @@ def means(
     """
     if (ax.get_xscale(), ax.get_yscale()) != ("linear", "linear"):
         raise ValueError("draw means before the axes become logarithmic: the means are arithmetic")
-    several = repeats.dropna(subset=[x, y]).duplicated([{"x": x, "y": y}[along]]).any()
+    place = {"x": x, "y": y}[along]
+    repeats = repeats[[x, y]].dropna()
     zorder = line.pop("zorder", 2)
+    line["solid_capstyle"] = "butt"  # the bars too then end at the range
+    if not repeats.duplicated(place).any():  # nothing to average, and seaborn takes several times as long
+        alone = repeats.astype(float).sort_values(place)
+        ax.plot(alone[x].to_numpy(), alone[y].to_numpy(), zorder=zorder, **line)
+        return
     looks: dict[str | None, dict[str, Any]] = {
         "band": {"alpha": 0.15, "linewidth": 0.8},  # the outline is all that shows of a band at a single place
         "bars": {"elinewidth": bar_width, "zorder": zorder - 1},
@@ -53,12 +59,11 @@ def means(
         y=repeats[y].to_numpy(float),
         orient=along,
         estimator="mean",
-        errorbar=full_range if spread and several else None,
+        errorbar=full_range if spread else None,
         err_style=spread,
         err_kws=looks.get(spread),
         legend=False,
         ax=ax,
         zorder=zorder,
-        solid_capstyle="butt",  # the bars too then end at the range
         **line,
     )

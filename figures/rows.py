@@ -86,14 +86,14 @@ def done(rows: pd.DataFrame, kind: str, varies: tuple[str, ...] = (), also_by: t
         check_protocol(judge.of(chosen), varies)
     place = ["tokenizer", "generator", "tokenizer_seed", "seed", "images_seen", "extractor", "extractor_size"]
     place += [*varies, *also_by]
-    for _, same in chosen.groupby(place, dropna=False):
-        if len(same) > 1:
-            a, b = same.iloc[0], same.iloc[1]
-            raise ValueError(
-                f"the figure cannot tell {a['run']} ({a['fingerprint']}) from {b['run']} "
-                f"({b['fingerprint']}): same tokenizer, generator, seeds and images seen; "
-                f"asked by {a['ablations']} and {b['ablations']}"
-            )
+    if (alike := chosen.duplicated(place, keep=False)).any():
+        _, same = next(iter(chosen[alike].groupby(place, dropna=False)))
+        a, b = same.iloc[0], same.iloc[1]
+        raise ValueError(
+            f"the figure cannot tell {a['run']} ({a['fingerprint']}) from {b['run']} "
+            f"({b['fingerprint']}): same tokenizer, generator, seeds and images seen; "
+            f"asked by {a['ablations']} and {b['ablations']}"
+        )
     return chosen
 
 
@@ -150,7 +150,7 @@ def at_common_mark(
     """
     if rows["images_seen"].isna().all():
         return rows, None
-    marks = [set(group["images_seen"]) for _, group in rows.groupby(list(by))]
+    marks = [set(seen) for _, seen in rows.groupby(list(by))["images_seen"]]
     shared = set.intersection(*marks)
     if not shared:
         raise NothingToDraw("no number of images seen is common to all tokenizers")
