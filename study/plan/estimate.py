@@ -6,6 +6,7 @@ Rates are measured on finished stages, per processor and precision; without any,
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from models.costs import autoencoder_flops, autoencoder_parameters, flops_per_image, generator_parameters
@@ -144,17 +145,25 @@ def note_rate(stage: Stage, seconds: float, device: str) -> None:
     write_json(path, rates)
 
 
-def estimated_seconds(stage: Stage, device: str) -> float:
-    """Approximate seconds that one process needs for a whole stage."""
-    compute = stage.spec.compute
-    rates = {**FIRST_GUESS[compute.device], **(read_json(_rates_file(compute, device)) or {})}
-    return stage_flops(stage) / (rates[stage.kind] * 1e9)
+def estimated_seconds(stages: Iterable[Stage], device: str) -> float:
+    """Approximate seconds that one process needs for all of these stages."""
+    return _seconds(dict.fromkeys(stages, 1.0), device)
 
 
-def seconds_left(stage: Stage, device: str) -> float:
-    """Approximate seconds that one process needs for what a stage has not done; a training goes on from its last
+def seconds_left(stages: Iterable[Stage], device: str) -> float:
+    """Approximate seconds that one process needs for what these stages have not done; a training goes on from its last
     state."""
-    if stage.record() is not None:
-        return 0.0
-    share = images_left(stage) / max(stage.marks) if stage.marks else 1.0
-    return share * estimated_seconds(stage, device)
+    missing = (stage for stage in stages if stage.record() is None)
+    return _seconds({s: images_left(s) / max(s.marks) if s.marks else 1.0 for s in missing}, device)
+
+
+def _seconds(shares: Mapping[Stage, float], device: str) -> float:
+    """Approximate seconds that one process needs for these shares of stages."""
+    rates: dict[Compute, dict[str, float]] = {}  # each file of rates is read once
+    total = 0.0
+    for stage, share in shares.items():
+        compute = stage.spec.compute
+        if compute not in rates:
+            rates[compute] = FIRST_GUESS[compute.device] | (read_json(_rates_file(compute, device)) or {})
+        total += share * (stage_flops(stage) / (rates[compute][stage.kind] * 1e9))
+    return total

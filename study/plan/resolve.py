@@ -12,6 +12,7 @@ from typing import Any
 from models.configs import AutoencoderConfig, generator_config, parse_tokenizer
 from models.names import nearest
 from study.core.compute import Compute, Execution
+from study.core.garbage import uncollected
 from study.core.settings import change
 from study.plan.checks import (
     check_alignment,
@@ -294,6 +295,7 @@ def _kept(pictures: int, scale: Scale, data: DataSpec) -> bool:
     return scale.evaluation.keep_samples or pictures * data.channels * data.resolution**2 <= KEPT_BYTES
 
 
+@uncollected()
 def make_plan(ablation: str, module: ModuleType, scale: Scale, data: DataSpec, compute: Compute, study: str) -> Plan:
     """Resolve every run of an ablation; each tokenizer becomes one run of its own, however many runs use it.
 

@@ -83,7 +83,7 @@ def _factor(name: str, values: list[Any]) -> str:
 
 def _whole_cost(plan: Plan) -> str:
     """GPU hours, or the time on this processor with as many jobs at once as its cores allow."""
-    seconds = [sum(estimated_seconds(stage, processor()) for stage in job.stages) for job in plan.jobs]
+    seconds = [estimated_seconds(job.stages, processor()) for job in plan.jobs]
     if plan.compute.device == "cuda":
         return f"~{sum(seconds) / 3600:,.0f} GPU h"
     return f"~{duration(sum(seconds) / max(1, cores() // plan.compute.threads))}"

@@ -10,15 +10,18 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from results.guidance import choices
 from results.numbers import count, counted, disk_size, duration
 from results.table import load
 from study.core.compute import Compute, processor
+from study.core.garbage import uncollected
 from study.plan.estimate import (
     GUESSED_GPU,
     data_bytes,
@@ -52,6 +55,7 @@ def _remaining_seconds(jobs: Sequence[Job], left: Mapping[str, float], slots: in
     return total
 
 
+@uncollected()
 @at_one_moment()
 def print_plan(
     plan: Plan, slots: int, profiles: dict[str, Profile] | None = None, left_out: Sequence[str] = ()
@@ -83,7 +87,7 @@ def print_plan(
         console.print(f"each job asks Slurm for {text}", markup=False)
     cached = sum(stage.record() is not None for job in plan.jobs for stage in job.stages)
     stages = f"{len(plan.runs)} runs, {len(plan.stages)} stages, {cached} done before; "
-    left = {job.name: _seconds_left(job) for job in plan.jobs}
+    left = {job.name: seconds_left(job.stages, processor()) for job in plan.jobs}
     if compute.device == "cuda":
         console.print(_costs(plan, left))
         hours = sum(left.values()) / 3600
@@ -147,47 +151,49 @@ def _slurm_request(compute: Compute, profile: Profile) -> str:
 
 def _times(plan: Plan, left: Mapping[str, float]) -> Table:
     """Stages of each job, how many are done, and about how long the others take."""
-    table = _plan_table("stages", "done", "state", "time")
+    rows = []
     for job in plan.jobs:
         done = sum(stage.record() is not None for stage in job.stages)
         time_left = f"~{duration(left[job.name])}" if left[job.name] else ""
-        table.add_row(escape(job_title(job)), str(len(job.stages)), str(done), _state(job), time_left)
-    return table
+        rows.append((job_title(job), str(len(job.stages)), str(done), _state(job), time_left))
+    return _plan_table(("stages", "done", "state", "time"), rows)
 
 
 def _costs(plan: Plan, left: Mapping[str, float]) -> Table:
     """Cost of each job: trained parameters, FLOPs of all its stages, remaining GPU hours, disk."""
-    table = _plan_table("state", "params", "FLOPs", "GPU hours", "disk")
+    rows = []
     for job in plan.jobs:
         flops = sum(stage_flops(stage) for stage in job.stages)
         hours = f"~{left[job.name] / 3600:,.0f}" if left[job.name] else ""
         disk = disk_size(sum(disk_bytes(stage) for stage in job.stages))
-        table.add_row(
-            escape(job_title(job)),
-            _state(job),
-            count(stage_parameters(job.stages[0])),
-            count(flops),
-            hours,
-            disk,
-        )
-    return table
+        parameters = count(stage_parameters(job.stages[0]))
+        rows.append((job_title(job), _state(job), parameters, count(flops), hours, disk))
+    return _plan_table(("state", "params", "FLOPs", "GPU hours", "disk"), rows)
 
 
-def _plan_table(*columns: str) -> Table:
+def _plan_table(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Table:
+    """A table of runs, named in the first cell of each row, which alone wraps on a narrow terminal.
+
+    To rich all rows are one, of many lines: it takes a second for a thousand rows.
+    """
+    others = zip(columns, *(cells for _, *cells in rows), strict=True)
+    room = max(1, console.width - sum(max(map(cell_len, column)) + 2 for column in others))
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("run")  # the only column that wraps on a narrow terminal
+    table.add_column("run", min_width=min(room, max((cell_len(run) for run, *_ in rows), default=1)))
     for name in columns:
         table.add_column(name, justify="left" if name == "state" else "right", no_wrap=True)
+    lines: list[tuple[str, ...]] = []
+    for run, *cells in rows:
+        wrapped = [run] if cell_len(run) <= room else Text(run).wrap(console, room, overflow="ellipsis")
+        lines += zip(map(str, wrapped), *([cell] + [""] * (len(wrapped) - 1) for cell in cells), strict=True)
+    if lines:
+        table.add_row(*(Text("\n".join(column)) for column in zip(*lines, strict=True)))
     return table
 
 
 def job_title(job: Job) -> str:
     """The name of a job on the terminal."""
     return f"tokenizer {job.title}" if job.kind == "tokenizer" else job.title
-
-
-def _seconds_left(job: Job) -> float:
-    return sum(seconds_left(stage, processor()) for stage in job.stages)
 
 
 def _state(job: Job) -> str:

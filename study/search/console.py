@@ -46,9 +46,9 @@ def print_space(problem: Problem, trials: Trials | None) -> None:
     plan = problem.plan([problem.run(problem.default())])
     common = _shared(problem)
     shared = [stage for stage in plan.stages if stage.record() is None and stage.fingerprint in common]
-    per_trial = sum(estimated_seconds(stage, processor()) for stage in plan.stages if stage.fingerprint not in common)
+    per_trial = estimated_seconds((stage for stage in plan.stages if stage.fingerprint not in common), processor())
     left = max(0, problem.budget - (sum(map(has_result, trials.all())) if trials else 0))
-    total = sum(estimated_seconds(stage, processor()) for stage in shared) + per_trial * left / problem.workers
+    total = estimated_seconds(shared, processor()) + per_trial * left / problem.workers
     pruned = ", less what is pruned" if problem.prunes() else ""
     repeats = BEST * len(CHOOSING) + 2 * len(SCORING) if len(problem.objectives) == 1 else (BEST + 1) * len(SCORING)
     console.print(
