@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,14 +113,25 @@ class Stage:
         return [mark for mark in self.marks if self._read(mark_record(mark)) is None]
 
     def _read(self, name: str) -> dict[str, Any] | None:
-        key = (self.kind, self.fingerprint, name)
-        if _moment is not None and key in _moment:
-            return _moment[key]
+        if _moment is None:
+            return self._read_now(name)
+        records, key = _moment[0], (self.kind, self.fingerprint, name)
+        if key not in records:
+            records[key] = self._read_now(name) if self.has_folder() else None
+        return records[key]
+
+    def _read_now(self, name: str) -> dict[str, Any] | None:
         content = read_json(self.folder / name)
-        record = content if isinstance(content, dict) and content.get("fingerprint") == self.fingerprint else None
-        if _moment is not None:
-            _moment[key] = record
-        return record
+        return content if isinstance(content, dict) and content.get("fingerprint") == self.fingerprint else None
+
+    def has_folder(self) -> bool:
+        """Whether the stage was started here, by any study."""
+        if _moment is None:
+            return self.folder.is_dir()
+        folders = _moment[1]
+        if self.kind not in folders:
+            folders[self.kind] = _fingerprints_with_folders(self.kind)
+        return self.fingerprint in folders[self.kind]
 
     def diagnostics(self) -> dict[str, Any]:
         """Measurements outside the stage's record, see study/judge/latent_diagnostics.py; empty if there are none."""
@@ -135,14 +147,16 @@ class Stage:
         return None if self.record() else UNWRITTEN_FAILURES.get(self.folder) or read_json(self.folder / "failure.json")
 
 
-_moment: dict[tuple[str, str, str], dict[str, Any] | None] | None = None  # records that were read, see below
+# Records that were read, by kind, fingerprint and file, and the fingerprints that have a folder, by kind: see below
+_moment: tuple[dict[tuple[str, str, str], dict[str, Any] | None], dict[str, set[str]]] | None = None
 
 
 @contextlib.contextmanager
 def at_one_moment() -> Iterator[None]:
-    """Context in which every record is read once, however often it is asked for: for a view of a whole plan."""
+    """Context in which every record is read once, however often it is asked for, and folders of stages are listed
+    instead of looked for one by one: for a view of a whole plan."""
     global _moment
-    before, _moment = _moment, {}
+    before, _moment = _moment, ({}, {})
     try:
         yield
     finally:
@@ -165,6 +179,13 @@ KIND_OF_INPUT = {  # by input name
     "tokenizer": "fit_tokenizer", "latents": "encode", "generator": "fit_generator",
     "samples": "sample", "reconstructions": "reconstruct",
 }  # fmt: skip
+
+
+def _fingerprints_with_folders(kind: str) -> set[str]:
+    try:
+        return set(os.listdir(stage_folder(kind, "")))
+    except (FileNotFoundError, NotADirectoryError):
+        return set()
 
 
 def recorded_marks(fingerprint: str) -> list[int]:

@@ -20,7 +20,7 @@ def stretches(stage: Stage) -> list[tuple[int, int]]:
 
     A mark is trained from the last state at or before it, else from 0. Empty when every mark has its record.
     """
-    states = state_files(stage.folder)
+    states = state_files(stage.folder) if stage.has_folder() else {}
     found: list[tuple[int, int]] = []
     reached = 0
     for mark in stage.missing_marks():

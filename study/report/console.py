@@ -199,7 +199,7 @@ def job_title(job: Job) -> str:
 def _state(job: Job) -> str:
     if all(stage.record() is not None for stage in job.stages):
         return "done"
-    if not any(stage.folder.is_dir() for stage in job.stages):
+    if not any(stage.has_folder() for stage in job.stages):
         return "to do"
     failures = [failure for stage in job.stages if (failure := stage.failure())]
     if failures:

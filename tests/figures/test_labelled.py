@@ -27,6 +27,12 @@ def drawn(name: str) -> Drawing:
     return draw(name, with_labelled(study()))
 
 
+@cache
+def repeated(name: str) -> Drawing:
+    """The same with two seeds."""
+    return draw(name, with_labelled(study(seeds=(0, 1))))
+
+
 def texts(drawing: Drawing) -> list[str]:
     return [text.get_text() for text in drawing.figure.findobj(matplotlib.text.Text)]
 
@@ -113,15 +119,14 @@ def test_figures_of_no_ablation_leave_them_alone(table: pd.DataFrame) -> None:
 
 @pytest.mark.parametrize("ablation", LABELLED)
 def test_repeats_are_a_mean_with_their_range(ablation: str) -> None:
-    drawing = draw(FIGURE_OF[ablation], with_labelled(study(seeds=(0, 1), judges=JUDGES[:1])))
+    drawing = repeated(FIGURE_OF[ablation])
     assert set(drawing.data["gfid_runs"]) == {2}
     assert (drawing.data["gfid_min"] < drawing.data["gfid"]).all()
 
 
 @pytest.mark.parametrize("name", ["dilemma", *FIGURE_OF.values()])
 def test_no_text_is_cut_off_or_small(name: str) -> None:
-    table = with_labelled(study(seeds=(0, 1)))
-    figure = draw(name, table).figure
+    figure = repeated(name).figure
     figure.draw_without_rendering()
     for text in visible(figure):
         box = text.get_window_extent()

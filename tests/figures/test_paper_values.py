@@ -1,5 +1,6 @@
 """Published numbers in figures: drawn by the same modules, on separate axes, in grey, with their source."""
 
+from functools import cache
 from pathlib import Path
 
 import pandas as pd
@@ -20,6 +21,12 @@ DRAWN = ("dilemma", "frontier", "convergence", "scaling", "ladder", "foundation_
 
 def draw(name: str, table: pd.DataFrame) -> Drawing:
     return figures.module(name).draw(table, Path("/nowhere"))
+
+
+@cache
+def published(name: str) -> Drawing:
+    """A figure of the paper's own tables, for tests that only look at it."""
+    return draw(name, PAPER)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +77,7 @@ def test_what_is_drawn_of_the_paper_is_what_it_prints(ours: dict[str, Drawing]) 
 
 @pytest.mark.parametrize("name", DRAWN)
 def test_the_papers_own_tables_are_drawn_by_the_same_modules(name: str) -> None:
-    drawing = draw(name, PAPER)
+    drawing = published(name)
     drawing.figure.draw_without_rendering()
     found = " ".join(text.get_text() for text in visible(drawing.figure))
     assert "not measured here" in found and "One seed" not in found and "Mixed" not in found
@@ -82,13 +89,13 @@ def test_the_papers_own_tables_are_drawn_by_the_same_modules(name: str) -> None:
 
 
 def test_the_papers_figures_hold_its_numbers() -> None:
-    scaling = draw("scaling", PAPER).data
+    scaling = published("scaling").data
     assert len(scaling) == 27 and scaling.groupby("generator")["parameters"].nunique().eq(1).all()
-    uniformity = draw("uniformity", PAPER).data
+    uniformity = published("uniformity").data
     spread = uniformity[uniformity["diagnostic"] == "density_cv"].dropna(subset=["value"])
     assert set(zip(spread["tokenizer"], spread["value"], strict=True)) >= {("f16d32", 0.263), ("f16d64", 0.296)}
-    assert "† Confounded" in " ".join(text.get_text() for text in draw("ladder", PAPER).figure.texts)
-    assert draw("vf_loss", PAPER).data["label"].tolist()[:2] == ["none", "full"]
+    assert "† Confounded" in " ".join(text.get_text() for text in published("ladder").figure.texts)
+    assert published("vf_loss").data["label"].tolist()[:2] == ["none", "full"]
 
 
 @pytest.mark.slow  # seconds, but among the longest
