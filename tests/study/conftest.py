@@ -82,6 +82,12 @@ def run_or_copy(tmp_path_factory):
 
 
 @pytest.fixture
+def figures_unsaved(monkeypatch):
+    """Figures are drawn and laid out, and no file is written: that takes longest."""
+    monkeypatch.setattr("figures.style.save", lambda figure, stem: figure.draw_without_rendering() or [])
+
+
+@pytest.fixture
 def never_planned(monkeypatch):
     """Nothing plans a run or hashes weights."""
     for place in (

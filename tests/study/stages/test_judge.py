@@ -47,6 +47,17 @@ def calls(monkeypatch):
     return made
 
 
+@pytest.fixture
+def made(run_or_copy):
+    """`made(plan)`: the plan, of which every stage is done."""
+
+    def make(plan):
+        run_or_copy(plan.stages)
+        return plan
+
+    return make
+
+
 def run(plan):
     for job in plan.jobs:
         run_job(job)
@@ -65,8 +76,8 @@ def numbers(plan, judge, tmp_path):
     return [(row.run, row.images_seen, row.rfid, row.gfid, row.kid, row.psnr, row.reference_hash) for row in rows]
 
 
-def test_a_judge_added_to_a_finished_study_draws_nothing(judged_by, calls):
-    before = run(judged_by(CLASSIFIER))
+def test_a_judge_added_to_a_finished_study_draws_nothing(judged_by, made, calls):
+    before = made(judged_by(CLASSIFIER))
     calls.clear()
     after = run(judged_by(CLASSIFIER, LITE2))
     assert calls == []
@@ -74,11 +85,11 @@ def test_a_judge_added_to_a_finished_study_draws_nothing(judged_by, calls):
     assert run(judged_by(CLASSIFIER, LITE2, reference_images=20)) and calls == []
 
 
-def test_pictures_that_were_deleted_are_made_again_as_they_were(judged_by, calls, tmp_path):
-    whole = run(judged_by(CLASSIFIER, LITE2))
-    made, by_lite2 = pictures(whole), numbers(whole, "efficientnet_lite2", tmp_path)
-    assert len(made) == 3 and all(made.values())
-    records = {stage: stage.record() for stage in made}
+def test_pictures_that_were_deleted_are_made_again_as_they_were(judged_by, made, calls, tmp_path):
+    whole = made(judged_by(CLASSIFIER, LITE2))
+    first, by_lite2 = pictures(whole), numbers(whole, "efficientnet_lite2", tmp_path)
+    assert len(first) == 3 and all(first.values())
+    records = {stage: stage.record() for stage in first}
     for stage in whole.stages:
         if stage.kind == "judge" and stage.spec.judge.name == "efficientnet_lite2":
             (stage.folder / "record.json").unlink()
@@ -88,13 +99,13 @@ def test_pictures_that_were_deleted_are_made_again_as_they_were(judged_by, calls
     calls.clear()
     run(whole)
     assert {*calls} == {"LightningDiT", "Autoencoder"}
-    assert pictures(whole) == made and {stage: stage.record() for stage in made} == records
+    assert pictures(whole) == first and {stage: stage.record() for stage in first} == records
     assert numbers(whole, "efficientnet_lite2", tmp_path) == by_lite2
 
 
-def test_pictures_above_the_limit_do_not_stay_unless_asked(judged_by, monkeypatch, tmp_path):
-    kept = run(judged_by(CLASSIFIER))
-    made, scores = pictures(kept), numbers(kept, "classifier", tmp_path)
+def test_pictures_above_the_limit_do_not_stay_unless_asked(judged_by, made, monkeypatch, tmp_path):
+    kept = made(judged_by(CLASSIFIER))
+    first, scores = pictures(kept), numbers(kept, "classifier", tmp_path)
     for stage in kept.stages:
         if stage.kind == "judge":
             (stage.folder / "record.json").unlink()
@@ -102,26 +113,21 @@ def test_pictures_above_the_limit_do_not_stay_unless_asked(judged_by, monkeypatc
     asked = judged_by(CLASSIFIER, keep_samples=True)
     assert asked.stages == kept.stages
     run(asked)
-    assert pictures(asked) == made
+    assert pictures(asked) == first
     (kept.stages[3].folder / "record.json").unlink()
     run(judged_by(CLASSIFIER))
     left = pictures(kept)
-    assert [bool(left[stage]) for stage in made] == [True, False, False]  # six reconstructions are below it
+    assert [bool(left[stage]) for stage in first] == [True, False, False]  # six reconstructions are below it
     assert numbers(kept, "classifier", tmp_path) == scores
     with_lite2 = run(judged_by(CLASSIFIER, LITE2))
-    assert not any(pictures(with_lite2)[stage] for stage in [*made][1:])  # drawn again, judged, deleted
+    assert not any(pictures(with_lite2)[stage] for stage in [*first][1:])  # drawn again, judged, deleted
     assert len(numbers(with_lite2, "efficientnet_lite2", tmp_path)) == 3
 
 
-def test_pictures_that_another_process_is_judging_are_not_deleted(judged_by, monkeypatch):
+def test_pictures_that_another_process_is_judging_are_not_deleted(judged_by, made, monkeypatch):
     monkeypatch.setattr(resolve, "KEPT_BYTES", 0)
-    plan = judged_by(CLASSIFIER)
-    run_job(plan.jobs[0])
-    fit, sample, *_ = plan.jobs[1].stages
-    run_stage(fit)
-    run_stage(sample)
-    for stage in plan.jobs[1].stages[2:]:
-        run_stage(stage)
+    plan = made(judged_by(CLASSIFIER))
+    _, sample, *_ = plan.jobs[1].stages
     with lease(sample.folder):
         run_job(plan.jobs[1])
         assert picture_files(sample.folder)
@@ -129,12 +135,10 @@ def test_pictures_that_another_process_is_judging_are_not_deleted(judged_by, mon
     assert not picture_files(sample.folder)
 
 
-def test_a_damaged_chunk_is_named_and_the_next_attempt_makes_it_again(judged_by):
+def test_a_damaged_chunk_is_named_and_the_next_attempt_makes_it_again(judged_by, run_or_copy):
     plan = judged_by(CLASSIFIER)
     *_, sample, judge = plan.jobs[1].stages
-    run_job(dataclasses.replace(plan.jobs[0], stages=plan.jobs[0].stages))
-    run_stage(plan.jobs[1].stages[0])
-    run_stage(sample)
+    run_or_copy([*plan.jobs[0].stages, plan.jobs[1].stages[0], sample])
     path = picture_files(sample.folder)[1]
     whole = path.read_bytes()
     path.write_bytes(whole[:-9])
@@ -169,10 +173,10 @@ def test_how_pictures_are_parted_changes_neither_features_nor_batches():
         all_features(Means(), [])
 
 
-def test_pictures_are_decoded_in_pieces(judged_by, monkeypatch):
+def test_pictures_are_decoded_in_pieces(judged_by, run_or_copy, monkeypatch):
     plan = judged_by(CLASSIFIER)
     fit = plan.stages[0]
-    run_stage(fit)
+    run_or_copy([fit])
     tokenizer = trained_tokenizer(fit)
     latents = torch.randn(10, 4, 8, 8, generator=torch.Generator().manual_seed(0))[:, :, :4, :4]
     sizes, decode = [], Autoencoder.decode

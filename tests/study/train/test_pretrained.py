@@ -87,6 +87,7 @@ def published(planned, tmp_path, monkeypatch):
     return folder
 
 
+@pytest.mark.usefixtures("figures_unsaved")
 def test_given_weights_go_the_whole_way_without_a_training_or_an_encoding(published, planned, tmp_path):
     plan = planned()
     assert needs.missing_here(plan.stages) == []
@@ -141,6 +142,7 @@ def test_a_generator_is_trained_on_a_given_tokenizer(published, planned, tmp_pat
     assert (trained["train_seconds"] > 0).all()
 
 
+@pytest.mark.usefixtures("figures_unsaved")
 def test_a_tokenizer_of_diffusers_goes_the_whole_way(published, planned, scale, tmp_path, monkeypatch):
     pytest.importorskip("diffusers")
     config = AutoencoderConfig(
