@@ -10,6 +10,7 @@ import torch
 from made_up import COMPUTE, draw_pictures
 from PIL import Image
 
+from figures.render import Rendered
 from results import table as results
 from results.schema import DIAGNOSTICS, latents_file
 from study import diagnose
@@ -22,9 +23,9 @@ from study.judge.latent_metrics import effective_rank, spectrum, unevenness, uni
 from study.plan.resolve import make_plan
 from study.plan.stage import DIAGNOSTICS as FILE
 from study.plan.stage import LATENT_MAP, LATENT_PICTURES, Stage
+from study.report import refresh
 from study.report.table_rows import update_table
 from study.stages import reconstruct
-from study.submit.jobs import run_stage
 from study.submit.launches import note_sweep
 from study.submit.options import Sweep
 
@@ -132,10 +133,9 @@ def plan(tiny_scale, tmp_path):
 
 
 @pytest.fixture
-def stages(plan) -> dict[str, Stage]:
+def stages(plan, run_or_copy) -> dict[str, Stage]:
     """The finished stages of the tokenizer's job, by kind."""
-    for stage in plan.jobs[0].stages:
-        run_stage(stage)
+    run_or_copy(plan.jobs[0].stages)
     return {stage.kind: stage for stage in plan.jobs[0].stages}
 
 
@@ -167,7 +167,9 @@ def test_diagnostics_go_from_the_stage_into_the_table_and_missing_ones_are_compu
     row = load(update_table(plan, tmp_path))
     assert row[[*DIAGNOSTICS]].isna().all() and row["rfid"] > 0
     note_sweep(Sweep(study="test", out=tmp_path), plan, starts=True)
-    assert diagnose.main(["test"]) == 0
+    with monkeypatch.context() as patch:  # figures are drawn by the last of these commands alone
+        patch.setattr(refresh, "render", lambda study, out: Rendered([], {}, {}))
+        assert diagnose.main(["test"]) == 0
     assert stages["encode"].diagnostics() == found
     assert {name: (stages["encode"].folder / name).read_bytes() for name in kept} == kept  # the same bytes
     row = load(tmp_path / "results" / "test" / "table.csv")
@@ -178,7 +180,9 @@ def test_diagnostics_go_from_the_stage_into_the_table_and_missing_ones_are_compu
     older = {name: value for name, value in found.items() if name not in PREDICTORS}
     write_json(stages["encode"].folder / FILE, older)
     write_json(stages["reconstruct"].folder / FILE, {"ifid": {"classifier": 1.5}})
-    assert diagnose.main(["test", "--points", "100"]) == 0
+    with monkeypatch.context() as patch:
+        patch.setattr(refresh, "render", lambda study, out: Rendered([], {}, {}))
+        assert diagnose.main(["test", "--points", "100"]) == 0
     added = load(tmp_path / "results" / "test" / "table.csv")
     assert added["diagnostic_points"] == 100
     assert added[[*PREDICTORS, "ifid_released"]].equals(row[[*PREDICTORS, "ifid_released"]])  # what came later is added
