@@ -103,7 +103,8 @@ def _convert(value: Any, hint: Any, key: str) -> Any:
         except (ValueError, SyntaxError):
             if typing.get_origin(hint) is not tuple:
                 raise wrong_type from None
-            value = tuple(item.strip() for item in value.split(",")) if value.strip() else ()  # f4d4,f4d16 without quotes
+            # f4d4,f4d16 without quotes; nothing at all is an empty list
+            value = tuple(item.strip() for item in value.split(",")) if value.strip() else ()
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin in (typing.Union, types.UnionType):
         if value is None and type(None) in arguments:
