@@ -15,10 +15,11 @@ SOURCE = "Table 2, Figures 1, 2 and 4"
 
 
 def runs(scale: Scale) -> list[Run]:
-    """Every width, plain and with each foundation model, with every generator size, once per pair of seeds."""
+    """Every width, plain and with each foundation model, with every generator size, once per pair of seeds; each
+    tokenizer also with each of the scale's `regularisers`."""
     return [
         Run(
-            tokenizer=f"f{scale.downsampling}d{width}{alignment}",
+            tokenizer=f"f{scale.downsampling}d{width}{alignment}{regulariser}",
             generator=generator,
             tokenizer_seed=tokenizer_seed,
             seed=seed,
@@ -27,4 +28,5 @@ def runs(scale: Scale) -> list[Run]:
         for generator in reversed(scale.generators)  # usually the largest first: so no slot waits long at the end
         for width in scale.latent_channels
         for alignment in ("", *(f"-{model}" for model in scale.foundation_models))
+        for regulariser in ("", *(f"+{name}" for name in scale.regularisers))
     ]

@@ -21,4 +21,4 @@ def runs(scale: Scale) -> list[Run]:
         raise ValueError(f"scale {scale.name} aligns no tokenizer, so uniformity has nothing to compare")
     tokenizers = tuple(f"f{scale.downsampling}d{width}" for width in scale.latent_channels[-2:])
     smallest = [run for run in frontier_runs(scale) if run.generator == scale.generators[0]]
-    return [run for run in smallest if run.tokenizer.split("-")[0] in tokenizers]
+    return [run for run in smallest if run.tokenizer.partition("+")[0].split("-")[0] in tokenizers]

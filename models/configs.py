@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from models.names import nearest
+from models.regularisation import REGULARISERS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +56,7 @@ TRANSFORMERS = {
     ),
 }
 FOUNDATIONS = (*TRANSFORMERS, "lite0")
+VF_PARTS = ("cosine", "distance")  # of the VF loss, which a tokenizer's name may keep alone
 
 # size: depth, width, heads
 GENERATOR_SIZES: dict[str, tuple[int, int, int]] = {
@@ -94,24 +96,29 @@ TIME_FREQUENCIES = 256  # width of the sinusoidal embedding of t, before its MLP
 class TokenizerName:
     """A parsed tokenizer name: pixels per latent cell along a side, latent channels, foundation model of the VF loss.
 
-    foundation: None without VF loss. external: the name in EXTERNAL_TOKENIZERS, else empty.
+    foundation: None without VF loss. regularisers: of REGULARISERS in their order, before them at most one of VF_PARTS.
+    external: the name in EXTERNAL_TOKENIZERS, else empty.
     """
 
     downsampling: int
     channels: int
     foundation: str | None = None
+    regularisers: tuple[str, ...] = ()
     external: str = ""
 
     def __str__(self) -> str:
         if self.external:
             return self.external
-        return f"f{self.downsampling}d{self.channels}" + (f"-{self.foundation}" if self.foundation else "")
+        alignment = f"-{self.foundation}" if self.foundation else ""
+        return "+".join([f"f{self.downsampling}d{self.channels}{alignment}", *self.regularisers])
 
 
 def parse_tokenizer(name: str) -> TokenizerName:
-    """Parse `f16d32`, `f16d32-dinov2` or a name in EXTERNAL_TOKENIZERS; `str()` of the result is the name.
+    """Parse `f16d32`, `f16d32-dinov2`, `f16d32-dinov2+noise+eq` or a name in EXTERNAL_TOKENIZERS; `str()` of the result
+    is the name.
 
-    Raises ValueError, with the nearest names, for anything else.
+    Raises ValueError, with the nearest names, for anything else; also for regularisers in another order, so that one
+    tokenizer has one name.
     """
     if name in EXTERNAL_TOKENIZERS:
         tokenizer = EXTERNAL_TOKENIZERS[name]
@@ -122,10 +129,16 @@ def parse_tokenizer(name: str) -> TokenizerName:
             external=name,
         )
     form = (
-        "The form is f<downsampling>d<channels>[-<foundation model>], downsampling a power of two, "
-        f"foundation model one of {', '.join(FOUNDATIONS)}; or one of others: {', '.join(EXTERNAL_TOKENIZERS)}."
+        "The form is f<downsampling>d<channels>[-<foundation model>][+<regulariser>...], downsampling a power of two, "
+        f"foundation model one of {', '.join(FOUNDATIONS)}, regularisers of {', '.join((*VF_PARTS, *REGULARISERS))}; "
+        f"or one of others: {', '.join(EXTERNAL_TOKENIZERS)}."
     )
-    found = re.fullmatch(r"f([1-9]\d*)d([1-9]\d*)(?:-([A-Za-z0-9_]+))?", name)
+    unregularised, *regularisers = name.split("+")
+    if unregularised in EXTERNAL_TOKENIZERS:
+        raise ValueError(
+            f"{unregularised} is published, and not trained here with regularisers as {name!r} asks. {form}"
+        )
+    found = re.fullmatch(r"f([1-9]\d*)d([1-9]\d*)(?:-([A-Za-z0-9_]+))?", unregularised)
     if found is None:
         usual = [f"f{f}d{d}" for f in (4, 8, 16, 32) for d in (4, 8, 16, 32, 64)]
         aligned = [u + s for u in usual for s in ("", *(f"-{x}" for x in FOUNDATIONS))]
@@ -140,7 +153,33 @@ def parse_tokenizer(name: str) -> TokenizerName:
     if foundation is not None and foundation not in FOUNDATIONS:
         near = nearest(foundation, FOUNDATIONS)
         raise ValueError(f"unknown foundation model {foundation!r} in tokenizer {name!r}; {near}. {form}")
-    return TokenizerName(downsampling=downsampling, channels=channels, foundation=foundation)
+    parsed = TokenizerName(
+        downsampling=downsampling, channels=channels, foundation=foundation, regularisers=tuple(regularisers)
+    )
+    _check_regularisers(parsed)
+    return parsed
+
+
+def _check_regularisers(name: TokenizerName) -> None:
+    valid = (*VF_PARTS, *REGULARISERS)
+    for regulariser in name.regularisers:
+        if regulariser not in valid:
+            raise ValueError(
+                f"unknown regulariser {regulariser!r} in tokenizer '{name}'; {nearest(regulariser, valid)}"
+            )
+    in_order = tuple(regulariser for regulariser in valid if regulariser in name.regularisers)
+    parts = [part for part in VF_PARTS if part in in_order]
+    if parts and name.foundation is None:
+        aligned = dataclasses.replace(name, foundation=FOUNDATIONS[0], regularisers=in_order)
+        raise ValueError(
+            f"tokenizer '{name}' keeps the {parts[0]} part of the VF loss and is not aligned: name a foundation model, "
+            f"as in {aligned}"
+        )
+    if len(parts) > 1:
+        both = dataclasses.replace(name, regularisers=in_order[len(parts) :])
+        raise ValueError(f"tokenizer '{name}' keeps both parts of the VF loss, which is {both}")
+    if in_order != name.regularisers:
+        raise ValueError(f"tokenizer '{name}' is named {dataclasses.replace(name, regularisers=in_order)}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,6 +6,8 @@ Pictures, latents and most weights are random, because speed does not depend on 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +23,13 @@ from models.costs import autoencoder_flops, flops_per_image
 from models.discriminator import Discriminator, hinge_discriminator_loss, hinge_generator_loss
 from models.foundation import foundation_model
 from models.lpips import LPIPS
+from models.regularisation import REGULARISERS
+from models.regularisers import Draws, Regularisers, Step, after_encoding, before_encoding
 from models.sampler import Guidance, integrate, time_grid, velocity_function
 from models.vf_loss import GAN_WEIGHT_LIMIT, VF_WEIGHT_LIMIT, adaptive_weight, projection, vf_loss
 from study.bench.timing import Case, Measured, ProductRecorder, flops_of, measure
 from study.core.compute import Compute, autocast
+from study.core.distributed import average
 from study.core.files import load_tensors, save_tensors
 from study.core.randomness import batch_indices, make_rng
 from study.data.latents import SHARD_IMAGES, Latents
@@ -108,9 +113,8 @@ class Workload:
 
 
 def tokenizer_cases(workload: Workload) -> list[Case]:
-    """A training step of a tokenizer: plain, aligned, and with all terms of the released objective.
-
-    The last one is also timed with the backward passes of the released code.
+    """A training step of a tokenizer: plain, aligned, and with all terms of the released objective; that also with the
+    backward passes of the released code. Then plain with each regulariser.
     """
     recipe = workload.scale.tokenizer
     plain = dataclasses.replace(recipe, perceptual_weight=0.0)
@@ -123,6 +127,7 @@ def tokenizer_cases(workload: Workload) -> list[Case]:
         "the same, a backward per adaptive weight": tokenizer_step(
             workload, full, aligned=True, backward=plain_gradients
         ),
+        **{f"plain+{name}": tokenizer_step(workload, plain, aligned=False, regulariser=name) for name in REGULARISERS},
     }
     images, dtype = workload.images("tokenizer", recipe.batch_images), workload.compute.precision
     return [Case(name=name, run=step, images=images, flops=flops_of(step), dtype=dtype) for name, step in steps.items()]
@@ -136,23 +141,33 @@ def plain_gradients(
     noise: Tensor,
     features: Tensor | None,
     gan_on: bool,
-) -> tuple[dict[str, Tensor], Tensor]:
+    regularisers: Regularisers | None = None,
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """The same as fit_tokenizer's `gradients` up to rounding, in the way of the released code.
 
     One graph holds everything; each adaptive weight takes a backward pass for both of its losses, then their sum one.
     """
     tokenizer = networks.tokenizer
+    if regularisers is not None:
+        pixels, noise, features = before_encoding(regularisers, pixels, noise, features)
     with autocast(compute):
         posterior = tokenizer.encode(pixels)
         latent = posterior.sample(noise)
-        reconstruction = tokenizer.decode(latent).float()
-    error = reconstruction - pixels
-    rec = (recipe.l1_weight * error.abs() + recipe.l2_weight * error.square()).sum() / len(pixels)
-    terms = {"rec": rec.detach()}
-    if networks.perceptual is not None:
-        distance = networks.perceptual(pixels, reconstruction).mean()
-        rec = rec + recipe.perceptual_weight * distance * pixels[0].numel()
+        token = None if networks.mask_token is None else networks.mask_token.weight
+        step = Step(pixels, posterior.mean, latent, latent, pixels, mask_token=token)
+        if regularisers is not None:
+            step = after_encoding(regularisers, step)
+        reconstruction = tokenizer.decode(step.latent).float()
+        others = [(pair, tokenizer.decode(pair.latent).float()) for pair in step.pairs]
+    rec = _reconstruction_loss(networks, recipe, reconstruction, step.target)
     loss = rec + recipe.kl_weight * posterior.kl().mean()
+    for pair, other in others:
+        loss = loss + pair.weight * _reconstruction_loss(networks, recipe, other, pair.target)
+    for term in step.terms:
+        weight = torch.tensor(term.weight)
+        if term.adaptive:
+            weight = weight * adaptive_weight(rec, term.loss, tokenizer.encoder.conv_out.weight, VF_WEIGHT_LIMIT)
+        loss = loss + weight * term.loss
     if gan_on and networks.discriminator is not None:
         with autocast(compute):
             logits = networks.discriminator(reconstruction)
@@ -171,7 +186,15 @@ def plain_gradients(
         weight = adaptive_weight(rec, vf, tokenizer.encoder.conv_out.weight, VF_WEIGHT_LIMIT)
         loss = loss + recipe.vf_weight * weight * vf
     loss.backward()
-    return terms, reconstruction.detach()
+    return {"rec": rec.detach()}, reconstruction.detach(), step.target
+
+
+def _reconstruction_loss(networks: Networks, recipe: TokenizerRecipe, reconstruction: Tensor, target: Tensor) -> Tensor:
+    error = reconstruction - target
+    rec = (recipe.l1_weight * error.abs() + recipe.l2_weight * error.square()).sum() / len(target)
+    if networks.perceptual is not None:
+        rec = rec + recipe.perceptual_weight * networks.perceptual(target, reconstruction).mean() * target[0].numel()
+    return rec
 
 
 def tokenizer_step(
@@ -179,9 +202,13 @@ def tokenizer_step(
     recipe: TokenizerRecipe,
     *,
     aligned: bool,
-    backward: Callable[..., tuple[Any, Tensor]] = gradients,
+    backward: Callable[..., tuple[Any, Tensor, Tensor]] = gradients,
+    regulariser: str = "",
 ) -> Callable[[], None]:
-    """One update as in fit_tokenizer, on random pictures and, where features are stored, random features."""
+    """One update as in fit_tokenizer, on random pictures and, where features are stored, random features.
+
+    With a regulariser, each update draws anew: most cost the same in every step, `eq` does not.
+    """
     config, device, rng = workload.tokenizer, workload.compute.device, workload.rng
     count, scale = workload.images("tokenizer", recipe.batch_images), workload.scale
     networks = Networks(Autoencoder(config))
@@ -194,6 +221,8 @@ def tokenizer_step(
             name, pretrained=False, input_size=scale.foundation.input_size, stride=scale.foundation.stride
         ).to(device)
         networks.linear_proj = projection(config.z_channels, model.width)
+    if regulariser == "mask":
+        networks.mask_token = nn.Embedding(1, config.z_channels)
     if recipe.perceptual_weight:
         networks.perceptual = (
             LPIPS(None) if recipe.perceptual_net == "vgg" else perceptual_net("lite0", recipe.perceptual_size)
@@ -206,6 +235,11 @@ def tokenizer_step(
             network.to(device)
     trained = [*networks.tokenizer.parameters(), *(networks.linear_proj.parameters() if networks.linear_proj else ())]
     optimizer = torch.optim.Adam(trained, betas=recipe.betas, fused=True)
+    strengths, updates = scale.regularisation.only([regulariser]), itertools.count()
+
+    def draws(update: int, name: str) -> Draws:
+        return Draws(make_rng(0, name, update), count, lambda drawn: drawn.to(device), average)
+
     critic, critic_optimizer = networks.discriminator, None
     if critic is not None:
         critic_optimizer = torch.optim.Adam(critic.parameters(), betas=recipe.betas, fused=True)
@@ -219,12 +253,15 @@ def tokenizer_step(
     def step() -> None:
         features = stored if stored is not None or model is None else model(pixels)
         optimizer.zero_grad(set_to_none=True)
-        _, reconstruction = backward(networks, recipe, workload.compute, pixels, noise, features, critic is not None)
+        regularisers = None if strengths is None else Regularisers(strengths, functools.partial(draws, next(updates)))
+        _, reconstruction, target = backward(
+            networks, recipe, workload.compute, pixels, noise, features, critic is not None, regularisers
+        )
         optimizer.step()
         if critic is not None and critic_optimizer is not None:
             critic_optimizer.zero_grad(set_to_none=True)
             with autocast(workload.compute):
-                real, fake = critic(pixels), critic(reconstruction)
+                real, fake = critic(target), critic(reconstruction)
             hinge_discriminator_loss(real, fake).backward()
             critic_optimizer.step()
 

@@ -21,18 +21,27 @@ def outside_identity(default: Any = dataclasses.MISSING) -> Any:
     return dataclasses.field(default=default, metadata={"identity": False})
 
 
+def added_later() -> Any:
+    """A spec field that was added when results had been published without it: None means as before. It is part of no
+    fingerprint then, and a record without the field has None."""
+    return dataclasses.field(default=None, metadata={"identity": "unless None"})
+
+
 def identity(value: Any) -> Any:
     """The part of a spec that its fingerprint hashes: `dataclasses.asdict` without the fields outside the identity."""
     if (names := _fields_of_identity(value.__class__)) is not None:
-        return {name: identity(getattr(value, name)) for name in names}
+        fields = {name: identity(getattr(value, name)) for name in names}
+        return {name: item for name, item in fields.items() if item is not None or names[name] is True}
     return [identity(item) for item in value] if isinstance(value, tuple) else value
 
 
 @functools.cache
-def _fields_of_identity(kind: Any) -> list[str] | None:
+def _fields_of_identity(kind: Any) -> dict[str, Any] | None:
+    """The fields that are part of a fingerprint: True, or "unless None"."""
     if not dataclasses.is_dataclass(kind):
         return None
-    return [f.name for f in dataclasses.fields(kind) if f.metadata.get("identity", True)]
+    fields = {f.name: f.metadata.get("identity", True) for f in dataclasses.fields(kind)}
+    return {name: when for name, when in fields.items() if when}
 
 
 _type_hints: Callable[[Any], dict[str, Any]] = functools.cache(typing.get_type_hints)
@@ -72,10 +81,12 @@ def rebuild(hint: Any, content: Any) -> Any:
     arguments = typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
         hints = _type_hints(hint)
-        if not isinstance(content, dict) or set(content) != set(hints):
+        later = {f.name for f in dataclasses.fields(hint) if f.metadata.get("identity") == "unless None"}
+        if not isinstance(content, dict) or not set(hints) - later <= set(content) <= set(hints):
             raise TypeError(
                 f"{getattr(hint, '__name__', hint)} has the fields {', '.join(hints)}; got {content!r:.100}"
             )
+        content = {**dict.fromkeys(later), **content}
         return hint(**{name: rebuild(hints[name], item) for name, item in content.items()})  # type: ignore[operator]
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         return None if content is None else rebuild(next(a for a in arguments if a is not type(None)), content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -17,10 +18,11 @@ from models.configs import (
     parse_tokenizer,
 )
 from models.names import nearest
+from models.regularisation import REGULARISERS
 from results.schema import PUBLISHED_STUDIES, SELECTION_SEED
 from study.plan.data_spec import DataSpec
 from study.plan.scales import Scale
-from study.plan.specs import Phase, Sampling, TokenizerRecipe
+from study.plan.specs import FitTokenizer, Phase, Sampling, TokenizerRecipe
 from study.plan.weight_files import FILES, REFERENCES, RELEASED_GENERATOR
 
 LITE_STRIDES = (2, 4, 8, 16, 32)
@@ -42,6 +44,7 @@ _share: Check = (lambda v: 0 <= v <= 1, "between 0 and 1")
 _decay: Check = (lambda v: 0 <= v < 1, "at least 0 and below 1")
 _betas: Check = (lambda v: all(0 <= b < 1 for b in v), "two numbers at least 0 and below 1")
 _distinct: Check = (lambda v: len(set(v)) == len(v) > 0, "at least one, none twice")
+_shares: Check = (lambda v: len(v) > 0 and all(0 <= share <= 1 for share in v), "at least one number, each 0 to 1")
 
 
 def _one_of(valid: tuple[Any, ...]) -> Check:
@@ -89,6 +92,24 @@ CHECKS: dict[str, Check] = {
     "tokenizer.vf_cosine_margin": _share,
     "tokenizer.vf_distance_margin": _share,
     "tokenizer.phases": (_valid_phases, "phases in the order of their from_images, with weights and margins as above"),
+    "regularisers": (lambda v: len(set(v)) == len(v), "none twice"),
+    "regularisation.spectrum.weight": _not_negative,
+    "regularisation.spectrum.tilt": (math.isfinite, "a finite number"),
+    "regularisation.spectrum.bins": (lambda v: v >= 2, "at least 2"),
+    "regularisation.local.weight": _not_negative,
+    "regularisation.local.threshold": (lambda v: -1 <= v <= 1, "between -1 and 1"),
+    "regularisation.prefix.fewest": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
+    "regularisation.mask.ratios": _shares,
+    "regularisation.mask.probabilities": (
+        lambda v: _shares[0](v) and abs(sum(v) - 1) < 1e-6,
+        "numbers from 0 to 1 that add up to 1",
+    ),
+    "regularisation.noise.strength": _not_negative,
+    "regularisation.scale.weight": _not_negative,
+    "regularisation.scale.factors": (lambda v: _distinct[0](v) and min(v) > 1, "numbers above 1, none twice"),
+    "regularisation.eq.probability": _share,
+    "regularisation.eq.shrink_probability": _share,
+    "regularisation.eq.smallest": (lambda v: 0 < v < 1, "above 0 and below 1"),
     "generator.snapshot_images": _distinct,
     "generator.learning_rate": _positive,
     "generator.betas": _betas,
@@ -279,13 +300,16 @@ def check_budgets(scale: Scale, data: DataSpec) -> None:
 
 def check_alignment(tokenizer: str, recipe: TokenizerRecipe, data: DataSpec) -> None:
     """ValueError if this tokenizer's VF loss has no part, or its foundation model cannot take pictures of this size."""
-    foundation = parse_tokenizer(tokenizer).foundation
+    name = parse_tokenizer(tokenizer)
+    foundation = name.foundation
     if foundation is None:
         return
     if not (recipe.vf_cosine_weight or recipe.vf_distance_weight):
+        others = tuple(regulariser for regulariser in name.regularisers if regulariser in REGULARISERS)
+        plain = dataclasses.replace(name, foundation=None, regularisers=others)
         raise ValueError(
             f"tokenizer.vf_cosine_weight and tokenizer.vf_distance_weight are both 0, which leaves {tokenizer} nothing "
-            f"to align by: set one above 0, or ask for {tokenizer.removesuffix(f'-{foundation}')}"
+            f"to align by: set one above 0, or ask for {plain}"
         )
     model = TRANSFORMERS.get(foundation)
     if model is not None and model.resize is None and data.resolution % model.patch:
@@ -293,6 +317,44 @@ def check_alignment(tokenizer: str, recipe: TokenizerRecipe, data: DataSpec) -> 
         raise ValueError(
             f"{tokenizer}: the foundation model {foundation} takes pictures in multiples of {model.patch} px, not "
             f"{data.resolution}: choose --resolution {lower} or {lower + model.patch}, or another foundation model"
+        )
+
+
+def check_regularisation(fit: FitTokenizer) -> None:
+    """ValueError if this tokenizer's regularisers cannot act on its latents, or leave images too small for its nets."""
+    used, grid = {} if fit.regularisation is None else fit.regularisation.used(), fit.architecture.grid
+    if "mask" in used and len(used["mask"].ratios) != len(used["mask"].probabilities):
+        raise ValueError(
+            f"{fit.tokenizer}: regularisation.mask.ratios {used['mask'].ratios} needs as many "
+            f"regularisation.mask.probabilities, got {used['mask'].probabilities}"
+        )
+    if "scale" in used and (odd := [factor for factor in used["scale"].factors if grid % factor]):
+        raise ValueError(
+            f"{fit.tokenizer}: regularisation.scale.factors {odd[0]} does not divide the grid of {grid} x {grid} cells"
+        )
+    smallest = used["eq"].smallest_side(grid) if "eq" in used else grid
+    if smallest >= grid and "eq" in used:
+        raise ValueError(
+            f"{fit.tokenizer}: eq shrinks a grid of {grid} x {grid} cells to {smallest} at most, so nothing is left "
+            "to draw: lower regularisation.eq.smallest, or choose larger pictures"
+        )
+    if "local" in used and grid < 2:
+        raise ValueError(f"{fit.tokenizer}: local compares neighbouring cells, and the grid has one")
+    side = smallest * fit.architecture.downsampling
+    if fit.recipe.gan_weight and side < SMALLEST_FOR_GAN:
+        share = math.ceil(SMALLEST_FOR_GAN / fit.architecture.downsampling) / grid
+        mend = f"set regularisation.eq.smallest to {share:g}, or " if share < 1 else "set "
+        raise ValueError(
+            f"{fit.tokenizer}: eq shrinks pictures to {side} px, and the discriminator needs {SMALLEST_FOR_GAN}: "
+            f"{mend}tokenizer.gan_weight to 0"
+        )
+    if "scale" in used:
+        side = max(1, smallest // max(used["scale"].factors)) * fit.architecture.downsampling
+    enlarged = max(side, fit.recipe.perceptual_size)
+    if fit.recipe.perceptual_weight and fit.recipe.perceptual_net == "vgg" and enlarged < SMALLEST_FOR_VGG:
+        raise ValueError(
+            f"{fit.tokenizer}: tokenizer.perceptual_net vgg needs {SMALLEST_FOR_VGG} px, and regularisers shrink "
+            f"pictures to {side} px: set tokenizer.perceptual_size to {SMALLEST_FOR_VGG} or more"
         )
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from models.configs import AutoencoderConfig, generator_config, parse_tokenizer
+from models.configs import VF_PARTS, AutoencoderConfig, TokenizerName, generator_config, parse_tokenizer
 from models.names import nearest
+from models.regularisation import Regularisation
 from study.core.compute import Compute, Execution
 from study.core.garbage import uncollected
 from study.core.settings import change
@@ -23,6 +24,7 @@ from study.plan.checks import (
     check_pretrained_generator,
     check_pretrained_tokenizer,
     check_reference,
+    check_regularisation,
     check_sampling_seed,
     check_scale,
 )
@@ -52,18 +54,25 @@ KEPT_BYTES = 2**30  # up to which the pictures of a run stay once they are judge
 
 # fields of a scale that a single run may change; the others are the same for a whole study
 CHANGEABLE = (
-    "train_images", "autoencoder", "foundation", "tokenizer", "generator", "sampling", "evaluation", "execution",
+    "train_images", "autoencoder", "foundation", "tokenizer", "regularisation", "generator", "sampling", "evaluation",
+    "execution",
 )  # fmt: skip
 
 
-def _used_recipe(recipe: TokenizerRecipe, *, aligned: bool, resolution: int) -> TokenizerRecipe:
+def _used_recipe(
+    recipe: TokenizerRecipe, name: TokenizerName, regularisation: Regularisation | None, resolution: int
+) -> TokenizerRecipe:
     """The recipe with its defaults for all fields that this tokenizer does not use: they affect no result, so they must
     not affect the fingerprint either.
 
     Phases of a plain tokenizer keep their starts: restarting the optimizers there changes its results too, and it must
     restart where the aligned tokenizer does to be comparable with it. Only images that are smaller than the perceptual
-    net's size are enlarged to it.
+    net's size are enlarged to it; a regulariser may shrink them below it.
+
+    Where the name keeps one part of the VF loss, the other has no weight, as if the recipe said so. The KL divergence
+    has none beside spectrum matching, as published.
     """
+    aligned, parts = name.foundation is not None, [part for part in VF_PARTS if part in name.regularisers]
     unused_prefixes = [] if aligned else ["vf_"]
     unused_prefixes += [] if recipe.gan_weight else ["gan_"]
     unused_prefixes += [] if recipe.perceptual_weight else ["perceptual_"]
@@ -73,13 +82,20 @@ def _used_recipe(recipe: TokenizerRecipe, *, aligned: bool, resolution: int) -> 
     if not aligned:
         defaults["phases"] = tuple(Phase(from_images=phase.from_images) for phase in recipe.phases)
     recipe = dataclasses.replace(recipe, **defaults)
-    for part in ("cosine", "distance"):
+    for part in parts:
+        (other,) = set(VF_PARTS) - {part}
+        without: dict[str, Any] = {f"vf_{other}_weight": 0.0}
+        recipe = dataclasses.replace(recipe, **without)
+    for part in VF_PARTS:
         if aligned and not getattr(recipe, f"vf_{part}_weight"):
             unused: dict[str, Any] = {f"vf_{part}_margin": 0.0}
             phases = tuple(dataclasses.replace(phase, **unused) for phase in recipe.phases)
             recipe = dataclasses.replace(recipe, **unused, phases=phases)
-    if recipe.perceptual_weight:
+    used = {} if regularisation is None else regularisation.used()
+    if recipe.perceptual_weight and not {"scale", "eq"} & set(used):
         recipe = dataclasses.replace(recipe, perceptual_size=max(recipe.perceptual_size, resolution))
+    if "spectrum" in used and used["spectrum"].weight:
+        recipe = dataclasses.replace(recipe, kl_weight=0.0)
     return recipe
 
 
@@ -118,6 +134,7 @@ def _foreign_file(name: str) -> ForeignFile:
 
 def _fit_tokenizer(run: Run, scale: Scale, data: DataSpec, compute: Compute) -> FitTokenizer:
     name = parse_tokenizer(run.tokenizer)
+    regularisation = scale.regularisation.only(name.regularisers)
     spec = FitTokenizer(
         data=data,
         train_images=min(scale.train_images, data.train_images),
@@ -126,21 +143,23 @@ def _fit_tokenizer(run: Run, scale: Scale, data: DataSpec, compute: Compute) -> 
         foundation=_used_foundation(name.foundation, scale.foundation),
         foundation_weights=network_hash(name.foundation) if name.foundation else "",
         perceptual_weights=network_hash(scale.tokenizer.perceptual_net) if scale.tokenizer.perceptual_weight else "",
-        recipe=_used_recipe(scale.tokenizer, aligned=name.foundation is not None, resolution=data.resolution),
+        recipe=_used_recipe(scale.tokenizer, name, regularisation, data.resolution),
+        regularisation=regularisation,
         seed=run.tokenizer_seed,
         compute=_training(
             dataclasses.replace(compute, precision=scale.tokenizer_precision), scale.execution, generator=False
         ),
     )
     if run.pretrained_tokenizer is None:
-        check_alignment(run.tokenizer, scale.tokenizer, data)
+        check_alignment(run.tokenizer, spec.recipe, data)
+        check_regularisation(spec)
         return spec
     check_pretrained_tokenizer(run.name, run.pretrained_tokenizer.name, run.tokenizer, spec.architecture)
     recipe = TokenizerRecipe(budget_images=run.pretrained_tokenizer.images_seen, batch_images=0, learning_rate=0.0)
     weights = _foreign_file(run.pretrained_tokenizer.name)
     return dataclasses.replace(
         spec, train_images=0, foundation=None, foundation_weights="", perceptual_weights="", recipe=recipe,
-        compute=_exact(compute), pretrained=weights,
+        regularisation=None, compute=_exact(compute), pretrained=weights,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from models.names import nearest
+from models.regularisation import Regularisation
 from study.core.compute import Execution
 from study.plan.data_spec import GIVEN_AS_FOLDER
 from study.plan.specs import Evaluation, FoundationRecipe, GeneratorRecipe, Phase, Sampling, TokenizerRecipe
@@ -46,12 +47,14 @@ class Scale:
     autoencoder: AutoencoderShape
     foundation: FoundationRecipe
     tokenizer: TokenizerRecipe
+    regularisation: Regularisation = field(default_factory=Regularisation)  # of tokenizers that name a regulariser
     generator: GeneratorRecipe
     sampling: Sampling
     evaluation: Evaluation
     stored_latents: str = "posterior"  # what generators are trained on, see Encode.stored
     execution: Execution = field(default_factory=Execution)
     guidance_scales: tuple[float, ...] = (1.0, 1.25, 1.5, 2.0, 3.0)  # of the ablation guidance; 1 is no guidance
+    regularisers: tuple[str, ...] = ()  # of tokenizers in the ablation frontier, such as noise or noise+eq
     compared_models: tuple[str, ...] = ()  # in the ablation foundation_models; empty: the field foundation_models
 
     @property

@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from models.configs import AutoencoderConfig, GeneratorConfig
+from models.regularisation import Regularisation
 from study.core.compute import Compute
-from study.core.settings import outside_identity
+from study.core.settings import added_later, outside_identity
 from study.plan.data_spec import DataSpec
 from study.plan.judge_spec import JudgeSpec
 
@@ -165,6 +166,7 @@ class FitTokenizer:
     seed: int
     compute: Compute
     pretrained: ForeignFile | None = None  # pretrained weights, used instead of a training
+    regularisation: Regularisation | None = added_later()  # of the regularisers in the tokenizer's name
 
 
 @dataclass(frozen=True, kw_only=True)

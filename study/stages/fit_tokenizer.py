@@ -1,8 +1,10 @@
-"""Stage fit_tokenizer: images -> tokenizer weights, plain or aligned with a foundation model (VF loss)."""
+"""Stage fit_tokenizer: images -> tokenizer weights, plain or aligned with a foundation model (VF loss), with or without
+regularisers of the latent."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from models.autoencoder import Autoencoder
 from models.discriminator import Discriminator, hinge_discriminator_loss, hinge_generator_loss
 from models.lpips import LPIPS
 from models.perceptual import PerceptualDistance
+from models.regularisers import Draws, Regularisers, Step, after_encoding, before_encoding
 from models.sd_vae import SDVAE
 from models.vf_loss import GAN_WEIGHT_LIMIT, VF_WEIGHT_LIMIT, gradient_norm_ratio, projection, vf_loss
 from study.core.compute import Compute, apply, autocast
@@ -39,6 +42,7 @@ class Networks:
     tokenizer: Autoencoder
     foundation: FoundationFeatures | None = None
     linear_proj: nn.Conv2d | None = None  # latent -> foundation model's width, as released
+    mask_token: nn.Embedding | None = None  # in place of masked cells, of the regulariser `mask`
     discriminator: Discriminator | None = None
     perceptual: PerceptualDistance | LPIPS | None = None
 
@@ -51,17 +55,22 @@ def gradients(
     noise: Tensor,
     features: Tensor | None,
     gan_on: bool,
-) -> tuple[dict[str, Tensor], Tensor]:
+    regularisers: Regularisers | None = None,
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
     """Accumulate the gradients of the released objective into the tokenizer and the projection.
 
     With several processes, the gradients are those of this process's share of the batch, and the adaptive weights those
     of the whole batch.
 
-    L = rec + kl_weight KL + gan_weight a_gan G + vf_weight a_vf VF, where the adaptive weights a are ratios of
-    the norms of gradients: |d rec| / |d G| at the decoder's last convolution, |d rec| / |d VF| at the encoder's
-    (LightningDiT, vavae/ldm/modules/losses/contperceptual.py). The graph is cut at the reconstruction and at
+    L = rec + kl_weight KL + gan_weight a_gan G + vf_weight a_vf VF + losses of regularisers, where the adaptive weights
+    a are ratios of the norms of gradients: |d rec| / |d G| at the decoder's last convolution, |d rec| / |d VF| at the
+    encoder's (LightningDiT, vavae/ldm/modules/losses/contperceptual.py). The graph is cut at the reconstruction and at
     the encoder's output, so each network needs one backward pass: one of the decoder (a second, without weight
     gradients, while both adaptive weights are needed) and one of the encoder.
+
+    Regularisers can change what is decoded and what that is compared with: rec and G are of that pair, and so are both
+    adaptive weights; VF and KL are of the latent as it was encoded. Further pairs of theirs add their reconstruction
+    losses, without discriminator and adaptive weight.
 
     Encoder, decoder and discriminator run in the precision of `compute`; the posterior, the projection, all losses and
     their gradients are float32.
@@ -71,29 +80,29 @@ def gradients(
         noise: of the latent's shape; the posterior is sampled with it.
         features: (B, D, h, w) of the foundation model, or None.
         gan_on: whether the adversarial term has started.
+        regularisers: those of this step, if any.
 
     Returns:
-        The loss terms, detached scalars per image, and the detached reconstruction (for the discriminator).
+        The loss terms, detached scalars per image, and what the discriminator compares: the detached reconstruction and
+        its target.
     """
-    tokenizer, batch = networks.tokenizer, len(pixels)
+    tokenizer = networks.tokenizer
+    if regularisers is not None:
+        pixels, noise, features = before_encoding(regularisers, pixels, noise, features)
     with autocast(compute):
         moments = tokenizer.encoder(pixels)
     leaf = moments.detach().float().requires_grad_()  # (B, 2d, h, w)
     posterior = tokenizer.posterior(leaf)
     latent_raw = posterior.sample(noise)
+    mask_token = None if networks.mask_token is None else networks.mask_token.weight
+    step = Step(pixels, posterior.mean, latent_raw, latent_raw, pixels, mask_token=mask_token)
+    if regularisers is not None:
+        step = after_encoding(regularisers, step)
     with autocast(compute):
-        decoded = tokenizer.decode(latent_raw)
+        decoded = tokenizer.decode(step.latent)
 
     reconstruction = decoded.detach().float().requires_grad_()
-    error = reconstruction - pixels
-    rec = recipe.l1_weight * error.abs().sum() / batch
-    if recipe.l2_weight:
-        rec = rec + recipe.l2_weight * error.square().sum() / batch
-    terms = {"rec": rec.detach()}
-    if networks.perceptual is not None:
-        distance = networks.perceptual(pixels, reconstruction).mean()
-        terms["perceptual"] = distance.detach()
-        rec = rec + recipe.perceptual_weight * distance * pixels[0].numel()  # times the number of values, as released
+    rec, terms = _reconstruction_loss(networks, recipe, reconstruction, step.target)
     (at_output,) = torch.autograd.grad(rec, reconstruction)
     cotangent = at_output
     if gan_on and networks.discriminator is not None:
@@ -111,9 +120,9 @@ def gradients(
         cotangent = at_output + recipe.gan_weight * weight * gan_at_output
         terms |= {"gan": adversarial.detach(), "gan_adaptive": weight}
 
-    if features is None or networks.linear_proj is None:
-        torch.autograd.backward(decoded, cotangent.to(decoded.dtype), retain_graph=True)
-    else:
+    behind_latent = [leaf, *tokenizer.quant_conv.parameters()]
+    adaptive = [(term.name, term.loss, term.weight, behind_latent) for term in step.terms if term.adaptive]
+    if features is not None and networks.linear_proj is not None:
         vf = vf_loss(
             networks.linear_proj(latent_raw),
             features,
@@ -122,8 +131,11 @@ def gradients(
             cosine_weight=recipe.vf_cosine_weight,
             distance_weight=recipe.vf_distance_weight,
         )
-        vf_inputs = [leaf, *tokenizer.quant_conv.parameters(), *networks.linear_proj.parameters()]
-        vf_gradients = torch.autograd.grad(vf.total, vf_inputs, retain_graph=True)
+        adaptive.insert(0, ("vf", vf.total, recipe.vf_weight, [*behind_latent, *networks.linear_proj.parameters()]))
+    if not adaptive:
+        torch.autograd.backward(decoded, cotangent.to(decoded.dtype), retain_graph=True)
+    else:
+        found = [torch.autograd.grad(loss, inputs, retain_graph=True) for _, loss, _, inputs in adaptive]
         rec_at_leaf = None
         if cotangent is not at_output:  # the adaptive weight compares with the reconstruction term alone
             rec_at_leaf = torch.autograd.grad(decoded, leaf, at_output.to(decoded.dtype), retain_graph=True)[0]
@@ -131,21 +143,52 @@ def gradients(
         if rec_at_leaf is None:
             rec_at_leaf = _gradient(leaf).clone()
         last = tokenizer.encoder.conv_out.weight
-        rec_at_last, vf_at_last = (
+        at_last = (
             torch.autograd.grad(moments, last, g.to(moments.dtype), retain_graph=True)[0]
-            for g in (rec_at_leaf, vf_gradients[0])
+            for g in (rec_at_leaf, *(of_loss[0] for of_loss in found))
         )
-        rec_at_last, vf_at_last = average(rec_at_last, vf_at_last)
-        weight = recipe.vf_weight * gradient_norm_ratio(rec_at_last, vf_at_last, VF_WEIGHT_LIMIT)
-        for tensor, gradient in zip(vf_inputs, vf_gradients, strict=True):
-            tensor.grad = weight * gradient if tensor.grad is None else tensor.grad + weight * gradient
-        terms |= {"vf": vf.total.detach(), "vf_adaptive": weight}
+        rec_at_last, *others_at_last = average(*at_last)
+        for (name, loss, factor, inputs), of_loss, loss_at_last in zip(adaptive, found, others_at_last, strict=True):
+            weight = factor * gradient_norm_ratio(rec_at_last, loss_at_last, VF_WEIGHT_LIMIT)
+            for tensor, gradient in zip(inputs, of_loss, strict=True):
+                tensor.grad = weight * gradient if tensor.grad is None else tensor.grad + weight * gradient
+            terms |= {name: loss.detach(), f"{name}_adaptive": weight}
+
+    for pair in step.pairs:
+        with autocast(compute):
+            decoded = tokenizer.decode(pair.latent)
+        reconstructed = decoded.detach().float().requires_grad_()
+        rec, _ = _reconstruction_loss(networks, recipe, reconstructed, pair.target)
+        (at_output,) = torch.autograd.grad(pair.weight * rec, reconstructed)
+        torch.autograd.backward(decoded, at_output.to(decoded.dtype), retain_graph=True)
+        terms[f"rec_{pair.name}"] = rec.detach()
 
     kl = posterior.kl().mean()
     terms["kl"] = kl.detach()
-    (recipe.kl_weight * kl).backward()
+    of_latent = recipe.kl_weight * kl
+    for term in step.terms:
+        if not term.adaptive:
+            of_latent = of_latent + term.weight * term.loss
+            terms[term.name] = term.loss.detach()
+    of_latent.backward()
     torch.autograd.backward(moments, _gradient(leaf).to(moments.dtype))
-    return terms, reconstruction.detach()
+    return terms, reconstruction.detach(), step.target
+
+
+def _reconstruction_loss(
+    networks: Networks, recipe: TokenizerRecipe, reconstruction: Tensor, target: Tensor
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss of a reconstruction of this target, and its terms, detached."""
+    batch, error = len(target), reconstruction - target
+    rec = recipe.l1_weight * error.abs().sum() / batch
+    if recipe.l2_weight:
+        rec = rec + recipe.l2_weight * error.square().sum() / batch
+    terms = {"rec": rec.detach()}
+    if networks.perceptual is not None:
+        distance = networks.perceptual(target, reconstruction).mean()
+        terms["perceptual"] = distance.detach()
+        rec = rec + recipe.perceptual_weight * distance * target[0].numel()  # times the number of values, as released
+    return rec, terms
 
 
 def _gradient(tensor: Tensor) -> Tensor:
@@ -174,6 +217,9 @@ def build(spec: FitTokenizer, report: Callable[[int, int], None] = lambda done, 
     if recipe.gan_weight:
         networks.discriminator = Discriminator(spec.data.channels, width=recipe.gan_width)
         discriminator.initialize(networks.discriminator, rng)
+    if spec.regularisation is not None and spec.regularisation.mask is not None:
+        networks.mask_token = nn.Embedding(1, spec.architecture.z_channels)
+        nn.init.normal_(networks.mask_token.weight, generator=rng)
     for network in vars(networks).values():
         if isinstance(network, nn.Module):
             network.to(spec.compute.device)
@@ -191,7 +237,7 @@ def step_function(
     Args:
         scalars: receives further measurements of each step: the loss terms, learning rate, norm of the gradient.
     """
-    recipe, device = spec.recipe, spec.compute.device
+    recipe, device, regularisation = spec.recipe, spec.compute.device, spec.regularisation
     images = load_images(spec.data, "train")
     grid, channels = spec.architecture.grid, spec.architecture.z_channels
     optimizer, discriminator_optimizer = state["optimizer"], state.get("discriminator_optimizer")
@@ -213,9 +259,19 @@ def step_function(
 
     batch = prefetched_batches(prepare, recipe.batch_images, device)
 
+    def own(drawn: Tensor) -> Tensor:
+        share = slice_of_batch(drawn)
+        return share if device == "cpu" else share.pin_memory().to(device, non_blocking=True)
+
+    def draws(images_seen: int, name: str) -> Draws:
+        return Draws(make_rng(spec.seed, f"regulariser {name}", images_seen), recipe.batch_images, own, average)
+
     def step(images_seen: int) -> Tensor:
         pixels, noise, *cached = batch(images_seen)
         features = None if networks.foundation is None else networks.foundation.batch(pixels, grid, *cached)
+        regularisers = None
+        if regularisation is not None:
+            regularisers = Regularisers(regularisation, functools.partial(draws, images_seen))
 
         rate = decayed_learning_rate(
             images_seen,
@@ -232,14 +288,16 @@ def step_function(
         current = recipe.at(images_seen)
         optimizer.zero_grad(set_to_none=True)
         gan_on = discriminator_optimizer is not None and images_seen >= current.gan_start_images
-        terms, reconstruction = gradients(networks, current, spec.compute, pixels, noise, features, gan_on)
+        terms, reconstruction, target = gradients(
+            networks, current, spec.compute, pixels, noise, features, gan_on, regularisers
+        )
         average_gradients(p for group in optimizer.param_groups for p in group["params"])
         norm = gradient_norm(optimizer)
         update(optimizer, norm)
         if gan_on and discriminator_optimizer is not None and networks.discriminator is not None:
             discriminator_optimizer.zero_grad(set_to_none=True)  # also drops gradients of the tokenizer's GAN term
             with autocast(spec.compute):  # two passes, because batch norm must not mix real and fake
-                real, fake = networks.discriminator(pixels), networks.discriminator(reconstruction)
+                real, fake = networks.discriminator(target), networks.discriminator(reconstruction)
             hinge_discriminator_loss(real, fake).backward()
             average_gradients(networks.discriminator.parameters())
             update(discriminator_optimizer, gradient_norm(discriminator_optimizer))
@@ -258,6 +316,9 @@ def training_state(spec: FitTokenizer, networks: Networks) -> dict[str, Any]:
     if networks.linear_proj is not None:
         state["linear_proj"] = networks.linear_proj
         trained += networks.linear_proj.parameters()
+    if networks.mask_token is not None:
+        state["mask_token"] = networks.mask_token
+        trained += networks.mask_token.parameters()
     state["optimizer"] = torch.optim.Adam(trained, lr=recipe.learning_rate, betas=recipe.betas, fused=True)
     if networks.discriminator is not None:
         state["discriminator"] = networks.discriminator

@@ -32,7 +32,7 @@ def test_a_whole_step_at_256_px_reaches_every_parameter_and_no_frozen_one():
 
     features = foundation(pixels)
     noise = torch.randn(1, 32, 16, 16, generator=rng)
-    terms, reconstruction = gradients(networks, scale.tokenizer, COMPUTE, pixels, noise, features, gan_on=True)
+    terms, reconstruction, _ = gradients(networks, scale.tokenizer, COMPUTE, pixels, noise, features, gan_on=True)
     assert reconstruction.shape == pixels.shape
     assert set(terms) == {"rec", "perceptual", "gan", "gan_adaptive", "vf", "vf_adaptive", "kl"}
     assert all(torch.isfinite(term) for term in terms.values())

@@ -100,7 +100,7 @@ def test_in_bfloat16_the_losses_of_a_tokenizer_and_their_gradients_are_float32()
     features = torch.randn(3, 6, 16, 16, generator=rng)
     halves = dataclasses.replace(COMPUTE, precision="bfloat16")
     with FloatingTypes() as used:
-        terms, reconstruction = gradients(networks, recipe, halves, pixels, noise, features, True)
+        terms, reconstruction, _ = gradients(networks, recipe, halves, pixels, noise, features, True)
     tokenizer = networks.tokenizer
     assert {dtype for dtype, side in used.products if side == 6} == {torch.float32}  # of cosines, and backward
     assert min(used.uses(networks.perceptual, networks.linear_proj, tokenizer.quant_conv)) >= 2
