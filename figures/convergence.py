@@ -162,7 +162,7 @@ def _curves(
     for tokenizer, curve in curves.items():
         curve = curve.sort_values("images_seen", kind="stable")
         last = curve.iloc[-1]
-        look = style.look(last["latent_channels"], last["foundation_model"])
+        look = style.look(last["latent_channels"], last["foundation_model"], tokenizer)
         mine = repeats[repeats["tokenizer"] == tokenizer]
         marks.means(
             ax, mine, "images_seen", "gfid", spread="band", linestyle=look.dash, markersize=4, zorder=3,

@@ -26,9 +26,9 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     same place on a line, as published ones of several authors do.
     """
     chosen = rows.rows_for_figure(table, NAME)
-    for (width, model), same in chosen.groupby(["latent_channels", "foundation_model"]):
+    for (width, model, regularisers), same in chosen.groupby(["latent_channels", *_families(chosen)]):
         if len(names := rows.tokenizers(same)) > 1:
-            alike = f"{_name(str(model))}, {width} channels wide"
+            alike = f"{_name(str(model), str(regularisers))}, {width} channels wide"
             raise NothingToDraw(f"{' and '.join(names)} are all {alike}: see frontier")
     tokenizers, generators, mark, points = _panel_data(chosen)
     smallest = points["generator"].iloc[0]
@@ -44,12 +44,12 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     subtitle = f"Left: reconstructions. Right: samples of {smallest} after {wording.images(mark)}{at}."
     paper = paper_values.paper_rows(table, NAME)
     paper_data = None if paper is None else _panel_data(paper)
-    models = set(points["foundation_model"]) | set(() if paper_data is None else paper_data.points["foundation_model"])
+    families = _named(points) | (set() if paper_data is None else _named(paper_data.points))
     published_note = wording.published_note(paper)
     if paper_data is not None:
         published_note += f" Right: {paper_data.points['generator'].iloc[0]}."
     with style.applied():
-        right = layout.label_room([_name(model) for model in sorted(models)])
+        right = layout.label_room([_name(*family) for family in sorted(families)])
         figure, axes = layout.panels(TITLE, subtitle, notes, len(judges), 2, right=right, published_note=published_note)
         for number, judge in enumerate(judges):
             scored = PanelData(judge.of(tokenizers), judge.of(generators), mark, judge.of(points))
@@ -94,22 +94,40 @@ def _draw_row(axes: Sequence[Axes], data: PanelData, look_of: style.LookOf) -> N
         label_places.at_line_ends(ax, names)
 
 
-def _name(model: str) -> str:
-    return "plain" if model == "none" else f"aligned ({model})"
+def _families(data: pd.DataFrame) -> list[pd.Series]:
+    """What the tokenizers of a line share: foundation model and regularisers."""
+    return [data["foundation_model"], data["tokenizer"].map(rows.regularisers).rename("regularisers")]
+
+
+def _named(data: pd.DataFrame) -> set[tuple[str, str]]:
+    return set(zip(*_families(data), strict=True))
+
+
+def _name(model: str, regularisers: str) -> str:
+    alignment = "plain" if model == "none" else f"aligned ({model})"
+    return " + ".join([alignment, *filter(None, regularisers.split("+"))])
 
 
 def _lines(ax: Axes, repeats: pd.DataFrame, metric: str, look_of: style.LookOf) -> list[label_places.Label]:
-    """Draw a line per foundation model, without the widths that have no result, and markers in the colour of the width.
+    """Draw a line per foundation model and regularisers, without the widths that have no result, and markers in the
+    colour of the width.
 
     Returns the labels of the lines' ends.
     """
     x, names = "latent_channels", []
-    for model in sorted(set(repeats["foundation_model"]), key=lambda name: (name != "none", name)):
-        mine = repeats[repeats["foundation_model"] == model]
-        dash = look_of(int(mine[x].min()), model).dash
+    for model, regularisers in sorted(_named(repeats), key=lambda family: (family[1], family[0] != "none", family[0])):
+        of_model, of_regularisers = _families(repeats)
+        mine = repeats[(of_model == model) & (of_regularisers == regularisers)]
+        tokenizer = mine["tokenizer"].iloc[0]  # of any width
+        dash = look_of(int(mine[x].min()), model, tokenizer).dash
         marks.means(ax, mine, x, metric, spread=None, color=style.GREY, linestyle=dash, linewidth=1, zorder=2)
-        for width, same in mine.groupby(x):
-            marks.means(ax, same, x, metric, linestyle="none", zorder=4, **look_of(int(width), model).markers())
+        for _, same in mine.groupby(x):
+            look = look_of(int(same[x].iloc[0]), model, tokenizer)
+            marks.means(ax, same, x, metric, linestyle="none", zorder=4, **look.markers())
         last = mine[mine[x] == mine[x].max()]
-        names.append(label_places.Label(_name(model), float(last[x].iloc[0]), float(last[metric].mean()), style.INK))
+        names.append(
+            label_places.Label(
+                _name(model, regularisers), float(last[x].iloc[0]), float(last[metric].mean()), style.INK
+            )
+        )
     return names

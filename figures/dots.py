@@ -176,7 +176,7 @@ def _panel(
             continue
         point = here[label]
         x, changed = point[metric], point["changed"]
-        look = look_of(point["latent_channels"], point["foundation_model"])
+        look = look_of(point["latent_channels"], point["foundation_model"], point["tokenizer"])
         if steps and before:
             dash: Any = (0, (1, 1.5)) if len(changed) > 1 else "-"
             ax.plot([before[0], x], [before[1], y], color=style.GREY, linewidth=0.7, linestyle=dash, zorder=2)

@@ -127,7 +127,7 @@ def _panel(ax: Axes, points: pd.DataFrame, look_of: style.LookOf) -> None:
     segments = []
     for plain, aligned in rows.pairs(points):
         a, b = at[plain], at[aligned]
-        color = look_of(b["latent_channels"], b["foundation_model"]).color
+        color = look_of(b["latent_channels"], b["foundation_model"], aligned).color
         line = {"arrowstyle": "-|>,head_width=0.18,head_length=0.4", "color": color, "linewidth": 0.9}
         line |= {"alpha": 0.55, "shrinkA": 4, "shrinkB": 4}
         start, end = (a["rfid"], a["gfid"]), (b["rfid"], b["gfid"])
@@ -136,7 +136,7 @@ def _panel(ax: Axes, points: pd.DataFrame, look_of: style.LookOf) -> None:
     names = []
     for tokenizer in rows.tokenizers(points):
         p = at[tokenizer]
-        look = look_of(p["latent_channels"], p["foundation_model"])
+        look = look_of(p["latent_channels"], p["foundation_model"], tokenizer)
         ax.plot([p["rfid_min"], p["rfid_max"]], [p["gfid"]] * 2, color=look.color, linewidth=1, zorder=3)
         ax.plot([p["rfid"]] * 2, [p["gfid_min"], p["gfid_max"]], color=look.color, linewidth=1, zorder=3)
         ax.plot([p["rfid"]], [p["gfid"]], linestyle="none", zorder=4, **look.markers())

@@ -97,7 +97,7 @@ def _lines(ax: Axes, repeats: pd.DataFrame, best: pd.DataFrame) -> list[label_pl
     names = []
     for tokenizer in rows.tokenizers(repeats):
         mine = repeats[repeats["tokenizer"] == tokenizer]
-        look = style.look(mine["latent_channels"].iloc[0], mine["foundation_model"].iloc[0])
+        look = style.look(mine["latent_channels"].iloc[0], mine["foundation_model"].iloc[0], tokenizer)
         choosing_, scoring = (mine[mine["seed_is_for"] == name] for name in ("choosing", "scoring"))
         x, y = "guidance_scale", "gfid"
         marks.means(

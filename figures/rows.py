@@ -129,8 +129,14 @@ def cells(rows: pd.DataFrame) -> tuple[list[tuple[str, Judge]], int, int]:
 
 
 def base(tokenizer: str, foundation_model: str) -> str:
-    """The spec of the same tokenizer without alignment: f4d16-lite0 gives f4d16."""
-    return tokenizer.removesuffix(f"-{foundation_model}")
+    """The spec of the same tokenizer without alignment: f4d16-lite0+eq gives f4d16+eq."""
+    name, plus, regularisers = tokenizer.partition("+")
+    return name.removesuffix(f"-{foundation_model}") + plus + regularisers
+
+
+def regularisers(tokenizer: str) -> str:
+    """The regularisers in a tokenizer's spec: f4d16-lite0+noise+eq gives noise+eq; '' without any."""
+    return tokenizer.partition("+")[2]
 
 
 def pairs(data: pd.DataFrame) -> list[tuple[str, str]]:

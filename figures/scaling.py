@@ -79,7 +79,7 @@ def _panel(ax: Axes, points: pd.DataFrame, generators: pd.DataFrame, look_of: st
     for tokenizer in rows.tokenizers(points):
         line = points[points["tokenizer"] == tokenizer].sort_values("parameters", kind="stable")
         last = line.iloc[-1]
-        look = look_of(last["latent_channels"], last["foundation_model"])
+        look = look_of(last["latent_channels"], last["foundation_model"], tokenizer)
         repeats = generators[generators["tokenizer"] == tokenizer]
         marks.means(ax, repeats, "parameters", "gfid", linestyle=look.dash, zorder=3, **look.markers())
         names.append(label_places.Label(tokenizer, float(last["parameters"]), float(last["gfid"]), look.color))

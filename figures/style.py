@@ -1,8 +1,8 @@
 """How every figure looks: type, colours per tokenizer, and saving that repeats byte for byte.
 
 The latent width determines the hue (colour-blind safe), and alignment the filling: plain tokenizers are hollow and
-dashed, aligned ones filled and solid; each further foundation model has its own marker and dash. Published numbers are
-grey.
+dashed, aligned ones filled and solid; each further foundation model has its own marker and dash. Tokenizers with
+regularisers have the marker of the first and a dash of their own. Published numbers are grey.
 """
 
 from collections.abc import Callable, Iterator
@@ -72,6 +72,11 @@ SHAPES: dict[str, tuple[str, Any]] = {  # foundation model: marker, dash
     "sam": ("^", (0, (7, 1.4, 1.4, 1.4))),
     "clip": ("D", (0, (1.4, 1))),
 }
+REGULARISED = {  # regulariser, or the part of the VF loss that is kept: marker
+    "cosine": "<", "distance": ">", "spectrum": "p", "local": "d", "prefix": "8", "mask": "X", "noise": "*",
+    "scale": "P", "eq": "h",
+}  # fmt: skip
+REGULARISED_DASH = (0, (4, 1, 1, 1))
 OTHER_SHAPE: tuple[str, Any] = ("v", (0, (5, 1, 1, 1, 1, 1)))
 
 
@@ -96,20 +101,26 @@ class Look:
         }
 
 
-def look(latent_channels: int, foundation_model: str) -> Look:
-    """The look of a tokenizer: the same in every figure of every study."""
+def look(latent_channels: int, foundation_model: str, tokenizer: str = "") -> Look:
+    """The look of a tokenizer: the same in every figure of every study.
+
+    Args:
+        tokenizer: its spec, in which regularisers follow after `+`; needed for its marker and dash alone.
+    """
     color = HUES.get(latent_channels, SPARE_HUES[latent_channels % len(SPARE_HUES)])
     marker, dash = SHAPES.get(foundation_model, OTHER_SHAPE)
+    if "+" in tokenizer:
+        marker, dash = REGULARISED.get(tokenizer.split("+")[1], OTHER_SHAPE[0]), REGULARISED_DASH
     return Look(color, marker, dash, hollow=foundation_model == "none")
 
 
-def grey(latent_channels: int, foundation_model: str) -> Look:
+def grey(latent_channels: int, foundation_model: str, tokenizer: str = "") -> Look:
     """The look of a tokenizer with published numbers: shades of grey, darker for wider latents, else the same."""
     shade = GREYS.get(latent_channels, GREY)
-    return replace(look(latent_channels, foundation_model), color=shade)
+    return replace(look(latent_channels, foundation_model, tokenizer), color=shade)
 
 
-LookOf = Callable[[int, str], Look]
+LookOf = Callable[[int, str, str], Look]
 
 
 def glyph(foundation_model: str) -> str:

@@ -128,7 +128,7 @@ def _panel(ax: Axes, points: pd.DataFrame, least: float, look_of: style.LookOf) 
     names, segments = [], []
     for tokenizer in rows.tokenizers(points):
         (p,) = points[points["tokenizer"] == tokenizer].to_dict("records")
-        look = look_of(p["latent_channels"], p["foundation_model"])
+        look = look_of(p["latent_channels"], p["foundation_model"], tokenizer)
         ax.plot([p["value_min"], p["value_max"]], [p["gfid"]] * 2, color=look.color, linewidth=1, zorder=3)
         ax.plot([p["value"]] * 2, [p["gfid_min"], p["gfid_max"]], color=look.color, linewidth=1, zorder=3)
         ax.plot([p["value"]], [p["gfid"]], linestyle="none", zorder=4, **look.markers())

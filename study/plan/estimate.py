@@ -38,9 +38,27 @@ def training_flops(stage: Stage) -> int:
     """FLOPs per training image, forward and backward, of the network that a fit stage trains."""
     spec = stage.spec
     if isinstance(spec, FitTokenizer):
-        return FORWARD_AND_BACKWARD * sum(autoencoder_flops(spec.architecture))
+        encode, decode = autoencoder_flops(spec.architecture)
+        encoded, decoded = _coded(spec)
+        return round(FORWARD_AND_BACKWARD * (encoded * encode + decoded * decode))
     assert isinstance(spec, FitGenerator)
     return FORWARD_AND_BACKWARD * flops_per_image(spec.architecture)
+
+
+def _coded(spec: FitTokenizer) -> tuple[float, float]:
+    """How many images the encoder and the decoder take on average per training image, by their area."""
+    used, grid = {} if spec.regularisation is None else spec.regularisation.used(), spec.architecture.grid
+    encoded = decoded = 1.0
+    if "eq" in used:
+        sides = range(used["eq"].smallest_side(grid), grid)
+        area = sum(side**2 for side in sides) / len(sides) / grid**2
+        transformed, shrunk = used["eq"].probability, (1 - used["eq"].probability) * used["eq"].shrink_probability
+        encoded = 1 - shrunk * (1 - area)
+        decoded = encoded - transformed * (1 - area)
+    if "scale" in used:
+        factors = used["scale"].factors
+        decoded += encoded * sum(factor**-2 for factor in factors) / len(factors)
+    return encoded, decoded
 
 
 def stage_flops(stage: Stage) -> float:
