@@ -11,6 +11,8 @@ from made_tables import study
 
 from figures import convergence, pictures, rows, scaling, style, wording
 from figures.label_places import spread
+from models.configs import VF_PARTS
+from models.regularisation import REGULARISERS
 from results.convergence import SpeedUp, speed_up
 
 
@@ -69,6 +71,11 @@ def test_pairs_differ_in_alignment_alone() -> None:
         ("f4d16", "f4d16-mae"),
     ]
     assert rows.pairs(study(models=("lite0",))) == []
+    names = {"f4d4-lite0": "f4d4+eq", "f4d4-mae": "f4d4-lite0+eq"}
+    regularised = study(widths=(4,), models=("none", "lite0", "mae"))
+    regularised["tokenizer"] = regularised["tokenizer"].replace(names)
+    regularised["foundation_model"] = ["lite0" if "lite0" in name else "none" for name in regularised["tokenizer"]]
+    assert rows.pairs(regularised) == [("f4d4+eq", "f4d4-lite0+eq")]
 
 
 def test_spread_keeps_order_and_touches_at_most() -> None:
@@ -101,6 +108,12 @@ def test_a_tokenizer_looks_the_same_everywhere() -> None:
     assert (plain.hollow, aligned.hollow) == (True, False)
     assert aligned.marker != other.marker
     assert style.look(5, "unheard-of") == style.look(5, "unheard-of")
+    assert set(style.REGULARISED) == {*VF_PARTS, *REGULARISERS}
+    markers = [style.look(16, "none", f"f4d16+{name}").marker for name in style.REGULARISED]
+    assert len({plain.marker, *markers}) == 1 + len(markers)
+    noisy = style.look(16, "lite0", "f4d16-lite0+noise")
+    assert (noisy.color, noisy.hollow) == (aligned.color, False) and noisy.dash != aligned.dash
+    assert style.grey(16, "lite0", "f4d16-lite0+noise").marker == noisy.marker
 
 
 def test_a_metric_is_named_with_its_number_of_samples() -> None:

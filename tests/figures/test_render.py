@@ -352,3 +352,19 @@ def test_help_does_not_wait_for_matplotlib() -> None:
 def test_what_reads_the_state_of_a_study_does_not_wait_for_seaborn() -> None:
     code = "import sys, study.report.refresh; sys.exit('seaborn' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+def test_tokenizers_with_regularisers_are_lines_of_their_own(table: pd.DataFrame) -> None:
+    regularised = table.assign(
+        tokenizer=table["tokenizer"] + "+noise+eq",
+        fingerprint="r-" + table["fingerprint"],
+        tokenizer_fingerprint="r-" + table["tokenizer_fingerprint"],
+        rfid=2 * table["rfid"],
+    )
+    both = pd.concat([table, regularised], ignore_index=True)
+    dilemma = draw("dilemma", both)
+    assert all(name in texts(dilemma) for name in ("plain + noise + eq", "aligned (lite0) + noise + eq"))
+    shown = dilemma.data.set_index("tokenizer")["rfid"]
+    own = drawn("dilemma").data.set_index("tokenizer")["rfid"]
+    assert (shown["f4d4"] == own["f4d4"]).all() and (shown["f4d4+noise+eq"] == 2 * own["f4d4"]).all()
+    assert "f4d16-lite0+noise+eq" in texts(draw("frontier", both))

@@ -1,4 +1,5 @@
 import dataclasses
+import re
 import subprocess
 import sys
 
@@ -30,7 +31,9 @@ def test_specs_import_without_torch():
 def test_tokenizer_names_read_and_write_back():
     assert parse_tokenizer("f16d32-dinov2") == TokenizerName(downsampling=16, channels=32, foundation="dinov2")
     assert parse_tokenizer("f4d16").foundation is None
-    for name in ("f4d16", "f16d32", "f16d64-mae", "f8d16-lite0"):
+    noisy = parse_tokenizer("f16d32-dinov2+noise+eq")
+    assert (noisy.foundation, noisy.regularisers) == ("dinov2", ("noise", "eq"))
+    for name in ("f4d16", "f16d32", "f16d64-mae", "f8d16-lite0", "f4d4+eq", "f4d4-lite0+cosine+noise", "va-vae"):
         assert str(parse_tokenizer(name)) == name
 
 
@@ -42,10 +45,17 @@ def test_tokenizer_names_read_and_write_back():
         ("f12d4", "8 and 16"),
         ("F16D32", "nearest: f16d32"),
         ("f0d4", "f<downsampling>d<channels>"),
+        ("f4d4+noize", "nearest: noise"),
+        ("f4d4+", "unknown regulariser ''"),
+        ("f4d4+eq+noise", "is named f4d4+noise+eq"),
+        ("f4d4+noise+noise", "is named f4d4+noise"),
+        ("f4d4+eq+cosine", "name a foundation model, as in f4d4-dinov2+cosine+eq"),
+        ("f4d4-mae+cosine+distance+eq", "both parts of the VF loss, which is f4d4-mae+eq"),
+        ("va-vae+eq", "va-vae is published, and not trained here"),
     ],
 )
 def test_a_wrong_tokenizer_name_is_answered_with_what_was_meant(name, hint):
-    with pytest.raises(ValueError, match=hint.replace("(", r"\(")) as error:
+    with pytest.raises(ValueError, match=re.escape(hint)) as error:
         parse_tokenizer(name)
     assert name in str(error.value)
 

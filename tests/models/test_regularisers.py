@@ -1,4 +1,4 @@
-"""Each regulariser: a value by hand, nothing at strength 0, gradients where they belong, and the released code's number.
+"""Each regulariser: a value by hand, nothing at strength 0, gradients where they belong, the released code's number.
 
 The released code was run on the same made tensors and, where it draws, with the same seed.
 """
@@ -34,7 +34,6 @@ from models.regularisers import (
     mask,
     noise,
     prefix,
-    resized,
     scale,
     spectrum,
 )
@@ -310,7 +309,9 @@ def test_regularisers_act_in_order_each_on_what_is_left():
     """A masked cell gets noise, and is turned and shrunk with the others."""
     certain = {"mask": LatentMask(ratios=(1.0,), probabilities=(1.0,)), "eq": Equivariance(probability=1.0)}
     token = torch.full((1, 4), 100.0)
-    found = after_encoding(together(("mask", "noise", "eq"), **certain), step(torch.zeros(2, 4, 8, 8), mask_token=token))
+    found = after_encoding(
+        together(("mask", "noise", "eq"), **certain), step(torch.zeros(2, 4, 8, 8), mask_token=token)
+    )
     assert found.latent.mean().item() == pytest.approx(100, abs=1) and found.latent.std() > 0.01
     assert found.latent.shape[2] < 8 and found.target.shape[2] == 2 * found.latent.shape[2]
 

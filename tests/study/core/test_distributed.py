@@ -11,15 +11,19 @@ import pytest
 import torch
 from forked import CONTEXT
 from interrupting import aligned_with_everything
+from made_up import COMPUTE, Asking
 
 from models.discriminator import BatchNorm
+from models.regularisation import REGULARISERS
 from study.core import compute, distributed
 from study.core.files import load_tensors, read_json, save_tensors, write_json
 from study.core.lease import lease
+from study.core.settings import change
 from study.core.stopping import Interrupted, stop_requested
 from study.core.workspace import Workspace
 from study.data import latents as stored_latents
-from study.plan.runs import Job
+from study.plan.resolve import make_plan
+from study.plan.runs import Job, Run
 from study.plan.stage import TOKENIZER_WEIGHTS, state_files
 from study.stages import fit_generator, fit_tokenizer
 from study.submit import jobs
@@ -100,16 +104,22 @@ def stages(tiny_plan, tiny_scale):
     scale = aligned_with_everything(tiny_scale)
     tokenizer = dataclasses.replace(scale.tokenizer, gan_start_images=0)
     plan = tiny_plan(dataclasses.replace(scale, tokenizer=tokenizer), 32)
+    run = Run(tokenizer="f4d4-lite0+" + "+".join(REGULARISERS))
+    strict = change(plan.scale, "regularisation.local.threshold", 1.0)
+    strict = change(strict, "regularisation.eq.smallest", 0.75)
+    regularised = make_plan("asked", Asking(run), strict, plan.data, COMPUTE, "test")
     return {
         "plain": next(s for s in tiny_plan().stages if s.kind == "fit_tokenizer"),
+        "regularised": regularised.jobs[0].stages[0],
         "tokenizer": next(s for s in plan.stages if s.kind == "fit_tokenizer" and s.spec.foundation),
         "generator": next(s for s in plan.stages if s.kind == "fit_generator"),
     }
 
 
 @pytest.mark.slow  # takes seconds, but is among the slowest tests
-def test_a_step_of_the_tokenizer_is_the_same_on_two_processes(stages, tmp_path):
-    stage = stages["tokenizer"]
+@pytest.mark.parametrize("kind", ["tokenizer", "regularised"])
+def test_a_step_of_the_tokenizer_is_the_same_on_two_processes(kind, stages, tmp_path):
+    stage = stages[kind]
     one_step(stage, tmp_path / "one")
     assert ended(started(2, one_step, with_processes(stage, processes=2), tmp_path / "two")) == [0, 0]
     compared = assert_same(tmp_path / "one", tmp_path / "two")

@@ -2,7 +2,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from study.core.settings import change, identity, outside_identity, rebuild
+from study.core.settings import added_later, change, identity, outside_identity, rebuild
 
 
 @dataclass(frozen=True)
@@ -90,3 +90,17 @@ def test_a_field_outside_the_identity_is_kept_in_records_and_in_no_hash():
     assert rebuild(Asked, {"rate": 1.0, "marks": [1], "name": "y"}) == Asked(rate=1.0, name="y")
     with pytest.raises(TypeError, match="has the fields rate, marks, name"):
         rebuild(Asked, {"rate": 1.0, "marks": [1]})
+
+
+@dataclass(frozen=True)
+class Extended(Asked):
+    extra: Asked | None = added_later()
+
+
+def test_a_field_that_was_added_later_is_in_no_hash_before_it_is_used_and_older_records_lack_it():
+    assert identity(Extended(rate=1.0)) == identity(Asked(rate=1.0))
+    used = Extended(rate=1.0, extra=Asked(rate=2.0))
+    assert identity(used) == {**identity(Asked(rate=1.0)), "extra": {"rate": 2.0, "marks": [1]}}
+    older = {"rate": 1.0, "marks": [1], "name": "y"}
+    assert rebuild(Extended, older) == Extended(rate=1.0, name="y")
+    assert rebuild(Extended, {**older, "extra": older}).extra == Asked(rate=1.0, name="y")
