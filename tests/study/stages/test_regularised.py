@@ -108,7 +108,9 @@ def planned(tiny_scale, pictures):
     return plan
 
 
-@pytest.mark.parametrize("name", [*REGULARISERS, "+".join(REGULARISERS)])
+@pytest.mark.parametrize(
+    "name", [*(pytest.param(name, marks=pytest.mark.slow) for name in REGULARISERS), "+".join(REGULARISERS)]
+)
 def test_every_name_trains_encodes_generates_and_is_judged(name, planned, tmp_path):
     plan = planned(f"f4d4+{name}")
     for stage in plan.stages:
