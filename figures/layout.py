@@ -12,6 +12,7 @@ from matplotlib.textpath import text_to_path
 from figures import style
 
 PANEL = (3.4, 2.75)  # inches: one column of a paper
+NARROWEST = 0.5  # axes, inches; longer labels widen the panels
 INSET = (0.78, 0.12, 0.48, 0.1)  # left, right, bottom, top of the axes inside a panel, inches
 HEADING, SECOND_LINE = 0.16, 0.12  # extra space above for a heading, below for an x label of two lines
 BAND = 0.2  # space above the panels of published numbers, in addition to their note
@@ -103,7 +104,7 @@ def panels(
     """
     left, _, bottom, top = INSET
     bottom, top = bottom + SECOND_LINE * two_line_label, top + HEADING * headings
-    panel_width, panel_height = PANEL
+    panel_width, panel_height = max(PANEL[0], left + NARROWEST + right), PANEL[1]
     note_lines = wrap(published_note, style.SMALL, columns * panel_width - 2 * EDGE) if published_note else []
     published_height = panel_height + band_height(note_lines) if note_lines else 0.0
     figure, foot = sheet(title, subtitle, notes, (columns * panel_width, rows * panel_height), published_height)

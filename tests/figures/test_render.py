@@ -361,6 +361,9 @@ def test_tokenizers_with_regularisers_are_lines_of_their_own(table: pd.DataFrame
         tokenizer_fingerprint="r-" + table["tokenizer_fingerprint"],
         rfid=2 * table["rfid"],
     )
+    names = regularised["tokenizer"].str.replace("+noise", "+spectrum+local+prefix+mask+noise+scale")
+    longest = pd.concat([table, regularised.assign(tokenizer=names)], ignore_index=True)
+    assert "mask + noise + scale + eq" in texts(draw("dilemma", longest))  # widens its panels
     both = pd.concat([table, regularised], ignore_index=True)
     dilemma = draw("dilemma", both)
     assert all(name in texts(dilemma) for name in ("plain + noise + eq", "aligned (lite0) + noise + eq"))
