@@ -12,7 +12,7 @@ from models.names import nearest
 
 FIGURES = (
     "dilemma", "frontier", "convergence", "scaling", "ladder", "foundation_models", "vf_loss", "uniformity", "guidance",
-    "latent_maps", "reconstructions", "samples",
+    "tokenizer_budget", "tokenizer_settings", "alignment", "latent_maps", "reconstructions", "samples",
 )  # fmt: skip
 
 

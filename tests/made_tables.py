@@ -160,7 +160,11 @@ PARTS = (
     ("none", ("foundation_model",)), ("full", ()), ("without cosine part", ("tokenizer.vf_cosine_weight",)),
     ("without margins", ("margins",)),
 )  # fmt: skip
-LABELLED = {"recipe": RUNGS, "foundation_models": MODELS, "vf_loss": PARTS}
+SETTINGS = (("as the scale", ()), ("learning rate 0.001", ("tokenizer.learning_rate",)))
+ALIGNMENTS = (("none", ("foundation_model",)), ("as the scale", ()), ("weight 2", ("tokenizer.vf_weight",)))
+BUDGETS = (24_000, 48_000, 96_000)  # of tokenizers, each plain and aligned
+LABELLED = {"recipe": RUNGS, "foundation_models": MODELS, "vf_loss": PARTS, "tokenizer_settings": SETTINGS,
+            "alignment": ALIGNMENTS}  # fmt: skip
 
 
 def labelled(table: pd.DataFrame, ablation: str, base: str = "f4d16") -> pd.DataFrame:
@@ -184,6 +188,27 @@ def labelled(table: pd.DataFrame, ablation: str, base: str = "f4d16") -> pd.Data
         else:
             rows["tokenizer_fingerprint"] += f"-{ablation}-{place}"
         made.append(asked(rows, ablation))
+    return pd.concat(made, ignore_index=True)
+
+
+def budgets(table: pd.DataFrame, base: str = "f4d16") -> pd.DataFrame:
+    """Rows of the ablation tokenizer_budget, to stand beside the table's: the longer, the better."""
+    made = []
+    for place, images in enumerate(BUDGETS):
+        rows = table[table["tokenizer"].isin([base, f"{base}-lite0"])].copy()
+        generator = rows["kind"] == "generator"
+        names = [f"{tokenizer} of {images:,} images" for tokenizer in rows["tokenizer"]]
+        rows["labels"] = [
+            (Label(ablation="tokenizer_budget", place=2 * place + (name[5] == "-"), text=name),) if yes else ()
+            for name, yes in zip(names, generator, strict=True)
+        ]
+        rows[["gfid", "rfid"]] *= 1 - 0.1 * place
+        rows["images_seen"] = rows["images_seen"].where(generator, images)
+        rows["effective_rank"] *= 0.5 + 0.2 * place
+        rows["chroma_r2"] = np.where(generator, np.nan, 0.7 + 0.1 * place)
+        for column in ("fingerprint", "tokenizer_fingerprint", "run"):
+            rows[column] += f" after {images}"
+        made.append(asked(rows, "tokenizer_budget"))
     return pd.concat(made, ignore_index=True)
 
 

@@ -22,6 +22,7 @@ from study.core.randomness import batch_indices, derive_seed, make_rng
 from study.core.stopping import stop_if_asked
 from study.data.datasets import ImageSet, load_images
 from study.plan.data_spec import DataSpec
+from study.plan.judge_spec import classifier_images
 
 PENULTIMATE = "penultimate"
 REGISTERED = {
@@ -32,8 +33,6 @@ REGISTERED = {
 LAYERS = {"efficientnet_lite2": PENULTIMATE, "classifier": PENULTIMATE, "inception": "2048"}
 
 CLASSIFIER_FILE = "classifier.safetensors"
-CLASSIFIER_IMAGES = 60_000  # images seen in training: one epoch of Fashion-MNIST
-CLASSIFIER_EPOCHS = 40  # at most, for small folders
 CLASSIFIER_BATCH = 64
 CLASSIFIER_RATE = 4e-3
 
@@ -175,7 +174,7 @@ def train_classifier(data: DataSpec, size: int, folder: Path) -> None:
         torch.manual_seed(derive_seed(0, "classifier", 0))
         trunk, head = classifier(data.classes)
     network = nn.ModuleDict({"trunk": trunk, "head": head}).to(memory_format=torch.channels_last)
-    steps = -(-min(CLASSIFIER_IMAGES, CLASSIFIER_EPOCHS * data.train_images) // CLASSIFIER_BATCH)
+    steps = -(-classifier_images(data) // CLASSIFIER_BATCH)
     optimizer = torch.optim.AdamW(network.parameters(), CLASSIFIER_RATE, weight_decay=0.02)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, CLASSIFIER_RATE, total_steps=max(steps, 2))
     for step in range(steps):

@@ -40,8 +40,8 @@ BATCH = {"cpu": 25, "cuda": 250}
 def build_judge(spec: JudgeSpec, data: DataSpec | None, device: str = "cpu") -> FeatureExtractorBase:
     """The frozen extractor on `device`: uint8 (B, 3, H, W) in, a tuple that begins with features float32 (B, D) out.
 
-    `data` is the same as for `judge_spec`. The classifier is trained on first use, which takes well under a minute on
-    two cores.
+    `data` is the same as for `judge_spec`. The classifier is trained on first use, which takes half a minute
+    of one core on grey pictures and two minutes on colour ones.
 
     Raises:
         ValueError: weights are missing or damaged.

@@ -7,14 +7,14 @@ import matplotlib.text
 import numpy as np
 import pandas as pd
 import pytest
-from made_tables import JUDGES, LABELLED, RUNGS, asked, labelled, study, with_labelled, without
+from made_tables import BUDGETS, JUDGES, LABELLED, RUNGS, asked, budgets, labelled, study, with_labelled, without
 from reading import measured, visible
 
 import figures
 from figures.drawing import Drawing, NotAsked, NothingToDraw
 from results.schema import Label
 
-FIGURE_OF = {"recipe": "ladder", "foundation_models": "foundation_models", "vf_loss": "vf_loss"}
+FIGURE_OF = {name: "ladder" if name == "recipe" else name for name in LABELLED}
 
 
 def draw(name: str, table: pd.DataFrame) -> Drawing:
@@ -122,6 +122,18 @@ def test_repeats_are_a_mean_with_their_range(ablation: str) -> None:
     drawing = repeated(FIGURE_OF[ablation])
     assert set(drawing.data["gfid_runs"]) == {2}
     assert (drawing.data["gfid_min"] < drawing.data["gfid"]).all()
+
+
+def test_of_tokenizers_in_training_each_budget_is_a_place(table: pd.DataFrame) -> None:
+    drawing = draw("tokenizer_budget", pd.concat([table, budgets(table)], ignore_index=True))
+    plain = drawing.data[(drawing.data["tokenizer"] == "f4d16") & (drawing.data["extractor"] == JUDGES[0][0])]
+    assert plain["tokenizer_images"].tolist() == list(BUDGETS)
+    assert plain["gfid"].is_monotonic_decreasing and plain["rfid"].is_monotonic_decreasing
+    assert plain["chroma_r2"].tolist() == pytest.approx([0.7, 0.8, 0.9])
+    labels = [ax.get_ylabel() for ax in measured(drawing.figure)]
+    assert len(labels) == 6 and labels[4].startswith("effective rank") and labels[5].startswith("share of chroma")
+    grey = budgets(table).assign(chroma_r2=np.nan)
+    assert [ax.get_ylabel() for ax in measured(draw("tokenizer_budget", grey).figure)][5].startswith("PSNR")
 
 
 @pytest.mark.parametrize("name", ["dilemma", *FIGURE_OF.values()])

@@ -18,7 +18,15 @@ from study.judge import judges, references
 from study.judge.judges import all_features, build_judge, features
 from study.judge.references import balanced_choice, dataset_reference, pictures_reference, with_radii
 from study.plan import weight_files
-from study.plan.judge_spec import SPATIAL_WIDTH, VERSIONS, judge_spec
+from study.plan.judge_spec import (
+    CLASSIFIER_EPOCHS,
+    CLASSIFIER_IMAGES,
+    CLASSIFIER_IMAGES_IN_COLOUR,
+    SPATIAL_WIDTH,
+    VERSIONS,
+    classifier_images,
+    judge_spec,
+)
 
 
 @pytest.fixture
@@ -229,12 +237,19 @@ def test_a_classifier_needs_a_data_set():
         judge_spec("classifier", 0, None)
 
 
+def test_the_classifier_sees_more_of_photographs_and_few_of_small_folders(data):
+    many = dataclasses.replace(data, train_images=50_000, resolution=32)
+    assert [classifier_images(dataclasses.replace(many, channels=channels)) for channels in (1, 3)] == [60_000, 240_000]
+    assert classifier_images(dataclasses.replace(many, channels=3, resolution=256)) == 60_000  # at 64 px
+    assert classifier_images(dataclasses.replace(many, channels=3, train_images=100)) == 4_000
+
+
 def test_a_changed_classifier_has_a_new_version():
     """Cache keys contain the version: raise it in study/plan/judge_spec.py, then add an entry here."""
     from study.judge import extractors
 
     trunk, head = extractors.classifier(10)
-    recipe = [extractors.CLASSIFIER_IMAGES, extractors.CLASSIFIER_EPOCHS, extractors.CLASSIFIER_BATCH]
+    recipe = [CLASSIFIER_IMAGES, CLASSIFIER_IMAGES_IN_COLOUR, CLASSIFIER_EPOCHS, extractors.CLASSIFIER_BATCH]
     shapes = [list(tensor.shape) for part in (trunk, head) for tensor in part.state_dict().values()]
-    known = {1: "bbcadd9630fdf587"}
+    known = {2: "e906edad249c23d1"}
     assert fingerprint([shapes, *recipe, extractors.CLASSIFIER_RATE]) == known[VERSIONS["classifier"]]

@@ -22,7 +22,8 @@ LACKING = {  # ablations that a scale cannot run
     ("released", "smoke"), ("released", "desk"), ("released", "desk-full"),
     ("baselines", "smoke"), ("baselines", "desk"), ("baselines", "desk-full"),
     ("scaling", "smoke"), ("scaling", "desk"), ("scaling", "imagenet256-system"),
-    ("vf_loss", "imagenet256-system"),
+    ("vf_loss", "imagenet256-system"), ("alignment", "imagenet256-system"),
+    ("tokenizer_budget", "imagenet256-system"),
 }  # fmt: skip
 
 
@@ -51,7 +52,9 @@ def test_every_ablation_is_planned_or_states_what_the_scale_lacks(name, scale):
         assert len(set(named)) * len(found.scale.repeats) == len(named)
 
 
-@pytest.mark.parametrize("name", ["convergence", "foundation_models", "uniformity", "vf_loss"])
+@pytest.mark.parametrize(
+    "name", ["alignment", "convergence", "foundation_models", "tokenizer_budget", "uniformity", "vf_loss"]
+)
 def test_without_alignment_there_is_nothing_to_compare(name):
     with pytest.raises(ValueError, match="scale smoke "):
         plan(name, foundation_models=())
@@ -89,12 +92,20 @@ def test_the_last_run_of_vf_loss_changes_the_margins():
         assert (last.run.label, fit.vf_cosine_margin, fit.vf_distance_margin) == (label, *margins)
 
 
+def test_tokenizers_of_all_budgets_but_one_are_other_trainings():
+    found = plan("tokenizer_budget", "desk")
+    fits = [p.fit.inputs["latents"].inputs["tokenizer"] for p in found.runs if p.kind == "generator"]
+    assert [fit.spec.recipe.budget_images for fit in fits[::2]] == [2_400, 4_800, 9_600, 19_200]
+    frontier = {stage.fingerprint for stage in plan("frontier", "desk").stages}
+    assert [fit.fingerprint in frontier for fit in fits] == [False] * 4 + [True] * 2 + [False] * 2
+
+
 def test_only_the_ladders_last_step_is_confounded():
     for scale in ("smoke", "imagenet256"):
         steps = run_labels(plan("recipe", scale)).values()
         assert [len(step.changed) for step in steps] == [0, *[1] * 8, 2]
         assert set(list(steps)[-1].changed) == {"foundation_model", "patch"}
-    for name in ("foundation_models", "vf_loss"):
+    for name in ("foundation_models", "vf_loss", "tokenizer_settings", "alignment"):
         compared = run_labels(plan(name, "imagenet256")).values()
         assert sorted(len(run.changed) for run in compared) == [0, *[1] * (len(compared) - 1)]
 

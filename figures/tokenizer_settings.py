@@ -1,0 +1,23 @@
+"""What single settings of a plain tokenizer's training do to rFID and gFID."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from figures import dots
+from figures.drawing import Drawing
+
+NAME = "tokenizer_settings"
+TITLE = "Does another setting make a better tokenizer?"
+
+
+def draw(table: pd.DataFrame, folder: Path) -> Drawing:
+    """rFID and gFID with one setting changed at a time, a row of panels per judge. `folder` is not read.
+
+    Raises NotAsked without rows of the ablation, NothingToDraw without finished generators.
+    """
+    metrics = ("rfid", "gfid")
+    found = dots.compared(table, NAME, metrics)
+    base = next(line for line in found.lines if not line["changed"])
+    subtitle = f"{base['tokenizer']} under {base['generator']} at {found.at}. Line: as the scale has it."
+    return dots.draw(TITLE, subtitle, found, metrics, steps=False)
