@@ -43,16 +43,14 @@ def render(study: Path, out: Path, names: Iterable[str] | None = None) -> Render
     result = Rendered([], {}, {})
     for name, draw in drawings.items():
         try:
-            drawing = draw()
+            result.written.extend(write(draw(), out / name))
+            continue
         except NothingToDraw as reason:
             if not isinstance(reason, NotAsked):
                 result.skipped[name] = str(reason)
         except Exception as error:  # a bug in one figure must not stop the other figures or the study
             expected = isinstance(error, (ValueError, FileNotFoundError))
             result.refused[name] = str(error) if expected else f"{type(error).__name__}: {error}"
-        else:
-            result.written.extend(write(drawing, out / name))
-            continue
         for suffix in SUFFIXES:
             (out / f"{name}.{suffix}").unlink(missing_ok=True)
     return result

@@ -7,7 +7,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 
 from figures import axis_scales, label_places, layout, marks, rows, style, wording
-from figures.drawing import Drawing
+from figures.drawing import Drawing, NothingToDraw
 
 NAME = "tokenizer_budget"
 TITLE = "Does alignment gain less, the longer the tokenizers are trained?"
@@ -38,6 +38,9 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     tokenizers = tokenizers.assign(tokenizer_images=tokenizers["images_seen"].astype(float))
     seen = tokenizers.drop_duplicates("tokenizer_fingerprint").set_index("tokenizer_fingerprint")["tokenizer_images"]
     generators = generators.assign(tokenizer_images=generators["tokenizer_fingerprint"].map(seen))
+    generators = generators.dropna(subset=["tokenizer_images"])  # of tokenizers that are not judged yet
+    if generators.empty:
+        raise NothingToDraw("no tokenizer under a finished generator has finished")
     colours = CHROMA if tokenizers[CHROMA.column].notna().any() else PSNR
     measures = [measure for measure in (RANK, colours) if tokenizers[measure.column].notna().any()]
     points = _points(generators, tokenizers, [measure.column for measure in measures])
@@ -56,7 +59,7 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
             2,
             right=layout.label_room(rows.tokenizers(points)),
         )
-        places = sorted(set(points["tokenizer_images"]))
+        places = sorted(set(tokenizers["tokenizer_images"]))
         for judge, left, right in zip(judges, axes[::2], axes[1::2], strict=False):
             for ax, name, scored in ((left, "rFID", judge.of(tokenizers)), (right, "gFID", judge.of(generators))):
                 _panel(ax, scored, name.lower(), wording.axis(name, scored), places)
@@ -72,12 +75,14 @@ def _points(generators: pd.DataFrame, tokenizers: pd.DataFrame, measures: list[s
     by = ["extractor", "extractor_size", *PLACE]
     points = rows.averaged(generators, by, "gfid")
     for metric in ("rfid", *measures):
-        points = points.merge(rows.averaged(tokenizers, by, metric), on=by, how="left")
+        points = points.merge(rows.averaged(tokenizers, by, metric), on=by, how="outer")
     return points
 
 
 def _panel(ax: Axes, repeats: pd.DataFrame, metric: str, label: str, places: list[float]) -> None:
     points = rows.averaged(repeats, PLACE, metric)
+    if points.empty:
+        return
     names = []
     for tokenizer in rows.tokenizers(points):
         line = points[points["tokenizer"] == tokenizer].sort_values("tokenizer_images", kind="stable")

@@ -136,6 +136,17 @@ def test_of_tokenizers_in_training_each_budget_is_a_place(table: pd.DataFrame) -
     assert [ax.get_ylabel() for ax in measured(draw("tokenizer_budget", grey).figure)][5].startswith("PSNR")
 
 
+def test_a_tokenizer_that_is_judged_after_its_generator_is_missing_until_then(table: pd.DataFrame) -> None:
+    table = budgets(table)
+    late = (table["kind"] == "tokenizer") & (table["images_seen"] == BUDGETS[1])
+    table.loc[late, ["rfid", "psnr", "state"]] = np.nan, np.nan, "pending"
+    drawing = draw("tokenizer_budget", table)
+    assert set(drawing.data["tokenizer_images"]) == {BUDGETS[0], BUDGETS[2]} and "Missing: " in notes(drawing)
+    drawing.figure.draw_without_rendering()
+    with pytest.raises(NothingToDraw, match="no tokenizer has finished"):
+        draw("tokenizer_budget", table.assign(state=table["state"].mask(table["kind"] == "tokenizer", "pending")))
+
+
 @pytest.mark.parametrize("name", ["dilemma", *FIGURE_OF.values()])
 def test_no_text_is_cut_off_or_small(name: str) -> None:
     figure = repeated(name).figure

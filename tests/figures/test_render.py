@@ -10,10 +10,11 @@ import matplotlib.text
 import pandas as pd
 import pytest
 from made_tables import JUDGES, LABELLED, asked, budgets, guided, labelled, study, without, write_sheets, write_study
+from matplotlib.figure import Figure
 from reading import measured, visible
 
 import figures
-from figures import uniformity
+from figures import style, uniformity
 from figures.drawing import Drawing, NothingToDraw
 from figures.render import render
 from results.runs import asked_by
@@ -322,6 +323,24 @@ def test_a_refused_figure_does_not_stop_the_others(tmp_path: Path, table: pd.Dat
     result = render(write_study(table, tmp_path / "results"), tmp_path / "out", ["scaling", "reconstructions"])
     assert list(result.refused) == ["scaling"]
     assert len(result.written) == 3
+
+
+def test_a_figure_that_cannot_be_written_does_not_stop_the_others(
+    tmp_path: Path, table: pd.DataFrame, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study, out = write_study(table, tmp_path / "results"), tmp_path / "out"
+    render(study, out, ["scaling"])
+    save = style.save
+
+    def broken(figure: Figure, stem: Path) -> list[Path]:
+        if stem.name == "scaling":
+            raise StopIteration
+        return save(figure, stem)
+
+    monkeypatch.setattr(style, "save", broken)
+    result = render(study, out, ["scaling", "reconstructions"])
+    assert result.refused == {"scaling": "StopIteration: "} and len(result.written) == 3
+    assert not list(out.glob("scaling.*"))  # nor is the earlier one left
 
 
 def test_an_unknown_figure_is_answered_with_the_nearest() -> None:
