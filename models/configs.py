@@ -18,7 +18,8 @@ from models.regularisation import REGULARISERS
 
 @dataclass(frozen=True, kw_only=True)
 class Transformer:
-    """A timm vision transformer: name, options, patch, side its input is resized to (None: not resized).
+    """A timm vision transformer: name, options, patch, side its input is resized to (None: not resized), and channels
+    of its features.
 
     megabytes: approximate size of its weight file.
     """
@@ -27,6 +28,7 @@ class Transformer:
     options: tuple[tuple[str, Any], ...] = ()
     patch: int
     resize: int | None
+    width: int = 1024
     megabytes: int
 
 
@@ -46,7 +48,7 @@ TRANSFORMERS = {
         resize=None,
         megabytes=1213,
     ),
-    "sam": Transformer(timm_name="samvit_large_patch16.sa1b", patch=16, resize=None, megabytes=1233),
+    "sam": Transformer(timm_name="samvit_large_patch16.sa1b", patch=16, resize=None, width=256, megabytes=1233),
     "clip": Transformer(
         timm_name="vit_large_patch14_clip_224.openai",
         options=(("act_layer", "quick_gelu"),),  # as its weights were trained; timm's default differs
@@ -56,6 +58,8 @@ TRANSFORMERS = {
     ),
 }
 FOUNDATIONS = (*TRANSFORMERS, "lite0")
+LITE_WIDTHS = {2: 16, 4: 24, 8: 40, 16: 112, 32: 320}  # channels of lite0's features, by pixels per feature
+PROJECTORS = ("mlp", "conv")  # of REPA and of iREPA, see models/repa.py
 VF_PARTS = ("cosine", "distance")  # of the VF loss, which a tokenizer's name may keep alone
 
 # size: depth, width, heads

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 
-from models.configs import TIME_FREQUENCIES, AutoencoderConfig, GeneratorConfig
+from models.configs import TIME_FREQUENCIES, TRANSFORMERS, AutoencoderConfig, GeneratorConfig
 
 
 @functools.cache
@@ -40,6 +40,45 @@ def generator_parameters(config: GeneratorConfig) -> int:
     conditions = linear(TIME_FREQUENCIES, d) + linear(d, d) + (config.num_classes + (config.label_dropout > 0)) * d
     head = norm + linear(d, out_values) + linear(d, 2 * d)
     return linear(patch_values, d) + n * d + conditions + config.depth * block + head
+
+
+PROJECTOR_WIDTH, OF_WIDTH = 2048, 768  # of REPA, at the generator's width from which on it is as published
+
+
+def projector_width(generator_width: int) -> int:
+    """Hidden width of REPA's MLP: the published 2048 from the width of B on, in proportion below, where it would cost
+    more than the generator."""
+    return min(PROJECTOR_WIDTH, PROJECTOR_WIDTH * generator_width // OF_WIDTH)
+
+
+def projector_weights(projector: str, width: int, features: int) -> list[tuple[int, int]]:
+    """Values in and out of each matrix of a projector (models/repa.py) from a generator of this width to features."""
+    if projector == "conv":
+        return [(9 * width, features)]
+    hidden = projector_width(width)
+    return [(width, hidden), (hidden, hidden), (hidden, features)]
+
+
+def projector_parameters(projector: str, width: int, features: int) -> int:
+    """Parameters of a projector, with its biases."""
+    return sum(into * out + out for into, out in projector_weights(projector, width, features))
+
+
+def projector_flops(projector: str, config: GeneratorConfig, features: int) -> int:
+    """FLOPs of a projector's forward pass for one image."""
+    return 2 * config.tokens * sum(into * out for into, out in projector_weights(projector, config.width, features))
+
+
+LITE_FLOPS_PER_PIXEL = 16_000  # of EfficientNet-Lite0, from its published 0.4 billion multiply-adds at 224 px
+
+
+def foundation_flops(name: str, side: int) -> int:
+    """About the FLOPs of a foundation model for one image that it gets with this side in pixels: of a transformer two
+    per weight and token."""
+    if name not in TRANSFORMERS:
+        return LITE_FLOPS_PER_PIXEL * side**2
+    model = TRANSFORMERS[name]
+    return 2 * model.megabytes * 10**6 // 4 * (side // model.patch) ** 2
 
 
 def autoencoder_parameters(config: AutoencoderConfig) -> int:

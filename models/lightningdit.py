@@ -54,6 +54,10 @@ class LightningDiT(nn.Module):
         timesteps of diffusion; labels: (B,) long in [0, num_classes], where num_classes is the null label of
         guidance (if label_dropout > 0). Raises ValueError for a latent of another shape.
         """
+        return self.velocity_and_tokens(latent, t, labels, self.config.depth)[0]
+
+    def velocity_and_tokens(self, latent: Tensor, t: Tensor, labels: Tensor, depth: int) -> tuple[Tensor, Tensor]:
+        """The same, and the hidden tokens (B, N, D) behind this many blocks, from 1 to all of them."""
         c = self.config
         if latent.shape[1:] != (c.in_channels, c.grid, c.grid):
             raise ValueError(
@@ -63,12 +67,14 @@ class LightningDiT(nn.Module):
         # Every adaLN takes the same SiLU of the condition, so it is computed once.
         condition = F.silu(self.t_embedder(t) + self.y_embedder(labels))  # (B, D)
         rotation = self.feat_rope.rotation() if self.feat_rope is not None else None
-        for block in self.blocks:
+        for number, block in enumerate(self.blocks, start=1):
             if self.checkpointing and torch.is_grad_enabled():
                 x = checkpoint(block, x, condition, rotation, use_reentrant=False, preserve_rng_state=False)
             else:
                 x = block(x, condition, rotation)
-        return unpatchify(self.final_layer(x, condition), c.out_channels, c.patch)
+            if number == depth:
+                tokens = x
+        return unpatchify(self.final_layer(x, condition), c.out_channels, c.patch), tokens
 
 
 def drop_labels(labels: Tensor, drop: Tensor, num_classes: int) -> Tensor:

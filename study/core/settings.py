@@ -21,10 +21,15 @@ def outside_identity(default: Any = dataclasses.MISSING) -> Any:
     return dataclasses.field(default=default, metadata={"identity": False})
 
 
-def added_later() -> Any:
+def added_later(named: Mapping[str, Any] | None = None) -> Any:
     """A spec field that was added when results had been published without it: None means as before. It is part of no
-    fingerprint then, and a record without the field has None."""
-    return dataclasses.field(default=None, metadata={"identity": "unless None"})
+    fingerprint then, and a record without the field has None.
+
+    Args:
+        named: of a group of fields that can be off (None): published sets of its values, by which `change` sets it. A
+            field that is set inside it turns it on, with the defaults of the others.
+    """
+    return dataclasses.field(default=None, metadata={"identity": "unless None", "named": named})
 
 
 def identity(value: Any) -> Any:
@@ -59,7 +64,11 @@ def change(settings: T, key: str, value: Any) -> T:
     fields = {f.name: f for f in dataclasses.fields(settings)}  # type: ignore[arg-type]
     if head not in fields:
         raise ValueError(f"no field {head!r} in {type(settings).__name__}; {nearest(head, fields)}")
-    old = getattr(settings, head)
+    old, hint = getattr(settings, head), _type_hints(type(settings))[head]
+    if (named := fields[head].metadata.get("named")) is not None:
+        if not rest:
+            return dataclasses.replace(settings, **{head: _named(key, value, named)})  # type: ignore[type-var]
+        old = next(a for a in typing.get_args(hint) if a is not type(None))() if old is None else old
     if dataclasses.is_dataclass(old):
         if not rest:
             inner = ", ".join(f.name for f in dataclasses.fields(old))
@@ -67,8 +76,17 @@ def change(settings: T, key: str, value: Any) -> T:
         return dataclasses.replace(settings, **{head: change(old, rest, value)})  # type: ignore[type-var]
     if rest:
         raise ValueError(f"{head!r} has no fields of its own, so {key!r} names nothing")
-    hint = _type_hints(type(settings))[head]
     return dataclasses.replace(settings, **{head: _convert(value, hint, key)})  # type: ignore[type-var]
+
+
+def _named(key: str, value: Any, named: Mapping[str, Any]) -> Any:
+    """None, or the set of values of this name."""
+    if value is None or value == "None":
+        return None
+    if not isinstance(value, str) or value not in named:
+        inner = ", ".join(f.name for f in dataclasses.fields(next(iter(named.values()))))
+        raise ValueError(f"{key} must be one of {', '.join(named)}, or None, got {value!r}; or set one of its {inner}")
+    return named[value]
 
 
 def rebuild(hint: Any, content: Any) -> Any:

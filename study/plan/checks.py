@@ -10,7 +10,10 @@ from typing import Any
 from models.configs import (
     DIFFUSION_TIMESTEPS,
     EXTERNAL_TOKENIZERS,
+    FOUNDATIONS,
+    LITE_WIDTHS,
     OBJECTIVES,
+    PROJECTORS,
     TRANSFORMERS,
     AutoencoderConfig,
     GeneratorConfig,
@@ -21,11 +24,11 @@ from models.names import nearest
 from models.regularisation import REGULARISERS
 from results.schema import PUBLISHED_STUDIES, SELECTION_SEED
 from study.plan.data_spec import DataSpec
+from study.plan.runs import Run
 from study.plan.scales import Scale
-from study.plan.specs import FitTokenizer, Phase, Sampling, TokenizerRecipe
+from study.plan.specs import FitTokenizer, Phase, Repa, Sampling, TokenizerRecipe
 from study.plan.weight_files import FILES, REFERENCES, RELEASED_GENERATOR
 
-LITE_STRIDES = (2, 4, 8, 16, 32)
 PERCEPTUAL_NETS = ("lite0", "lite2", "vgg")
 LABEL_SCHEMES = ("equal", "random")
 WEIGHTS = ("ema", "raw")
@@ -72,7 +75,7 @@ CHECKS: dict[str, Check] = {
     "autoencoder.unshuffle": _positive,
     "autoencoder.norm_groups": _positive,
     "foundation.input_size": (lambda v: v >= 32, "at least 32"),
-    "foundation.stride": _one_of(LITE_STRIDES),
+    "foundation.stride": _one_of(tuple(LITE_WIDTHS)),
     "tokenizer.learning_rate": _positive,
     "tokenizer.betas": _betas,
     "tokenizer.warmup_images": _not_negative,
@@ -119,6 +122,11 @@ CHECKS: dict[str, Check] = {
     "generator.ema_decay": _decay,
     "generator.direction_weight": _not_negative,
     "generator.objective": _one_of(tuple(OBJECTIVES)),
+    "generator.repa.weight": _not_negative,
+    "generator.repa.model": (lambda v: v in ("", *FOUNDATIONS), f"one of {', '.join(FOUNDATIONS)}, or empty"),
+    "generator.repa.depth": _not_negative,
+    "generator.repa.projector": _one_of(PROJECTORS),
+    "generator.repa.spatial_norm": _share,
     "generator.logit_normal_mean": (math.isfinite, "a finite number"),
     "generator.logit_normal_std": _positive,
     "generator.logit_normal_end_images": (lambda v: v is None or v >= 0, "None, or 0 or more"),
@@ -161,9 +169,13 @@ def check_study(name: str) -> str:
 def check_scale(scale: Scale) -> None:
     """ValueError for the first invalid value; it names the field, the value and the requirement."""
     for field, (is_valid, requirement) in CHECKS.items():
-        value: Any = scale
-        for name in field.split("."):
-            value = getattr(value, name)
+        group: Any = scale
+        *groups, name = field.split(".")
+        for each in groups:
+            group = None if group is None else getattr(group, each)  # None: a group of fields that is off
+        if group is None:
+            continue
+        value = getattr(group, name)
         if not is_valid(value):
             choices = requirement.removeprefix("one of ").split(", ")
             hint = f"; {nearest(value, choices)}" if isinstance(value, str) else ""
@@ -311,11 +323,16 @@ def check_alignment(tokenizer: str, recipe: TokenizerRecipe, data: DataSpec) -> 
             f"tokenizer.vf_cosine_weight and tokenizer.vf_distance_weight are both 0, which leaves {tokenizer} nothing "
             f"to align by: set one above 0, or ask for {plain}"
         )
+    _check_pictures(tokenizer, foundation, data)
+
+
+def _check_pictures(asking: str, foundation: str, data: DataSpec) -> None:
+    """ValueError if this foundation model cannot take pictures of this size."""
     model = TRANSFORMERS.get(foundation)
     if model is not None and model.resize is None and data.resolution % model.patch:
         lower = max(1, data.resolution // model.patch) * model.patch
         raise ValueError(
-            f"{tokenizer}: the foundation model {foundation} takes pictures in multiples of {model.patch} px, not "
+            f"{asking}: the foundation model {foundation} takes pictures in multiples of {model.patch} px, not "
             f"{data.resolution}: choose --resolution {lower} or {lower + model.patch}, or another foundation model"
         )
 
@@ -356,6 +373,30 @@ def check_regularisation(fit: FitTokenizer) -> None:
             f"{fit.tokenizer}: tokenizer.perceptual_net vgg needs {SMALLEST_FOR_VGG} px, and regularisers shrink "
             f"pictures to {side} px: set tokenizer.perceptual_size to {SMALLEST_FOR_VGG} or more"
         )
+
+
+def check_repa(run: Run, repa: Repa, generator: GeneratorConfig, data: DataSpec) -> None:
+    """ValueError unless this generator can be aligned with its model."""
+    if run.pretrained_generator is not None:
+        raise ValueError(
+            f"{run.name}: a pretrained generator is not trained, so it cannot have generator.repa: leave it out"
+        )
+    if not repa.model:
+        raise ValueError(
+            f"{run.name}: generator.repa needs a foundation model, and the scale aligns no tokenizer with one: set "
+            f"generator.repa.model to one of {', '.join(FOUNDATIONS)}"
+        )
+    if repa.depth > generator.depth:
+        raise ValueError(
+            f"{run.name}: generator.repa.depth {repa.depth} is more than the {generator.depth} blocks of "
+            f"{generator.name}"
+        )
+    if repa.spatial_norm and generator.tokens == 1:
+        raise ValueError(
+            f"{run.name}: generator.repa.spatial_norm compares the cells of an image, and {generator.name} has one "
+            f"token for a grid of {generator.grid} x {generator.grid}: set it to 0, or choose a smaller patch"
+        )
+    _check_pictures(run.name, repa.model, data)
 
 
 def check_guidance(run: str, sampling: Sampling, generator: GeneratorConfig) -> None:

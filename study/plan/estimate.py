@@ -9,11 +9,19 @@ import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from models.costs import autoencoder_flops, autoencoder_parameters, flops_per_image, generator_parameters
+from models.costs import (
+    autoencoder_flops,
+    autoencoder_parameters,
+    flops_per_image,
+    generator_parameters,
+    projector_flops,
+    projector_parameters,
+)
 from study.core.compute import Compute
 from study.core.files import read_json, write_json
 from study.core.paths import study_root
 from study.plan.data_spec import DataSpec
+from study.plan.features import feature_width, repa_flops
 from study.plan.judge_spec import FLOPS_PER_PIXEL
 from study.plan.specs import Encode, FitGenerator, FitTokenizer, Judge, Reconstruct, Sample
 from study.plan.stage import Stage
@@ -35,14 +43,17 @@ FORWARD_AND_BACKWARD = 3  # in forward passes: a backward pass costs two
 
 
 def training_flops(stage: Stage) -> int:
-    """FLOPs per training image, forward and backward, of the network that a fit stage trains."""
+    """FLOPs per training image, forward and backward, of the network that a fit stage trains; with REPA's projector."""
     spec = stage.spec
     if isinstance(spec, FitTokenizer):
         encode, decode = autoencoder_flops(spec.architecture)
         encoded, decoded = _coded(spec)
         return round(FORWARD_AND_BACKWARD * (encoded * encode + decoded * decode))
     assert isinstance(spec, FitGenerator)
-    return FORWARD_AND_BACKWARD * flops_per_image(spec.architecture)
+    flops, repa = flops_per_image(spec.architecture), spec.recipe.repa
+    if repa is not None and spec.foundation is not None:
+        flops += projector_flops(repa.projector, spec.architecture, feature_width(repa.model, spec.foundation))
+    return FORWARD_AND_BACKWARD * flops
 
 
 def _coded(spec: FitTokenizer) -> tuple[float, float]:
@@ -72,7 +83,9 @@ def stage_flops(stage: Stage) -> float:
     if isinstance(spec, (FitTokenizer, Encode, FitGenerator)) and spec.pretrained:
         return 0.0
     if isinstance(spec, (FitTokenizer, FitGenerator)):
-        return float(training_flops(stage)) * spec.recipe.budget_images
+        latents = stage.inputs["latents"].spec if isinstance(spec, FitGenerator) else None
+        features = repa_flops(spec, latents) if isinstance(spec, FitGenerator) and isinstance(latents, Encode) else 0
+        return float(training_flops(stage) + features) * spec.recipe.budget_images
     tokenizer = stage.inputs["tokenizer"].spec
     assert isinstance(tokenizer, FitTokenizer)
     encode, decode = autoencoder_flops(tokenizer.architecture)
@@ -121,8 +134,14 @@ def disk_bytes(stage: Stage) -> int:
 
 
 def _state_bytes(stage: Stage) -> int:
-    """Bytes of one state of a generator's training: weights, EMA and Adam's two moments, in float32."""
-    return 4 * 4 * stage_parameters(stage)
+    """Bytes of one state of a generator's training: weights, EMA and Adam's two moments, in float32; all but the EMA
+    of REPA's projector."""
+    spec, projector = stage.spec, 0
+    assert isinstance(spec, FitGenerator)
+    if (repa := spec.recipe.repa) is not None and spec.foundation is not None:
+        width = feature_width(repa.model, spec.foundation)
+        projector = projector_parameters(repa.projector, spec.architecture.width, width)
+    return 4 * (4 * stage_parameters(stage) + 3 * projector)
 
 
 def kept_state_bytes(stage: Stage) -> int:

@@ -29,13 +29,17 @@ def resolved_settings(planned: Planned) -> dict[str, Any]:
     assert isinstance(fit, FitGenerator)
     network, samples = fit.architecture, planned.results[-1].pictures.spec
     assert isinstance(samples, Sample)
+    recipe, repa = _by_name("generator", fit.recipe), fit.recipe.repa
+    recipe["generator.repa"] = repa.model if repa else "none"
     return {
         **_tokenizer(planned.fit.inputs["latents"].inputs["tokenizer"]),
         "size": parse_generator(network.name)[1],
         "patch": network.patch,
         "pretrained_generator": fit.pretrained.name if fit.pretrained else "",
         **{name: getattr(network, name) for name in GENERATOR_OPTIONS},
-        **_by_name("generator", fit.recipe),
+        **recipe,
+        **(_by_name("generator.repa", repa) if repa else {}),
+        **(_by_name("foundation", fit.foundation) if fit.foundation else {}),
         **_by_name("sampling", samples.sampling),
     }
 

@@ -7,7 +7,7 @@ import urllib.parse
 from collections.abc import Iterable
 
 from models.configs import parse_tokenizer
-from study.plan.specs import Encode, FitTokenizer, Judge, Reconstruct
+from study.plan.specs import Encode, FitGenerator, FitTokenizer, Judge, Reconstruct
 from study.plan.stage import Stage
 from study.plan.weight_files import FILES, find_weights, weight_file
 
@@ -26,6 +26,8 @@ def needed_files(stages: Iterable[Stage]) -> list[str]:
             names[parse_tokenizer(spec.tokenizer).foundation or ""] = None
             if spec.recipe.perceptual_weight:
                 names[spec.recipe.perceptual_net] = None
+        if isinstance(spec, FitGenerator) and spec.recipe.repa is not None:
+            names[spec.recipe.repa.model] = None
         if isinstance(spec, Reconstruct):
             names[spec.perceptual_net] = None
         if isinstance(spec, Judge):

@@ -9,7 +9,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from models.configs import VF_PARTS, AutoencoderConfig, TokenizerName, generator_config, parse_tokenizer
+from models.configs import (
+    VF_PARTS,
+    AutoencoderConfig,
+    GeneratorConfig,
+    TokenizerName,
+    generator_config,
+    parse_tokenizer,
+)
 from models.names import nearest
 from models.regularisation import Regularisation
 from study.core.compute import Compute, Execution
@@ -25,6 +32,7 @@ from study.plan.checks import (
     check_pretrained_tokenizer,
     check_reference,
     check_regularisation,
+    check_repa,
     check_sampling_seed,
     check_scale,
 )
@@ -43,6 +51,7 @@ from study.plan.specs import (
     Judge,
     Phase,
     Reconstruct,
+    Repa,
     Sample,
     Sampling,
     TokenizerRecipe,
@@ -187,12 +196,15 @@ def _fit_generator(
         num_classes=data.classes,
         **{**scale.network_options, **run.options},
     )
+    repa = _used_repa(run, scale, network, data)
     spec = FitGenerator(
         tokenizer=run.tokenizer,
         architecture=dataclasses.replace(network, learned_variance=recipe.objective == "gaussian-diffusion"),
-        recipe=recipe,
+        recipe=dataclasses.replace(recipe, repa=repa),
         seed=run.seed,
         compute=_training(compute, scale.execution, generator=True),
+        foundation=_used_foundation(repa.model, scale.foundation) if repa else None,
+        foundation_weights=network_hash(repa.model) if repa else None,
     )
     if run.pretrained_generator is None:
         return spec
@@ -212,6 +224,17 @@ def _used_generator_recipe(recipe: GeneratorRecipe) -> GeneratorRecipe:
     if recipe.logit_normal:
         return recipe
     return dataclasses.replace(recipe, logit_normal_end_images=None, logit_normal_mean=0.0, logit_normal_std=1.0)
+
+
+def _used_repa(run: Run, scale: Scale, network: GeneratorConfig, data: DataSpec) -> Repa | None:
+    """The alignment of a generator with its model and its depth; None without weight."""
+    repa = scale.generator.repa
+    if repa is None or not repa.weight:
+        return None
+    model = repa.model or next(reversed(scale.foundation_models), "")
+    repa = dataclasses.replace(repa, model=model, depth=repa.depth or max(1, min(8, network.depth // 3)))
+    check_repa(run, repa, network, data)
+    return repa
 
 
 def _exact(compute: Compute) -> Compute:

@@ -95,6 +95,21 @@ class FoundationRecipe:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Repa:
+    """Alignment of a generator's hidden tokens with a foundation model while it is trained, see models/repa.py."""
+
+    weight: float = 0.5  # of the mean cosine; 0 is no alignment
+    model: str = ""  # the foundation model; empty: the scale's last one
+    depth: int = 0  # blocks in front of the tokens; 0: a third of them and at most 8, as published for B, L and XL
+    projector: str = "mlp"  # or "conv"
+    # features are normalised over the cells of an image, with this share of their mean subtracted; 0: not at all
+    spatial_norm: float = 0.0
+
+
+REPA = {"repa": Repa(), "irepa": Repa(weight=1.0, projector="conv", spatial_norm=0.6)}  # as published
+
+
+@dataclass(frozen=True, kw_only=True)
 class GeneratorRecipe:
     """How a generator is trained on normalised latents.
 
@@ -113,6 +128,7 @@ class GeneratorRecipe:
     ema_decay: float = 0.9999  # per step
     logit_normal: bool = True
     direction_weight: float = 1.0
+    repa: Repa | None = added_later(named=REPA)
     objective: str = "rectified-flow"  # or "gaussian-diffusion", without logit_normal and direction_weight
     logit_normal_end_images: int | None = None  # images seen from which t is uniform instead
     logit_normal_mean: float = 0.0  # of the logit of t; larger is closer to data
@@ -197,6 +213,8 @@ class FitGenerator:
     seed: int
     compute: Compute
     pretrained: ForeignFile | None = None  # pretrained weights, used instead of a training
+    foundation: FoundationRecipe | None = added_later()  # of the recipe's repa
+    foundation_weights: str | None = added_later()  # SHA-256; empty: not here yet
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -126,7 +126,7 @@ def changed(scale: Scale, values: Mapping[str, Any]) -> dict[str, Any]:
     def current(key: str) -> Any:
         value: Any = scale
         for field in key.split("."):
-            value = getattr(value, field)
+            value = None if value is None else getattr(value, field)  # a group of fields that is off
         return value
 
     return {key: value for key, value in values.items() if value != current(key)}

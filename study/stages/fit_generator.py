@@ -18,32 +18,43 @@ from models.attention import by_products
 from models.diffusion import TIMESTEPS, gaussian_diffusion_loss
 from models.flow import logit_normal_times, rectified_flow_loss
 from models.lightningdit import LightningDiT, drop_labels
+from models.repa import ProjectedGenerator, Projector, mean_cosine, spatially_normalised
 from study.core.compute import apply, autocast
 from study.core.distributed import on_rank_zero, slice_of_batch, world_size
 from study.core.files import load_metadata, load_tensors, save_tensors
 from study.core.randomness import batch_indices, make_rng
 from study.core.workspace import Record, Workspace
 from study.data.latents import SAME_ENCODING, Latents, latent_statistics, read_latents, same_statistics
-from study.plan.specs import FitGenerator, GeneratorRecipe
+from study.plan.features import feature_width
+from study.plan.specs import Encode, FitGenerator, GeneratorRecipe
 from study.plan.stage import Stage, snapshot_file
 from study.train import pretrained
 from study.train.batch_prefetch import prefetched_batches
+from study.train.foundation_features import FoundationFeatures, generator_features
 from study.train.loop import learning_rate, train, update
 
 
 def build(spec: FitGenerator) -> dict[str, Any]:
-    """The initial state of a training: generator, EMA copy and optimizer. Depends on the seed alone."""
+    """The initial state of a training: generator, EMA copy, with REPA the projector, and optimizer. Depends on the seed
+    alone."""
     rng = make_rng(spec.seed, "generator weights", 0)
     network = LightningDiT(spec.architecture, rng, checkpointing=spec.compute.checkpointing).to(spec.compute.device)
-    recipe = spec.recipe
+    recipe, trained = spec.recipe, [p for p in network.parameters() if p.requires_grad]
+    beside: dict[str, Any] = {}
+    if recipe.repa is not None and spec.foundation is not None:
+        width = feature_width(recipe.repa.model, spec.foundation)
+        rng = make_rng(spec.seed, "projector weights", 0)
+        beside["projector"] = Projector(recipe.repa.projector, spec.architecture.width, width, rng)
+        trained += beside["projector"].to(spec.compute.device).parameters()
     optimizer = torch.optim.AdamW(
-        [p for p in network.parameters() if p.requires_grad],
+        trained,
         lr=recipe.learning_rate,
         betas=recipe.betas,
         weight_decay=recipe.weight_decay,
         fused=True,
     )
-    return {"generator": network, "ema": copy.deepcopy(network).requires_grad_(False), "optimizer": optimizer}
+    ema = copy.deepcopy(network).requires_grad_(False)
+    return {"generator": network, "ema": ema, **beside, "optimizer": optimizer}
 
 
 def loss_function(recipe: GeneratorRecipe) -> Callable[..., Tensor]:
@@ -65,28 +76,52 @@ def training_times(recipe: GeneratorRecipe, images_seen: int, count: int, rng: t
 
 
 def step_function(
-    spec: FitGenerator, state: dict[str, Any], latents: Latents, scalars: dict[str, Tensor | float] | None = None
+    spec: FitGenerator,
+    state: dict[str, Any],
+    latents: Latents,
+    scalars: dict[str, Tensor | float] | None = None,
+    features: FoundationFeatures | None = None,
 ) -> Callable[[int], Tensor]:
-    """Function that makes one update of the generator and its EMA, or none where the gradient is not finite.
+    """Function that makes one update of the generator and its EMA, or none where the gradient is not finite. It returns
+    the loss of the objective alone, so that runs with and without REPA can be compared.
 
     Args:
-        scalars: receives further measurements of each step: learning rate, norm of the gradient before clipping.
+        scalars: receives further measurements of each step: learning rate, norm of the gradient before clipping, with
+            REPA the mean cosine.
+        features: of the images behind the latents; given if and only if the recipe has REPA.
     """
-    recipe, architecture, device = spec.recipe, spec.architecture, spec.compute.device
+    recipe, architecture, device, repa = spec.recipe, spec.architecture, spec.compute.device, spec.recipe.repa
     network, ema, optimizer = state["generator"], state["ema"], state["optimizer"]
     trained = [p for p in network.parameters() if p.requires_grad]
     trained_ema = [e for e, p in zip(ema.parameters(), network.parameters(), strict=True) if p.requires_grad]
     if spec.compute.compile:
         for block in network.blocks:
             block.compile()  # in place, so parameter names and the EMA copy do not change
+    clipped, module = trained, network
+    if repa is not None:
+        clipped = [*trained, *state["projector"].parameters()]
+        module = ProjectedGenerator(network, state["projector"], repa.depth)
     ddp_network = None
     if world_size() > 1:
-        ddp_network = DistributedDataParallel(network, gradient_as_bucket_view=True, broadcast_buffers=False)
+        ddp_network = DistributedDataParallel(module, gradient_as_bucket_view=True, broadcast_buffers=False)
     loss_per_image = loss_function(recipe)
+    projected: list[Tensor] = []  # by the last prediction, with REPA
 
     def predict(x_t: Tensor, times: Tensor, labels: Tensor) -> Tensor:
         with autocast(spec.compute):
-            return (ddp_network or network)(x_t, times, labels)
+            output = (ddp_network or module)(x_t, times, labels)
+        if repa is None:
+            return output
+        projected[:] = [output[1]]
+        return output[0]
+
+    def similarity(given: Tensor) -> Tensor:
+        """Mean cosine of the last prediction's projected tokens and the features."""
+        assert features is not None and repa is not None
+        target = features.of(given, architecture.grid // architecture.patch)
+        if repa.spatial_norm:
+            target = spatially_normalised(target, repa.spatial_norm)
+        return mean_cosine(projected.pop(), target)
 
     latents = latents.on(device)
 
@@ -104,31 +139,41 @@ def step_function(
         times = training_times(recipe, images_seen, len(indices), rng)
         dropped = torch.rand(len(indices), generator=rng) < architecture.label_dropout
         labels = drop_labels(latents.labels[torch.from_numpy(indices)], dropped, architecture.num_classes)
-        stored = latents.stored(slice_of_batch(indices), slice_of_batch(view))
-        return *map(slice_of_batch, (times, labels, *noise)), *stored
+        indices, view = slice_of_batch(indices), slice_of_batch(view)
+        aligned = () if features is None else (features.given(indices, view == 1),)
+        return *map(slice_of_batch, (times, labels, *noise)), *aligned, *latents.stored(indices, view)
 
     batch = prefetched_batches(prepare, recipe.batch_images, device)
 
     def step(images_seen: int) -> Tensor:
         times, labels, posterior_noise, noise, *stored = batch(images_seen)
+        aligned = [] if features is None else [stored.pop(0)]
         data = latents.normalised(stored, posterior_noise)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(images_seen, peak=recipe.learning_rate, warmup=recipe.warmup_images)
         optimizer.zero_grad(set_to_none=True)
         count = len(data) // (spec.compute.microbatch_images or len(data))
         losses: list[Tensor] = []
-        for microbatch in zip(*(tensor.chunk(count) for tensor in (data, noise, times, labels)), strict=True):
+        cosines: list[Tensor] = []
+        parts = (data, noise, times, labels, *aligned)
+        for microbatch in zip(*(tensor.chunk(count) for tensor in parts), strict=True):
             last = len(losses) == count - 1
             with contextlib.nullcontext() if ddp_network is None or last else ddp_network.no_sync():
-                loss = loss_per_image(predict, *microbatch).mean()
-                (loss / count if count > 1 else loss).backward()
+                loss = objective = loss_per_image(predict, *microbatch[:4]).mean()
+                if repa is not None:
+                    cosine = similarity(microbatch[4])
+                    objective = loss - repa.weight * cosine
+                    cosines.append(cosine.detach())
+                (objective / count if count > 1 else objective).backward()
             losses.append(loss.detach())
-        norm = torch.nn.utils.clip_grad_norm_(trained, recipe.gradient_clip, foreach=True)
+        norm = torch.nn.utils.clip_grad_norm_(clipped, recipe.gradient_clip, foreach=True)
         update(optimizer, norm)
         weight = (1 - recipe.ema_decay) * norm.isfinite()  # 0 after a skipped step; the host waits for no device
         torch._foreach_lerp_(trained_ema, trained, [weight] * len(trained))
         if scalars is not None:
             scalars.update(learning_rate=optimizer.param_groups[0]["lr"], gradient_norm=norm.detach())
+            if cosines:
+                scalars["repa_cosine"] = torch.stack(cosines).mean()
         return torch.stack(losses).mean() + 0 * norm  # not finite where the gradient is not
 
     return step
@@ -152,6 +197,11 @@ def run(spec: FitGenerator, inputs: dict[str, Stage], out: Workspace) -> Record:
     if spec.pretrained is not None:
         on_rank_zero(lambda: pretrained.write_generator(spec, metadata, out))
         return {}
+    encode = inputs["latents"].spec
+    assert isinstance(encode, Encode)
+    features = generator_features(
+        spec, encode, lambda done, total: out.preparing("foundation model's features", done, total)
+    )
     state, latents = build(spec), read_latents(inputs["latents"])
     parameters, attention = sum(p.numel() for p in state["generator"].parameters()), attention_kernel(spec)
 
@@ -165,7 +215,7 @@ def run(spec: FitGenerator, inputs: dict[str, Stage], out: Workspace) -> Record:
     train(
         out,
         state,
-        step_function(spec, state, latents, scalars),
+        step_function(spec, state, latents, scalars, features),
         budget_images=spec.recipe.budget_images,
         batch_images=spec.recipe.batch_images,
         device=spec.compute.device,

@@ -30,7 +30,7 @@ from study.plan.specs import FitTokenizer, TokenizerRecipe
 from study.plan.stage import TOKENIZER_WEIGHTS, Stage
 from study.train import pretrained
 from study.train.batch_prefetch import prefetched_batches
-from study.train.foundation_features import FoundationFeatures
+from study.train.foundation_features import FoundationFeatures, tokenizer_features
 from study.train.loop import decayed_learning_rate, gradient_norm, train, update
 from study.train.perceptual_net import perceptual_net
 
@@ -210,7 +210,7 @@ def build(spec: FitTokenizer, report: Callable[[int, int], None] = lambda done, 
     if recipe.perceptual_weight:  # before computing features, which can take hours: its weights may be missing
         networks.perceptual = perceptual_net(recipe.perceptual_net, recipe.perceptual_size, spec.perceptual_weights)
     if spec.foundation is not None:
-        networks.foundation = FoundationFeatures(spec, report)
+        networks.foundation = tokenizer_features(spec, report)
         networks.linear_proj = projection(spec.architecture.z_channels, networks.foundation.width)
         bound = spec.architecture.z_channels**-0.5
         nn.init.uniform_(networks.linear_proj.weight, -bound, bound, generator=rng)

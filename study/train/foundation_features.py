@@ -1,8 +1,9 @@
 """Features of a frozen foundation model over the training images, computed once and kept in bfloat16.
 
-The VF loss needs the same features in every epoch and for every aligned tokenizer. When they fit on the disk they
-are cached as a shared asset, else (ImageNet with a ViT-L would take 1.3 TB) they are computed for each batch. Both
-compute in float32 whatever the precision of the training, and round to bfloat16, so the loss sees the same numbers.
+The VF loss and REPA need the same features in every epoch and for every aligned network; tokenizers and generators
+share them. When they fit on the disk they are cached as a shared asset, else (ImageNet with a ViT-L would take 1.3 TB)
+they are computed for each batch. Both compute in float32 whatever the precision of the training, and round to bfloat16,
+so the loss sees the same numbers.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ from study.core.assets import asset
 from study.core.compute import exact_convolutions
 from study.core.files import create_array, load_tensors, read_json, save_tensors, write_json
 from study.data.datasets import ImageSet, load_images
-from study.plan.specs import FitTokenizer
+from study.plan.data_spec import DataSpec
+from study.plan.features import CACHE_GIB, features_gib
+from study.plan.specs import Encode, FitGenerator, FitTokenizer, FoundationRecipe
 from study.plan.weight_files import FILES, network_hash, require_planned, require_weights
 
-CACHE_GIB = 8.0
 STATISTICS_IMAGES = 2048  # for the mean and standard deviation per channel
 BATCH = {"cpu": 16, "cuda": 128}  # images; on a CPU small batches stay in its cache: 16 ran 1.7 times faster than 128
 
@@ -33,14 +35,26 @@ BATCH = {"cpu": 16, "cuda": 128}  # images; on a CPU small batches stay in its c
 class FoundationFeatures:
     """Features of training images, standardised per channel if the recipe says so."""
 
-    def __init__(self, spec: FitTokenizer, report: Callable[[int, int], None] = lambda done, total: None) -> None:
-        """Args: report: called with the images done and their total while features are computed."""
-        name = parse_tokenizer(spec.tokenizer).foundation
-        assert spec.foundation is not None and name is not None
-        self._recipe, self._count = spec.foundation, spec.train_images
-        self._views = 2 if spec.data.flip else 1  # plain, and mirrored
-        self._images: ImageSet = load_images(spec.data, "train")
-        self._device, self._report = spec.compute.device, report
+    def __init__(
+        self,
+        name: str,
+        recipe: FoundationRecipe,
+        data: DataSpec,
+        images: int,
+        *,
+        weights: str,
+        device: str,
+        report: Callable[[int, int], None],
+    ) -> None:
+        """Args:
+        images: how many of the data's training images, from the first on.
+        weights: SHA-256 of the model's weights in the plan.
+        report: called with the images done and their total while features are computed.
+        """
+        self._recipe, self._count = recipe, images
+        self._views = 2 if data.flip else 1  # plain, and mirrored
+        self._images: ImageSet = load_images(data, "train")
+        self._device, self._report = device, report
         self._batch = BATCH[self._device]
         self._model: FoundationModel | None = None
         self._name = name
@@ -48,21 +62,21 @@ class FoundationFeatures:
             "foundation_model": name,
             "input_size": self._recipe.input_size,
             "stride": self._recipe.stride,
-            "data": spec.data.content,
-            "resolution": spec.data.resolution,
+            "data": data.content,
+            "resolution": data.resolution,
             "images": self._count,
             "views": self._views,
             "own_statistics": self._recipe.own_statistics,
-            "weights": spec.foundation_weights,
+            "weights": weights,
         }
-        require_planned(f"the foundation model {name!r}", network_hash(name), spec.foundation_weights)
+        require_planned(f"the foundation model {name!r}", network_hash(name), weights)
         folder = asset("foundation-statistics", key, self._write_statistics)
         statistics = load_tensors(folder / "statistics.safetensors")
         self._mean, self._std = (statistics[name].to(self._device)[:, None, None] for name in ("mean", "std"))
-        self._shape = tuple(int(side) for side in statistics["shape"])  # (D, h, w)
-        gib = self._count * self._views * int(np.prod(self._shape)) * 2 / 2**30
+        depth, height, width = (int(side) for side in statistics["shape"])
+        self._shape = depth, height, width
         self._cache: np.ndarray | None = None
-        if gib <= CACHE_GIB:
+        if features_gib(self._shape, self._count, self._views) <= CACHE_GIB:
             folder = asset("foundation-features", key, self._write_features)
             self._cache = np.load(folder / "features.npy", mmap_mode="r")  # (N, views, D, h, w), bfloat16 bits
         else:
@@ -143,3 +157,42 @@ class FoundationFeatures:
         if features.shape[-1] != grid:
             features = F.interpolate(features, size=(grid, grid), mode="bilinear", antialias=True)
         return features
+
+    def given(self, indices: np.ndarray, flipped: Tensor) -> Tensor:
+        """What `of` takes for these images, on the CPU: their cached features, without a cache their pixels
+        (B, C, H, W), either mirrored where `flipped` (B,) bool."""
+        if cached := self.cached(indices, flipped):
+            return cached[0]
+        pixels = self._images.pixels(indices)
+        return torch.where(flipped[:, None, None, None], pixels.flip(3), pixels)
+
+    def of(self, given: Tensor, grid: int) -> Tensor:
+        """Features (B, D, grid, grid) float32 on the device of what was `given`."""
+        return self.batch(given, grid, None if self._cache is None else given)
+
+
+def tokenizer_features(
+    spec: FitTokenizer, report: Callable[[int, int], None] = lambda done, total: None
+) -> FoundationFeatures:
+    """The features that an aligned tokenizer is trained with."""
+    name = parse_tokenizer(spec.tokenizer).foundation
+    assert spec.foundation is not None and name is not None
+    return FoundationFeatures(
+        name, spec.foundation, spec.data, spec.train_images,
+        weights=spec.foundation_weights, device=spec.compute.device, report=report,
+    )  # fmt: skip
+
+
+def generator_features(
+    spec: FitGenerator, latents: Encode, report: Callable[[int, int], None] = lambda done, total: None
+) -> FoundationFeatures | None:
+    """The features that a generator is aligned with, of the images whose latents these are, in their order; None
+    without REPA."""
+    repa = spec.recipe.repa
+    if repa is None:
+        return None
+    assert spec.foundation is not None and spec.foundation_weights is not None
+    return FoundationFeatures(
+        repa.model, spec.foundation, latents.data, latents.train_images,
+        weights=spec.foundation_weights, device=spec.compute.device, report=report,
+    )  # fmt: skip

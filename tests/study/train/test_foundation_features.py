@@ -9,7 +9,7 @@ from models import foundation
 from study.core import assets, compute
 from study.data.datasets import load_images
 from study.train import foundation_features
-from study.train.foundation_features import FoundationFeatures
+from study.train.foundation_features import tokenizer_features
 
 
 def test_features_are_known_by_their_weights_and_statistics_and_not_by_the_machine(tiny_plan, tiny_scale, monkeypatch):
@@ -27,7 +27,7 @@ def test_features_are_known_by_their_weights_and_statistics_and_not_by_the_machi
     for own in (False, True):
         recipe = dataclasses.replace(tiny_scale.foundation, own_statistics=own)
         plan = tiny_plan(dataclasses.replace(tiny_scale, foundation_models=("clip",), foundation=recipe))
-        FoundationFeatures(next(s.spec for s in plan.stages if s.kind == "fit_tokenizer" and s.spec.foundation))
+        tokenizer_features(next(s.spec for s in plan.stages if s.kind == "fit_tokenizer" and s.spec.foundation))
     assert own_statistics_of == [False, True]
     assert set(keys[0]) == {
         "foundation_model", "input_size", "stride", "data", "resolution", "images", "views",
@@ -44,10 +44,10 @@ def test_features_computed_per_batch_equal_the_cached_ones(tiny_plan, tiny_scale
     indices, flipped = np.array([5, 0, 17]), torch.tensor([True, False, True])
     pixels = load_images(spec.data, "train").pixels(indices)
     pixels = torch.where(flipped[:, None, None, None], pixels.flip(3), pixels)
-    with_cache = FoundationFeatures(spec)
+    with_cache = tokenizer_features(spec)
     cached = with_cache.batch(pixels, 8, *with_cache.cached(indices, flipped))
     monkeypatch.setattr(foundation_features, "CACHE_GIB", 0.0)
-    without_cache = FoundationFeatures(spec)
+    without_cache = tokenizer_features(spec)
     assert without_cache.cached(indices, flipped) == ()
     computed = without_cache.batch(pixels, 8)
     assert computed.shape == cached.shape
@@ -70,7 +70,7 @@ def test_features_are_computed_without_tf32_whatever_the_training(tiny_plan, tin
     monkeypatch.setattr(foundation_features, "foundation_model", model)
     compute.apply(spec.compute)
     try:
-        FoundationFeatures(spec)
+        tokenizer_features(spec)
         assert torch.backends.cudnn.allow_tf32 is True
     finally:
         compute.apply(dataclasses.replace(spec.compute, precision="float32"))
