@@ -13,13 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from models import autoencoder, discriminator
 from models.autoencoder import Autoencoder
 from models.configs import TRANSFORMERS, AutoencoderConfig, GeneratorConfig, generator_config
-from models.costs import autoencoder_flops, flops_per_image
+from models.costs import autoencoder_flops, flops_per_image, foundation_flops, projector_flops
 from models.discriminator import Discriminator, hinge_discriminator_loss, hinge_generator_loss
 from models.foundation import foundation_model
 from models.lpips import LPIPS
@@ -38,13 +39,15 @@ from study.judge.judges import BATCH, features
 from study.judge.judges import build_judge as build_judge
 from study.plan.data_spec import GIVEN_AS_FOLDER
 from study.plan.estimate import FORWARD_AND_BACKWARD
+from study.plan.features import feature_width
 from study.plan.judge_spec import judge_spec
 from study.plan.networks import network_config
 from study.plan.scales import Scale
-from study.plan.specs import FitGenerator, TokenizerRecipe
+from study.plan.specs import REPA, FitGenerator, Repa, TokenizerRecipe
 from study.stages import encode
 from study.stages.fit_generator import build, step_function
 from study.stages.fit_tokenizer import Networks, gradients
+from study.train.foundation_features import FoundationFeatures, resized
 from study.train.perceptual_net import perceptual_net
 
 # Images that one GPU takes at once at the sizes of imagenet256: a part of the recipe's batch
@@ -315,17 +318,60 @@ def random_latents(workload: Workload, folder: Path, count: int) -> Latents:
     )
 
 
-def generator_spec(workload: Workload) -> FitGenerator:
-    recipe = dataclasses.replace(workload.scale.generator, batch_images=workload.generator_images)
+class RandomFeatures(FoundationFeatures):
+    """Stored random features, or those that a large model computes from random pixels in every step."""
+
+    def __init__(self, workload: Workload, name: str) -> None:
+        recipe, side = workload.scale.foundation, workload.scale.resolution
+        network = foundation_model(name, pretrained=False, input_size=recipe.input_size, stride=recipe.stride)
+        self._network_of_bench = network.to(workload.compute.device) if name in TRANSFORMERS else None
+        count, grid = workload.generator_images, network.grid_for(side)
+        shape = (workload.channels, side, side) if name in TRANSFORMERS else (network.width, grid, grid)
+        self._stored = torch.randn(count, *shape, generator=workload.rng)
+        if name not in TRANSFORMERS:
+            self._stored = self._stored.bfloat16()
+
+    def given(self, indices: np.ndarray, flipped: Tensor) -> Tensor:
+        return self._stored[torch.from_numpy(indices) % len(self._stored)]
+
+    def of(self, given: Tensor, grid: int) -> Tensor:
+        network = self._network_of_bench
+        return resized(given.float() if network is None else network(given), grid)
+
+
+def generator_spec(workload: Workload, repa: Repa | None = None) -> FitGenerator:
+    recipe = dataclasses.replace(workload.scale.generator, batch_images=workload.generator_images, repa=repa)
     return FitGenerator(
-        tokenizer="random", architecture=workload.architecture, recipe=recipe, seed=0, compute=workload.compute
-    )
+        tokenizer="random", architecture=workload.architecture, recipe=recipe, seed=0, compute=workload.compute,
+        foundation=workload.scale.foundation if repa else None,
+    )  # fmt: skip
 
 
-def generator_step(workload: Workload, state: dict[str, Any], latents: Latents) -> Callable[[], None]:
+def aligned_case(workload: Workload, name: str, latents: Latents) -> Case:
+    """A generator's training step with REPA or iREPA; its FLOPs are also those of projector and features."""
+    images, network, recipe = workload.generator_images, workload.architecture, workload.scale.foundation
+    model = workload.scale.foundation_models[-1]
+    repa = dataclasses.replace(REPA[name], model=model, depth=REPA[name].blocks_of(network.depth))
+    spec = generator_spec(workload, repa)
+    step = generator_step(workload, build(spec), latents, repa, RandomFeatures(workload, model))
+    flops = flops_per_image(network) + projector_flops(repa.projector, network, feature_width(model, recipe))
+    flops *= FORWARD_AND_BACKWARD
+    if model in TRANSFORMERS:
+        flops += foundation_flops(model, TRANSFORMERS[model].resize or workload.scale.resolution)
+    dtype = workload.compute.precision
+    return Case(name=f"step with {name}", run=step, images=images, flops=images * flops, dtype=dtype)
+
+
+def generator_step(
+    workload: Workload,
+    state: dict[str, Any],
+    latents: Latents,
+    repa: Repa | None = None,
+    features: FoundationFeatures | None = None,
+) -> Callable[[], None]:
     """A whole training step: data, forward, backward, clipping, AdamW, EMA."""
-    spec = generator_spec(workload)
-    step, images_seen = step_function(spec, state, latents), 0
+    spec = generator_spec(workload, repa)
+    step, images_seen = step_function(spec, state, latents, features=features), 0
 
     def one_step() -> None:
         nonlocal images_seen
@@ -336,7 +382,8 @@ def generator_step(workload: Workload, state: dict[str, Any], latents: Latents) 
 
 
 def generator_cases(workload: Workload, latents: Latents, compiled: bool) -> list[Case]:
-    """A generator's training step, its matrix products alone and, on request, the step with compiled blocks."""
+    """A generator's training step, its matrix products alone, the step with REPA and with iREPA and, on request, with
+    compiled blocks."""
     step = generator_step(workload, build(generator_spec(workload)), latents)
     step()
     with ProductRecorder() as recorder:
@@ -344,10 +391,12 @@ def generator_cases(workload: Workload, latents: Latents, compiled: bool) -> lis
     images, dtype = workload.generator_images, workload.compute.precision
     flops = images * FORWARD_AND_BACKWARD * flops_per_image(workload.architecture)
     functions = {"step": step, "its matrix products alone": recorder.replay}
+    aligned = [aligned_case(workload, name, latents) for name in REPA]
     if compiled:
         workload = dataclasses.replace(workload, compute=dataclasses.replace(workload.compute, compile=True))
         functions["step, compiled"] = generator_step(workload, build(generator_spec(workload)), latents)
-    return [Case(name=name, run=run, images=images, flops=flops, dtype=dtype) for name, run in functions.items()]
+    cases = [Case(name=name, run=run, images=images, flops=flops, dtype=dtype) for name, run in functions.items()]
+    return [*cases, *aligned]
 
 
 def sampling_cases(workload: Workload, network: nn.Module) -> list[Case]:

@@ -232,7 +232,7 @@ def _used_repa(run: Run, scale: Scale, network: GeneratorConfig, data: DataSpec)
     if repa is None or not repa.weight:
         return None
     model = repa.model or next(reversed(scale.foundation_models), "")
-    repa = dataclasses.replace(repa, model=model, depth=repa.depth or max(1, min(8, network.depth // 3)))
+    repa = dataclasses.replace(repa, model=model, depth=repa.blocks_of(network.depth))
     check_repa(run, repa, network, data)
     return repa
 

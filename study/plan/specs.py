@@ -100,10 +100,15 @@ class Repa:
 
     weight: float = 0.5  # of the mean cosine; 0 is no alignment
     model: str = ""  # the foundation model; empty: the scale's last one
-    depth: int = 0  # blocks in front of the tokens; 0: a third of them and at most 8, as published for B, L and XL
+    depth: int = 0  # blocks in front of the tokens; 0: see blocks_of
     projector: str = "mlp"  # or "conv"
     # features are normalised over the cells of an image, with this share of their mean subtracted; 0: not at all
     spatial_norm: float = 0.0
+
+    def blocks_of(self, depth: int) -> int:
+        """Blocks in front of the tokens, of a generator with this many: by default a third of them and at most 8, which
+        are the published 4 of B's 12, and 8 of L's 24 and of XL's 28."""
+        return self.depth or max(1, min(8, depth // 3))
 
 
 REPA = {"repa": Repa(), "irepa": Repa(weight=1.0, projector="conv", spatial_norm=0.6)}  # as published

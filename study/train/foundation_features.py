@@ -154,9 +154,7 @@ class FoundationFeatures:
         features = (self._compute(pixels) if cached is None else cached).float()
         if self._recipe.standardise:
             features = (features - self._mean) / self._std
-        if features.shape[-1] != grid:
-            features = F.interpolate(features, size=(grid, grid), mode="bilinear", antialias=True)
-        return features
+        return resized(features, grid)
 
     def given(self, indices: np.ndarray, flipped: Tensor) -> Tensor:
         """What `of` takes for these images, on the CPU: their cached features, without a cache their pixels
@@ -169,6 +167,13 @@ class FoundationFeatures:
     def of(self, given: Tensor, grid: int) -> Tensor:
         """Features (B, D, grid, grid) float32 on the device of what was `given`."""
         return self.batch(given, grid, None if self._cache is None else given)
+
+
+def resized(features: Tensor, grid: int) -> Tensor:
+    """Features (B, D, h, w) on a grid of cells: (B, D, grid, grid), bilinear, averaged where that is coarser."""
+    if features.shape[-1] == grid:
+        return features
+    return F.interpolate(features, size=(grid, grid), mode="bilinear", antialias=True)
 
 
 def tokenizer_features(

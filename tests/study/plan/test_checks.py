@@ -35,6 +35,10 @@ def test_every_scale_passes_its_own_checks(name):
         ("generator.objective", "gaussian-diffusion", "euler cannot draw from .* gaussian-diffusion: .* to ddpm"),
         ("generator.objective", "rectified", "must be one of rectified-flow, .*; nearest: rectified-flow"),
         ("generator.logit_normal_end_images", "-1", "must be None, or 0 or more"),
+        ("generator.repa.weight", "-1", "generator.repa.weight must be 0 or more, got -1"),
+        ("generator.repa.model", "dinov3", "must be one of dinov2, .*, or empty, got 'dinov3'; nearest: dinov2"),
+        ("generator.repa.projector", "con", "must be one of mlp, conv, got 'con'; nearest: conv"),
+        ("generator.repa.spatial_norm", "1.5", "generator.repa.spatial_norm must be between 0 and 1"),
         ("sampling.label_scheme", "foo", "must be one of equal, random"),
         ("sampling.guidance_interval", "0.9,0.1", "sampling.guidance_interval must be two times"),
         ("sampling.samples", "3", "sampling.samples must be at least 4"),
@@ -50,6 +54,6 @@ def test_an_invalid_value_is_refused(field, value, message):
 
 def test_every_checked_field_exists():
     for field in CHECKS:
-        value = SCALES["smoke"]()
+        value = change(SCALES["smoke"](), "generator.repa", "repa")  # a group that can be off
         for name in field.split("."):
             value = getattr(value, name)
