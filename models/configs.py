@@ -18,10 +18,9 @@ from models.regularisation import REGULARISERS
 
 @dataclass(frozen=True, kw_only=True)
 class Transformer:
-    """A timm vision transformer: name, options, patch, side its input is resized to (None: not resized), and channels
-    of its features.
+    """A timm vision transformer: name, options, patch, side its input is resized to (None: not resized).
 
-    megabytes: approximate size of its weight file.
+    width: channels of its features. megabytes: approximate size of its weight file.
     """
 
     timm_name: str
@@ -58,7 +57,7 @@ TRANSFORMERS = {
     ),
 }
 FOUNDATIONS = (*TRANSFORMERS, "lite0")
-LITE_WIDTHS = {2: 16, 4: 24, 8: 40, 16: 112, 32: 320}  # channels of lite0's features, by pixels per feature
+LITE0_WIDTHS = {2: 16, 4: 24, 8: 40, 16: 112, 32: 320}  # channels of lite0's features, by pixels per cell along a side
 PROJECTORS = ("mlp", "conv")  # of REPA and of iREPA, see models/repa.py
 VF_PARTS = ("cosine", "distance")  # of the VF loss, which a tokenizer's name may keep alone
 

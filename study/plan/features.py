@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from models.configs import LITE_WIDTHS, TRANSFORMERS
+import dataclasses
+
+from models.configs import LITE0_WIDTHS, TRANSFORMERS
 from models.costs import foundation_flops
 from study.plan.data_spec import DataSpec
 from study.plan.specs import Encode, FitGenerator, FoundationRecipe
@@ -10,9 +12,16 @@ from study.plan.specs import Encode, FitGenerator, FoundationRecipe
 CACHE_GIB = 8.0  # up to which features of all images and views are kept on the disk
 
 
+def of_generator(name: str, recipe: FoundationRecipe) -> FoundationRecipe:
+    """The recipe without the fields that this model does not use, so that they identify no training."""
+    if name == "lite0":
+        return dataclasses.replace(recipe, own_statistics=False)
+    return dataclasses.replace(recipe, input_size=0, stride=0)
+
+
 def feature_width(name: str, recipe: FoundationRecipe) -> int:
     """Channels of a foundation model's features."""
-    return TRANSFORMERS[name].width if name in TRANSFORMERS else LITE_WIDTHS[recipe.stride]
+    return TRANSFORMERS[name].width if name in TRANSFORMERS else LITE0_WIDTHS[recipe.stride]
 
 
 def input_side(name: str, recipe: FoundationRecipe, data: DataSpec) -> int:

@@ -22,6 +22,7 @@ from models.regularisation import Regularisation
 from study.core.compute import Compute, Execution
 from study.core.garbage import uncollected
 from study.core.settings import change
+from study.plan import features
 from study.plan.checks import (
     check_alignment,
     check_budgets,
@@ -203,7 +204,7 @@ def _fit_generator(
         recipe=dataclasses.replace(recipe, repa=repa),
         seed=run.seed,
         compute=_training(compute, scale.execution, generator=True),
-        foundation=_used_foundation(repa.model, scale.foundation) if repa else None,
+        foundation=features.of_generator(repa.model, scale.foundation) if repa else None,
         foundation_weights=network_hash(repa.model) if repa else None,
     )
     if run.pretrained_generator is None:
