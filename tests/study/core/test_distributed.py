@@ -29,6 +29,7 @@ from study.stages import fit_generator, fit_tokenizer
 from study.submit import jobs
 from study.submit.jobs import run_job, run_stage
 from study.train import checkpoint, history, loop
+from study.train.foundation_features import generator_features
 
 
 def in_process(rank, count, port, root, work, arguments):
@@ -78,7 +79,11 @@ def one_step(stage, path):
         else:
             state = fit_generator.build(stage.spec)
             state["generator"].final_layer.linear.weight.data.fill_(0.01)  # 0 at first, which hides the blocks
-            step = fit_generator.step_function(stage.spec, state, stored_latents.read_latents(stage.inputs["latents"]))
+            latents = stage.inputs["latents"]
+            features = generator_features(stage.spec, latents.spec)
+            step = fit_generator.step_function(
+                stage.spec, state, stored_latents.read_latents(latents), features=features
+            )
         (loss,) = distributed.average(step(0))
         if distributed.rank() == 0:
             tensors = {name: tensor.clone() for name, tensor in checkpoint.pack(state).items()}
@@ -107,12 +112,17 @@ def stages(tiny_plan, tiny_scale):
     run = Run(tokenizer="f4d4-lite0+" + "+".join(REGULARISERS))
     strict = change(plan.scale, "regularisation.local.threshold", 1.0)
     strict = change(strict, "regularisation.eq.smallest", 0.75)
+    generator = Run(tokenizer="f4d4", generator="LightningDiT-XXS/2")
+    aligned = make_plan(
+        "asked", Asking(generator), change(plan.scale, "generator.repa", "irepa"), plan.data, COMPUTE, "test"
+    )
     regularised = make_plan("asked", Asking(run), strict, plan.data, COMPUTE, "test")
     return {
         "plain": next(s for s in tiny_plan().stages if s.kind == "fit_tokenizer"),
         "regularised": regularised.jobs[0].stages[0],
         "tokenizer": next(s for s in plan.stages if s.kind == "fit_tokenizer" and s.spec.foundation),
         "generator": next(s for s in plan.stages if s.kind == "fit_generator"),
+        "aligned generator": aligned.jobs[1].stages[0],
     }
 
 
@@ -127,8 +137,9 @@ def test_a_step_of_the_tokenizer_is_the_same_on_two_processes(kind, stages, tmp_
         assert any(name.startswith(prefix) for name in compared)
 
 
-def test_a_step_of_the_generator_is_the_same_on_two_processes_and_in_pieces(stages, tmp_path):
-    stage = stages["generator"]
+@pytest.mark.parametrize("kind", ["generator", "aligned generator"])
+def test_a_step_of_the_generator_is_the_same_on_two_processes_and_in_pieces(kind, stages, tmp_path):
+    stage = stages[kind]
     for source in (stage.inputs["latents"].inputs["tokenizer"], stage.inputs["latents"]):
         run_stage(source)
     one_step(stage, tmp_path / "one")
