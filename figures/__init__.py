@@ -11,8 +11,8 @@ from types import ModuleType
 from models.names import nearest
 
 FIGURES = (
-    "dilemma", "frontier", "convergence", "scaling", "ladder", "foundation_models", "vf_loss", "uniformity", "guidance",
-    "tokenizer_budget", "tokenizer_settings", "alignment", "latent_maps", "reconstructions", "samples",
+    "dilemma", "frontier", "convergence", "scaling", "ladder", "foundation_models", "vf_loss", "repa", "uniformity",
+    "guidance", "tokenizer_budget", "tokenizer_settings", "alignment", "latent_maps", "reconstructions", "samples",
 )  # fmt: skip
 
 

@@ -163,8 +163,11 @@ PARTS = (
 SETTINGS = (("as the scale", ()), ("learning rate 0.001", ("tokenizer.learning_rate",)))
 ALIGNMENTS = (("none", ("foundation_model",)), ("as the scale", ()), ("weight 2", ("tokenizer.vf_weight",)))
 BUDGETS = (24_000, 48_000, 96_000)  # of tokenizers, each plain and aligned
+ALIGNED = (
+    ("none", ()), ("REPA", ("alignment",)), ("tokenizer", ("alignment",)), ("tokenizer and iREPA", ("alignment",)),
+)  # fmt: skip
 LABELLED = {"recipe": RUNGS, "foundation_models": MODELS, "vf_loss": PARTS, "tokenizer_settings": SETTINGS,
-            "alignment": ALIGNMENTS}  # fmt: skip
+            "alignment": ALIGNMENTS, "repa": ALIGNED}  # fmt: skip
 
 
 def labelled(table: pd.DataFrame, ablation: str, base: str = "f4d16") -> pd.DataFrame:

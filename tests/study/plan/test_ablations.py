@@ -53,7 +53,7 @@ def test_every_ablation_is_planned_or_states_what_the_scale_lacks(name, scale):
 
 
 @pytest.mark.parametrize(
-    "name", ["alignment", "convergence", "foundation_models", "tokenizer_budget", "uniformity", "vf_loss"]
+    "name", ["alignment", "convergence", "foundation_models", "repa", "tokenizer_budget", "uniformity", "vf_loss"]
 )
 def test_without_alignment_there_is_nothing_to_compare(name):
     with pytest.raises(ValueError, match="scale smoke "):
