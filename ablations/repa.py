@@ -14,8 +14,11 @@ QUESTION = "Should a generator be aligned with a foundation model, beside its to
 SOURCE = "ours"
 BASE = "none"  # that each is compared with
 FACTORS = {  # each way of aligning comes whole
-    "alignment": ("foundation_model", "generator.repa"),
-}
+    "alignment": (
+        "foundation_model", "generator.repa", "generator.repa.weight", "generator.repa.projector",
+        "generator.repa.spatial_norm",
+    ),
+}  # fmt: skip
 
 
 def runs(scale: Scale) -> list[Run]:

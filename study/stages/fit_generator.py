@@ -159,12 +159,12 @@ def step_function(
         for microbatch in zip(*(tensor.chunk(count) for tensor in parts), strict=True):
             last = len(losses) == count - 1
             with contextlib.nullcontext() if ddp_network is None or last else ddp_network.no_sync():
-                loss = objective = loss_per_image(predict, *microbatch[:4]).mean()
+                total = loss = loss_per_image(predict, *microbatch[:4]).mean()
                 if repa is not None:
                     cosine = similarity(microbatch[4])
-                    objective = loss - repa.weight * cosine
+                    total = loss - repa.weight * cosine
                     cosines.append(cosine.detach())
-                (objective / count if count > 1 else objective).backward()
+                (total / count if count > 1 else total).backward()
             losses.append(loss.detach())
         norm = torch.nn.utils.clip_grad_norm_(clipped, recipe.gradient_clip, foreach=True)
         update(optimizer, norm)

@@ -77,6 +77,27 @@ def test_a_wrong_field_or_type_is_named(key, text, message):
         change(Outer(), key, text)
 
 
+@dataclass(frozen=True)
+class Optional:
+    group: Inner | None = added_later(named={"fast": Inner(rate=9.0), "far": Inner(steps=7)})
+    other: Inner | None = added_later()
+
+
+def test_a_group_that_can_be_off_is_set_by_a_name_or_by_one_of_its_fields():
+    assert change(Optional(), "group", "fast").group == Inner(rate=9.0)
+    assert change(change(Optional(), "group", "far"), "group.rate", "3").group == Inner(rate=3.0, steps=7)
+    assert change(Optional(), "group.steps", "5").group == Inner(steps=5)
+    for off in ("None", None):
+        assert change(change(Optional(), "group", "far"), "group", off) == Optional()
+    for value in ("fats", "{'rate': 1}", 3, True):
+        with pytest.raises(
+            ValueError, match=r"group must be one of fast, far, or None, got .*; or set one of its rate, s"
+        ):
+            change(Optional(), "group", value)
+    with pytest.raises(ValueError, match="no field 'raet' in Inner; nearest: rate"):
+        change(Optional(), "group.raet", "1")
+
+
 @dataclass(frozen=True, kw_only=True)
 class Asked:
     rate: float
