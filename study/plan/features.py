@@ -12,8 +12,9 @@ from study.plan.specs import Encode, FitGenerator, FoundationRecipe
 CACHE_GIB = 8.0  # up to which features of all images and views are kept on the disk
 
 
-def of_generator(name: str, recipe: FoundationRecipe) -> FoundationRecipe:
-    """The recipe without the fields that this model does not use, so that they identify no training."""
+def used_recipe(name: str, recipe: FoundationRecipe) -> FoundationRecipe:
+    """The recipe with fixed values in the fields that this model does not use: input size and stride are configurable
+    for lite0 only."""
     if name == "lite0":
         return dataclasses.replace(recipe, own_statistics=False)
     return dataclasses.replace(recipe, input_size=0, stride=0)

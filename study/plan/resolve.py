@@ -110,12 +110,8 @@ def _used_recipe(
 
 
 def _used_foundation(name: str | None, recipe: FoundationRecipe) -> FoundationRecipe | None:
-    """The foundation recipe without unused fields: input size and stride are configurable for lite0 only."""
-    if name is None:
-        return None
-    if name == "lite0":
-        return dataclasses.replace(recipe, own_statistics=False)
-    return dataclasses.replace(recipe, input_size=0, stride=0)
+    """The foundation recipe without unused fields; None without a model."""
+    return None if name is None else features.used_recipe(name, recipe)
 
 
 def _used_sampling(sampling: Sampling) -> Sampling:
@@ -204,7 +200,7 @@ def _fit_generator(
         recipe=dataclasses.replace(recipe, repa=repa),
         seed=run.seed,
         compute=_training(compute, scale.execution, generator=True),
-        foundation=features.of_generator(repa.model, scale.foundation) if repa else None,
+        foundation=_used_foundation(repa.model if repa else None, scale.foundation),
         foundation_weights=network_hash(repa.model) if repa else None,
     )
     if run.pretrained_generator is None:
