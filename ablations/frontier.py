@@ -16,17 +16,17 @@ SOURCE = "Table 2, Figures 1, 2 and 4"
 
 def runs(scale: Scale) -> list[Run]:
     """Every width, plain and with each foundation model, with every generator size, once per pair of seeds; each
-    tokenizer also with each of the scale's `regularisers`."""
-    return [
-        Run(
-            tokenizer=f"f{scale.downsampling}d{width}{alignment}{regulariser}",
-            generator=generator,
-            tokenizer_seed=tokenizer_seed,
-            seed=seed,
-        )
-        for tokenizer_seed, seed in scale.repeats
-        for generator in reversed(scale.generators)  # usually the largest first: so no slot waits long at the end
+    tokenizer also with each of the scale's `regularisers`; and the scale's `representation_autoencoders`."""
+    tokenizers = [
+        f"f{scale.downsampling}d{width}{alignment}{regulariser}"
         for width in scale.latent_channels
         for alignment in ("", *(f"-{model}" for model in scale.foundation_models))
         for regulariser in ("", *(f"+{name}" for name in scale.regularisers))
+    ]
+    tokenizers += [f"rae-{model}" for model in scale.representation_autoencoders]
+    return [
+        Run(tokenizer=tokenizer, generator=generator, tokenizer_seed=tokenizer_seed, seed=seed)
+        for tokenizer_seed, seed in scale.repeats
+        for generator in reversed(scale.generators)  # usually the largest first: so no slot waits long at the end
+        for tokenizer in tokenizers
     ]

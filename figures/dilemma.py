@@ -104,7 +104,7 @@ def _named(data: pd.DataFrame) -> set[tuple[str, str]]:
 
 
 def _name(model: str, regularisers: str) -> str:
-    alignment = "plain" if model == "none" else f"aligned ({model})"
+    alignment = "plain" if model == "none" else model if model.startswith("rae-") else f"aligned ({model})"
     return " + ".join([alignment, *filter(None, regularisers.split("+"))])
 
 

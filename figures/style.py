@@ -2,7 +2,8 @@
 
 The latent width determines the hue (colour-blind safe), and alignment the filling: plain tokenizers are hollow and
 dashed, aligned ones filled and solid; each further foundation model has its own marker and dash. Tokenizers with
-regularisers have the marker of the first and a dash of their own. Published numbers are grey.
+regularisers have the marker of the first and a dash of their own, and so have representation autoencoders. Published
+numbers are grey.
 """
 
 from collections.abc import Callable, Iterator
@@ -77,6 +78,7 @@ REGULARISED = {  # regulariser, or the part of the VF loss that is kept: marker
     "scale": "P", "eq": "h",
 }  # fmt: skip
 REGULARISED_DASH = (0, (4, 1, 1, 1))
+REPRESENTATION: tuple[Any, Any] = ((4, 1, 0), (0, (1.4, 1, 4, 1)))  # a star of four points; of any encoder
 OTHER_SHAPE: tuple[str, Any] = ("v", (0, (5, 1, 1, 1, 1, 1)))
 
 
@@ -85,7 +87,7 @@ class Look:
     """Colour, marker, dash and filling of one tokenizer."""
 
     color: str
-    marker: str
+    marker: Any
     dash: Any
     hollow: bool
 
@@ -108,7 +110,7 @@ def look(latent_channels: int, foundation_model: str, tokenizer: str = "") -> Lo
         tokenizer: its spec, in which regularisers follow after `+`; needed for its marker and dash alone.
     """
     color = HUES.get(latent_channels, SPARE_HUES[latent_channels % len(SPARE_HUES)])
-    marker, dash = SHAPES.get(foundation_model, OTHER_SHAPE)
+    marker, dash = shape(foundation_model)
     if "+" in tokenizer:
         marker, dash = REGULARISED.get(tokenizer.split("+")[1], OTHER_SHAPE[0]), REGULARISED_DASH
     return Look(color, marker, dash, hollow=foundation_model == "none")
@@ -120,13 +122,18 @@ def grey(latent_channels: int, foundation_model: str, tokenizer: str = "") -> Lo
     return replace(look(latent_channels, foundation_model, tokenizer), color=shade)
 
 
+def shape(foundation_model: str) -> tuple[Any, Any]:
+    """Marker and dash of the tokenizers with this cell of the table."""
+    return REPRESENTATION if foundation_model.startswith("rae-") else SHAPES.get(foundation_model, OTHER_SHAPE)
+
+
 LookOf = Callable[[int, str, str], Look]
 
 
 def glyph(foundation_model: str) -> str:
     """The marker of a foundation model as a character, for texts."""
-    marker, _ = SHAPES.get(foundation_model, OTHER_SHAPE)
-    return {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼"}[marker]
+    marker, _ = shape(foundation_model)
+    return {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼"}.get(marker, "✦")
 
 
 @contextmanager

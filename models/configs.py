@@ -9,11 +9,11 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from models.names import nearest
-from models.regularisation import REGULARISERS
+from models.regularisation import REGULARISERS, UNLESS_NONE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +59,7 @@ TRANSFORMERS = {
 FOUNDATIONS = (*TRANSFORMERS, "lite0")
 LITE0_WIDTHS = {2: 16, 4: 24, 8: 40, 16: 112, 32: 320}  # channels of lite0's features, by pixels per cell along a side
 PROJECTORS = ("mlp", "conv")  # of REPA and of iREPA, see models/repa.py
+RAES = tuple(f"rae-{name}" for name in FOUNDATIONS)  # representation autoencoders
 VF_PARTS = ("cosine", "distance")  # of the VF loss, which a tokenizer's name may keep alone
 
 # size: depth, width, heads
@@ -100,7 +101,8 @@ class TokenizerName:
     """A parsed tokenizer name: pixels per latent cell along a side, latent channels, foundation model of the VF loss.
 
     foundation: None without VF loss. regularisers: of REGULARISERS in their order, before them at most one of VF_PARTS.
-    external: the name in EXTERNAL_TOKENIZERS, else empty.
+    external: the name in EXTERNAL_TOKENIZERS, else empty. encoder: the frozen foundation model that encodes for a
+    representation autoencoder, else None; downsampling and channels are 0 then, since the scale decides them.
     """
 
     downsampling: int
@@ -108,17 +110,31 @@ class TokenizerName:
     foundation: str | None = None
     regularisers: tuple[str, ...] = ()
     external: str = ""
+    encoder: str | None = None
 
     def __str__(self) -> str:
         if self.external:
             return self.external
+        if self.encoder:
+            return f"rae-{self.encoder}"
         alignment = f"-{self.foundation}" if self.foundation else ""
         return "+".join([f"f{self.downsampling}d{self.channels}{alignment}", *self.regularisers])
 
+    @property
+    def family(self) -> str:
+        """Whom it is compared with: "none" of a plain tokenizer, or the model that it is aligned with; the own name of
+        a representation autoencoder, which is neither."""
+        return str(self) if self.encoder else self.foundation or "none"
+
+    @property
+    def foundation_network(self) -> str | None:
+        """The foundation model that its training needs, for the VF loss or as encoder."""
+        return self.encoder or self.foundation
+
 
 def parse_tokenizer(name: str) -> TokenizerName:
-    """Parse `f16d32`, `f16d32-dinov2`, `f16d32-dinov2+noise+eq` or a name in EXTERNAL_TOKENIZERS; `str()` of the result
-    is the name.
+    """Parse `f16d32`, `f16d32-dinov2`, `f16d32-dinov2+noise+eq`, `rae-dinov2` or a name in EXTERNAL_TOKENIZERS; `str()`
+    of the result is the name.
 
     Raises ValueError, with the nearest names, for anything else; also for regularisers in another order, so that one
     tokenizer has one name.
@@ -134,8 +150,11 @@ def parse_tokenizer(name: str) -> TokenizerName:
     form = (
         "The form is f<downsampling>d<channels>[-<foundation model>][+<regulariser>...], downsampling a power of two, "
         f"foundation model one of {', '.join(FOUNDATIONS)}, regularisers of {', '.join((*VF_PARTS, *REGULARISERS))}; "
+        "or rae-<foundation model>, "
         f"or one of others: {', '.join(EXTERNAL_TOKENIZERS)}."
     )
+    if name.startswith("rae-"):
+        return _representation_autoencoder(name)
     unregularised, *regularisers = name.split("+")
     if unregularised in EXTERNAL_TOKENIZERS:
         raise ValueError(
@@ -145,7 +164,7 @@ def parse_tokenizer(name: str) -> TokenizerName:
     if found is None:
         usual = [f"f{f}d{d}" for f in (4, 8, 16, 32) for d in (4, 8, 16, 32, 64)]
         aligned = [u + s for u in usual for s in ("", *(f"-{x}" for x in FOUNDATIONS))]
-        raise ValueError(f"{name!r} is no tokenizer; {nearest(name, [*aligned, *EXTERNAL_TOKENIZERS])}. {form}")
+        raise ValueError(f"{name!r} is no tokenizer; {nearest(name, [*aligned, *RAES, *EXTERNAL_TOKENIZERS])}. {form}")
     downsampling, channels, foundation = int(found[1]), int(found[2]), found[3]
     if downsampling & (downsampling - 1):
         below = 1 << (downsampling.bit_length() - 1)
@@ -161,6 +180,23 @@ def parse_tokenizer(name: str) -> TokenizerName:
     )
     _check_regularisers(parsed)
     return parsed
+
+
+def _representation_autoencoder(name: str) -> TokenizerName:
+    encoder, more = re.fullmatch(r"rae-([^-+]*)(.*)", name, re.DOTALL).groups()  # type: ignore[union-attr]
+    if encoder not in FOUNDATIONS:
+        raise ValueError(f"unknown foundation model {encoder!r} in tokenizer {name!r}; {nearest(encoder, FOUNDATIONS)}")
+    if more.startswith("-"):
+        raise ValueError(
+            f"tokenizer {name!r}: a representation autoencoder is not aligned, its latents are the features of "
+            f"{encoder}: ask for rae-{encoder}"
+        )
+    if more:
+        raise ValueError(
+            f"tokenizer {name!r}: a representation autoencoder takes no regulariser, since its encoder is frozen, and "
+            f"noise (regularisation.noise) is part of its decoder's training anyway: ask for rae-{encoder}"
+        )
+    return TokenizerName(downsampling=0, channels=0, encoder=encoder)
 
 
 def _check_regularisers(name: TokenizerName) -> None:
@@ -194,6 +230,8 @@ class AutoencoderConfig:
     before the first convolution and unfolds them after the last; this removes the levels at full resolution, which are
     most of the cost. 1 is the released network. decoder_attention: whether the decoder has attention at the same levels
     as the encoder. library: implementation of the network, empty for ours or "diffusers" (models/sd_vae.py).
+    frozen_encoder: the foundation model that encodes in place of the convolutional encoder, into z_channels of its
+    features (models/representation_autoencoder.py); None: that encoder.
 
     Raises ValueError unless the downsampling divides the resolution, and norm_groups the channels of every level.
     """
@@ -209,6 +247,7 @@ class AutoencoderConfig:
     norm_groups: int = 32
     decoder_attention: bool = True
     library: str = ""
+    frozen_encoder: str | None = field(default=None, metadata=UNLESS_NONE)
 
     def __post_init__(self) -> None:
         if not self.ch_mult or self.unshuffle < 1:

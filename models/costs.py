@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import functools
 
-from models.configs import TIME_FREQUENCIES, TRANSFORMERS, AutoencoderConfig, GeneratorConfig
+from models.configs import LITE0_WIDTHS, TIME_FREQUENCIES, TRANSFORMERS, AutoencoderConfig, GeneratorConfig
+
+LITE0_FLOPS = {2: 3_328, 4: 48_352, 8: 290_176, 16: 2_482_336, 32: 14_850_496}  # per cell, by pixels per cell
 
 
 @functools.cache
@@ -82,7 +84,8 @@ def foundation_flops(name: str, side: int) -> int:
 
 
 def autoencoder_parameters(config: AutoencoderConfig) -> int:
-    """Parameters of a tokenizer: encoder, decoder and the two 1x1 convolutions between them."""
+    """Parameters of a tokenizer: encoder, decoder and the two 1x1 convolutions between them; a frozen encoder and its
+    convolution are not counted."""
 
     def conv(c_in: int, c_out: int, kernel: int = 3) -> int:
         return c_in * c_out * kernel**2 + c_out
@@ -113,7 +116,9 @@ def autoencoder_parameters(config: AutoencoderConfig) -> int:
         decoder += level(above, c, config.num_res_blocks + 1, attended and config.decoder_attention)
         encoder += conv(c, c) if i + 1 < len(channels) else 0  # downsampling
         decoder += conv(c, c) if i else 0  # upsampling
-    return encoder + decoder + conv(2 * z, 2 * z, 1) + conv(z, z, 1)
+    if config.frozen_encoder is None:
+        decoder += encoder + conv(2 * z, 2 * z, 1)
+    return decoder + conv(z, z, 1)
 
 
 @functools.cache
@@ -160,4 +165,14 @@ def autoencoder_flops(config: AutoencoderConfig) -> tuple[int, int]:
             current = c
         decode += conv(sides[level - 1] ** 2, c, c) if level else 0
     decode += conv(sides[0] ** 2, current, pixel_values)
-    return encode, decode
+    return encode if config.frozen_encoder is None else _frozen_encoder_flops(config), decode
+
+
+def _frozen_encoder_flops(config: AutoencoderConfig) -> int:
+    """FLOPs of encoding one training image by a foundation model whose features have the latent's shape."""
+    cells = config.grid**2
+    if config.frozen_encoder == "lite0":
+        (stride,) = (stride for stride, width in LITE0_WIDTHS.items() if width == config.z_channels)
+        return LITE0_FLOPS[stride] * cells
+    layer = 2 * 12 * TRANSFORMER_WIDTH**2 + 4 * cells * TRANSFORMER_WIDTH  # per token; SAM attends in windows mostly
+    return TRANSFORMER_LAYERS * cells * layer

@@ -79,3 +79,13 @@ def logit_normal_times(normal: Tensor, mean: float = 0.0, std: float = 1.0) -> T
     if not std > 0:
         raise ValueError(f"std must be positive, got {std}")
     return torch.sigmoid(mean + std * normal)
+
+
+def shifted_times(times: Tensor, shift: float) -> Tensor:
+    """Times in [0, 1] mapped by s t / (1 + (s - 1) t), as the time grid of sampling: below 1 toward noise.
+
+    Esser et al. 2024 (arXiv 2403.03206), section 5.3.2. Raises ValueError unless shift > 0.
+    """
+    if not shift > 0:
+        raise ValueError(f"shift must be positive, got {shift}")
+    return shift * times / (shift * times + (1 - times))

@@ -81,7 +81,9 @@ class Row:
         "",
     )
     tokenizer: str = _column("identity", "tokenizer spec, e.g. f4d16-lite0", "")
-    foundation_model: str = _column("identity", "model the tokenizer is aligned with, or none", "")
+    foundation_model: str = _column(
+        "identity", "model the tokenizer is aligned with, or none; of a representation autoencoder its own spec", ""
+    )
     latent_channels: int | None = _column("identity", "channels of the latent")
     generator: str = _column("identity", "generator spec, e.g. LightningDiT-B/1; empty for tokenizers", "")
     tokenizer_seed: int | None = _column("identity", "seed of the tokenizer's training")

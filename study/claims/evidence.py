@@ -36,8 +36,8 @@ LADDER = "recipe"  # the ablation of Table 1
 class Score:
     """A finished row in the form that claims need.
 
-    tokenizer: None for a tokenizer outside the studied family, also one with regularisers. foundation_model: empty for
-    plain tokenizers. rung: its place in the ablation `recipe`; None outside of it.
+    tokenizer: None for a tokenizer outside the studied family, also one with regularisers or a frozen encoder.
+    foundation_model: empty for plain tokenizers. rung: its place in the ablation `recipe`; None outside of it.
     images: None if unstated. protocol: how the row was measured, judge included, as one text. spread: of the headline
     metric by this judge, over the study. published: not measured here.
     """
@@ -99,10 +99,11 @@ def read_scores(table: pd.DataFrame) -> Scores:
 
 
 def _score(row: Row, spread: Mapping[Measure, Spread | None]) -> Score:
-    tokenizer = None  # stays None for tokenizers of other authors, as in the paper's Table 3, and regularised ones
+    # stays None for tokenizers of other authors, as in the paper's Table 3, regularised ones and representation ones
+    tokenizer = None
     with contextlib.suppress(ValueError):
         name = parse_tokenizer(row.tokenizer)
-        tokenizer = None if name.external or name.regularisers else name
+        tokenizer = None if name.external or name.regularisers or name.encoder else name
     size = f" @ {row.extractor_size} px" if row.extractor_size else ""
     protocol = measured_alike(vars(row))
     return Score(

@@ -95,6 +95,7 @@ CHECKS: dict[str, Check] = {
     "tokenizer.vf_cosine_margin": _share,
     "tokenizer.vf_distance_margin": _share,
     "tokenizer.phases": (_valid_phases, "phases in the order of their from_images, with weights and margins as above"),
+    "representation_autoencoders": (lambda v: len(set(v)) == len(v), "none twice"),
     "regularisers": (lambda v: len(set(v)) == len(v), "none twice"),
     "regularisation.spectrum.weight": _not_negative,
     "regularisation.spectrum.tilt": (math.isfinite, "a finite number"),
@@ -130,6 +131,7 @@ CHECKS: dict[str, Check] = {
     "generator.logit_normal_mean": (math.isfinite, "a finite number"),
     "generator.logit_normal_std": _positive,
     "generator.logit_normal_end_images": (lambda v: v is None or v >= 0, "None, or 0 or more"),
+    "generator.shift_base": (lambda v: v is None or v > 0, "None, or above 0"),
     "sampling.samples": (lambda v: v >= FEWEST_SAMPLES, f"at least {FEWEST_SAMPLES}"),
     "sampling.chunk": _positive,
     "sampling.solver": _one_of(tuple(solver for solvers in OBJECTIVES.values() for solver in solvers)),
@@ -420,6 +422,8 @@ def check_pretrained_tokenizer(run: str, name: str, tokenizer: str, planned: Aut
         name: of the weights; those of FILES hold a network that is known before they are read.
         tokenizer: its spec.
     """
+    if planned.frozen_encoder:
+        raise ValueError(f"{run}: {tokenizer} is trained here alone; pretrained weights are of other tokenizers")
     if not planned.library and (planned.unshuffle, planned.norm_groups) != (1, 32):
         raise ValueError(
             f"{run}: pretrained weights are those of a network with autoencoder.unshuffle 1 and "

@@ -48,7 +48,8 @@ def training_flops(stage: Stage) -> int:
     if isinstance(spec, FitTokenizer):
         encode, decode = autoencoder_flops(spec.architecture)
         encoded, decoded = _coded(spec)
-        return round(FORWARD_AND_BACKWARD * (encoded * encode + decoded * decode))
+        of_encoder = 1 if spec.architecture.frozen_encoder else FORWARD_AND_BACKWARD
+        return round(of_encoder * encoded * encode + FORWARD_AND_BACKWARD * decoded * decode)
     assert isinstance(spec, FitGenerator)
     flops, repa = flops_per_image(spec.architecture), spec.recipe.repa
     if repa is not None and spec.foundation is not None:

@@ -55,19 +55,20 @@ def _tokenizer(stage: Stage) -> dict[str, Any]:
         if not recipe.get(f"tokenizer.vf_{part}_weight"):
             recipe.pop(f"tokenizer.vf_{part}_margin", None)
     used = {} if fit.regularisation is None else fit.regularisation.used()
-    if "spectrum" in used:
+    if name.encoder or "spectrum" in used:
         del recipe["tokenizer.kl_weight"]  # follows from it
     strengths = {key: value for kind in used for key, value in _by_name(f"regularisation.{kind}", used[kind]).items()}
     return {
         "latent_channels": shape.z_channels,
-        "foundation_model": name.foundation or "none",
-        "regularisers": "+".join(used) or "none",  # a part of the VF loss is a setting of its own
+        "foundation_model": name.family,
+        "regularisers": "+".join(each for each in used if each in name.regularisers)
+        or "none",  # a part of the VF loss is a setting of its own
         "train_images": fit.train_images,
         "pretrained_tokenizer": fit.pretrained.name if fit.pretrained else "",
         **{f"autoencoder.{key}": getattr(shape, key) for key in ("ch", "ch_mult", "num_res_blocks", "unshuffle")},
         **recipe,
         **strengths,
-        **(_by_name("foundation", fit.foundation) if fit.foundation else {}),
+        **(_by_name("foundation", fit.foundation) if fit.foundation and not name.encoder else {}),
     }
 
 

@@ -23,7 +23,7 @@ def needed_files(stages: Iterable[Stage]) -> list[str]:
         if file is not None:
             (names if file.name in FILES else own_files)[file.name] = None
         elif isinstance(spec, FitTokenizer):
-            names[parse_tokenizer(spec.tokenizer).foundation or ""] = None
+            names[parse_tokenizer(spec.tokenizer).foundation_network or ""] = None
             if spec.recipe.perceptual_weight:
                 names[spec.recipe.perceptual_net] = None
         if isinstance(spec, FitGenerator) and spec.recipe.repa is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from models.configs import EXTERNAL_TOKENIZERS, AutoencoderConfig, parse_tokenizer
+from models.configs import EXTERNAL_TOKENIZERS, LITE0_WIDTHS, TRANSFORMERS, AutoencoderConfig, parse_tokenizer
 from study.plan.data_spec import DataSpec
 from study.plan.scales import AutoencoderShape, Scale
 
@@ -35,9 +35,23 @@ def autoencoder_config(spec: str, scale: Scale, data: DataSpec) -> AutoencoderCo
         return dataclasses.replace(
             external, in_channels=data.channels, resolution=data.resolution, attn_resolutions=attention
         )
+    model = TRANSFORMERS.get(name.encoder or "")
+    width = model.width if model else LITE0_WIDTHS[scale.foundation.stride]
     config = network_config(
-        scale.autoencoder, channels=data.channels, resolution=data.resolution, latent_channels=name.channels
+        scale.autoencoder,
+        channels=data.channels,
+        resolution=data.resolution,
+        latent_channels=width if name.encoder else name.channels,
     )
+    if name.encoder:
+        side = config.resolution if model is None or model.resize is None else model.resize
+        if model is not None and side != model.patch * config.grid:
+            raise ValueError(
+                f"{spec}: {name.encoder} cuts pictures of {side} px into patches of {model.patch}, and scale "
+                f"{scale.name} builds latents of {config.grid} x {config.grid} cells, which must be as many: ask for "
+                "rae-lite0, which fits every grid"
+            )
+        return dataclasses.replace(config, frozen_encoder=name.encoder)
     if config.downsampling != name.downsampling:
         raise ValueError(
             f"{spec} downsamples {name.downsampling} times, but scale {scale.name} builds tokenizers that "

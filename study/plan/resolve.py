@@ -80,7 +80,7 @@ def _used_recipe(
     net's size are enlarged to it; a regulariser may shrink them below it.
 
     Where the name keeps one part of the VF loss, the other has no weight, as if the recipe said so. The KL divergence
-    has none beside spectrum matching, as published.
+    has none beside spectrum matching, as published, nor where the encoder is frozen.
     """
     aligned, parts = name.foundation is not None, [part for part in VF_PARTS if part in name.regularisers]
     unused_prefixes = [] if aligned else ["vf_"]
@@ -104,14 +104,22 @@ def _used_recipe(
     used = {} if regularisation is None else regularisation.used()
     if recipe.perceptual_weight and not {"scale", "eq"} & set(used):
         recipe = dataclasses.replace(recipe, perceptual_size=max(recipe.perceptual_size, resolution))
-    if "spectrum" in used and used["spectrum"].weight:
+    if name.encoder or ("spectrum" in used and used["spectrum"].weight):
         recipe = dataclasses.replace(recipe, kl_weight=0.0)
     return recipe
 
 
-def _used_foundation(name: str | None, recipe: FoundationRecipe) -> FoundationRecipe | None:
-    """The foundation recipe without unused fields; None without a model."""
-    return None if name is None else features.used_recipe(name, recipe)
+def _used_foundation(name: TokenizerName, recipe: FoundationRecipe, grid: int) -> FoundationRecipe | None:
+    """The foundation recipe without unused fields; None without a model.
+
+    As the encoder of a representation autoencoder lite0 sees pictures in the size that gives the latent's grid; others
+    see pixels as they were trained on, as released. Features are standardised per channel and place there, not here.
+    """
+    if name.foundation_network is None:
+        return None
+    if name.encoder:
+        recipe = dataclasses.replace(recipe, standardise=False, own_statistics=True, input_size=grid * recipe.stride)
+    return features.used_recipe(name.foundation_network, recipe)
 
 
 def _used_sampling(sampling: Sampling) -> Sampling:
@@ -140,14 +148,15 @@ def _foreign_file(name: str) -> ForeignFile:
 
 def _fit_tokenizer(run: Run, scale: Scale, data: DataSpec, compute: Compute) -> FitTokenizer:
     name = parse_tokenizer(run.tokenizer)
-    regularisation = scale.regularisation.only(name.regularisers)
+    regularisation = scale.regularisation.only(("noise",) if name.encoder else name.regularisers)
+    architecture = autoencoder_config(run.tokenizer, scale, data)
     spec = FitTokenizer(
         data=data,
         train_images=min(scale.train_images, data.train_images),
         tokenizer=run.tokenizer,
-        architecture=autoencoder_config(run.tokenizer, scale, data),
-        foundation=_used_foundation(name.foundation, scale.foundation),
-        foundation_weights=network_hash(name.foundation) if name.foundation else "",
+        architecture=architecture,
+        foundation=_used_foundation(name, scale.foundation, architecture.grid),
+        foundation_weights=network_hash(name.foundation_network) if name.foundation_network else "",
         perceptual_weights=network_hash(scale.tokenizer.perceptual_net) if scale.tokenizer.perceptual_weight else "",
         recipe=_used_recipe(scale.tokenizer, name, regularisation, data.resolution),
         regularisation=regularisation,
@@ -177,7 +186,7 @@ def _encode(run: Run, scale: Scale, data: DataSpec, compute: Compute) -> Encode:
         data=data,
         train_images=min(scale.train_images, data.train_images),
         compute=_exact(compute),
-        stored=scale.stored_latents,
+        stored="sample" if parse_tokenizer(run.tokenizer).encoder else scale.stored_latents,  # no spread to be kept
     )
 
 
@@ -200,7 +209,7 @@ def _fit_generator(
         recipe=dataclasses.replace(recipe, repa=repa),
         seed=run.seed,
         compute=_training(compute, scale.execution, generator=True),
-        foundation=_used_foundation(repa.model if repa else None, scale.foundation),
+        foundation=features.used_recipe(repa.model, scale.foundation) if repa else None,
         foundation_weights=network_hash(repa.model) if repa else None,
     )
     if run.pretrained_generator is None:
@@ -217,7 +226,7 @@ def _fit_generator(
 def _used_generator_recipe(recipe: GeneratorRecipe) -> GeneratorRecipe:
     """The recipe with fixed values in the fields that its objective ignores."""
     if recipe.objective == "gaussian-diffusion":
-        recipe = dataclasses.replace(recipe, logit_normal=False, direction_weight=0.0)
+        recipe = dataclasses.replace(recipe, logit_normal=False, direction_weight=0.0, shift_base=None)
     if recipe.logit_normal:
         return recipe
     return dataclasses.replace(recipe, logit_normal_end_images=None, logit_normal_mean=0.0, logit_normal_std=1.0)

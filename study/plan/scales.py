@@ -55,6 +55,7 @@ class Scale:
     execution: Execution = field(default_factory=Execution)
     guidance_scales: tuple[float, ...] = (1.0, 1.25, 1.5, 2.0, 3.0)  # of the ablation guidance; 1 is no guidance
     regularisers: tuple[str, ...] = ()  # of tokenizers in the ablation frontier, such as noise or noise+eq
+    representation_autoencoders: tuple[str, ...] = ()  # their encoders, in the ablation frontier, such as lite0
     compared_models: tuple[str, ...] = ()  # in the ablation foundation_models; empty: the field foundation_models
 
     @property

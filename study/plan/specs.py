@@ -5,6 +5,7 @@ All fields are part of a stage's fingerprint but those declared with `outside_id
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 from models.configs import AutoencoderConfig, GeneratorConfig
@@ -138,6 +139,8 @@ class GeneratorRecipe:
     logit_normal_end_images: int | None = None  # images seen from which t is uniform instead
     logit_normal_mean: float = 0.0  # of the logit of t; larger is closer to data
     logit_normal_std: float = 1.0
+    # values of a latent at which times are not shifted, see FitGenerator.timestep_shift; None: never shifted
+    shift_base: int | None = added_later()
 
     @property
     def marks(self) -> tuple[int, ...]:
@@ -220,6 +223,21 @@ class FitGenerator:
     pretrained: ForeignFile | None = None  # pretrained weights, used instead of a training
     foundation: FoundationRecipe | None = added_later()  # of the recipe's repa
     foundation_weights: str | None = added_later()  # SHA-256; empty: not here yet
+
+    @property
+    def timestep_shift(self) -> float:
+        """The factor s of the map t -> s t / (1 + (s - 1) t) of times in training, and of the time grid in sampling.
+
+        s = sqrt(shift_base / values of a latent): the more values, the closer to noise, since independent noise on
+        many alike values hides less. RAE (arXiv 2510.11690; bytetriper/RAE, src/train.py and
+        src/stage2/transport/transport.py) maps t -> a t / (1 + (a - 1) t) with a = sqrt(values / 4096) and t = 0 data;
+        with t = 1 data, as here, that is s = 1 / a. It refuses a below 1, which is a latent of fewer values; here their
+        times shift towards data.
+        """
+        if self.recipe.shift_base is None:
+            return 1.0
+        values = self.architecture.in_channels * self.architecture.grid**2
+        return math.sqrt(self.recipe.shift_base / values)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from models.configs import parse_tokenizer
+from models.configs import AutoencoderConfig, parse_tokenizer
 from results.files import atomic
 from results.runs import SEARCH
 from results.schema import DIAGNOSTICS, METRICS, Label, Row, latents_file, measured_alike
@@ -134,8 +134,8 @@ def _identity(plan: Plan, planned: Planned, label: Label | None) -> Cells:
         "changes": run.training_changes,
         "fingerprint": fit.fingerprint,
         "tokenizer": run.tokenizer,
-        "foundation_model": name.foundation or "none",
-        "latent_channels": name.channels,
+        "foundation_model": name.family,
+        "latent_channels": _architecture(tokenizer).z_channels,
         "generator": run.generator or "",
         "tokenizer_seed": tokenizer_seed,
         "seed": None if pretrained else tokenizer_seed if planned.kind == "tokenizer" else run.seed,
@@ -146,6 +146,11 @@ def _identity(plan: Plan, planned: Planned, label: Label | None) -> Cells:
         "data": plan.data.name,
         "resolution": plan.data.resolution,
     }
+
+
+def _architecture(tokenizer: Stage) -> AutoencoderConfig:
+    assert isinstance(tokenizer.spec, FitTokenizer)
+    return tokenizer.spec.architecture
 
 
 def _pretrained_file(fit: Stage) -> str:

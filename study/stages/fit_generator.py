@@ -16,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from models.attention import by_products
 from models.diffusion import TIMESTEPS, gaussian_diffusion_loss
-from models.flow import logit_normal_times, rectified_flow_loss
+from models.flow import logit_normal_times, rectified_flow_loss, shifted_times
 from models.lightningdit import LightningDiT, drop_labels
 from models.repa import ProjectedGenerator, Projector, mean_cosine, spatially_normalised
 from study.core.compute import apply, autocast
@@ -137,6 +137,8 @@ def step_function(
         view = torch.randint(latents.views, (len(indices),), generator=rng)
         noise = draw_noise(rng)  # on the CPU everywhere: the same numbers on every device
         times = training_times(recipe, images_seen, len(indices), rng)
+        if spec.timestep_shift != 1:
+            times = shifted_times(times, spec.timestep_shift)
         dropped = torch.rand(len(indices), generator=rng) < architecture.label_dropout
         labels = drop_labels(latents.labels[torch.from_numpy(indices)], dropped, architecture.num_classes)
         indices, view = slice_of_batch(indices), slice_of_batch(view)

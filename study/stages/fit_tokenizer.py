@@ -1,5 +1,5 @@
 """Stage fit_tokenizer: images -> tokenizer weights, plain or aligned with a foundation model (VF loss), with or without
-regularisers of the latent."""
+regularisers of the latent; or of a representation autoencoder, whose decoder alone is trained."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from models.discriminator import Discriminator, hinge_discriminator_loss, hinge_
 from models.lpips import LPIPS
 from models.perceptual import PerceptualDistance
 from models.regularisers import Draws, Regularisers, Step, after_encoding, before_encoding
+from models.representation_autoencoder import RepresentationAutoencoder
 from models.sd_vae import SDVAE
 from models.vf_loss import GAN_WEIGHT_LIMIT, VF_WEIGHT_LIMIT, gradient_norm_ratio, projection, vf_loss
 from study.core.compute import Compute, apply, autocast
@@ -33,6 +34,7 @@ from study.train.batch_prefetch import prefetched_batches
 from study.train.foundation_features import FoundationFeatures, tokenizer_features
 from study.train.loop import decayed_learning_rate, gradient_norm, train, update
 from study.train.perceptual_net import perceptual_net
+from study.train.representation import feature_statistics, representation_autoencoder
 
 
 @dataclasses.dataclass
@@ -98,27 +100,7 @@ def gradients(
     step = Step(pixels, posterior.mean, latent_raw, latent_raw, pixels, mask_token=mask_token)
     if regularisers is not None:
         step = after_encoding(regularisers, step)
-    with autocast(compute):
-        decoded = tokenizer.decode(step.latent)
-
-    reconstruction = decoded.detach().float().requires_grad_()
-    rec, terms = _reconstruction_loss(networks, recipe, reconstruction, step.target)
-    (at_output,) = torch.autograd.grad(rec, reconstruction)
-    cotangent = at_output
-    if gan_on and networks.discriminator is not None:
-        with autocast(compute):
-            logits = networks.discriminator(reconstruction)
-        adversarial = hinge_generator_loss(logits)
-        (gan_at_output,) = torch.autograd.grad(adversarial, reconstruction)
-        last = tokenizer.decoder.conv_out.weight
-        rec_at_last, gan_at_last = (
-            torch.autograd.grad(decoded, last, g.to(decoded.dtype), retain_graph=True)[0]
-            for g in (at_output, gan_at_output)
-        )
-        rec_at_last, gan_at_last = average(rec_at_last, gan_at_last)
-        weight = gradient_norm_ratio(rec_at_last, gan_at_last, GAN_WEIGHT_LIMIT)
-        cotangent = at_output + recipe.gan_weight * weight * gan_at_output
-        terms |= {"gan": adversarial.detach(), "gan_adaptive": weight}
+    decoded, reconstruction, at_output, cotangent, terms = _at_output(networks, recipe, compute, step, gan_on)
 
     behind_latent = [leaf, *tokenizer.quant_conv.parameters()]
     adaptive = [(term.name, term.loss, term.weight, behind_latent) for term in step.terms if term.adaptive]
@@ -175,6 +157,57 @@ def gradients(
     return terms, reconstruction.detach(), step.target
 
 
+def decoder_gradients(
+    networks: Networks,
+    recipe: TokenizerRecipe,
+    compute: Compute,
+    pixels: Tensor,
+    latent_raw: Tensor,
+    gan_on: bool,
+    regularisers: Regularisers | None = None,
+) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """As `gradients`, for a representation autoencoder: of the decoder alone, L = rec + gan_weight a_gan G.
+
+    Args:
+        latent_raw: of the pixels, (B, d, h, w), without gradient.
+    """
+    step = Step(pixels, latent_raw, latent_raw, latent_raw, pixels)
+    if regularisers is not None:
+        step = after_encoding(regularisers, step)
+    decoded, reconstruction, _, cotangent, terms = _at_output(networks, recipe, compute, step, gan_on)
+    torch.autograd.backward(decoded, cotangent.to(decoded.dtype))
+    return terms, reconstruction.detach(), step.target
+
+
+def _at_output(
+    networks: Networks, recipe: TokenizerRecipe, compute: Compute, step: Step, gan_on: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor, dict[str, Tensor]]:
+    """What the decoder makes of a step's latent, the same cut off from the graph in float32, the gradients there of the
+    reconstruction term and of all that is decoded for, and the loss terms, detached."""
+    tokenizer = networks.tokenizer
+    with autocast(compute):
+        decoded = tokenizer.decode(step.latent)
+    reconstruction = decoded.detach().float().requires_grad_()
+    rec, terms = _reconstruction_loss(networks, recipe, reconstruction, step.target)
+    (at_output,) = torch.autograd.grad(rec, reconstruction)
+    cotangent = at_output
+    if gan_on and networks.discriminator is not None:
+        with autocast(compute):
+            logits = networks.discriminator(reconstruction)
+        adversarial = hinge_generator_loss(logits)
+        (gan_at_output,) = torch.autograd.grad(adversarial, reconstruction)
+        last = tokenizer.decoder.conv_out.weight
+        rec_at_last, gan_at_last = (
+            torch.autograd.grad(decoded, last, g.to(decoded.dtype), retain_graph=True)[0]
+            for g in (at_output, gan_at_output)
+        )
+        rec_at_last, gan_at_last = average(rec_at_last, gan_at_last)
+        weight = gradient_norm_ratio(rec_at_last, gan_at_last, GAN_WEIGHT_LIMIT)
+        cotangent = at_output + recipe.gan_weight * weight * gan_at_output
+        terms |= {"gan": adversarial.detach(), "gan_adaptive": weight}
+    return decoded, reconstruction, at_output, cotangent, terms
+
+
 def _reconstruction_loss(
     networks: Networks, recipe: TokenizerRecipe, reconstruction: Tensor, target: Tensor
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -196,20 +229,29 @@ def _gradient(tensor: Tensor) -> Tensor:
     return tensor.grad
 
 
+def _untrained(spec: FitTokenizer) -> Autoencoder:
+    """The network of this spec, before weights are drawn or loaded."""
+    if spec.architecture.frozen_encoder:
+        return representation_autoencoder(spec)
+    return (SDVAE if spec.architecture.library else Autoencoder)(spec.architecture)
+
+
 def build(spec: FitTokenizer, report: Callable[[int, int], None] = lambda done, total: None) -> Networks:
     """The networks at the start of a training; initial weights depend on the seed alone.
 
     Args:
-        report: see `FoundationFeatures`.
+        report: see `FoundationFeatures` and `feature_statistics`.
     """
     recipe = spec.recipe
     rng = make_rng(spec.seed, "tokenizer weights", 0)
-    networks = Networks(Autoencoder(spec.architecture))
+    networks = Networks(_untrained(spec))
     autoencoder.initialize(networks.tokenizer, rng)
     networks.tokenizer.to(memory_format=torch.channels_last)
     if recipe.perceptual_weight:  # before computing features, which can take hours: its weights may be missing
         networks.perceptual = perceptual_net(recipe.perceptual_net, recipe.perceptual_size, spec.perceptual_weights)
-    if spec.foundation is not None:
+    if isinstance(networks.tokenizer, RepresentationAutoencoder):
+        networks.tokenizer.normalise_by(*feature_statistics(spec, networks.tokenizer, report))
+    elif spec.foundation is not None:
         networks.foundation = tokenizer_features(spec, report)
         networks.linear_proj = projection(spec.architecture.z_channels, networks.foundation.width)
         bound = spec.architecture.z_channels**-0.5
@@ -239,7 +281,8 @@ def step_function(
     """
     recipe, device, regularisation = spec.recipe, spec.compute.device, spec.regularisation
     images = load_images(spec.data, "train")
-    grid, channels = spec.architecture.grid, spec.architecture.z_channels
+    grid, channels, frozen = spec.architecture.grid, spec.architecture.z_channels, spec.architecture.frozen_encoder
+    noise_shape = () if frozen else (channels, grid, grid)  # no posterior, no noise for it
     optimizer, discriminator_optimizer = state["optimizer"], state.get("discriminator_optimizer")
     optimizers = [each for each in (optimizer, discriminator_optimizer) if each is not None]
     restarts = {phase.from_images for phase in recipe.phases}
@@ -248,7 +291,7 @@ def step_function(
         indices = batch_indices(spec.seed, spec.train_images, images_seen, recipe.batch_images)
         rng = make_rng(spec.seed, "tokenizer step", images_seen)
         # every process draws for the whole batch, so results do not depend on the number of processes
-        noise = torch.randn(len(indices), channels, grid, grid, generator=rng)
+        noise = torch.randn(len(indices), *noise_shape, generator=rng)
         flipped = torch.rand(len(indices), generator=rng) < (0.5 if spec.data.flip else 0.0)
         indices, noise, flipped = slice_of_batch(indices), slice_of_batch(noise), slice_of_batch(flipped)
         pixels = images.pixels(indices)
@@ -288,9 +331,15 @@ def step_function(
         current = recipe.at(images_seen)
         optimizer.zero_grad(set_to_none=True)
         gan_on = discriminator_optimizer is not None and images_seen >= current.gan_start_images
-        terms, reconstruction, target = gradients(
-            networks, current, spec.compute, pixels, noise, features, gan_on, regularisers
-        )
+        if frozen:
+            latent_raw = networks.tokenizer.encode(pixels).mean
+            terms, reconstruction, target = decoder_gradients(
+                networks, current, spec.compute, pixels, latent_raw, gan_on, regularisers
+            )
+        else:
+            terms, reconstruction, target = gradients(
+                networks, current, spec.compute, pixels, noise, features, gan_on, regularisers
+            )
         average_gradients(p for group in optimizer.param_groups for p in group["params"])
         norm = gradient_norm(optimizer)
         update(optimizer, norm)
@@ -359,10 +408,11 @@ def _save(networks: Networks, path: Path) -> None:
 
 
 def trained_tokenizer(stage: Stage) -> Autoencoder:
-    """The tokenizer of a fit_tokenizer stage, frozen, on the stage's device."""
+    """The tokenizer of a fit_tokenizer stage, frozen, on the stage's device; a representation autoencoder loads its
+    encoder when it first encodes."""
     spec = stage.spec
     assert isinstance(spec, FitTokenizer)
-    tokenizer = (SDVAE if spec.architecture.library else Autoencoder)(spec.architecture)
+    tokenizer = _untrained(spec)
     weights = load_tensors(stage.folder / TOKENIZER_WEIGHTS)
     weights.pop("linear_proj.weight", None)
     tokenizer.load_state_dict(weights, strict=True)

@@ -8,6 +8,7 @@ couples the samples of a batch. So metrics depend neither on the number of proce
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from study.core.workspace import Record, Workspace, peak_memory_gib
 from study.data.latents import denormalise
 from study.data.picture_chunks import chunk_rows, first_pictures, read_chunk, write_chunk
 from study.judge.sheets import save_sheet
-from study.plan.specs import Sample, Sampling
+from study.plan.specs import FitGenerator, Sample, Sampling
 from study.plan.stage import Stage
 from study.stages import fit_generator, fit_tokenizer
 from study.stages.decoding import decoded
@@ -51,8 +52,12 @@ def sampler(spec: Sample, inputs: dict[str, Stage], classes: Sequence[int] | Non
     """
     network = fit_generator.trained_generator(inputs["generator"], spec.images_seen, spec.sampling.weights)
     tokenizer = fit_tokenizer.trained_tokenizer(inputs["tokenizer"])
+    fit = inputs["generator"].spec
+    assert isinstance(fit, FitGenerator)
+    # two shifts in turn are one by their product
+    sampling = replace(spec.sampling, timestep_shift=spec.sampling.timestep_shift * fit.timestep_shift)
     return make_sampler(
-        network, tokenizer, lambda latent: denormalise(latent, inputs["latents"]), spec.sampling, spec.compute, classes
+        network, tokenizer, lambda latent: denormalise(latent, inputs["latents"]), sampling, spec.compute, classes
     )
 
 
