@@ -27,7 +27,7 @@ class Transformer:
     options: tuple[tuple[str, Any], ...] = ()
     patch: int
     resize: int | None
-    width: int = 1024
+    width: int
     megabytes: int
 
 
@@ -38,6 +38,7 @@ TRANSFORMERS = {
         options=(("dynamic_img_size", True),),
         patch=14,
         resize=224,
+        width=1024,
         megabytes=1217,
     ),
     "mae": Transformer(
@@ -45,6 +46,7 @@ TRANSFORMERS = {
         options=(("dynamic_img_size", True),),
         patch=16,
         resize=None,
+        width=1024,
         megabytes=1213,
     ),
     "sam": Transformer(timm_name="samvit_large_patch16.sa1b", patch=16, resize=None, width=256, megabytes=1233),
@@ -53,6 +55,7 @@ TRANSFORMERS = {
         options=(("act_layer", "quick_gelu"),),  # as its weights were trained; timm's default differs
         patch=14,
         resize=224,
+        width=1024,
         megabytes=1213,
     ),
 }

@@ -76,6 +76,9 @@ def test_pairs_differ_in_alignment_alone() -> None:
     regularised["tokenizer"] = regularised["tokenizer"].replace(names)
     regularised["foundation_model"] = ["lite0" if "lite0" in name else "none" for name in regularised["tokenizer"]]
     assert rows.pairs(regularised) == [("f4d4+eq", "f4d4-lite0+eq")]
+    representation = study(widths=(4,), models=("none", "lite0", "rae-lite0"))
+    representation["tokenizer"] = representation["tokenizer"].replace({"f4d4-rae-lite0": "rae-lite0"})
+    assert rows.pairs(representation) == [("f4d4", "f4d4-lite0")]
 
 
 def test_spread_keeps_order_and_touches_at_most() -> None:
@@ -114,6 +117,11 @@ def test_a_tokenizer_looks_the_same_everywhere() -> None:
     noisy = style.look(16, "lite0", "f4d16-lite0+noise")
     assert (noisy.color, noisy.hollow) == (aligned.color, False) and noisy.dash != aligned.dash
     assert style.grey(16, "lite0", "f4d16-lite0+noise").marker == noisy.marker
+    representation = style.look(112, "rae-lite0", "rae-lite0")
+    assert representation.marker == style.look(1024, "rae-dinov2").marker and not representation.hollow
+    others = [style.look(16, model) for model in (*style.SHAPES, "unheard-of")]
+    assert representation.marker not in {*markers, *(look.marker for look in others)}
+    assert representation.dash not in [noisy.dash, *(look.dash for look in others)]
 
 
 def test_a_metric_is_named_with_its_number_of_samples() -> None:

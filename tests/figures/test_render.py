@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from reading import measured, visible
 
 import figures
-from figures import style, uniformity
+from figures import rows, style, uniformity
 from figures.drawing import Drawing, NothingToDraw
 from figures.render import render
 from results.runs import asked_by
@@ -391,3 +391,14 @@ def test_tokenizers_with_regularisers_are_lines_of_their_own(table: pd.DataFrame
     assert shown["f4d4"] == own["f4d4"]
     assert shown["f4d4+noise+eq"] == [2 * rfid for rfid in own["f4d4"]]
     assert "f4d16-lite0+noise+eq" in texts(draw("frontier", both))
+
+
+def test_a_representation_autoencoder_is_neither_plain_nor_aligned(table: pd.DataFrame) -> None:
+    own = study(widths=(112,), models=("rae-lite0",))
+    own["tokenizer"] = "rae-lite0"
+    both = pd.concat([table, own], ignore_index=True)
+    dilemma = texts(draw("dilemma", both))
+    assert "rae-lite0" in dilemma and "aligned (rae" not in dilemma
+    assert "rae-lite0" in texts(draw("frontier", both))
+    assert rows.pairs(both) == rows.pairs(table)
+    assert draw("convergence", both) and draw("uniformity", both)

@@ -1,8 +1,11 @@
+import math
+
 import pytest
 import torch
 from waves import wave
 
-from models.flow import flow_loss, interpolate, logit_normal_times, velocity_target
+from models.flow import flow_loss, interpolate, logit_normal_times, shifted_times, velocity_target
+from models.sampler import time_grid
 
 
 def test_the_path_runs_from_noise_to_data_at_its_velocity():
@@ -50,3 +53,19 @@ def test_shapes_must_match():
         interpolate(torch.zeros(2, 1), torch.zeros(2, 1), torch.zeros(3))
     with pytest.raises(ValueError, match="differ in shape"):
         flow_loss(torch.zeros(2, 1), torch.zeros(2, 2))
+
+
+def test_shifted_times_are_those_of_the_released_representation_autoencoder():
+    """There t = 0 is data and a = sqrt(196,608 / 4,096) = 6.93 maps 0.5 to 0.874; 1 - t is ours."""
+    a = math.sqrt(16 * 16 * 768 / 4096)
+    assert a * 0.5 / (1 + (a - 1) * 0.5) == pytest.approx(0.8739, abs=1e-4)
+    theirs = torch.linspace(0, 1, 11, dtype=torch.float64)
+    expected = 1 - a * theirs / (1 + (a - 1) * theirs)
+    found = shifted_times(1 - theirs, 1 / a)
+    torch.testing.assert_close(found, expected)
+    assert found[5].item() == pytest.approx(1 - 0.8739, abs=1e-4)
+    torch.testing.assert_close(found.flip(0), torch.tensor(time_grid(10, 1 / a), dtype=torch.float64))
+    twice = shifted_times(shifted_times(theirs, 0.5), 0.3)  # in turn they are one by their product
+    torch.testing.assert_close(twice, shifted_times(theirs, 0.15))
+    with pytest.raises(ValueError, match="shift must be positive"):
+        shifted_times(theirs, 0.0)

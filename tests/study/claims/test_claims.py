@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from made_tables import asked, study
 
@@ -91,6 +92,8 @@ def test_tokenizers_of_others_say_nothing_about_the_studied_family():
     assert {found[name] for name in about_the_family} == {"not measured"}
     regularised = table.assign(tokenizer=table["tokenizer"] + "+eq")
     assert {verdicts(regularised)[name] for name in about_the_family} == {"not measured"}
+    representation = study(widths=(112,), models=("rae-lite0",)).assign(tokenizer="rae-lite0")
+    assert verdicts(pd.concat([table, representation], ignore_index=True)) == verdicts(table)
 
 
 def test_the_order_of_rows_moves_nothing_and_their_numbers_do():
