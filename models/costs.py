@@ -79,8 +79,11 @@ def foundation_flops(name: str, side: int) -> int:
     per weight and token."""
     if name not in TRANSFORMERS:
         return LITE_FLOPS_PER_PIXEL * side**2
-    model = TRANSFORMERS[name]
-    return 2 * model.megabytes * 10**6 // 4 * (side // model.patch) ** 2
+    return _transformer_flops(name, (side // TRANSFORMERS[name].patch) ** 2)
+
+
+def _transformer_flops(name: str, tokens: int) -> int:
+    return 2 * TRANSFORMERS[name].megabytes * 10**6 // 4 * tokens
 
 
 def autoencoder_parameters(config: AutoencoderConfig) -> int:
@@ -171,8 +174,8 @@ def autoencoder_flops(config: AutoencoderConfig) -> tuple[int, int]:
 def _frozen_encoder_flops(config: AutoencoderConfig) -> int:
     """FLOPs of encoding one training image by a foundation model whose features have the latent's shape."""
     cells = config.grid**2
-    if config.frozen_encoder == "lite0":
-        (stride,) = (stride for stride, width in LITE0_WIDTHS.items() if width == config.z_channels)
-        return LITE0_FLOPS[stride] * cells
-    layer = 2 * 12 * TRANSFORMER_WIDTH**2 + 4 * cells * TRANSFORMER_WIDTH  # per token; SAM attends in windows mostly
-    return TRANSFORMER_LAYERS * cells * layer
+    assert config.frozen_encoder is not None
+    if config.frozen_encoder != "lite0":
+        return _transformer_flops(config.frozen_encoder, cells)
+    (stride,) = (stride for stride, width in LITE0_WIDTHS.items() if width == config.z_channels)
+    return LITE0_FLOPS[stride] * cells
