@@ -22,19 +22,20 @@ def runs(scale: Scale) -> list[Run]:
         raise ValueError(f"scale {scale.name} aligns no tokenizer, so tokenizer_budget has nothing to compare")
     if recipe.phases:
         raise ValueError(f"scale {scale.name} has phases that begin at a number of images: --set tokenizer.phases=()")
-    found = []
-    for share in SHARES:
-        images = max(1, round(share * recipe.budget_images / recipe.batch_images)) * recipe.batch_images
-        for name in (scale.middle, f"{scale.middle}-{scale.foundation_models[-1]}"):
-            found += [
-                Run(
-                    tokenizer=name,
-                    generator=scale.generators[0],
-                    tokenizer_seed=tokenizer_seed,
-                    seed=seed,
-                    label=f"{name} of {images:,} images",
-                    changes={} if share == 1 else {"tokenizer.budget_images": images},
-                )
-                for tokenizer_seed, seed in scale.repeats
-            ]
-    return found
+    batches = (max(1, round(share * recipe.budget_images / recipe.batch_images)) for share in SHARES)
+    budgets = [number * recipe.batch_images for number in dict.fromkeys(batches)]
+    aligned = f"{scale.middle}-{scale.foundation_models[-1]}"
+    # up and down again, so that each differs from the one before in one factor
+    places = [(scale.middle, images) for images in budgets] + [(aligned, images) for images in reversed(budgets)]
+    return [
+        Run(
+            tokenizer=name,
+            generator=scale.generators[0],
+            tokenizer_seed=tokenizer_seed,
+            seed=seed,
+            label=f"{name} of {images:,} images",
+            changes={} if images == recipe.budget_images else {"tokenizer.budget_images": images},
+        )
+        for name, images in places
+        for tokenizer_seed, seed in scale.repeats
+    ]

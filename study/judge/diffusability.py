@@ -82,28 +82,28 @@ def standard_deviations(points: Tensor) -> Tensor:
     ROUNDS times. The product is scaled to the total variance of the points, with the divisor n.
     """
     count, d, s = points.shape
-    centred = points - points.mean(dim=0)
-    total = centred.double().square().sum() / count
+    centred = points.double() - points.double().mean(dim=0)  # products of small eigenvalues are lost in float32
+    total = centred.square().sum() / count
     if total == 0:
         return torch.zeros(d * s, dtype=torch.float64)
     by_channel = centred.transpose(0, 1).reshape(d, count * s)
     by_cell = by_channel.view(d * count, s)
-    of_cells = torch.eye(s)
+    of_cells = torch.eye(s, dtype=torch.float64)
     for _ in range(ROUNDS):
         whitened = (by_cell @ _inverse(of_cells)).view(d, count * s)
         of_channels = whitened @ by_channel.T / (count * s)
         whitened = (_inverse(of_channels) @ by_channel).view(d * count, s)
         of_cells = whitened.T @ by_cell / (d * count)
-    eigenvalues = [torch.linalg.eigvalsh(factor.double()).clamp(min=0) for factor in (of_channels, of_cells)]
+    eigenvalues = [torch.linalg.eigvalsh(factor).clamp(min=0) for factor in (of_channels, of_cells)]
     products = torch.outer(*eigenvalues).flatten()
     return (products * (total / products.sum())).sqrt()
 
 
 def _inverse(covariance: Tensor) -> Tensor:
     """(d, d); of a singular covariance the inverse where it has variance, for vectors that have none elsewhere."""
-    wide = covariance.double()
-    wide.diagonal().add_(RIDGE * wide.diagonal().mean())
-    return torch.cholesky_inverse(torch.linalg.cholesky(wide)).to(covariance)
+    values, vectors = torch.linalg.eigh(covariance)  # Cholesky's method fails where rounding left a value below 0
+    values = values.clamp(min=0) + RIDGE * covariance.diagonal().mean()
+    return vectors / values @ vectors.T
 
 
 def lnc(latents: Tensor, labels: Tensor, k: int) -> float:

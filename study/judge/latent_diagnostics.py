@@ -28,6 +28,9 @@ from study.plan.stage import LATENT_MAP, LATENT_PICTURES
 
 log = logging.getLogger(__name__)
 
+# What a diagnostic may end with and the latents are still good; torch's error is no ValueError, unlike NumPy's
+NOT_COMPUTED = (ValueError, MetricError, torch.linalg.LinAlgError)
+
 POINTS = 10_000  # latent tokens, as in the paper: more than a minute of t-SNE
 FEW_POINTS = 1_500  # on data sets of fewer than MANY_IMAGES: under 10 seconds
 MANY_IMAGES = 100_000
@@ -92,7 +95,7 @@ def describe_latents(latents: Latents, folder: Path, points: int | None = None) 
         with atomic(folder / LATENT_MAP) as temporary:
             lines = np.column_stack([places, density / density.mean()])
             np.savetxt(temporary, lines, "%.5g", ",", header="x,y,density", comments="")
-    except (ValueError, MetricError) as error:
+    except NOT_COMPUTED as error:
         log.warning("no latent diagnostics in %s: %s", folder, error)
         (folder / LATENT_MAP).unlink(missing_ok=True)
     return values
@@ -138,7 +141,7 @@ def predictors(latents: Latents, images: ImageSet, encode: Callable[[torch.Tenso
     for name, measure in measures.items():
         try:
             values |= measure()
-        except (ValueError, MetricError) as error:
+        except NOT_COMPUTED as error:
             log.warning("no %s: %s", name, error)
     return values
 

@@ -194,8 +194,9 @@ def test_every_ablation_that_the_scale_can_ask_runs_and_their_tables_are_one(pic
     assert " ".join(sorted({name for asked in table["ablations"] for name in asked})) == names
     shared = table[(table["run"] == "f4d4 + LightningDiT-XXS/2") & (table["images_seen"] == 64)]  # named as ever
     called = [
-        "foundation_models 0: none", "recipe 8: + rotary positions [rope]", "repa 0: none",
-        "vf_loss 0: none [foundation_model]",
+        "alignment 0: none [foundation_model]", "foundation_models 0: none", "recipe 8: + rotary positions [rope]",
+        "repa 0: none", "tokenizer_budget 2: f4d4 of 64 images [tokenizer.budget_images]",
+        "tokenizer_settings 0: as the scale", "vf_loss 0: none [foundation_model]",
     ]  # fmt: skip
     assert list(map(str, shared["labels"].item())) == called
     assert " ".join(shared["ablations"].item()) == names.replace(" system", "")  # which has the aligned tokenizer alone

@@ -95,9 +95,11 @@ def test_the_last_run_of_vf_loss_changes_the_margins():
 def test_tokenizers_of_all_budgets_but_one_are_other_trainings():
     found = plan("tokenizer_budget", "desk")
     fits = [p.fit.inputs["latents"].inputs["tokenizer"] for p in found.runs if p.kind == "generator"]
-    assert [fit.spec.recipe.budget_images for fit in fits[::2]] == [2_400, 4_800, 9_600, 19_200]
+    budgets = [2_400, 4_800, 9_600, 19_200]
+    assert [fit.spec.recipe.budget_images for fit in fits] == [*budgets, *reversed(budgets)]
     frontier = {stage.fingerprint for stage in plan("frontier", "desk").stages}
-    assert [fit.fingerprint in frontier for fit in fits] == [False] * 4 + [True] * 2 + [False] * 2
+    assert [fit.fingerprint in frontier for fit in fits] == [False, False, True, False, False, True, False, False]
+    assert [len(run.changed) for run in run_labels(found).values()] == [0] + [1] * 7
 
 
 def test_only_the_ladders_last_step_is_confounded():
