@@ -8,7 +8,7 @@ import torch
 
 from study.data.datasets import ImageSet
 from study.data.latents import Latents, channel_statistics, shard_sums
-from study.judge import diffusability
+from study.judge import diffusability, latent_diagnostics
 from study.judge.diffusability import eq_error, lds_and_cds, lnc, sec, standard_deviations, viv
 from study.judge.finite import MetricError
 from study.judge.latent_diagnostics import PREDICTORS, chosen_images, predictors
@@ -57,6 +57,12 @@ def test_viv_is_lower_for_compact_classes_and_for_fewer_directions():
     assert viv(compact, labels) == pytest.approx(viv(spread, labels) / 2, rel=1e-4)  # class means do not count
     few = 2 * spread * (torch.arange(8) < 2)[:, None, None]  # two of eight channels, with the variance of eight
     assert viv(few, labels) == pytest.approx(viv(spread, labels) / 2, rel=0.03)  # sqrt(2 / 8)
+
+
+def test_viv_of_latents_that_hardly_differ_from_cell_to_cell_is_a_number():
+    """As of a tokenizer that was hardly trained: on 24 x 24 cells their covariance is singular but for rounding."""
+    level = noise(48, 4, 1, 1) * torch.linspace(1, 1.1, 24)[:, None]
+    assert 0 < viv(level + 1e-5 * noise(48, 4, 24, 24, seed=1), torch.arange(48) % 3) < 0.5
 
 
 def test_viv_leaves_out_classes_of_one_image():
@@ -207,6 +213,16 @@ def test_what_a_few_latents_do_not_allow_is_left_out(pictures, caplog):
     broken = encoded(pictures, pooled, np.arange(8))
     broken.shards[0]["sample"][0] = torch.nan
     assert predictors(broken, pictures, pooled) == {} and "not finite" in caplog.text
+
+
+def test_linear_algebra_that_fails_leaves_out_its_own_predictor(pictures, monkeypatch, caplog):
+    def fails(*_):
+        raise torch.linalg.LinAlgError("not positive-definite")
+
+    monkeypatch.setattr(latent_diagnostics, "viv", fails)
+    found = predictors(encoded(pictures, pooled, np.arange(60)), pictures, pooled)
+    assert set(PREDICTORS) - set(found) == {"viv"}
+    assert "no viv: not positive-definite" in caplog.text
 
 
 def test_the_images_are_of_all_classes_and_of_a_hundred_where_there_are_more(monkeypatch):
