@@ -496,7 +496,7 @@ def test_features_of_a_foundation_model(kind, trap, tiny_plan, tiny_scale, tmp_p
     (tmp_path / "features.npy").write_bytes(object_array(trap) if kind == "object array" else pickle.dumps(trap))
     monkeypatch.setattr(foundation_features, "asset", lambda *_: tmp_path)
     with pytest.raises(ValueError, match=NOT_AN_ARRAY):
-        foundation_features.FoundationFeatures(fit.spec)
+        foundation_features.tokenizer_features(fit.spec)
 
 
 # Results from others
