@@ -16,8 +16,4 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
 
     Raises NotAsked without rows of the ablation, NothingToDraw without finished generators.
     """
-    metrics = ("rfid", "gfid")
-    found = dots.compared(table, NAME, metrics)
-    base = next(line for line in found.lines if not line["changed"])
-    subtitle = f"{base['tokenizer']} under {base['generator']} at {found.at}. Line: as the scale. None: not aligned."
-    return dots.draw(TITLE, subtitle, found, metrics, steps=False)
+    return dots.beside_base(table, NAME, TITLE, "Line: as the scale. None: not aligned.")

@@ -120,6 +120,20 @@ def draw(
     return Drawing(figure, ours.data, paper_values.with_source(paper.data, paper.planned))
 
 
+def beside_base(table: pd.DataFrame, ablation: str, title: str, line: str, *, published: bool = False) -> Drawing:
+    """rFID and gFID of an ablation's runs, a vertical line where the one is that the others are compared with.
+
+    line: what it stands for, in words. published: whether the paper has such an ablation, to be drawn below. Raises as
+    `compared`.
+    """
+    metrics = ("rfid", "gfid")
+    found = compared(table, ablation, metrics)
+    base = next(row for row in found.lines if not row["changed"])
+    subtitle = f"{base['tokenizer']} under {base['generator']} at {found.at}. {line}"
+    paper = published_counterpart(table, ablation, metrics) if published else None
+    return draw(title, subtitle, found, metrics, steps=False, paper=paper)
+
+
 def _cells(block: Compared, metrics: Sequence[str]) -> list[list[tuple[rows.Judge, str]]]:
     cells = [[(judge, metric) for metric in metrics] for judge in rows.judges(block.points)]
     return [[cell for row in cells for cell in row]] if len(metrics) == 1 else cells

@@ -19,8 +19,4 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
 
     Raises NotAsked without rows of the ablation, NothingToDraw without finished generators.
     """
-    metrics = ("rfid", "gfid")
-    found = dots.compared(table, NAME, metrics)
-    plain = next(line for line in found.lines if not line["changed"])
-    subtitle = f"{plain['tokenizer']} under {plain['generator']} at {found.at}. Line: neither is aligned."
-    return dots.draw(TITLE, subtitle, found, metrics, steps=False)
+    return dots.beside_base(table, NAME, TITLE, "Line: neither is aligned.")

@@ -20,9 +20,4 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
 
     Raises NotAsked without rows of the ablation, NothingToDraw without finished generators.
     """
-    metrics = ("rfid", "gfid")
-    found = dots.compared(table, NAME, metrics)
-    full = next(line for line in found.lines if not line["changed"])
-    subtitle = f"{full['tokenizer']} under {full['generator']} at {found.at}. Line: the full loss. None: not aligned."
-    paper = dots.published_counterpart(table, NAME, metrics)
-    return dots.draw(TITLE, subtitle, found, metrics, steps=False, paper=paper)
+    return dots.beside_base(table, NAME, TITLE, "Line: the full loss. None: not aligned.", published=True)
