@@ -99,3 +99,14 @@ class Counting:
         with lease(folder) as held:
             out = Workspace(folder, held, "training", write_record=print)
             return train(out, self.state, self.step, budget_images=8 * steps, batch_images=8, device="cpu")
+
+
+def same_in_pieces(stage, monkeypatch, images, attempts):
+    """Train a stage whole, then again, stopped after every `images`: both must end with the same weights, returned."""
+    run_stage(stage)
+    whole = weights(stage.folder)
+    forget(stage)
+    interrupted_after(monkeypatch, images)
+    assert run_in_pieces(stage) == attempts
+    assert weights(stage.folder) == whole
+    return whole

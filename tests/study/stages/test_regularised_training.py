@@ -4,7 +4,7 @@ import dataclasses
 
 import pytest
 import torch
-from interrupting import aligned_with_everything, forget, interrupted_after, run_in_pieces, weights
+from interrupting import aligned_with_everything, same_in_pieces
 from made_up import COMPUTE, Asking
 
 from models.autoencoder import Autoencoder, initialize
@@ -133,9 +133,4 @@ def test_with_every_regulariser_an_interrupted_training_ends_with_the_same_bits(
     """Alignment, discriminator, perceptual term and the mask's token, which only the states hold."""
     scale = change(aligned_with_everything(tiny_scale), "regularisation.eq.smallest", 0.75)
     stage = planned("f4d4-lite0+" + "+".join(REGULARISERS), scale).stages[0]
-    run_stage(stage)
-    whole = weights(stage.folder)
-    forget(stage)
-    interrupted_after(monkeypatch, 16)
-    assert run_in_pieces(stage) == 4
-    assert weights(stage.folder) == whole
+    same_in_pieces(stage, monkeypatch, 16, 4)

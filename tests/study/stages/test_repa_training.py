@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from interrupting import forget, interrupted_after, run_in_pieces, weights
+from interrupting import same_in_pieces
 from made_up import COMPUTE, Asking
 
 from models.repa import mean_cosine, spatially_normalised
@@ -135,12 +135,7 @@ def test_a_tokenizer_and_a_generator_share_features_of_one_recipe(encoded, study
 @pytest.mark.parametrize("name", REPA)
 def test_an_interrupted_training_ends_with_the_same_bits(name, encoded, monkeypatch):
     stage = encoded(ALIGNED[name])
-    run_stage(stage)
-    whole = weights(stage.folder)
-    forget(stage)
-    interrupted_after(monkeypatch, 16)
-    assert run_in_pieces(stage) == 4
-    assert weights(stage.folder) == whole
+    same_in_pieces(stage, monkeypatch, 16, 4)
 
 
 def test_diffusion_can_be_aligned_and_in_bfloat16_the_cosine_is_not_rounded(encoded):

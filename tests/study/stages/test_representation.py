@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from interrupting import forget, interrupted_after, run_in_pieces, weights
+from interrupting import same_in_pieces, weights
 from made_up import COMPUTE, Asking
 
 from models.autoencoder import Autoencoder, initialize
@@ -110,12 +110,7 @@ def test_the_whole_way_with_shifted_times_and_all_losses(planned, tiny_scale, tm
 
 def test_an_interrupted_training_ends_with_the_same_bits(planned, tiny_scale, monkeypatch):
     stage = planned().stages[0]
-    run_stage(stage)
-    whole = weights(stage.folder)
-    forget(stage)
-    interrupted_after(monkeypatch, 16)
-    assert run_in_pieces(stage) == 4
-    assert weights(stage.folder) == whole
+    same_in_pieces(stage, monkeypatch, 16, 4)
 
 
 def test_noise_is_part_of_the_training_and_its_strength_of_the_identity(planned):

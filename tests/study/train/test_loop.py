@@ -11,6 +11,7 @@ from interrupting import (
     forget,
     interrupted_after,
     run_in_pieces,
+    same_in_pieces,
     weights,
     write_state,
 )
@@ -34,12 +35,7 @@ def test_a_tokenizer_interrupted_repeatedly_ends_with_the_same_bits(kind, tiny_p
     plan = tiny_plan(scale, 16 if kind == "plain" else 32)
     fits = [s for s in plan.stages if s.kind == "fit_tokenizer"]
     stage = fits[0] if kind == "plain" else next(s for s in fits if s.spec.foundation)
-    run_stage(stage)
-    whole = weights(stage.folder)
-    forget(stage)
-    interrupted_after(monkeypatch, 16)
-    assert run_in_pieces(stage) == 4  # stopped at 16, 32 and 48 of 64 images
-    assert weights(stage.folder) == whole
+    whole = same_in_pieces(stage, monkeypatch, 16, 4)  # stopped at 16, 32 and 48 of 64 images
     assert list(whole) == [TOKENIZER_WEIGHTS] and not state_files(stage.folder)
 
 
@@ -58,12 +54,7 @@ def aligned(plan):
 
 def test_phases_interrupted_after_every_batch_end_with_the_same_bits(tiny_plan, tiny_scale, monkeypatch):
     stage = aligned(tiny_plan(in_phases(tiny_scale, (24, 40)), 32))
-    run_stage(stage)
-    whole = weights(stage.folder)
-    forget(stage)
-    interrupted_after(monkeypatch, 8)  # before, at and after both starts
-    assert run_in_pieces(stage) == 8
-    assert weights(stage.folder) == whole
+    same_in_pieces(stage, monkeypatch, 8, 8)  # before, at and after both starts
 
 
 def test_a_phase_is_a_training_that_starts_from_the_weights_of_the_previous_one(tiny_plan, tiny_scale):
