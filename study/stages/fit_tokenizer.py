@@ -102,39 +102,14 @@ def gradients(
         step = after_encoding(regularisers, step)
     decoded, reconstruction, at_output, cotangent, terms = _at_output(networks, recipe, compute, step, gan_on)
 
-    behind_latent = [leaf, *tokenizer.quant_conv.parameters()]
-    adaptive = [(term.name, term.loss, term.weight, behind_latent) for term in step.terms if term.adaptive]
-    if features is not None and networks.linear_proj is not None:
-        vf = vf_loss(
-            networks.linear_proj(latent_raw),
-            features,
-            cosine_margin=recipe.vf_cosine_margin,
-            distance_margin=recipe.vf_distance_margin,
-            cosine_weight=recipe.vf_cosine_weight,
-            distance_weight=recipe.vf_distance_weight,
-        )
-        adaptive.insert(0, ("vf", vf.total, recipe.vf_weight, [*behind_latent, *networks.linear_proj.parameters()]))
-    if not adaptive:
-        torch.autograd.backward(decoded, cotangent.to(decoded.dtype), retain_graph=True)
-    else:
-        found = [torch.autograd.grad(loss, inputs, retain_graph=True) for _, loss, _, inputs in adaptive]
-        rec_at_leaf = None
-        if cotangent is not at_output:  # the adaptive weight compares with the reconstruction term alone
-            rec_at_leaf = torch.autograd.grad(decoded, leaf, at_output.to(decoded.dtype), retain_graph=True)[0]
-        torch.autograd.backward(decoded, cotangent.to(decoded.dtype), retain_graph=True)
-        if rec_at_leaf is None:
-            rec_at_leaf = _gradient(leaf).clone()
-        last = tokenizer.encoder.conv_out.weight
-        at_last = (
-            torch.autograd.grad(moments, last, g.to(moments.dtype), retain_graph=True)[0]
-            for g in (rec_at_leaf, *(of_loss[0] for of_loss in found))
-        )
-        rec_at_last, *others_at_last = average(*at_last)
-        for (name, loss, factor, inputs), of_loss, loss_at_last in zip(adaptive, found, others_at_last, strict=True):
-            weight = factor * gradient_norm_ratio(rec_at_last, loss_at_last, VF_WEIGHT_LIMIT)
-            for tensor, gradient in zip(inputs, of_loss, strict=True):
-                tensor.grad = weight * gradient if tensor.grad is None else tensor.grad + weight * gradient
-            terms |= {name: loss.detach(), f"{name}_adaptive": weight}
+    losses = _adaptive_losses(networks, recipe, step, features, leaf)
+    rec_at_leaf = None
+    if losses and cotangent is not at_output:  # their weights compare with the reconstruction term alone
+        rec_at_leaf = torch.autograd.grad(decoded, leaf, at_output.to(decoded.dtype), retain_graph=True)[0]
+    torch.autograd.backward(decoded, cotangent.to(decoded.dtype), retain_graph=True)
+    if losses:
+        rec_at_leaf = _gradient(leaf).clone() if rec_at_leaf is None else rec_at_leaf
+        terms |= _add_adaptive(losses, rec_at_leaf, moments, tokenizer.encoder.conv_out.weight)
 
     for pair in step.pairs:
         with autocast(compute):
@@ -155,6 +130,60 @@ def gradients(
     of_latent.backward()
     torch.autograd.backward(moments, _gradient(leaf).to(moments.dtype))
     return terms, reconstruction.detach(), step.target
+
+
+@dataclasses.dataclass(frozen=True)
+class _AdaptiveLoss:
+    """A loss behind the encoder's output, whose weight is multiplied by the ratio of gradients at the encoder's last
+    convolution. inputs: what it has gradients for, the encoder's output first."""
+
+    name: str
+    loss: Tensor
+    weight: float
+    inputs: list[Tensor]
+
+
+def _adaptive_losses(
+    networks: Networks, recipe: TokenizerRecipe, step: Step, features: Tensor | None, leaf: Tensor
+) -> list[_AdaptiveLoss]:
+    """The VF loss, if there are features (B, D, h, w), and those of regularisers; `leaf` is the encoder's output."""
+    behind = [leaf, *networks.tokenizer.quant_conv.parameters()]
+    losses = [_AdaptiveLoss(term.name, term.loss, term.weight, behind) for term in step.terms if term.adaptive]
+    if features is None or networks.linear_proj is None:
+        return losses
+    vf = vf_loss(
+        networks.linear_proj(step.latent_raw),
+        features,
+        cosine_margin=recipe.vf_cosine_margin,
+        distance_margin=recipe.vf_distance_margin,
+        cosine_weight=recipe.vf_cosine_weight,
+        distance_weight=recipe.vf_distance_weight,
+    )
+    inputs = [*behind, *networks.linear_proj.parameters()]
+    return [_AdaptiveLoss("vf", vf.total, recipe.vf_weight, inputs), *losses]
+
+
+def _add_adaptive(losses: list[_AdaptiveLoss], rec_at_leaf: Tensor, moments: Tensor, last: Tensor) -> dict[str, Tensor]:
+    """Add the gradients of these losses to those of their inputs; returns the losses and their weights.
+
+    Args:
+        rec_at_leaf: the gradient of the reconstruction term at the encoder's output.
+        moments: the encoder's output, with its graph.
+        last: weight of the encoder's last convolution.
+    """
+    found = [torch.autograd.grad(one.loss, one.inputs, retain_graph=True) for one in losses]
+    at_last = (
+        torch.autograd.grad(moments, last, g.to(moments.dtype), retain_graph=True)[0]
+        for g in (rec_at_leaf, *(of_loss[0] for of_loss in found))
+    )
+    rec_at_last, *others_at_last = average(*at_last)
+    terms: dict[str, Tensor] = {}
+    for one, of_loss, loss_at_last in zip(losses, found, others_at_last, strict=True):
+        weight = one.weight * gradient_norm_ratio(rec_at_last, loss_at_last, VF_WEIGHT_LIMIT)
+        for tensor, gradient in zip(one.inputs, of_loss, strict=True):
+            tensor.grad = weight * gradient if tensor.grad is None else tensor.grad + weight * gradient
+        terms |= {one.name: one.loss.detach(), f"{one.name}_adaptive": weight}
+    return terms
 
 
 def decoder_gradients(
