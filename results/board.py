@@ -58,6 +58,10 @@ TRACKS = {
         title="Two cores, data and images of desk", data="fashion-mnist", resolution=32, tokenizer_images=9_600,
         generator_images=19_200, cores=2, minutes=None, judges=JUDGES, samples=5_000,
     ),
+    "two-cores-cifar10": Track(
+        title="Two cores, colour photographs, images of desk", data="cifar10", resolution=32, tokenizer_images=9_600,
+        generator_images=19_200, cores=2, minutes=None, judges=JUDGES, samples=5_000,
+    ),
     "gpu-hour": Track(
         title="One GPU, an hour", data="cifar10", resolution=32, tokenizer_images=None, generator_images=None,
         cores=0, minutes=60.0, judges=JUDGES, samples=5_000,

@@ -375,7 +375,8 @@ trained, the check says so; at the record's commit it is the same.
        --set seeds=1000,1001,1002 --set tokenizer_seeds=1000,1001,1002 --study mine
    ```
 
-3. `python -m study.board add mine --new "What is new, in a sentence."` enters it.
+3. `python -m study.board add mine --new "What is new, in a sentence."` enters it; with
+   `--track two-cores-cifar10` if it was swept with `--data cifar10`.
 
 The winner of a search is asked for by its run's name in the table, where each `name=value` is a `--set`; label dropout
 is `--set generator_options=label_dropout=0.05`. On a machine with more cores than a track allows, begin the sweep with
