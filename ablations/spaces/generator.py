@@ -20,7 +20,7 @@ def dimensions(scale: Scale) -> dict[str, Dimension]:
     recipe = scale.generator
     rate = recipe.learning_rate
     return {
-        "learning_rate": Number(label="learning rate", low=rate / 5, high=rate * 5, default=rate, log=True),
+        "learning_rate": Number(label="learning rate", low=rate / 4, high=rate * 16, default=rate, log=True),
         "one_minus_beta2": Number(
             label="1 - beta2", low=0.001, high=0.1, default=round(1 - recipe.betas[1], 6), log=True
         ),

@@ -24,7 +24,7 @@ def dimensions(scale: Scale) -> dict[str, Dimension]:
     sampling = scale.sampling
     start, end = sampling.guidance_interval
     return {
-        "guidance_scale": Number(label="guidance scale", low=1.0, high=4.0, default=sampling.guidance_scale),
+        "guidance_scale": Number(label="guidance scale", low=1.0, high=8.0, default=sampling.guidance_scale, log=True),
         "guidance_start": Number(label="guidance from t", low=0.0, high=0.6, default=start),
         "guidance_share": Number(
             label="guided share of the rest", low=0.1, high=1.0, default=(end - start) / (1 - start)

@@ -30,7 +30,7 @@ def dimensions(scale: Scale) -> dict[str, Dimension]:
         found["foundation_model"] = Choice(label="foundation model", choices=models, default=models[-1])
     return found | {
         "vf_weight": Number(
-            label="weight of the VF loss", low=recipe.vf_weight / 10, high=recipe.vf_weight * 4,
+            label="weight of the VF loss", low=recipe.vf_weight / 20, high=recipe.vf_weight * 8,
             default=recipe.vf_weight, log=True,
         ),
         "vf_cosine_margin": Number(
@@ -40,10 +40,18 @@ def dimensions(scale: Scale) -> dict[str, Dimension]:
             label="distance margin", low=0.0, high=0.4, default=recipe.vf_distance_margin
         ),
         "kl_weight": Number(
-            label="weight of the KL term", low=recipe.kl_weight / 100, high=recipe.kl_weight * 1000,
+            label="weight of the KL term", low=recipe.kl_weight / 100, high=recipe.kl_weight * 10_000,
             default=recipe.kl_weight, log=True,
         ),
     }  # fmt: skip
+
+
+def first(scale: Scale) -> list[Values]:
+    """The scale's own tokenizers of every width, plain and aligned, whose runs the ablation `frontier` has."""
+    names = dimensions(scale)
+    models = (PLAIN, *scale.foundation_models)
+    tokenizers = [{"channels": width, "foundation_model": model} for width in scale.latent_channels for model in models]
+    return [{name: value for name, value in one.items() if name in names} for one in tokenizers]
 
 
 def run(scale: Scale, values: Values, repeat: int = 0, scored: bool = False) -> Run:

@@ -70,6 +70,11 @@ class Problem:
     def default(self) -> dict[str, Any]:
         return {name: dimension.default for name, dimension in self.dimensions().items()}
 
+    def first(self) -> list[dict[str, Any]]:
+        """Values to try after the default, before any are proposed: none, unless the space names some."""
+        named = getattr(self.module, "first", lambda scale: [])(self.setting.scale)
+        return [{**self.default(), **values} for values in named]
+
     def extremes(self) -> list[Run]:
         """The runs of its default values, and with each choice and each end of a range in place of one of them.
 

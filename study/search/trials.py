@@ -89,6 +89,7 @@ class Trials:
         budget: total number of trials, unless `set_total` stored another one.
         seed: of the proposed values.
         worker: permanent name of this worker, by which it finds its interrupted trial again.
+        first: values to try once before any are proposed, after the default.
         progress_key: names how far the run of a trial with these values is; the name changes whenever it progresses.
     """
 
@@ -99,6 +100,7 @@ class Trials:
     budget: int
     seed: int = 0
     worker: str = "0"
+    first: Sequence[Values] = ()
     progress_key: Callable[[Values], str] = lambda values: ""
     _watcher: Watcher = field(default_factory=Watcher)
 
@@ -210,15 +212,18 @@ class Trials:
         return Trial(self.study, self.storage.get_trial_id_from_study_id_trial_number(study_id, number))
 
     def _new(self) -> Trial | None:
-        """A new trial, the default first; None if the budget is used up."""
+        """A new trial, the default first, then those that the space names; None if the budget is used up."""
         trials = self.all()
         if not any(trial.state == TrialState.WAITING for trial in trials):
             tried = [self.values(trial) for trial in trials if has_result(trial) or under_way(trial)]
             if len(tried) >= self.total:
                 return None
             default = {name: dimension.default for name, dimension in self.dimensions.items()}
+            ever = [self.values(trial) for trial in trials]  # failed ones too
             if default not in tried:  # the other trials are compared with it
                 self.study.enqueue_trial(default)
+            elif (wanted := next((values for values in self.first if values not in ever), None)) is not None:
+                self.study.enqueue_trial(dict(wanted))
         self._prepare_sampler(len(trials))
         return self.study.ask()
 

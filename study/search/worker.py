@@ -65,7 +65,17 @@ def open_trials(problem: Problem, worker: str = "0") -> Trials:
             description = f"study.search {problem.space}, study {problem.setting.study}: {problem.module.QUESTION}"
             study.set_user_attr("about", description)
     progress_key = functools.partial(_progress_key, problem)
-    return Trials(folder, storage, study, problem.dimensions(), problem.budget, problem.seed, worker, progress_key)
+    return Trials(
+        folder,
+        storage,
+        study,
+        problem.dimensions(),
+        problem.budget,
+        problem.seed,
+        worker,
+        problem.first(),
+        progress_key,
+    )
 
 
 def read_trials(problem: Problem) -> Trials | None:

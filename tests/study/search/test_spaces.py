@@ -41,6 +41,18 @@ def test_the_default_trial_of_the_generator_is_a_run_of_the_frontier():
     assert set(problem.plan([problem.run(problem.default())]).stages) <= set(frontier.stages)
 
 
+def test_a_search_of_tokenizers_begins_with_those_of_the_frontier():
+    import ablations.frontier
+
+    problem = make_problem("tokenizer", latent_channels=(4, 16), foundation_models=("lite0",))
+    s = problem.setting
+    frontier = make_plan("frontier", ablations.frontier, s.scale, s.data, s.compute, s.study)
+    runs = [problem.run(values) for values in problem.first()]
+    assert [run.tokenizer for run in runs] == ["f4d4", "f4d4-lite0", "f4d16", "f4d16-lite0"]
+    assert set(problem.plan(runs).stages) <= set(frontier.stages)
+    assert make_problem("sampling").first() == []
+
+
 def test_guidance_ends_after_it_starts():
     problem = make_problem("sampling")
     for start in (0.0, 0.3, 0.6):

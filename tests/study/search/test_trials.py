@@ -53,6 +53,21 @@ def test_the_first_trial_is_the_default_and_numbers_have_few_digits(tmp_path):
     assert {one["kind"] for one in values} == {"a", "b"}
 
 
+def test_values_that_the_space_names_come_after_the_default_once_each_also_if_they_fail(tmp_path):
+    trials = open_trials(tmp_path, budget=4)
+    default = {"rate": 0.1, "steps": 5, "kind": "a"}
+    named = [default, {**default, "kind": "b"}, {**default, "steps": 9}]
+    trials.first = named
+
+    def fails_at_nine(claimed):
+        return Outcome(state="failed", reason="made up") if claimed.values["steps"] == 9 else square(claimed)
+
+    do_trials(trials, fails_at_nine)
+    values = [trials.values(trial) for trial in trials.all()]
+    assert values[:3] == named
+    assert values.count(named[2]) == 1 and len(numbers(trials)) == 4
+
+
 def test_a_default_that_was_never_tried_comes_next(tmp_path):
     do_trials(open_trials(tmp_path, budget=3), square)
     other = {**DIMENSIONS, "rate": Number(label="rate", low=0.001, high=1.0, default=0.25, log=True)}
