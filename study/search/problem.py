@@ -72,8 +72,8 @@ class Problem:
 
     def first(self) -> list[dict[str, Any]]:
         """Values to try after the default, before any are proposed: none, unless the space names some."""
-        named = getattr(self.module, "first", lambda scale: [])(self.setting.scale)
-        return [{**self.default(), **values} for values in named]
+        first = getattr(self.module, "first", None)
+        return [{**self.default(), **values} for values in first(self.setting.scale)] if first else []
 
     def extremes(self) -> list[Run]:
         """The runs of its default values, and with each choice and each end of a range in place of one of them.
