@@ -7,6 +7,9 @@ or bare (vavae/ldm/models/autoencoder.py, tokenizer/autoencoder.py); a generator
 nothing is renamed or converted here, except attention in SD-VAE's file (models/sd_vae.py). MAR's tokenizer is stored
 under `model` (`LTH14/mar`, models/vae.py). The formats are tested with files written by the released classes, with
 random weights: outputs agree up to rounding. The published files have not been loaded yet.
+
+What weights do not say (`UNSTATED`) is that of the released networks, unless the header of a safetensors file states
+it, as study.export writes it.
 """
 
 from __future__ import annotations
@@ -16,7 +19,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +30,14 @@ from models.configs import (
     GENERATOR_SIZES,
     TRANSFORMERS,
     AutoencoderConfig,
+    GeneratorConfig,
     generator_config,
     parse_generator,
     parse_tokenizer,
 )
+from models.diffusers_form import from_diffusers, modern_name
 from models.lightningdit import LightningDiT
-from models.sd_vae import SDVAE, modern_name
+from models.sd_vae import SDVAE
 from models.weights import load_foreign, read_foreign
 
 # Prefixes of a training checkpoint that are not the tokenizer: LPIPS and the discriminator, the frozen foundation
@@ -42,9 +47,10 @@ TOKENIZER_DROPPED = ("loss.", "foundation_model.", "linear_proj.")
 # words that DistributedDataParallel and torch.compile insert into parameter names
 WRAPPERS = ("module", "_orig_mod")
 
-# pixels, of the released tokenizers. The weights do not contain it and no output depends on it: it only translates
-# levels with attention into attn_resolutions, and enters the cost of encoding an image.
-TRAINED_AT = 256
+# Fields of AutoencoderConfig and GeneratorConfig that cannot be read from weights, as the released networks have them.
+# No output depends on the resolution (pixels): it only translates levels with attention into attn_resolutions, and
+# enters the cost of encoding an image.
+UNSTATED: dict[str, int | float] = {"unshuffle": 1, "norm_groups": 32, "resolution": 256, "label_dropout": 0.1}
 
 HUB = re.compile(r"hf:([\w.-]+/[\w.-]+?)(?:@([\w.-]+))?/(\S+)")
 
@@ -83,8 +89,8 @@ def load_tokenizer(spec: str, path: str | Path) -> Loaded[Autoencoder]:
     """The tokenizer `spec`, such as `f16d32-dinov2` or `sd-vae-f8d4`, from a released checkpoint.
 
     path: a file, or `hf:owner/name[@revision]/file` on the Hugging Face hub. Pixel channels, widths, levels,
-    residual blocks and the levels with attention are read from the weights; those of a tokenizer in diffusers' format
-    follow from its name. A foundation model in `spec` is checked if the file holds one; without one in `spec` any is
+    residual blocks and the levels with attention are read from the weights, under the released names or those of
+    diffusers; sd-vae-f8d4 is the library's own network, and follows from its name. A foundation model in `spec` is checked if the file holds one; without one in `spec` any is
     accepted, since the network is the same.
 
     Raises ValueError for an unknown spec, for weights of another downsampling or latent width, for a parameter that is
@@ -96,14 +102,18 @@ def load_tokenizer(spec: str, path: str | Path) -> Loaded[Autoencoder]:
         weights = _read(path, rename=modern_name)
         return _filled(weights, lambda: SDVAE(external), spec)
     weights = _read(path, TOKENIZER_DROPPED)
-    ch, pixel_channels, _, _ = weights.shape("encoder.conv_in.weight", 4)
+    if weights.count("encoder.down_blocks."):
+        weights = replace(weights, tensors=from_diffusers(weights.tensors))
+    unshuffle, norm_groups, resolution = (weights.stated(name) for name in ("unshuffle", "norm_groups", "resolution"))
+    ch, folded_channels, _, _ = weights.shape("encoder.conv_in.weight", 4)
     levels = weights.count("encoder.down.")
     widths = [weights.shape(f"encoder.down.{i}.block.0.conv1.weight", 4)[0] for i in range(levels)]
     channels = weights.shape("post_quant_conv.weight", 4)[1]
-    if (2 ** (levels - 1), channels) != (name.downsampling, name.channels):
+    downsampling = unshuffle * 2 ** max(levels - 1, 0)
+    if (downsampling, channels) != (name.downsampling, name.channels):
         raise ValueError(
             f"asked for {spec}, but {weights.path} holds a tokenizer of {levels} levels (encoder.down) and "
-            f"{channels} latent channels (post_quant_conv.weight): f{2 ** max(levels - 1, 0)}d{channels}"
+            f"{channels} latent channels (post_quant_conv.weight): f{downsampling}d{channels}"
         )
     for i, width in enumerate(widths):
         if width % ch:
@@ -120,13 +130,17 @@ def load_tokenizer(spec: str, path: str | Path) -> Loaded[Autoencoder]:
                 f"{FOUNDATION_PATCHES} in {weights.path} is {tuple(patches.shape)}"
             )
     config = AutoencoderConfig(
-        in_channels=pixel_channels,
-        resolution=TRAINED_AT,
+        in_channels=folded_channels // unshuffle**2,
+        resolution=resolution,
         ch=ch,
         ch_mult=tuple(width // ch for width in widths),
         num_res_blocks=weights.count("encoder.down.0.block."),
-        attn_resolutions=tuple(TRAINED_AT >> i for i in range(levels) if weights.count(f"encoder.down.{i}.attn.")),
+        attn_resolutions=tuple(
+            resolution // unshuffle >> i for i in range(levels) if weights.count(f"encoder.down.{i}.attn.")
+        ),
         z_channels=channels,
+        unshuffle=unshuffle,
+        norm_groups=norm_groups,
     )
     if config.attn_resolutions and not any(weights.count(f"decoder.up.{i}.attn.") for i in range(levels)):
         config = replace(config, decoder_attention=False)
@@ -140,7 +154,7 @@ def load_generator(spec: str, path: str | Path) -> Loaded[LightningDiT]:
     number of classes, the MLP's width and the options (SwiGLU, rotary positions, RMSNorm, QK-norm, adaLN's
     shift, learned variance) are read from the weights, not from the family's defaults, so DiT's own files load
     too. The last row of the label table is assumed to be the null label of guidance, which every released generator
-    has; this cannot be read from the weights.
+    has, unless the file states that it was trained without label dropout.
 
     Raises ValueError for an unknown spec, for weights of another depth, width or patch, and for a parameter that is
     missing, unknown or of another shape (named in the message); and what read_foreign and local_file raise.
@@ -162,11 +176,13 @@ def load_generator(spec: str, path: str | Path) -> Loaded[LightningDiT]:
     if side**2 != tokens:
         raise ValueError(f"{weights.path}: pos_embed has {tokens} positions, which fill no square grid")
     swiglu = "blocks.0.mlp.w12.weight" in weights.tensors
+    label_dropout = weights.stated("label_dropout")
     config = generator_config(
         spec,
         grid=side * patch,
         in_channels=channels,
-        num_classes=weights.shape("y_embedder.embedding_table.weight", 2)[0] - 1,
+        num_classes=weights.shape("y_embedder.embedding_table.weight", 2)[0] - (label_dropout > 0),
+        label_dropout=label_dropout,
         swiglu=swiglu,
         mlp_ratio=mlp_ratio(weights.shape(f"blocks.0.mlp.{'w3' if swiglu else 'fc2'}.weight", 2)[1], width, swiglu),
         rope="feat_rope.freqs_cos" in weights.tensors,
@@ -200,6 +216,11 @@ def load_latent_statistics(path: str | Path) -> LatentStatistics:
             channel = int((~good).flatten().nonzero()[0])
             raise ValueError(f"{file}: {name} of channel {channel} is {values.flatten()[channel].item()}")
     return LatentStatistics(mean, std)
+
+
+def stated_header(config: AutoencoderConfig | GeneratorConfig) -> dict[str, str]:
+    """What a safetensors file must state beside the weights of this network: its fields of UNSTATED."""
+    return {name: str(getattr(config, name)) for name in UNSTATED if hasattr(config, name)}
 
 
 def local_file(path: str | Path) -> Path:
@@ -243,6 +264,7 @@ class _Weights:
 
     path: Path
     part: str
+    header: dict[str, str]
     tensors: dict[str, Tensor]
     dropped: dict[str, Tensor]
     stripped: set[str]
@@ -260,13 +282,26 @@ class _Weights:
         """Number of modules under a prefix. A gap in their numbering shows as missing parameters later."""
         return len({name.removeprefix(prefix).split(".")[0] for name in self.tensors if name.startswith(prefix)})
 
+    def stated(self, name: str) -> Any:
+        """The value of a field of UNSTATED by the file's header. ValueError unless it is a number of its kind."""
+        if (text := self.header.get(name)) is None:
+            return UNSTATED[name]
+        kind = type(UNSTATED[name])
+        try:
+            value = kind(text)
+            if kind is int and value < 1:
+                raise ValueError
+        except ValueError:
+            raise ValueError(f"the header of {self.path} states {name} {text!r}, which is no {name}") from None
+        return value
+
 
 def _read(
     path: str | Path, dropped_prefixes: tuple[str, ...] = (), rename: Callable[[str], str] = lambda name: name
 ) -> _Weights:
     file = local_file(path)
     foreign = read_foreign(file)
-    weights = _Weights(file, foreign.part, {}, {}, set())
+    weights = _Weights(file, foreign.part, foreign.header, {}, {}, set())
     for full_name, tensor in foreign.tensors.items():
         words = full_name.split(".")
         name = rename(".".join(word for word in words if word not in WRAPPERS))

@@ -18,11 +18,12 @@ NESTINGS = ("ema", "state_dict", "model")
 class Foreign(NamedTuple):
     """The named tensors of a file, on the CPU, and the keys they were nested under (`ema`, or `ema.state_dict`).
 
-    The keys are empty for a file that holds only tensors.
+    The keys are empty for a file that holds only tensors. header: the text that a safetensors file states about itself.
     """
 
     tensors: dict[str, Tensor]
     part: str
+    header: dict[str, str]
 
 
 def load_foreign(path: str | Path) -> dict[str, Tensor]:
@@ -42,11 +43,13 @@ def read_foreign(path: str | Path) -> Foreign:
     if not path.is_file():
         raise FileNotFoundError(f"no weights at {path}")
     if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
+        from safetensors import SafetensorError, safe_open
         from safetensors.torch import load_file
 
         try:
-            return Foreign(load_file(path), "")
+            with safe_open(path, "pt") as file:
+                header = file.metadata() or {}
+            return Foreign(load_file(path), "", header)
         except SafetensorError as error:
             raise ValueError(f"{path} is not a valid safetensors file: {error}") from error
     if path.suffix not in TORCH_SUFFIXES:
@@ -84,7 +87,7 @@ def _tensors(content: Any, path: Path) -> Foreign:
     if not isinstance(content, dict) or not content or not _named(content):
         found = sorted(map(str, content))[:8] if isinstance(content, dict) else type(content).__name__
         raise ValueError(f"{path} holds no table of named tensors, not even under {', '.join(NESTINGS)}; found {found}")
-    return Foreign(dict(content), ".".join(keys))
+    return Foreign(dict(content), ".".join(keys), {})
 
 
 def _named(content: dict[Any, Any]) -> bool:

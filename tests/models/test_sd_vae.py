@@ -9,8 +9,9 @@ from models import configs
 from models.autoencoder import Autoencoder
 from models.configs import EXTERNAL_TOKENIZERS, AutoencoderConfig, ExternalTokenizer
 from models.costs import autoencoder_parameters
+from models.diffusers_form import OLD_NAMES
 from models.released_checkpoints import load_tokenizer
-from models.sd_vae import OLD_NAMES, SDVAE
+from models.sd_vae import SDVAE
 
 diffusers = pytest.importorskip("diffusers")
 SMALL = AutoencoderConfig(
