@@ -15,15 +15,13 @@ from safetensors import SafetensorError
 from tyro.conf import arg
 
 from models.configs import parse_generator
-from models.names import nearest
-from results.schema import FOREIGN
-from results.table import load
 from study.core import compute
-from study.core.paths import CHECKOUT, study_root
+from study.core.paths import CHECKOUT
 from study.plan import specs
 from study.plan.scales import imagenet256_system
 from study.plan.specs import Encode, FitGenerator, Sampling
-from study.plan.stage import Stage, recorded_marks, stage_from_record
+from study.plan.stage import Stage
+from study.report.finished_runs import finished_training, rows_of_run, study_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -70,63 +68,6 @@ class Sample:
     """The PNG to write."""
     results: Annotated[Path, arg(metavar="FOLDER", help_behavior_hint="")] = CHECKOUT / "results"
     """Folder of the results tables. Default: that of the checkout."""
-
-
-def _rows(options: Sample) -> pd.DataFrame:
-    """The table's rows of the named run; ValueError with the nearest names unless they belong to one generator."""
-    studies = sorted(path.parent.name for path in options.results.glob("*/table.csv"))
-    if options.study not in studies:
-        near = nearest(options.study, studies) if studies else "there is none, run python -m study.sweep first"
-        raise ValueError(f"no study {options.study!r} in {options.results}; {near}")
-    table = load(options.results / options.study / "table.csv")
-    named = table[(table["fingerprint"] == options.run) | (table["run"] == options.run)]
-    generators = table[(table["kind"] == "generator") & ~table["fingerprint"].str.startswith(FOREIGN)]
-    rows = named[named.index.isin(generators.index)]
-    if len(rows) == 0:
-        if len(named):
-            foreign = named["fingerprint"].iloc[0].startswith(FOREIGN)
-            reason = "was made elsewhere: only its score is here" if foreign else "is a tokenizer, not a generator"
-            raise ValueError(f"{options.run!r} {reason}; generators: {_listed(generators['run'])}")
-        names = sorted(set(generators["fingerprint" if set(options.run) <= set("0123456789abcdef") else "run"]))
-        near = nearest(options.run, names) if names else "it has no generator"
-        raise ValueError(f"no run {options.run!r} in study {options.study!r}; {near}")
-    fingerprints = sorted(set(rows["fingerprint"]))
-    if len(fingerprints) > 1:
-        raise ValueError(
-            f"{options.run!r} names {len(fingerprints)} runs: give a fingerprint, {', '.join(fingerprints)}"
-        )
-    # rows with the run's own protocol come before those of a guidance sweep
-    return rows.sort_values(["sampling_seed", "guidance_scale"], kind="stable")
-
-
-def _listed(names: Any) -> str:
-    return ", ".join(sorted(set(names))) or "none"
-
-
-def _training(row: pd.Series, images_seen: int | None) -> Stage:
-    """The training of a row's generator up to a mark, None being the last; checks that all its inputs are finished.
-
-    Raises:
-        ValueError: there is no such mark, or the folder of one of these stages is not under `$STUDY_ROOT`, or cannot be
-            identified.
-    """
-    marks = recorded_marks(row["fingerprint"])
-    if marks and images_seen not in (None, *marks):
-        raise ValueError(f"no snapshot at {images_seen} images seen; there are {', '.join(map(str, marks))}")
-    try:
-        training = stage_from_record("fit_generator", row["fingerprint"], images_seen or max(marks, default=0))
-        unchecked = [training]
-        while unchecked:  # records of inputs may have been deleted, and planned stages may never have run
-            stage = unchecked.pop()
-            if stage.record() is None:
-                raise ValueError(f"no finished {stage.kind} in {stage.folder}")
-            unchecked += stage.inputs.values()
-    except ValueError as error:
-        raise ValueError(
-            f"{row['run']!r} is in the table of {row['study']}, but its stages are not available here: {error}. "
-            f"Set STUDY_ROOT (now {study_root()}) to where it was trained, or train it here with study.sweep"
-        ) from error
-    return training
 
 
 def _sampling(row: pd.Series, options: Sample, pictures: int) -> Sampling:
@@ -182,8 +123,9 @@ def prepare(options: Sample) -> tuple[specs.Sample, dict[str, Stage], list[int]]
     Raises:
         ValueError: an option is invalid; the message is one line.
     """
-    rows = _rows(options)
-    training = _training(rows.iloc[0], options.images_seen)
+    table = study_table(options.results, options.study)
+    rows = rows_of_run(table, options.study, options.run, ["generator"])
+    training = finished_training(rows.iloc[0], options.images_seen)
     latents = training.inputs["latents"]
     fit, encode = training.spec, latents.spec
     assert isinstance(fit, FitGenerator) and isinstance(encode, Encode)
@@ -228,6 +170,8 @@ def _checkpoint_sampler(options: Sample) -> tuple[Callable[[int], Tensor], Sampl
     channels = (network.config.in_channels, tokenizer.config.z_channels, latents.mean.numel())
     if len(set(channels)) > 1:
         raise ValueError(f"generator, tokenizer and statistics have different latent channels: {channels}")
+    if options.guidance not in (None, 1.0) and not network.config.label_dropout:
+        raise ValueError(f"{path} was trained without label dropout, so it cannot be guided")
     classes = _classes(options.classes, tuple("" for _ in range(network.config.num_classes)))
     pictures = len(classes) * options.each
     sampling = dataclasses.replace(
