@@ -1,7 +1,7 @@
 """The tokenizer in the form of diffusers: the configuration and the parameter names of its `AutoencoderKL`.
 
-Source: diffusers 0.42.1, models/autoencoders/autoencoder_kl.py and vae.py, models/unets/unet_2d_blocks.py. That class is
-the network of models/autoencoder.py under other names. The library itself is not imported here.
+Source: diffusers 0.42.1, models/autoencoders/autoencoder_kl.py and vae.py, models/unets/unet_2d_blocks.py. That class
+is the network of models/autoencoder.py under other names. The library itself is not imported here.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def diffusers_config(config: AutoencoderConfig) -> dict[str, Any]:
         raise ValueError(f"its encoder is the frozen {config.frozen_encoder}, and AutoencoderKL has one of its own")
     if config.unshuffle != 1:
         raise ValueError(
-            f"it folds {config.unshuffle} x {config.unshuffle} pixels into channels (unshuffle {config.unshuffle}), for "
-            "which AutoencoderKL has no layer"
+            f"it folds {config.unshuffle} x {config.unshuffle} pixels into channels (unshuffle {config.unshuffle}), "
+            "for which AutoencoderKL has no layer"
         )
     if config.ch_mult[0] != 1:
         raise ValueError(

@@ -90,8 +90,8 @@ def load_tokenizer(spec: str, path: str | Path) -> Loaded[Autoencoder]:
 
     path: a file, or `hf:owner/name[@revision]/file` on the Hugging Face hub. Pixel channels, widths, levels,
     residual blocks and the levels with attention are read from the weights, under the released names or those of
-    diffusers; sd-vae-f8d4 is the library's own network, and follows from its name. A foundation model in `spec` is checked if the file holds one; without one in `spec` any is
-    accepted, since the network is the same.
+    diffusers; sd-vae-f8d4 is the library's own network, which follows from its name. A foundation model in `spec` is
+    checked if the file holds one; without one in `spec` any is accepted, since the network is the same.
 
     Raises ValueError for an unknown spec, for weights of another downsampling or latent width, for a parameter that is
     missing, unknown or of another shape (named in the message), and if a required package is not installed; and what

@@ -27,8 +27,8 @@ class Export:
     """Write a finished run into a folder, for other tools: safetensors, and a card with its numbers.
 
     A tokenizer is exported alone, with the statistics of its latents if they were made; a generator with its EMA
-    weights, its tokenizer and these statistics. Weights that others have published are not copied. The card says how
-    each tool loads the files.
+    weights, its tokenizer and these statistics. Pretrained weights, as those that others publish, are not copied. The
+    card says how each tool loads the files.
     """
 
     run: Annotated[tyro.conf.Positional[str], arg(metavar="RUN")]
@@ -70,7 +70,7 @@ def export(options: Export) -> list[Path]:
     assert isinstance(fit, FitTokenizer) and isinstance(own, (FitTokenizer, FitGenerator))
     if own.pretrained is not None:
         file = weight_file(own.pretrained.name).file
-        raise ValueError(f"{row['run']!r} was not trained here: its weights are those of the published file {file}")
+        raise ValueError(f"{row['run']!r} was not trained here: its weights are those of the file {file}")
     if fit.pretrained is None:
         check_form(fit.tokenizer, fit.architecture, options.form)
     elif options.form == "diffusers":

@@ -71,7 +71,8 @@ def model_card(exported: Exported, table: pd.DataFrame) -> str:
         "\n".join(["---", "license: mit", *library, "tags:", "- latent-diffusion", "---"]),
         f"# {exported.run}",
         _description(exported, table),
-        "| file | holds |\n| --- | --- |\n" + "\n".join(f"| `{name}` | {what} |" for name, what in exported.files.items()),
+        "| file | holds |\n| --- | --- |\n"
+        + "\n".join(f"| `{name}` | {what} |" for name, what in exported.files.items()),
         "Pixels lie in [-1, 1]. The generator sees and draws latents (raw - mean) / std.",
         "## Numbers",
         *_numbers(exported, table),
@@ -94,7 +95,7 @@ def _description(exported: Exported, table: pd.DataFrame) -> str:
     ]
     if fit.pretrained:
         file = weight_file(fit.pretrained.name).file
-        lines[0] += f". Published by others and no part of this folder: `{file}`, SHA-256 "
+        lines[0] += f". Not trained here and no part of this folder: `{file}`, SHA-256 "
         lines[0] += f"`{fit.pretrained.sha256}`."
     else:
         lines[0] += (
@@ -125,7 +126,9 @@ def _of_generator(generator: Stage) -> list[str]:
         what = "velocity (data minus noise) of a noisy latent, at t = 0 noise and at t = 1 data"
     else:
         what = "noise and variance of a noisy latent by its timestep, as DiT"
-    shift = f" Times were shifted by the factor {fit.timestep_shift:.4g} in training." if fit.timestep_shift != 1 else ""
+    shift = (
+        f" Times were shifted by the factor {fit.timestep_shift:.4g} in training." if fit.timestep_shift != 1 else ""
+    )
     return [
         f"- Generator `{layout.name}`: {what}. EMA weights after {mark:,} images seen, seed {fit.seed}; fingerprint "
         f"`{generator.fingerprint}`.{shift}",
@@ -218,7 +221,9 @@ def _ours(exported: Exported) -> str:
     if exported.generator is not None:
         assert isinstance(exported.generator.spec, FitGenerator)
         loaders.append("load_generator")
-        lines.append(f'generator = load_generator("{exported.generator.spec.architecture.name}", "{GENERATOR}").network')
+        lines.append(
+            f'generator = load_generator("{exported.generator.spec.architecture.name}", "{GENERATOR}").network'
+        )
     if exported.latents is not None:
         loaders.append("load_latent_statistics")
         lines.append(f'statistics = load_latent_statistics("{STATISTICS}")')

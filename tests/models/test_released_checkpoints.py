@@ -15,7 +15,7 @@ from models.configs import AutoencoderConfig, generator_config
 from models.costs import autoencoder_parameters
 from models.diffusion import noise_function
 from models.lightningdit import LightningDiT
-from models.released_checkpoints import load_generator, load_latent_statistics, load_tokenizer, mlp_ratio
+from models.released_checkpoints import load_generator, load_latent_statistics, load_tokenizer, mlp_ratio, stated_header
 from models.sampler import Guidance, integrate, velocity_function
 
 SMALL = AutoencoderConfig(resolution=32, ch=32, ch_mult=(1, 2, 2), num_res_blocks=1, z_channels=4)
@@ -109,6 +109,22 @@ def test_safetensors_and_half_precision_become_float32(state, tmp_path):
     network = load_tokenizer("f4d4", tmp_path / "t.safetensors").network
     assert {p.dtype for p in network.parameters()} == {torch.float32}
     torch.testing.assert_close(network.quant_conv.weight, state["quant_conv.weight"], rtol=0, atol=1e-4)
+
+
+def test_the_header_states_what_weights_do_not(tmp_path):
+    config = replace(SMALL, unshuffle=2, norm_groups=8, resolution=32, attn_resolutions=(8,))
+    made = Autoencoder(config)
+    fill(made)
+    path = tmp_path / "t.safetensors"
+    save_file(made.state_dict(), path, stated_header(config))
+    found = load_tokenizer("f8d4", path).network
+    assert found.config == config
+    pixels = wave(1, 3, 32, 32, k=0.013)
+    assert torch.equal(found.encode(pixels).mean, made.encode(pixels).mean)
+    for name, text in (("unshuffle", "0"), ("norm_groups", "8.5"), ("resolution", "-32"), ("unshuffle", "os.system")):
+        save_file(made.state_dict(), path, {**stated_header(config), name: text})
+        with pytest.raises(ValueError, match=rf"the header of .*t\.safetensors states {name} '{text}', which is no"):
+            load_tokenizer("f8d4", path)
 
 
 REFUSED_TOKENIZERS = {

@@ -1,4 +1,4 @@
-"""Exports of finished runs: our loaders and diffusers take them back with equal outputs; what has no form is refused."""
+"""Exports of finished runs: our loaders and diffusers give their outputs again; what has no form is refused."""
 
 import dataclasses
 import re
@@ -6,13 +6,12 @@ import re
 import pytest
 import torch
 from made_up import COMPUTE
-from safetensors import safe_open
 
 from models import load_generator, load_latent_statistics, load_tokenizer
 from results import table as results
 from study import export, sample
 from study.core import compute
-from study.core.files import read_json, write_json
+from study.core.files import read_json
 from study.data.latents import denormalise
 from study.report.table_rows import update_table
 from study.stages.fit_generator import trained_generator
@@ -143,7 +142,7 @@ def test_what_weights_do_not_say_is_stated(tiny_plan, judged_scale, trained, exp
 
 
 def test_the_form_of_diffusers_comes_back(unfolded, trained, exported):
-    tokenizer, generator = trained(unfolded)
+    tokenizer, _ = trained(unfolded)
     folder = exported(RUN, "diffusers")
     own = trained_tokenizer(tokenizer)
     found = load_tokenizer("f4d4", folder / "diffusion_pytorch_model.safetensors").network
@@ -205,7 +204,12 @@ def test_the_card_has_the_numbers_of_both_judges_and_lines_that_run(folded, trai
     assert "777" not in card  # of another snapshot
     for judge in ("classifier", "efficientnet_lite2"):
         assert card.count(f"| {judge} |") == 2
-    for text in ("- `solver`", "- `steps` (solver steps; empty for adaptive solvers): 2", "c0ffee", "EMA weights after 64"):
+    for text in (
+        "- `solver`",
+        "- `steps` (solver steps; empty for adaptive solvers): 2",
+        "c0ffee",
+        "EMA weights after 64",
+    ):
         assert text in card
     assert "`hustvl/LightningDiT` cannot hold this tokenizer: they have no layer that folds 2 x 2 pixels" in card
     (ours,) = re.findall(r"In the harness:\n\n```python\n(.*?)```", card, re.S)
@@ -216,7 +220,7 @@ def test_the_card_has_the_numbers_of_both_judges_and_lines_that_run(folded, trai
 
 
 def test_what_no_form_can_hold_is_one_line(folded, trained, tmp_path, capsys):
-    tokenizer, generator = trained(folded)
+    _, generator = trained(folded)
     target = tmp_path / "folder"
     for arguments, message in (
         (["f4d4", target, "--as", "diffusers"], "f4d4 has no form in diffusers: it folds 2 x 2 pixels into channels"),

@@ -19,7 +19,7 @@ from models.configs import EXTERNAL_TOKENIZERS, AutoencoderConfig, ExternalToken
 from models.lightningdit import LightningDiT
 from models.sd_vae import SDVAE
 from results import table as results
-from study import sample
+from study import export, sample
 from study.core.files import load_tensors
 from study.core.workspace import Workspace
 from study.data import latents as stored_latents
@@ -130,7 +130,7 @@ def test_given_weights_go_the_whole_way_without_a_training_or_an_encoding(publis
     assert Image.open(tmp_path / "sheet.png").size == (3 * 16, 2 * 16)
 
 
-def test_a_generator_is_trained_on_a_given_tokenizer(published, planned, tmp_path):
+def test_a_generator_is_trained_on_a_given_tokenizer(published, planned, tmp_path, capsys):
     run = Run(tokenizer="f2d4", generator=RUN.generator, pretrained_tokenizer=RUN.pretrained_tokenizer)
     plan = planned(run)
     for stage in plan.stages:
@@ -140,6 +140,19 @@ def test_a_generator_is_trained_on_a_given_tokenizer(published, planned, tmp_pat
     trained = rows.loc["generator"]
     assert set(trained["pretrained_weights"]) == {""} and set(trained["seed"]) == {0}
     assert (trained["train_seconds"] > 0).all()
+
+    # what was trained here is exported, the given tokenizer is named
+    asked = [trained["fingerprint"].iloc[0], "--study", "test", "--results", str(tmp_path / "results")]
+    assert export.main([*asked, str(tmp_path / "diffusers"), "--as", "diffusers"]) == 2
+    assert "the tokenizer f2d4 was not trained here" in capsys.readouterr().err
+    assert export.main([*asked, str(tmp_path / "released")]) == 0
+    names = {path.name for path in (tmp_path / "released").iterdir()}
+    assert names == {"README.md", "generator.safetensors", "latents_stats.safetensors"}
+    card = (tmp_path / "released" / "README.md").read_text()
+    assert f"`tokenizer.pt`, SHA-256 `{weight_files.content_hash('tokenizer.pt')}`" in card
+    assert "load_tokenizer" not in card and "load_generator" in card
+    assert export.main([rows.loc["tokenizer", "fingerprint"], *asked[1:], str(tmp_path / "given")]) == 2
+    assert "was not trained here: its weights are those of the file tokenizer.pt" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("figures_unsaved")
