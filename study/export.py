@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 from safetensors import SafetensorError
@@ -19,6 +19,8 @@ from study.plan.specs import FitGenerator, FitTokenizer
 from study.plan.weight_files import weight_file
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from study.report.model_card import Exported
 
 
@@ -120,26 +122,30 @@ def _write(exported: Exported, folder: Path) -> None:
     from study.stages.fit_tokenizer import trained_tokenizer
 
     statistics = None if exported.latents is None else latent_statistics(exported.latents)
+    tensors: dict[str, tuple[dict[str, Tensor], dict[str, str]]] = {}  # of each file, and its header
+    config: dict[str, Any] = {}
     if exported.form:
-        network = trained_tokenizer(exported.tokenizer)
-        tensors, header = dict(network.state_dict()), {"format": "pt", **stated_header(network.config)}
+        tokenizer = trained_tokenizer(exported.tokenizer)
+        weights, header = dict(tokenizer.state_dict()), stated_header(tokenizer.config)
         if exported.form == "released":
-            save_tensors(folder / files.RELEASED_TOKENIZER, tensors, header)
+            tensors[files.RELEASED_TOKENIZER] = weights, header
         else:
-            config = {"_class_name": "AutoencoderKL", **diffusers_config(network.config), "scaling_factor": 1.0}
+            tensors[files.DIFFUSERS_TOKENIZER] = to_diffusers(weights), header
+            config = {"_class_name": "AutoencoderKL", **diffusers_config(tokenizer.config), "scaling_factor": 1.0}
             if statistics is not None:
                 config |= {"latents_mean": statistics["mean"], "latents_std": statistics["std"]}
-            write_json(folder / files.DIFFUSERS_CONFIG, config)
-            save_tensors(folder / files.DIFFUSERS_TOKENIZER, to_diffusers(tensors), header)
     if exported.generator is not None:
         (mark,) = exported.generator.marks
-        drawn = trained_generator(exported.generator, mark, "ema")
-        save_tensors(
-            folder / files.GENERATOR, dict(drawn.state_dict()), {"format": "pt", **stated_header(drawn.config)}
-        )
+        generator = trained_generator(exported.generator, mark, "ema")
+        tensors[files.GENERATOR] = dict(generator.state_dict()), stated_header(generator.config)
     if statistics is not None:
         values = {name: torch.tensor(statistics[name]).view(1, -1, 1, 1) for name in ("mean", "std")}
-        save_tensors(folder / files.STATISTICS, values, {"format": "pt"})
+        tensors[files.STATISTICS] = values, {}
+    # written once all is read: a run that cannot be read leaves no folder
+    for name, (content, header) in tensors.items():
+        save_tensors(folder / name, content, {"format": "pt", **header})
+    if config:
+        write_json(folder / files.DIFFUSERS_CONFIG, config)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

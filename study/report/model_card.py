@@ -73,7 +73,7 @@ def model_card(exported: Exported, table: pd.DataFrame) -> str:
         _description(exported, table),
         "| file | holds |\n| --- | --- |\n"
         + "\n".join(f"| `{name}` | {what} |" for name, what in exported.files.items()),
-        "Pixels lie in [-1, 1]. The generator sees and draws latents (raw - mean) / std.",
+        "Pixels lie in [-1, 1]. The generator sees and draws normalised latents, (raw - mean) / std per channel.",
         "## Numbers",
         *_numbers(exported, table),
         "## Loading",
@@ -85,35 +85,40 @@ def model_card(exported: Exported, table: pd.DataFrame) -> str:
 
 
 def _description(exported: Exported, table: pd.DataFrame) -> str:
-    fit = exported.tokenizer.spec
-    assert isinstance(fit, FitTokenizer)
-    layout, name = fit.architecture, parse_tokenizer(fit.tokenizer)
+    own = exported.generator or exported.tokenizer
+    first = table[table["fingerprint"] == own.fingerprint].iloc[0]
+    changes = ", ".join(f"`{name}={value}`" for name, value in first["changes"].items())
     lines = [
-        f"- Tokenizer `{fit.tokenizer}`: pictures of {layout.resolution} x {layout.resolution} pixels in "
-        f"{layout.in_channels} channels to {layout.grid} x {layout.grid} cells of {layout.z_channels}"
-        + (f", aligned with {name.foundation}" if name.foundation else "")
+        _of_tokenizer(exported.tokenizer),
+        *([] if exported.generator is None else _of_generator(exported.generator)),
+        f"- From study `{first['study']}` of the latent-diffusion-study harness, at its scale `{first['scale']}`"
+        + (f" with {changes}." if changes else "."),
     ]
+    return "\n".join(lines)
+
+
+def _of_tokenizer(tokenizer: Stage) -> str:
+    fit = tokenizer.spec
+    assert isinstance(fit, FitTokenizer)
+    layout, foundation = fit.architecture, parse_tokenizer(fit.tokenizer).foundation
+    line = (
+        f"- Tokenizer `{fit.tokenizer}`: pictures of {layout.resolution} x {layout.resolution} pixels in "
+        f"{counted(layout.in_channels, 'channel')} to {layout.grid} x {layout.grid} cells of {layout.z_channels}"
+        + (f", aligned with {foundation}" if foundation else "")
+    )
     if fit.pretrained:
         file = weight_file(fit.pretrained.name).file
-        lines[0] += f". Not trained here and no part of this folder: `{file}`, SHA-256 "
-        lines[0] += f"`{fit.pretrained.sha256}`."
-    else:
-        lines[0] += (
-            f". Trained on {counted(fit.train_images, 'image')} of {fit.data.name}, "
-            f"{fit.recipe.budget_images:,} images seen, seed {fit.seed}; fingerprint "
-            f"`{exported.tokenizer.fingerprint}`."
-        )
-    if exported.generator is not None:
-        lines += _of_generator(exported.generator)
-    rows = table[table["fingerprint"] == (exported.generator or exported.tokenizer).fingerprint]
-    first = rows.iloc[0]
-    changes = "; changed from it: " + ", ".join(f"`{k}={v}`" for k, v in first["changes"].items())
-    lines.append(
-        f"- Study `{first['study']}` at scale `{first['scale']}`{changes if first['changes'] else ''}, by the "
-        "latent-diffusion-study harness"
-        + (f", commit `{first['commit']}`, {first['versions']}." if first["commit"] else ".")
+        return f"{line}. Not trained here and no part of this folder: `{file}`, SHA-256 `{fit.pretrained.sha256}`."
+    return (
+        f"{line}. Trained on the first {counted(fit.train_images, 'image')} of `{fit.data.name}`, "
+        f"{fit.recipe.budget_images:,} images seen, seed {fit.seed}{_origin(tokenizer)}."
     )
-    return "\n".join(lines)
+
+
+def _origin(training: Stage) -> str:
+    origin = (training.record() or {})["provenance"]
+    commit = f", commit `{origin['commit']}`" if origin["commit"] else ""
+    return f"; {origin['precision']} on {origin['device']}{commit}; fingerprint `{training.fingerprint}`"
 
 
 def _of_generator(generator: Stage) -> list[str]:
@@ -126,12 +131,11 @@ def _of_generator(generator: Stage) -> list[str]:
         what = "velocity (data minus noise) of a noisy latent, at t = 0 noise and at t = 1 data"
     else:
         what = "noise and variance of a noisy latent by its timestep, as DiT"
-    shift = (
-        f" Times were shifted by the factor {fit.timestep_shift:.4g} in training." if fit.timestep_shift != 1 else ""
-    )
+    factor = fit.timestep_shift
+    shift = "" if factor == 1 else f" Times were shifted by {factor:.4g} in training, and are in sampling."
     return [
-        f"- Generator `{layout.name}`: {what}. EMA weights after {mark:,} images seen, seed {fit.seed}; fingerprint "
-        f"`{generator.fingerprint}`.{shift}",
+        f"- Generator `{layout.name}`: {what}. EMA weights after {mark:,} images seen, seed "
+        f"{fit.seed}{_origin(generator)}.{shift}",
         f"- Labels: {named or f'0 to {layout.num_classes - 1}'}{', ...' if len(names) > CLASSES else ''}{null}.",
     ]
 
@@ -155,7 +159,7 @@ def _measured(what: str, rows: pd.DataFrame) -> list[str]:
     cells = {name: [_cell(value) for value in rows[name]] for name in (*PROTOCOL, *metrics)}
     stated = [name for name in PROTOCOL if any(cells[name])]
     differing = [name for name in stated if name == "extractor" or len(set(cells[name])) > 1]
-    differing.sort(key=lambda name: name != "extractor")
+    differing.sort(key=lambda name: name not in ("extractor", "extractor_size"))
     head = (*differing, *metrics)
     lines = [f"| {' | '.join(head)} |", f"|{' --- |' * len(head)}"]
     lines += [f"| {' | '.join(cells[name][row] for name in head)} |" for row in range(len(rows))]
@@ -173,77 +177,72 @@ def _cell(value: object) -> str:
 
 
 def _loading(exported: Exported) -> list[str]:
-    ours = _ours(exported)
-    parts = ["In the harness:", ours] if ours else []
+    parts = ["In the harness:", _ours(exported)]
     if exported.form == "diffusers":
-        parts += ["In diffusers:", _python("from diffusers import AutoencoderKL", "", _DIFFUSERS)]
+        lines = ("from diffusers import AutoencoderKL", "", 'vae = AutoencoderKL.from_pretrained(".")  # this folder')
+        parts += ["In diffusers:", _python(*lines)]
         if exported.latents is not None:
-            parts.append("`vae.config.latents_mean` and `latents_std` are those of the statistics.")
+            parts.append("Its `config.latents_mean` and `config.latents_std` are those statistics.")
     fit = exported.tokenizer.spec
     assert isinstance(fit, FitTokenizer)
-    lines, pickled = [], []
+    layout, scripts = fit.architecture, []
     if exported.form == "released":
-        if (lacking := _lacking(fit.architecture)) is None:
-            lines += _released_tokenizer(fit.architecture)
-            pickled.append('torch.save(load_file("tokenizer.safetensors"), "tokenizer.pt")')
-        else:
+        if lacking := _lacking(layout):
             parts.append(f"The classes of `hustvl/LightningDiT` cannot hold this tokenizer: {lacking}.")
+        else:
+            parts += ["The tokenizer in a checkout of `hustvl/LightningDiT`:", _released_tokenizer(layout)]
+        if layout.layout() == AutoencoderConfig(z_channels=layout.z_channels).layout():  # which they build
+            scripts.append(f'torch.save(load_file("{RELEASED_TOKENIZER}"), "tokenizer.pt")')
     if exported.generator is not None:
         assert isinstance(exported.generator.spec, FitGenerator)
-        lines += _released_generator(exported.generator.spec.architecture)
-        pickled += [
-            'torch.save({"ema": load_file("generator.safetensors")}, "generator.pt")',
-            'torch.save(load_file("latents_stats.safetensors"), "latents_stats.pt")',
+        architecture = exported.generator.spec.architecture
+        parts += ["The generator in a checkout of `hustvl/LightningDiT`:", _released_generator(architecture)]
+        scripts += [
+            f'torch.save({{"ema": load_file("{GENERATOR}")}}, "generator.pt")',
+            f'torch.save(load_file("{STATISTICS}"), "latents_stats.pt")',
         ]
-    if lines:
+        if architecture.num_classes != 1000:
+            parts.append(f"Its `inference.py` guides with label 1000: write {architecture.num_classes} there.")
+    if scripts:
         parts += [
-            "In a checkout of `hustvl/LightningDiT`:",
-            _python("from safetensors.torch import load_file", "", *lines),
-            "Its scripts read pickled files, which are not shipped; these lines make them where they are needed (and "
-            "its `inference.py` guides with the null label 1000):",
-            _python("import torch", "from safetensors.torch import load_file", "", *pickled),
+            "Its scripts read pickled files. None is shipped; these lines make them from what is here:",
+            _python("import torch", "from safetensors.torch import load_file", "", *scripts),
         ]
     return parts
-
-
-_DIFFUSERS = 'vae = AutoencoderKL.from_pretrained(".")  # this folder'
 
 
 def _python(*lines: str) -> str:
     return "\n".join(["```python", *lines, "```"])
 
 
+def _call(name: str, arguments: dict[str, object]) -> list[str]:
+    return [f"{name}(", *(f"    {key}={value!r}," for key, value in arguments.items()), ")"]
+
+
 def _ours(exported: Exported) -> str:
     """The lines by which the harness takes the export back."""
-    fit = exported.tokenizer.spec
+    fit, calls = exported.tokenizer.spec, {}
     assert isinstance(fit, FitTokenizer)
-    loaders, lines = [], []
-    if exported.generator is not None:
-        assert isinstance(exported.generator.spec, FitGenerator)
-        loaders.append("load_generator")
-        lines.append(
-            f'generator = load_generator("{exported.generator.spec.architecture.name}", "{GENERATOR}").network'
-        )
-    if exported.latents is not None:
-        loaders.append("load_latent_statistics")
-        lines.append(f'statistics = load_latent_statistics("{STATISTICS}")')
     if exported.form:
         file = RELEASED_TOKENIZER if exported.form == "released" else DIFFUSERS_TOKENIZER
-        loaders.append("load_tokenizer")
-        lines.insert(0, f'tokenizer = load_tokenizer("{fit.tokenizer}", "{file}").network')
-    return _python(f"from models import {', '.join(loaders)}", "", *lines)
+        calls["load_tokenizer"] = f'tokenizer = load_tokenizer("{fit.tokenizer}", "{file}").network'
+    if exported.generator is not None:
+        assert isinstance(exported.generator.spec, FitGenerator)
+        name = exported.generator.spec.architecture.name
+        calls["load_generator"] = f'generator = load_generator("{name}", "{GENERATOR}").network'
+    if exported.latents is not None:
+        calls["load_latent_statistics"] = f'statistics = load_latent_statistics("{STATISTICS}")'
+    return _python(f"from models import {', '.join(sorted(calls))}", "", *calls.values())
 
 
-def _lacking(layout: AutoencoderConfig) -> str | None:
-    """What of this network the released tokenizer's classes have no argument for; None if nothing."""
+def _lacking(layout: AutoencoderConfig) -> str:
+    """What of this network the released tokenizer's classes have no argument for; empty if nothing."""
     if layout.unshuffle != 1:
         return f"they have no layer that folds {layout.unshuffle} x {layout.unshuffle} pixels into channels"
-    if layout.norm_groups != 32:
-        return f"their norms have 32 groups, its {layout.norm_groups}"
-    return None
+    return "" if layout.norm_groups == 32 else f"their norms have 32 groups, its {layout.norm_groups}"
 
 
-def _released_tokenizer(layout: AutoencoderConfig) -> list[str]:
+def _released_tokenizer(layout: AutoencoderConfig) -> str:
     arguments = {
         "ch": layout.ch,
         "ch_mult": layout.ch_mult,
@@ -254,17 +253,19 @@ def _released_tokenizer(layout: AutoencoderConfig) -> list[str]:
         "out_ch": layout.in_channels,
         "z_channels": layout.z_channels,
     }
-    return [
+    return _python(
+        "from safetensors.torch import load_file",
         "from tokenizer.autoencoder import AutoencoderKL, Decoder, Encoder",
         "",
-        f"layout = dict({', '.join(f'{name}={value!r}' for name, value in arguments.items())})",
+        *_call("layout = dict", arguments),
         f"tokenizer = AutoencoderKL(embed_dim={layout.z_channels}, ch_mult={layout.ch_mult!r})",
         "tokenizer.encoder, tokenizer.decoder = Encoder(**layout), Decoder(**layout)",
         f'tokenizer.load_state_dict(load_file("{RELEASED_TOKENIZER}"))',
-    ]
+        "tokenizer.eval()",
+    )
 
 
-def _released_generator(layout: GeneratorConfig) -> list[str]:
+def _released_generator(layout: GeneratorConfig) -> str:
     arguments = {
         "input_size": layout.grid,
         "patch_size": layout.patch,
@@ -282,9 +283,11 @@ def _released_generator(layout: GeneratorConfig) -> list[str]:
         "use_rmsnorm": layout.rms_norm,
         "wo_shift": not layout.adaln_shift,
     }
-    return [
+    return _python(
         "from models.lightningdit import LightningDiT",
+        "from safetensors.torch import load_file",
         "",
-        f"generator = LightningDiT({', '.join(f'{name}={value!r}' for name, value in arguments.items())})",
+        *_call("generator = LightningDiT", arguments),
         f'generator.load_state_dict(load_file("{GENERATOR}"))',
-    ]
+        "generator.eval()",
+    )

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from waves import fill, wave
 
 from models.autoencoder import Autoencoder
-from models.configs import AutoencoderConfig
+from models.configs import EXTERNAL_TOKENIZERS, AutoencoderConfig
 from models.diffusers_form import OLD_NAMES, diffusers_config, from_diffusers, to_diffusers
 from models.released_checkpoints import load_tokenizer, stated_header
 
@@ -43,6 +43,17 @@ def test_the_librarys_class_gives_our_values(layout):
         torch.testing.assert_close(found.mean, expected.mean, rtol=0, atol=1e-12)
         torch.testing.assert_close(found.logvar, expected.logvar, rtol=0, atol=1e-12)
         torch.testing.assert_close(theirs.decode(expected.mean).sample, ours.decode(expected.mean), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("config", [AutoencoderConfig(), EXTERNAL_TOKENIZERS["sd-vae-f8d4"].config])
+def test_full_size_networks_have_the_librarys_parameters(config):
+    diffusers = pytest.importorskip("diffusers")
+    with torch.device("meta"):
+        ours, theirs = Autoencoder(config), diffusers.AutoencoderKL(**diffusers_config(config))
+    renamed = to_diffusers(ours.state_dict())
+    assert {name: value.shape for name, value in renamed.items()} == {
+        name: value.shape for name, value in theirs.state_dict().items()
+    }
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

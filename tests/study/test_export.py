@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -13,6 +14,8 @@ from study import export, sample
 from study.core import compute
 from study.core.files import read_json
 from study.data.latents import denormalise
+from study.plan.networks import network_config
+from study.plan.scales import SCALES
 from study.report.table_rows import update_table
 from study.stages.fit_generator import trained_generator
 from study.stages.fit_tokenizer import trained_tokenizer
@@ -189,7 +192,7 @@ def test_the_card_has_the_numbers_of_both_judges_and_lines_that_run(folded, trai
     trained(folded)
     path = tmp_path / "results" / "desk" / "table.csv"
     table = results.load(path)
-    made = {"state": "done", "reason": "", "rfid": 12.5, "comparable": False, "commit": "c0ffee", "versions": "torch 9"}
+    made = {"state": "done", "reason": "", "rfid": 12.5, "comparable": False}
     table = table.assign(**{name: value for name, value in made.items() if name != "rfid"})
     own = table["kind"] == "tokenizer"
     table.loc[own, "rfid"] = [12.5, 987.0]
@@ -207,7 +210,7 @@ def test_the_card_has_the_numbers_of_both_judges_and_lines_that_run(folded, trai
     for text in (
         "- `solver`",
         "- `steps` (solver steps; empty for adaptive solvers): 2",
-        "c0ffee",
+        "; fingerprint `",
         "EMA weights after 64",
     ):
         assert text in card
@@ -238,10 +241,23 @@ def test_what_no_form_can_hold_is_one_line(folded, trained, tmp_path, capsys):
     weights = generator.folder / "ema-000000000064.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
     assert "is damaged" in refused(capsys, tmp_path, RUN, tmp_path / "torn")
+    assert not (tmp_path / "torn").exists()
 
 
-def test_networks_of_others_are_not_exported(folded, trained, tmp_path, capsys):
-    """Neither published weights nor a frozen encoder."""
+def test_a_frozen_encoder_has_no_form(folded):
     layout = folded.jobs[0].stages[0].spec.architecture
     with pytest.raises(ValueError, match="rae-lite0 cannot be exported: it encodes with the frozen lite0"):
         export.check_form("rae-lite0", dataclasses.replace(layout, frozen_encoder="lite0"), "released")
+
+
+@pytest.mark.parametrize(
+    ("name", "fits"),
+    [("smoke", False), ("desk", False), ("desk-full", False), ("imagenet256", True), ("imagenet256-system", True)],
+)
+def test_scales_whose_tokenizers_diffusers_has(name, fits):
+    """As docs/checkpoints.md lists them."""
+    scale = SCALES[name]()
+    layout = network_config(scale.autoencoder, channels=3, resolution=scale.resolution, latent_channels=16)
+    export.check_form("a tokenizer", layout, "released")
+    with nullcontext() if fits else pytest.raises(ValueError, match="it folds 2 x 2 pixels into channels"):
+        export.check_form("a tokenizer", layout, "diffusers")
