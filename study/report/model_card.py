@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pandas as pd
@@ -130,9 +131,11 @@ def _of_generator(generator: Stage) -> list[str]:
     if fit.recipe.objective == "rectified-flow":
         what = "velocity (data minus noise) of a noisy latent, at t = 0 noise and at t = 1 data"
     else:
-        what = "noise and variance of a noisy latent by its timestep, as DiT"
+        what = (
+            "noise and variance of a noisy latent by its timestep, as DiT (LightningDiT's class gives the noise alone)"
+        )
     factor = fit.timestep_shift
-    shift = "" if factor == 1 else f" Times were shifted by {factor:.4g} in training, and are in sampling."
+    shift = "" if factor == 1 else f" Times are shifted, t to s t / (1 + (s - 1) t) with s = {factor:.4g}."
     return [
         f"- Generator `{layout.name}`: {what}. EMA weights after {mark:,} images seen, seed "
         f"{fit.seed}{_origin(generator)}.{shift}",
@@ -201,7 +204,7 @@ def _loading(exported: Exported) -> list[str]:
             f'torch.save({{"ema": load_file("{GENERATOR}")}}, "generator.pt")',
             f'torch.save(load_file("{STATISTICS}"), "latents_stats.pt")',
         ]
-        if architecture.num_classes != 1000:
+        if architecture.label_dropout and architecture.num_classes != 1000:
             parts.append(f"Its `inference.py` guides with label 1000: write {architecture.num_classes} there.")
     if scripts:
         parts += [
@@ -215,7 +218,7 @@ def _python(*lines: str) -> str:
     return "\n".join(["```python", *lines, "```"])
 
 
-def _call(name: str, arguments: dict[str, object]) -> list[str]:
+def _call(name: str, arguments: Mapping[str, object]) -> list[str]:
     return [f"{name}(", *(f"    {key}={value!r}," for key, value in arguments.items()), ")"]
 
 
