@@ -424,7 +424,8 @@ def check_pretrained_tokenizer(run: str, name: str, tokenizer: str, planned: Aut
     """
     if planned.frozen_encoder:
         raise ValueError(f"{run}: {tokenizer} is trained here alone; pretrained weights are of other tokenizers")
-    if not planned.library and (planned.unshuffle, planned.norm_groups) != (1, 32):
+    may_state = name.endswith(".safetensors")  # in its header, as study.export writes it
+    if not planned.library and not may_state and (planned.unshuffle, planned.norm_groups) != (1, 32):
         raise ValueError(
             f"{run}: pretrained weights are those of a network with autoencoder.unshuffle 1 and "
             f"autoencoder.norm_groups 32, planned are {planned.unshuffle} and {planned.norm_groups}: set them, as at "

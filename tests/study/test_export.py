@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from made_up import COMPUTE
+from made_up import COMPUTE, Asking
 
 from models import load_generator, load_latent_statistics, load_tokenizer
 from results import table as results
@@ -15,10 +15,13 @@ from study.core import compute
 from study.core.files import read_json
 from study.data.latents import denormalise
 from study.plan.networks import network_config
+from study.plan.resolve import make_plan
+from study.plan.runs import Pretrained, Run
 from study.plan.scales import SCALES
 from study.report.table_rows import update_table
 from study.stages.fit_generator import trained_generator
 from study.stages.fit_tokenizer import trained_tokenizer
+from study.submit.jobs import run_stage
 
 RUN = "f4d4 + LightningDiT-XXS/2"
 
@@ -130,6 +133,19 @@ def test_a_snapshot_is_chosen_and_drawn_from(folded, trained, exported, tmp_path
     ]  # fmt: skip
     assert sample.main(call) == 0
     assert sheet.exists()
+
+
+def test_an_exported_tokenizer_is_the_pretrained_one_of_a_run(folded, trained, exported, monkeypatch):
+    tokenizer, _ = trained(folded)
+    folder = exported("f4d4", "released")
+    monkeypatch.setenv("STUDY_WEIGHTS", str(folder))
+    given = Run(tokenizer="f4d4", pretrained_tokenizer=Pretrained(name="tokenizer.safetensors", images_seen=64))
+    plan = make_plan("given", Asking(given), folded.scale, folded.data, COMPUTE, "test")
+    fit = plan.jobs[0].stages[0]
+    assert fit.fingerprint != tokenizer.fingerprint
+    run_stage(fit)
+    own, weights = trained_tokenizer(tokenizer).state_dict(), trained_tokenizer(fit).state_dict()
+    assert all(torch.equal(weights[name], value) for name, value in own.items())
 
 
 def test_what_weights_do_not_say_is_stated(tiny_plan, judged_scale, trained, exported, capsys, tmp_path):
