@@ -1,6 +1,8 @@
-"""Costs of tokenizers and generators: parameters and FLOPs, counted from their configurations without torch.
+"""Costs of tokenizers and generators: parameters, FLOPs and memory, counted from their configurations without torch.
 
-In FLOPs a multiply-add counts 2; only matrix products, convolutions and attention are counted.
+In FLOPs a multiply-add counts 2; only matrix products, convolutions and attention are counted. Memory is that of the
+tensors which a forward pass saves for the backward pass: in a training they take nearly all that weights and optimizer
+do not.
 """
 
 from __future__ import annotations
@@ -9,6 +11,9 @@ import functools
 
 from models.configs import LITE0_WIDTHS, TIME_FREQUENCIES, TRANSFORMERS, AutoencoderConfig, GeneratorConfig
 
+# bytes that are saved per pixel of a picture, in float32: by a perceptual net, and by the discriminator of width 64
+PERCEPTUAL_SAVED_BYTES = {"lite0": 770, "lite2": 990, "vgg": 2_440}
+DISCRIMINATOR_SAVED_BYTES, DISCRIMINATOR_WIDTH = 350, 64
 LITE0_FLOPS = {2: 3_328, 4: 48_352, 8: 290_176, 16: 2_482_336, 32: 14_850_496}  # per cell, by pixels per cell
 
 
@@ -42,6 +47,23 @@ def generator_parameters(config: GeneratorConfig) -> int:
     conditions = linear(TIME_FREQUENCIES, d) + linear(d, d) + (config.num_classes + (config.label_dropout > 0)) * d
     head = norm + linear(d, out_values) + linear(d, 2 * d)
     return linear(patch_values, d) + n * d + conditions + config.depth * block + head
+
+
+def generator_saved_bytes(config: GeneratorConfig, *, half: bool) -> int:
+    """Bytes that a training step saves per image, with fused attention.
+
+    Args:
+        half: matrix products are bfloat16, under autocast; norms, modulation and the residual stream stay float32.
+    """
+    n, d = config.tokens, config.width
+    mlp = (4 if config.swiglu else 2) * config.mlp_width  # of the first layer both halves, and what they become
+    narrow = 3 * d + mlp  # queries, keys and values
+    wide = 11 * d + (2 * d if config.qk_norm else 0) - (0 if config.rope else 2 * d)
+    if half:
+        wide -= 2 * d
+    block = n * (wide * 4 + narrow * (2 if half else 4)) + 16 * d * 4  # and values per image, of the modulation
+    ends = 4 * (n * (8 * d + 4 * config.patch**2 * config.in_channels) + 8 * d)  # embedding, last layer, loss
+    return config.depth * block + ends
 
 
 PROJECTOR_WIDTH, OF_WIDTH = 2048, 768  # of REPA, at the generator's width from which on it is as published
@@ -169,6 +191,41 @@ def autoencoder_flops(config: AutoencoderConfig) -> tuple[int, int]:
         decode += conv(sides[level - 1] ** 2, c, c) if level else 0
     decode += conv(sides[0] ** 2, current, pixel_values)
     return encode if config.frozen_encoder is None else _frozen_encoder_flops(config), decode
+
+
+@functools.cache
+def autoencoder_saved_bytes(config: AutoencoderConfig) -> tuple[int, int]:
+    """Bytes that encoding and decoding one training image saves, in float32; a frozen encoder saves nothing."""
+
+    def block(cells: int, c_in: int, c_out: int) -> int:
+        return cells * 3 * (c_in + c_out)  # of each half what norm, SiLU and convolution take
+
+    def attention(cells: int, c: int) -> int:
+        return 8 * cells * c
+
+    sides, channels, last = config.level_sides(), [config.ch * mult for mult in config.ch_mult], len(config.ch_mult) - 1
+    pixel_values, top = config.in_channels * config.unshuffle**2, channels[-1]
+    middle = 2 * block(sides[-1] ** 2, top, top) + attention(sides[-1] ** 2, top)
+
+    encode, current = sides[0] ** 2 * pixel_values, config.ch
+    for level, (side, c) in enumerate(zip(sides, channels, strict=True)):
+        for _ in range(config.num_res_blocks):
+            encode += block(side**2, current, c)
+            encode += attention(side**2, c) if side in config.attn_resolutions else 0
+            current = c
+        encode += side**2 * c if level < last else 0  # downsampling
+    encode += middle + 3 * sides[-1] ** 2 * top
+
+    decode, current = middle + 2 * sides[-1] ** 2 * config.z_channels, top
+    for level in range(last, -1, -1):
+        side, c = sides[level], channels[level]
+        for _ in range(config.num_res_blocks + 1):
+            decode += block(side**2, current, c)
+            decode += attention(side**2, c) if side in config.attn_resolutions and config.decoder_attention else 0
+            current = c
+        decode += sides[level - 1] ** 2 * c if level else 0  # upsampling
+    decode += 3 * sides[0] ** 2 * current
+    return 0 if config.frozen_encoder else 4 * encode, 4 * decode
 
 
 def _frozen_encoder_flops(config: AutoencoderConfig) -> int:

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from results.numbers import counted, disk_size
 from results.table import load
-from study.core import compute
+from study.core.cards import cards
 from study.core.code_snapshot import code_name
 from study.core.files import read_json
 from study.core.lease import beating, holder
@@ -32,6 +32,7 @@ from study.core.stopping import ask_to_end
 from study.core.study_name import one_study
 from study.data.picture_chunks import picture_files
 from study.plan.runs import Job, Plan
+from study.plan.specs import FitGenerator
 from study.plan.stage import Stage, recorded_marks, state_files
 from study.plan.warnings import measured_warnings
 from study.report.carry_out import carry_out
@@ -221,8 +222,10 @@ def _retry(options: Retry) -> int:
             console.print(f"{escape(plan.study)}: nothing has failed")
             continue
         _require_same_code([stage for job in todo for stage in job.missing()])
-        if sweep.executor != "slurm" and plan.compute.device == "cuda" and not compute.has_gpu():
+        if sweep.executor != "slurm" and plan.compute.device == "cuda" and not cards():
             raise ValueError(f"{plan.study} was started on a GPU, and this machine has none: retry it where it ran")
+        if options.microbatch_images is not None:
+            todo = [_in_microbatches(job, options.microbatch_images) for job in todo]
         for job in todo:
             for stage in job.missing():
                 (stage.folder / "failure.json").unlink(missing_ok=True)
@@ -237,6 +240,24 @@ def _retry(options: Retry) -> int:
         else:
             code = max(code, carry_out(sweep, plan, todo))
     return code
+
+
+def _in_microbatches(job: Job, images: int) -> Job:
+    """The job, whose generator's share of a batch goes through in pieces of this many images; no fingerprint changes.
+
+    Raises:
+        ValueError: they do not divide the share.
+    """
+    stages = []
+    for stage in job.stages:
+        if isinstance(stage.spec, FitGenerator) and not stage.spec.pretrained:
+            share = stage.spec.recipe.batch_images // stage.spec.compute.processes
+            if images < 1 or share % images:
+                raise ValueError(f"--microbatch-images {images} must divide the {share} images of {job.title}'s share")
+            smaller = dataclasses.replace(stage.spec.compute, microbatch_images=images)
+            stage = dataclasses.replace(stage, spec=dataclasses.replace(stage.spec, compute=smaller))
+        stages.append(stage)
+    return dataclasses.replace(job, stages=tuple(stages))
 
 
 def _require_same_code(stages: list[Stage]) -> None:

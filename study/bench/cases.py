@@ -37,7 +37,7 @@ from study.data.latents import SHARD_IMAGES, Latents
 from study.judge.frechet import frechet_distance, self_test, square_root, statistics
 from study.judge.judges import BATCH, features
 from study.judge.judges import build_judge as build_judge
-from study.plan.data_spec import GIVEN_AS_FOLDER
+from study.plan.data_spec import GIVEN_AS_FOLDER, DataSpec
 from study.plan.estimate import FORWARD_AND_BACKWARD
 from study.plan.features import feature_width
 from study.plan.judge_spec import judge_spec
@@ -61,12 +61,20 @@ SHIFT, STEPS = 0.3, 20
 
 @dataclass(frozen=True)
 class Workload:
-    """The shapes to time: those of a scale on a device."""
+    """The shapes to time: those of a scale on a device.
+
+    Args:
+        batch: images per step of a generator; None: the recipe's, as far as they fit.
+        data: whose pictures and classes are made up; None: those of the scale.
+        whole: batches are the recipe's on a GPU too, whether they fit or not.
+    """
 
     scale: Scale
     compute: Compute
     repeats: int
     batch: int | None = None
+    data: DataSpec | None = None
+    whole: bool = False
 
     @property
     def channels(self) -> int:
@@ -78,7 +86,7 @@ class Workload:
         return bool(self._data_field("flip", 0))
 
     def _data_field(self, field: str, fashion_mnist: int) -> int:
-        data = GIVEN_AS_FOLDER.get(self.scale.data)
+        data = self.data or GIVEN_AS_FOLDER.get(self.scale.data)
         return getattr(data, field) if data else fashion_mnist
 
     @property
@@ -97,11 +105,12 @@ class Workload:
             grid=tokenizer.grid,
             in_channels=tokenizer.z_channels,
             num_classes=self._data_field("classes", 10),
+            **self.scale.network_options,
         )
 
     def images(self, part: str, recipe: int) -> int:
         """Images per batch of this part: the recipe's number, or at most what one GPU holds."""
-        return min(recipe, GPU_IMAGES[part]) if self.compute.device == "cuda" else recipe
+        return min(recipe, GPU_IMAGES[part]) if self.compute.device == "cuda" and not self.whole else recipe
 
     @property
     def generator_images(self) -> int:

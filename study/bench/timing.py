@@ -5,12 +5,13 @@ from __future__ import annotations
 import statistics
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import DeviceType
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
@@ -179,12 +180,24 @@ class ProductRecorder(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.products: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
+        self._shared: dict[Any, Tensor] = {}  # on a GPU, by what decides their speed
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in PRODUCTS:
-            # stand-ins have the same shape, strides and dtype, because the layout affects the speed
-            self.products.append((func, tree_map(_stand_in, args), tree_map(_stand_in, kwargs or {})))
+            self.products.append((func, tree_map(self._stand_in, args), tree_map(self._stand_in, kwargs or {})))
         return func(*args, **(kwargs or {}))
+
+    def _stand_in(self, value: Any) -> Any:
+        """A tensor of the same shape, strides and dtype, because the layout affects the speed; on a GPU one for all
+        alike, which would not fit beside the step otherwise."""
+        if not isinstance(value, Tensor):
+            return value
+        if value.device.type == "cpu":
+            return _random_like(value)
+        alike = (value.shape, value.stride(), value.dtype)
+        if alike not in self._shared:
+            self._shared[alike] = _random_like(value)
+        return self._shared[alike]
 
     def replay(self) -> None:
         """Run the recorded products."""
@@ -192,9 +205,7 @@ class ProductRecorder(TorchDispatchMode):
             func(*args, **kwargs)
 
 
-def _stand_in(value: Any) -> Any:
-    if not isinstance(value, Tensor):
-        return value
+def _random_like(value: Tensor) -> Tensor:
     like = torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device=value.device)
     return like.normal_() if value.is_floating_point() else like.zero_()
 
@@ -207,12 +218,19 @@ def breakdown(function: Callable[[], Any], device: str, runs: int = 3) -> dict[s
     with torch.profiler.profile(activities=activities) as profiler:
         for _ in range(runs):
             function()
-    shares: Counter[str] = Counter()
-    for event in profiler.key_averages():
-        spent = event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
-        shares[_group(event.key)] += spent
+    shares = _spent(profiler.key_averages(), device)
     total = sum(shares.values()) or 1.0
     return {name: shares[name] / total for name, _ in shares.most_common()}
+
+
+def _spent(events: Iterable[Any], device: str) -> Counter[str]:
+    """Time on the device by group of operations. A GPU's kernels are events beside the operations that started them:
+    these alone are counted, for they have the names, and the time of their kernels."""
+    shares: Counter[str] = Counter()
+    for event in events:
+        if event.device_type == DeviceType.CPU:
+            shares[_group(event.key)] += event.self_device_time_total if device == "cuda" else event.self_cpu_time_total
+    return shares
 
 
 def _group(key: str) -> str:

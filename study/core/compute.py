@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from study.core.cards import cards
 from study.core.settings import outside_identity
 
 if TYPE_CHECKING:
     import torch
 
+CUBLAS, DETERMINISTIC_CUBLAS = "CUBLAS_WORKSPACE_CONFIG", (":4096:8", ":16:8")
 CUDA_THREADS = 4  # CPU threads of a process that trains on a GPU: they prepare batches and affect no result
 
 
@@ -81,14 +83,11 @@ def has_compiler() -> bool:
     return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
 
 
-def has_gpu() -> bool:
-    """Whether this process can use a GPU."""
-    # importing torch takes seconds, so it is imported only where a driver is loaded
-    if not Path("/proc/driver/nvidia/version").exists() or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
-        return False
-    import torch
-
-    return torch.cuda.is_available()
+def device_name(compute: Compute) -> str:
+    """Name of what stages are computed on, here: the processor, or the GPU ("" if this machine has none)."""
+    if compute.device == "cpu":
+        return processor()
+    return cards()[0].name if cards() else ""
 
 
 @functools.cache
@@ -98,13 +97,16 @@ def resolve(device: str = "any", precision: str = "float32") -> Compute:
     Each job on CPUs gets half of the cores, because two such jobs are faster than one after another on all cores: small
     layers do not keep all cores busy.
     """
-    if device == "cuda" or (device == "any" and has_gpu()):
+    if device == "cuda" or (device == "any" and cards()):
         return Compute(device="cuda", precision=precision, threads=CUDA_THREADS)
     return Compute(device="cpu", precision=precision, threads=max(1, cores() // 2))
 
 
 def apply(compute: Compute) -> None:
     """Configure this process as `compute` says, with deterministic kernels.
+
+    On a GPU an operation without one is an error, not a warning: only then are the backward passes of attention
+    deterministic too. They cost a few percent.
 
     NumPy's own thread pool is limited too: with as many threads as cores in each of two jobs, the eigenvalues of a
     1280 x 1280 matrix took 28 s instead of 2.
@@ -114,7 +116,9 @@ def apply(compute: Compute) -> None:
 
     torch.set_num_threads(compute.threads)
     threadpool_limits(compute.threads)
-    torch.use_deterministic_algorithms(True, warn_only=compute.device == "cuda")
+    if os.environ.get(CUBLAS) not in DETERMINISTIC_CUBLAS:
+        os.environ[CUBLAS] = DETERMINISTIC_CUBLAS[0]  # read at the first matrix product on a GPU
+    torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # a debugging aid that took 6% of a step
     torch.backends.cudnn.benchmark = False
     # these two rather than the newer `fp32_precision`, which PyTorch 2.6 does not have: to mix both raises an error
@@ -144,19 +148,28 @@ def exact_convolutions() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = before
 
 
-def gpus(compute: Compute) -> list[int]:
-    """Indices of the GPUs this process may use; empty where jobs run on the CPU."""
-    if compute.device != "cuda" or not has_gpu():
-        return []
-    import torch
+def jobs_per_card(compute: Compute, gib: float | None) -> int:
+    """How many jobs share each GPU of this machine: as many as its cores feed and its memory holds, at least one.
 
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible and not all(name.strip().isdigit() for name in visible.split(",")):
-        raise ValueError(f"CUDA_VISIBLE_DEVICES must be a list of GPU indices, got {visible!r}")
-    return [int(n) for n in visible.split(",")] if visible else list(range(torch.cuda.device_count()))
+    Args:
+        gib: GPU memory that each process of a job takes; None: unknown, so that no two share one.
+    """
+    if not cards() or gib is None:
+        return 1
+    fed = cores() // (compute.threads * len(cards()))
+    held = int(min(card.memory_gib for card in cards()) // max(gib, 1e-3))
+    return max(1, min(fed, held))
 
 
-def parallel_jobs(compute: Compute, processes: int) -> int:
-    """How many jobs of this many processes this machine runs at once: one process per GPU, or per `threads` cores."""
-    resources = len(gpus(compute)) or cores() // compute.threads
+def parallel_jobs(compute: Compute, processes: int, gib: float | None = None) -> int:
+    """How many jobs of this many processes this machine runs at once: a process per `threads` cores, or per share of a
+    GPU.
+
+    Args:
+        gib: as of `jobs_per_card`.
+    """
+    if compute.device == "cuda" and cards():
+        resources = len(cards()) * jobs_per_card(compute, gib)
+    else:
+        resources = cores() // compute.threads
     return max(1, resources // processes)

@@ -11,6 +11,9 @@ import contextlib
 import datetime
 import json
 import os
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
@@ -26,6 +29,9 @@ Batch = TypeVar("Batch", "Tensor", "np.ndarray")
 # One process may prepare data or wait for a lease for days while the others wait in a collective. They notice at once
 # when it dies, because its connection closes.
 CONTROL_TIMEOUT = datetime.timedelta(days=30)
+# A process that waits in NCCL for one that has ended does not notice for ten minutes. So each listens to the next one,
+# and ends this long after it failed or died, in which it may still say why.
+GRACE_SECONDS = 10.0
 
 _control_group: ProcessGroup | None = None  # gloo, for control values; None in a job of one process
 
@@ -78,11 +84,57 @@ def process_group(device: str) -> Iterator[None]:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
     distributed.init_process_group("nccl" if device == "cuda" else "gloo")
     _control_group = cast("ProcessGroup", distributed.new_group(backend="gloo", timeout=CONTROL_TIMEOUT))
+    listening = _listen(distributed.new_group(backend="gloo", timeout=CONTROL_TIMEOUT))
+    failed = True
     try:
         yield
+        failed = False
     finally:
         _control_group = None
+        listening(failed)
         distributed.destroy_process_group()
+
+
+def _listen(group: Any) -> Callable[[bool], None]:
+    """Listen to the next process of the group in a thread, which ends this process after GRACE_SECONDS if that one
+    fails or dies.
+
+    Returns:
+        A function that tells the process before whether this one has failed. If it has, it ends within GRACE_SECONDS
+        too: to leave the group may wait for the others.
+    """
+    import torch
+    from torch import distributed
+
+    own, count = distributed.get_rank(), distributed.get_world_size()
+
+    def end() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(1)
+
+    def listen() -> None:
+        failed = torch.ones(1)
+        with contextlib.suppress(RuntimeError):  # its connection closed
+            distributed.recv(failed, (own + 1) % count, group)
+        if failed.item():
+            time.sleep(GRACE_SECONDS)
+            end()
+
+    thread = threading.Thread(target=listen, daemon=True)
+    thread.start()
+
+    def tell(failed: bool) -> None:
+        with contextlib.suppress(RuntimeError):
+            distributed.send(torch.tensor([float(failed)]), (own - 1) % count, group)
+        if failed:
+            timer = threading.Timer(GRACE_SECONDS, end)
+            timer.daemon = True
+            timer.start()
+        else:
+            thread.join()
+
+    return tell
 
 
 def own_share(items: Sequence[T]) -> Sequence[T]:

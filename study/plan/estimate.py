@@ -1,6 +1,7 @@
-"""Estimates of a plan's run time (FLOPs divided by the rate that this machine reached before), memory and disk use.
+"""Estimates of a plan's run time (FLOPs divided by the rate that this machine reached before) and disk use.
 
-Rates are measured on finished stages, per processor and precision; without any, those of two laptop cores are used.
+Rates are measured on finished stages and by study.doctor, per device and precision: of this work if it was done there
+before, else of a stage of its kind; without any, assumed ones are used.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import functools
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from models.configs import parse_tokenizer
 from models.costs import (
     autoencoder_flops,
     autoencoder_parameters,
@@ -17,7 +19,7 @@ from models.costs import (
     projector_flops,
     projector_parameters,
 )
-from study.core.compute import Compute
+from study.core.compute import Compute, device_name
 from study.core.files import read_json, write_json
 from study.core.paths import study_root
 from study.plan.data_spec import DataSpec
@@ -38,6 +40,7 @@ FIRST_GUESS: dict[str, dict[str, float]] = {
     },
 }  # fmt: skip
 SHORTEST_SECONDS = 10.0
+CLUSTER = "cluster.json"  # which device the cluster has
 CHECKPOINTS_KEPT = 2  # of each training while it runs, as in study/train/checkpoint.py
 FORWARD_AND_BACKWARD = 3  # in forward passes: a backward pass costs two
 
@@ -167,20 +170,68 @@ def _rates_file(compute: Compute, device: str) -> Path:
     return study_root() / "rates" / _rates_name(compute, device)
 
 
-def has_rates(compute: Compute, device: str) -> bool:
-    """Whether this machine has measured rates, so that its estimates are not guesses."""
-    return _rates_file(compute, device).exists()
+def work(stage: Stage) -> str:
+    """What a stage computes, as far as it decides the rate: its kind, and shape and size of its networks."""
+    spec = stage.spec
+    if isinstance(spec, Judge):
+        return f"judge {spec.judge.name} {spec.judge.size}"
+    fit = stage.inputs["generator"].spec if isinstance(spec, Sample) else spec
+    if isinstance(fit, FitGenerator):
+        return f"{stage.kind} {fit.architecture.name} {fit.architecture.tokens}"
+    fit = spec if isinstance(spec, FitTokenizer) else stage.inputs["tokenizer"].spec
+    assert isinstance(fit, FitTokenizer)
+    network = fit.architecture
+    shape = f"{network.ch} {network.ch_mult} {network.num_res_blocks} {network.unshuffle} {network.resolution}"
+    if isinstance(spec, FitTokenizer):
+        recipe, frozen = spec.recipe, parse_tokenizer(spec.tokenizer).foundation_network
+        shape += f" {recipe.perceptual_net if recipe.perceptual_weight else ''} {recipe.gan_weight > 0} {frozen or ''}"
+    return f"{stage.kind} {shape}"
+
+
+def device_of(compute: Compute) -> str:
+    """Name of the device for which times are estimated: this machine's; where stages run on GPUs and this machine has
+    none, the GPU that study.doctor met on the cluster; "" without either."""
+    return device_name(compute) or (read_json(study_root() / "rates" / CLUSTER) or {}).get("device", "")
+
+
+def note_cluster(device: str) -> None:
+    """Remember the GPU of the cluster's nodes."""
+    write_json(study_root() / "rates" / CLUSTER, {"device": device})
+
+
+def has_rates(stages: Iterable[Stage], device: str) -> bool:
+    """Whether the rates of all these stages were measured on this device, so that none is a guess."""
+    by_compute: dict[Compute, dict[str, float]] = {}
+    return all(_rate(stage, device, by_compute)[1] for stage in stages)
+
+
+def _rate(stage: Stage, device: str, by_compute: dict[Compute, dict[str, float]]) -> tuple[float, bool]:
+    """GFLOP/s of a stage, and whether they were measured. Args: by_compute: the files that were read."""
+    compute = stage.spec.compute
+    if compute not in by_compute:
+        by_compute[compute] = read_json(_rates_file(compute, device)) or {}
+    rates = by_compute[compute]
+    measured = rates.get(work(stage)) or rates.get(stage.kind)
+    return measured or FIRST_GUESS[compute.device][stage.kind], measured is not None
 
 
 def note_rate(stage: Stage, seconds: float, device: str) -> None:
     """Store the rate of a finished stage on this device; stages that were short (dominated by start-up) or computed
     nothing are ignored."""
-    if seconds < SHORTEST_SECONDS or not stage_flops(stage):
-        return
-    path = _rates_file(stage.spec.compute, device)
-    rates = read_json(path) or {}
-    rates[stage.kind] = stage_flops(stage) / max(seconds, 1e-3) / 1e9
-    write_json(path, rates)
+    if seconds >= SHORTEST_SECONDS and stage_flops(stage):
+        gflops = stage_flops(stage) / max(seconds, 1e-3) / 1e9
+        _keep(stage.spec.compute, device, {stage.kind: gflops, work(stage): gflops})
+
+
+def note_measured_rates(gflops: Mapping[Stage, float], device: str) -> None:
+    """Store rates in GFLOP/s that were measured on this device in other ways than by finished stages."""
+    for stage, rate in gflops.items():
+        _keep(stage.spec.compute, device, {work(stage): rate})
+
+
+def _keep(compute: Compute, device: str, rates: dict[str, float]) -> None:
+    path = _rates_file(compute, device)
+    write_json(path, {**(read_json(path) or {}), **rates})
 
 
 def estimated_seconds(stages: Iterable[Stage], device: str) -> float:
@@ -197,11 +248,7 @@ def seconds_left(stages: Iterable[Stage], device: str) -> float:
 
 def _seconds(shares: Mapping[Stage, float], device: str) -> float:
     """Approximate seconds that one process needs for these shares of stages."""
-    rates: dict[Compute, dict[str, float]] = {}  # each file of rates is read once
-    total = 0.0
-    for stage, share in shares.items():
-        compute = stage.spec.compute
-        if compute not in rates:
-            rates[compute] = FIRST_GUESS[compute.device] | (read_json(_rates_file(compute, device)) or {})
-        total += share * (stage_flops(stage) / (rates[compute][stage.kind] * 1e9))
-    return total
+    by_compute: dict[Compute, dict[str, float]] = {}  # each file of rates is read once
+    return sum(
+        share * stage_flops(stage) / (_rate(stage, device, by_compute)[0] * 1e9) for stage, share in shares.items()
+    )

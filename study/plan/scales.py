@@ -9,6 +9,7 @@ from typing import Any
 from models.names import nearest
 from models.regularisation import Regularisation
 from study.core.compute import Execution
+from study.core.settings import added_later
 from study.plan.data_spec import GIVEN_AS_FOLDER
 from study.plan.specs import Evaluation, FoundationRecipe, GeneratorRecipe, Phase, Sampling, TokenizerRecipe
 
@@ -57,6 +58,10 @@ class Scale:
     regularisers: tuple[str, ...] = ()  # of tokenizers in the ablation frontier, such as noise or noise+eq
     representation_autoencoders: tuple[str, ...] = ()  # their encoders, in the ablation frontier, such as lite0
     compared_models: tuple[str, ...] = ()  # in the ablation foundation_models; empty: the field foundation_models
+    fallback_precision: str | None = added_later()  # where a GPU does not multiply in bfloat16; None: the same
+    fallback_models: tuple[str, ...] | None = (
+        added_later()
+    )  # where weights of foundation_models are missing; None: none
 
     @property
     def middle(self) -> str:
@@ -171,6 +176,42 @@ def desk_full() -> Scale:
     )
 
 
+def gpu() -> Scale:
+    """An hour on one GPU of 16 GB or more, by the rates that docs/gpu.md states: the questions of `desk-full` with
+    generators of the paper's family and smallest sizes, one patch per cell of the latent. No GPU has run it yet."""
+    base = desk()
+    return replace(
+        base,
+        name="gpu",
+        device="cuda",
+        precision="bfloat16",
+        fallback_precision="float32",
+        tokenizer_precision="tf32",
+        data="cifar10",
+        train_images=50_000,
+        latent_channels=(8, 16, 32),
+        foundation_models=("dinov2",),
+        fallback_models=("lite0",),
+        generators=("LightningDiT-S/1", "LightningDiT-B/1"),
+        seeds=(0, 1, 2),
+        tokenizer_seeds=(0, 1, 2),
+        autoencoder=AutoencoderShape(ch=64, ch_mult=(1, 2), num_res_blocks=2, unshuffle=2),
+        tokenizer=replace(
+            base.tokenizer, budget_images=76_800, batch_images=32, learning_rate=1e-3, warmup_images=1_600
+        ),
+        generator=replace(
+            base.generator,
+            budget_images=51_200,
+            snapshot_images=(12_800, 25_600, 51_200),
+            batch_images=64,
+            learning_rate=5e-4,
+            warmup_images=2_560,
+        ),
+        sampling=replace(base.sampling, samples=10_000, chunk=500),
+        evaluation=replace(base.evaluation, reference_images=10_000, reconstruct_images=10_000),
+    )
+
+
 def imagenet256() -> Scale:
     """The scale of the paper, on GPUs: Table 2 and Figures 1, 2 and 4. Needs ImageNet, with --data.
 
@@ -258,6 +299,7 @@ SCALES = {
     "smoke": smoke,
     "desk": desk,
     "desk-full": desk_full,
+    "gpu": gpu,
     "imagenet256": imagenet256,
     "imagenet256-system": imagenet256_system,
 }

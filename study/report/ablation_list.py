@@ -10,13 +10,13 @@ from typing import Any
 
 from results.numbers import counted, duration
 from study.core import compute
-from study.core.compute import cores, processor
+from study.core.compute import cores
 from study.plan.ablation_files import ablation, ablation_names
-from study.plan.estimate import estimated_seconds
+from study.plan.estimate import device_of, estimated_seconds
 from study.plan.factors import varied_factors
 from study.plan.resolve import make_plan
 from study.plan.runs import Plan
-from study.report.console import console
+from study.report.console import console, in_hours
 from study.submit.options import DEFAULT_ABLATION, Sweep
 from study.submit.prepare import find_data, resolve_scale
 
@@ -83,7 +83,8 @@ def _factor(name: str, values: list[Any]) -> str:
 
 def _whole_cost(plan: Plan) -> str:
     """GPU hours, or the time on this processor with as many jobs at once as its cores allow."""
-    seconds = [estimated_seconds(job.stages, processor()) for job in plan.jobs]
+    device = device_of(plan.compute)
+    seconds = [estimated_seconds(job.stages, device) for job in plan.jobs]
     if plan.compute.device == "cuda":
-        return f"~{sum(seconds) / 3600:,.0f} GPU h"
+        return f"~{in_hours(sum(seconds) / 3600)} GPU h"
     return f"~{duration(sum(seconds) / max(1, cores() // plan.compute.threads))}"

@@ -7,6 +7,7 @@ import time
 from study.core.distributed import rank_and_world_size
 from study.data.left_out import data_notes
 from study.plan.runs import Job, Plan
+from study.plan.scales import named_scale
 from study.plan.warnings import measured_warnings
 from study.report import console
 from study.report.refresh import StudyFiles, collect
@@ -14,13 +15,15 @@ from study.submit.cluster import read_profile
 from study.submit.executors import run_jobs, slots
 from study.submit.launches import note_sweep
 from study.submit.options import Sweep
+from study.submit.prepare import fallbacks
 from study.submit.slurm import submit
 
 
 def run(options: Sweep, plan: Plan) -> int:
     """Carry out a plan; returns the exit code: 0 done, 1 a run has no result, 3 something is missing, 130 stopped."""
     profiles = read_profile(options.cluster) if options.executor == "slurm" else None
-    notes = data_notes(options.data or plan.scale.data, plan.data)
+    notes = [reason for _, reason in fallbacks(named_scale(options.scale), options).values()]
+    notes += data_notes(options.data or plan.scale.data, plan.data)
     console.print_plan(plan, slots(options, plan), profiles, notes)
     todo = [job for job in plan.jobs if job.missing()]
     if rank_and_world_size()[1] > 1:  # all processes must go through the same jobs

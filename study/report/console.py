@@ -20,11 +20,12 @@ from rich.text import Text
 from results.guidance import choices
 from results.numbers import count, counted, disk_size, duration
 from results.table import load
-from study.core.compute import Compute, processor
+from study.core.compute import Compute
 from study.core.garbage import uncollected
 from study.plan.estimate import (
     GUESSED_GPU,
     data_bytes,
+    device_of,
     disk_bytes,
     has_rates,
     kept_state_bytes,
@@ -64,7 +65,7 @@ def print_plan(
 
     Args:
         profiles: resources to request from Slurm, by kind of job; None if it does not run there.
-        left_out: what of the folder of the data is not used, or not as it is, a line per kind.
+        left_out: what of the scale, or of the folder of the data, is not used, or not as it is, a line per kind.
     """
     compute, precision, of_tokenizers = plan.compute, plan.scale.precision, plan.scale.tokenizer_precision
     console.print(f"[bold]{plan.ablation}[/bold] at scale [bold]{plan.scale.name}[/bold]: {plan.question}")
@@ -87,15 +88,21 @@ def print_plan(
         console.print(f"each job asks Slurm for {text}", markup=False)
     cached = sum(stage.record() is not None for job in plan.jobs for stage in job.stages)
     stages = f"{len(plan.runs)} runs, {len(plan.stages)} stages, {cached} done before; "
-    left = {job.name: seconds_left(job.stages, processor()) for job in plan.jobs}
+    device = device_of(compute)
+    left = {job.name: seconds_left(job.stages, device) for job in plan.jobs}
     if compute.device == "cuda":
         console.print(_costs(plan, left))
         hours = sum(left.values()) / 3600
         results_size = disk_size(sum(disk_bytes(stage) for stage in plan.stages))
         data_size = disk_size(data_bytes(data))
-        console.print(f"{stages}about {hours:,.0f} GPU hours, {results_size} of results and {data_size} of data")
-        if not has_rates(compute, processor()):
-            console.print(f"The hours are for one {GUESSED_GPU} at assumed rates (study/plan/estimate.py).")
+        console.print(f"{stages}about {in_hours(hours)} GPU hours, {results_size} of results and {data_size} of data")
+        if has_rates(plan.stages, device):
+            console.print(f"The hours are for {device}, at rates that were measured.")
+        else:
+            console.print(
+                f"The hours are for one {GUESSED_GPU} at assumed rates (study/plan/estimate.py); python -m study.doctor "
+                "measures them."
+            )
     else:
         console.print(_times(plan, left))
         remaining = _remaining_seconds(plan.jobs, left, slots)
@@ -164,11 +171,16 @@ def _costs(plan: Plan, left: Mapping[str, float]) -> Table:
     rows = []
     for job in plan.jobs:
         flops = sum(stage_flops(stage) for stage in job.stages)
-        hours = f"~{left[job.name] / 3600:,.0f}" if left[job.name] else ""
+        hours = f"~{in_hours(left[job.name] / 3600)}" if left[job.name] else ""
         disk = disk_size(sum(disk_bytes(stage) for stage in job.stages))
         parameters = count(stage_parameters(job.stages[0]))
         rows.append((job_title(job), _state(job), parameters, count(flops), hours, disk))
     return _plan_table(("state", "params", "FLOPs", "GPU hours", "disk"), rows)
+
+
+def in_hours(hours: float) -> str:
+    """A number of hours, below ten with two digits."""
+    return f"{hours:,.0f}" if hours >= 10 else f"{hours:.2g}"
 
 
 def _plan_table(columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> Table:

@@ -12,8 +12,7 @@ from rich.table import Table
 
 from results.numbers import counted, duration
 from results.searches import Search, SearchError, load, printed
-from study.core.compute import processor
-from study.plan.estimate import estimated_seconds
+from study.plan.estimate import device_of, estimated_seconds
 from study.report.console import console, relative_path
 from study.search.journal import JOURNAL
 from study.search.outcome import BEST, CHOOSING, SCORING
@@ -44,11 +43,11 @@ def print_space(problem: Problem, trials: Trials | None) -> None:
     console.print(table)
     console.print(trials.summary() if trials else f"0 of {problem.budget} trials: none yet", markup=False)
     plan = problem.plan([problem.run(problem.default())])
-    common = _shared(problem)
+    common, device = _shared(problem), device_of(problem.compute)
     shared = [stage for stage in plan.stages if stage.record() is None and stage.fingerprint in common]
-    per_trial = estimated_seconds((stage for stage in plan.stages if stage.fingerprint not in common), processor())
+    per_trial = estimated_seconds((stage for stage in plan.stages if stage.fingerprint not in common), device)
     left = max(0, problem.budget - (sum(map(has_result, trials.all())) if trials else 0))
-    total = estimated_seconds(shared, processor()) + per_trial * left / problem.workers
+    total = estimated_seconds(shared, device) + per_trial * left / problem.workers
     pruned = ", less what is pruned" if problem.prunes() else ""
     repeats = BEST * len(CHOOSING) + 2 * len(SCORING) if len(problem.objectives) == 1 else (BEST + 1) * len(SCORING)
     console.print(

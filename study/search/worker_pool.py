@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from study.core.compute import gpus
+from study.core.cards import cards
 from study.core.files import read_json
 from study.core.lease import process_alive
 from study.core.stopping import ask_to_end
@@ -24,14 +24,14 @@ STOP_SECONDS = 60.0
 
 def start(problem: Problem) -> None:
     """Start the workers that are not running, as processes of this machine."""
-    processes, cards = problem.compute.processes, gpus(problem.compute)
+    processes, found = problem.compute.processes, cards() if problem.compute.device == "cuda" else ()
     running = local(problem)
     for number, folder in enumerate(_folders(problem)):
         if folder not in running:
-            own_cards = [cards[(number * processes + i) % len(cards)] for i in range(processes)] if cards else []
+            own = [found[(number * processes + i) % len(found)] for i in range(processes)] if found else []
             call = (run_worker, problem, number)
             with deferred_signals():
-                start_process(folder, f"search-{problem.space}-{number}", call, processes, own_cards)
+                start_process(folder, f"search-{problem.space}-{number}", call, processes, own)
 
 
 def submit(problem: Problem, profile: Profile) -> None:

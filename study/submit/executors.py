@@ -7,8 +7,10 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from study.core.compute import gpus, parallel_jobs
+from study.core.cards import cards
+from study.core.compute import parallel_jobs
 from study.core.stopping import interrupt_on_signals, stop_requested
+from study.plan.memory import largest_gib
 from study.plan.runs import Job, Plan
 from study.submit import local
 from study.submit.cluster import read_profile
@@ -25,7 +27,7 @@ def slots(options: Sweep, plan: Plan) -> int:
         return min(profile.parallel for profile in read_profile(options.cluster).values())
     if options.jobs is not None:
         return options.jobs
-    return parallel_jobs(plan.compute, plan.compute.processes)
+    return parallel_jobs(plan.compute, plan.compute.processes, largest_gib(plan.stages))
 
 
 def run_jobs(
@@ -50,7 +52,8 @@ def run_jobs(
         submit(plan, todo, read_profile(options.cluster), options.out, collect)
         scheduler: Any = SlurmJobs(todo)
     else:
-        scheduler = local.LocalJobs(todo, slots(options, plan), gpus=gpus(plan.compute))
+        own = cards() if plan.compute.device == "cuda" else ()
+        scheduler = local.LocalJobs(todo, slots(options, plan), own)
     interrupt_on_signals()
     try:
         with progress as show:

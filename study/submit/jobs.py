@@ -16,7 +16,6 @@ from typing import Any
 
 from results.files import remove_partial
 from study import stages
-from study.core.compute import processor
 from study.core.distributed import (
     RankZeroFailed,
     another_process_ended,
@@ -212,7 +211,8 @@ def _write_record(
         for path in stage.folder.glob(pattern):
             path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):  # only used for estimates
-        note_rate(stage, record["cost"].get("train_seconds", record["seconds"]), processor())
+        device = record["provenance"]["device"]
+        note_rate(stage, record["cost"].get("train_seconds", record["seconds"]), device)
 
 
 def _note_interrupted(stage: Stage, interrupted: Interrupted) -> None:

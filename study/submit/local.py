@@ -11,11 +11,13 @@ import contextlib
 import math
 import signal
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from study.core.cards import Card, on_cards
 from study.core.code_snapshot import environment, snapshot
 from study.core.distributed import process_group, rank
 from study.core.files import write_json
@@ -75,13 +77,13 @@ class LocalJobs:
     Args:
         jobs: those with unfinished stages.
         slots: how many run at once.
-        gpus: GPU indices; each process of a job gets one. Empty where jobs run on the CPU.
+        cards: GPUs; each process of a job gets one, and those of several jobs share one. Empty where jobs run on the
+            CPU.
     """
 
-    def __init__(self, jobs: list[Job], slots: int, gpus: Sequence[int] = ()) -> None:
+    def __init__(self, jobs: list[Job], slots: int, cards: Sequence[Card] = ()) -> None:
         self.board = Board({job.name: job for job in jobs})
-        self.slots, self.gpus = slots, gpus
-        self._gpus_of: dict[str, list[int]] = {}
+        self.slots, self.cards = slots, cards
         self._watcher = Watcher()
         self._submitted: dict[str, Any] = {}
         self._free: list[str] = []  # finished jobs whose processes wait for another one
@@ -109,17 +111,34 @@ class LocalJobs:
 
     def _submit(self, job: Job) -> None:
         processes = job.stages[0].spec.compute.processes
-        gpus: list[int] = []
-        if self.gpus:
-            busy = {number for name in self.board.running for number in self._gpus_of.get(name, ())}
-            free = [number for number in self.gpus if number not in busy]
-            gpus = self._gpus_of[job.name] = (free or list(self.gpus))[:processes]
+        own = self._least_loaded(processes)
         forget_turns(job)
-        call = (run_job, job) if processes > 1 or gpus else (run_in_turn, job, list(self.board.jobs.values()))
+        call = (run_job, job) if processes > 1 or own else (run_in_turn, job, list(self.board.jobs.values()))
         with deferred_signals():
-            handle = start_process(job_folder(job.name), job.name[:40], call, processes, gpus)
+            handle = start_process(job_folder(job.name), job.name[:40], call, processes, own)
             self._submitted[job.name] = handle
             self.board.running[job.name] = {}
+
+    def _loads(self) -> Counter[str]:
+        """How many processes of running jobs each GPU has, adopted jobs included, by what it is called."""
+        processes = filter(None, map(running_process, self.board.running))
+        return Counter(card for process in processes for card in process.get("cards", ()))
+
+    def _least_loaded(self, processes: int) -> list[Card]:
+        """The GPUs with the fewest processes, one for each of a job's processes."""
+        loads = self._loads() if self.cards else Counter()
+        return sorted(self.cards, key=lambda card: loads[card.visible])[:processes]
+
+    def _has_room(self, job: Job) -> bool:
+        """Whether a job can start now: a slot is free, and on enough GPUs no more processes than the slots give
+        each."""
+        if len(self.board.running) >= self.slots:
+            return False
+        processes = job.stages[0].spec.compute.processes
+        if not self.cards or processes == 1:
+            return True
+        loads, most = self._loads(), -(-self.slots * processes // len(self.cards))
+        return sum(loads[card.visible] < most for card in self.cards) >= processes
 
     def watch(self, show: Show, on_change: Callable[[], None]) -> None:
         """Submit jobs as they become ready, until none is left; calls `on_change` after jobs have ended."""
@@ -156,7 +175,7 @@ class LocalJobs:
                 elif (adopted := self._alive(job)) is not None:
                     waiting.remove(job)
                     board.running[job.name] = adopted
-                elif len(board.running) < self.slots and board.ready(job):
+                elif board.ready(job) and self._has_room(job):
                     waiting.remove(job)
                     try:
                         self._start(job)
@@ -193,24 +212,25 @@ class LocalJobs:
                 print(f"{self.board.jobs[name].title} has not ended yet; the same command will adopt it")
 
 
-def start_process(folder: Path, name: str, call: tuple[Any, ...], processes: int, gpus: Sequence[int]) -> Any:
+def start_process(folder: Path, name: str, call: tuple[Any, ...], processes: int, cards: Sequence[Card]) -> Any:
     """Start a call (a function and its arguments) in processes on this machine; returns submitit's handle.
 
-    Writes logs and the process's identity (`submission.json`) to `folder`. To be called within `deferred_signals`.
+    Writes logs and the process's identity (`submission.json`), with its GPUs, to `folder`. To be called within
+    `deferred_signals`.
     """
     import submitit
     from submitit.helpers import environment_variables
 
     folder.mkdir(parents=True, exist_ok=True)
     executor = submitit.LocalExecutor(folder=folder)
-    gpu_options: dict[str, Any] = {"gpus_per_node": len(gpus), "visible_gpus": tuple(gpus)} if gpus else {}
-    executor.update_parameters(
-        timeout_min=TIMEOUT_MINUTES, stderr_to_stdout=True, name=name, tasks_per_node=processes, **gpu_options
-    )
+    executor.update_parameters(timeout_min=TIMEOUT_MINUTES, stderr_to_stdout=True, name=name, tasks_per_node=processes)
+    # not submitit's `visible_gpus`, which takes indices alone; without it, it hides all GPUs until `on_cards`
+    call = (on_cards, cards, *call) if cards else call
     with environment_variables(**environment(snapshot())):
         submitted = executor.submit(*call)
+        note = {**this_process(int(submitted.job_id)), "cards": [card.visible for card in cards]}
         with contextlib.suppress(OSError):  # a full disk: later sweeps then see the job only by its lease
-            write_json(folder / "submission.json", this_process(int(submitted.job_id)))
+            write_json(folder / "submission.json", note)
     return submitted
 
 

@@ -90,6 +90,8 @@ class Retry(Status):
     """On Slurm: request this much memory."""
     minutes: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
     """On Slurm: request this much time."""
+    microbatch_images: Annotated[int | None, arg(metavar="N", help_behavior_hint="")] = None
+    """Of generators that ran out of memory: images of a batch that go through at a time; moves no result."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from study.core import compute
+from study.core.cards import cards, no_card_because
 from study.core.distributed import rank_and_world_size
 from study.core.files import fingerprint
 from study.core.paths import require_writable, study_root
@@ -19,20 +21,39 @@ from study.plan.needs import missing_here
 from study.plan.resolve import make_plan
 from study.plan.runs import Plan, Setting
 from study.plan.scales import Scale, named_scale
-from study.plan.weight_files import keep_hashes
+from study.plan.weight_files import FILES, find_weights, keep_hashes
 from study.submit.cluster import read_profile, require_slurm
 from study.submit.options import MANAGEMENT, Sweep
 
 
 def resolve_scale(options: Sweep) -> Scale:
-    """The scale that the options name, with their --set changes; ValueError for an unknown name or field."""
+    """The scale that the options name, with their --set changes and its `fallbacks` here; ValueError for an unknown
+    name or field."""
     scale = named_scale(options.scale)
     for text in options.set:
         key, equals, value = text.partition("=")
         if not equals:
             raise ValueError(f"--set takes FIELD=VALUE, got {text!r}")
         scale = change(scale, key.strip(), value.strip())
-    return scale
+    values: dict[str, Any] = {field: value for field, (value, _) in fallbacks(scale, options).items()}
+    return dataclasses.replace(scale, **values)
+
+
+def fallbacks(scale: Scale, options: Sweep) -> dict[str, tuple[Any, str]]:
+    """Fields of a scale that this machine cannot have as they are: their value here, and why. Those that --set names
+    stay; without a GPU here a plan is for one that multiplies in bfloat16."""
+    named = {text.partition("=")[0].strip() for text in options.set}
+    found: dict[str, tuple[Any, str]] = {}
+    slow = [card.name for card in cards() if not card.bfloat16]
+    if scale.fallback_precision and slow:
+        reason = f"{slow[0]} does not multiply in {scale.precision}: generators in {scale.fallback_precision}"
+        found["precision"] = scale.fallback_precision, reason
+    models = [model for model in scale.foundation_models if model in FILES and find_weights(model) is None]
+    if scale.fallback_models and models:
+        fetch = f"python -m study.prefetch --scale {scale.name} --set foundation_models={','.join(models)}"
+        reason = f"weights of {', '.join(models)} are not here ({fetch}): aligned with "
+        found["foundation_models"] = scale.fallback_models, reason + ", ".join(scale.fallback_models)
+    return {field: each for field, each in found.items() if field not in named}
 
 
 def _study_name(options: Sweep, scale: Scale, data: DataSpec) -> str:
@@ -85,9 +106,12 @@ def prepare_setting(options: Sweep) -> Setting:
         require_writable(folder, create=not options.dry_run)
     data, missing = find_data(options, scale)
     resolved = compute.resolve(scale.device, scale.precision)
-    if resolved.device == "cuda" and options.executor != "slurm" and not compute.has_gpu():
-        missing.append("a GPU: this machine has none (--executor slurm for a cluster that does; --set device=cpu)")
-    here, processes = len(compute.gpus(resolved)), scale.execution.processes
+    here, processes = len(cards()) if resolved.device == "cuda" else 0, scale.execution.processes
+    if resolved.device == "cuda" and options.executor != "slurm" and not here:
+        missing.append(
+            f"a GPU: this machine has none, for {no_card_because()} (--executor slurm for a cluster that does; "
+            "--set device=cpu)"
+        )
     if 0 < here < processes and options.executor != "slurm":
         missing.append(
             f"a GPU for each of execution.processes {processes}: this machine has {here} (--executor slurm for a "
@@ -108,7 +132,8 @@ def find_data(options: Sweep, scale: Scale) -> tuple[DataSpec, list[str]]:
         source = str(Path(source).expanduser())
     resolution = options.resolution
     if resolution is None:
-        use_native = source not in NAMED_DATASETS and scale.data not in GIVEN_AS_FOLDER and Path(source).is_dir()
+        own_size = scale.data in GIVEN_AS_FOLDER or scale.device == "cuda"  # a GPU's scale, sized by its pixels
+        use_native = source not in NAMED_DATASETS and not own_size and Path(source).is_dir()
         resolution = native_resolution(Path(source)) if use_native else scale.resolution
     check_grid(scale, resolution)
     missing = []
