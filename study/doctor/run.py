@@ -68,7 +68,8 @@ def examine(options: Doctor) -> int:
     here = ask(leave_token())
     lacking += [*plan.missing, *lacks_of(here, plan, needed / 1e9)]
     _print_rows([*described(here, plan), ("plan", _plan_text(plan, needed))])
-    answers, tried = here, []
+    answers = here
+    tried: list[Tried] = []
     if cluster is not None:
         found = _examine_node(plan, read_profile(cluster)["generator"], options.steps, lacking)
         if found is not None:
@@ -205,8 +206,8 @@ def _print_time(sweep: Sweep, plan: Plan, answers: Answers) -> None:
     if not has_rates(plan.stages, device):
         rates = "where rates were not measured, at assumed ones"
     if plan.compute.device == "cuda":
-        at_once = "" if sweep.executor == "slurm" else f", {counted(slots(sweep, plan), 'job')} at once here"
-        console.print(f"the whole plan takes about {in_hours(seconds / 3600)} GPU hours{at_once} ({rates})")
+        shared = "" if sweep.executor == "slurm" else f", {counted(slots(sweep, plan), 'job')} at once here"
+        console.print(f"the whole plan takes about {in_hours(seconds / 3600)} GPU hours{shared} ({rates})")
     else:
-        at_once = slots(sweep, plan) if sweep.executor != "slurm" else 1
+        at_once = 1 if sweep.executor == "slurm" else slots(sweep, plan)
         console.print(f"the whole plan takes about {duration(seconds / at_once)} here ({rates})")

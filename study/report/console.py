@@ -100,8 +100,8 @@ def print_plan(
             console.print(f"The hours are for {device}, at rates that were measured.")
         else:
             console.print(
-                f"The hours are for one {GUESSED_GPU} at assumed rates (study/plan/estimate.py); python -m study.doctor "
-                "measures them."
+                f"The hours are for one {GUESSED_GPU} where rates are assumed (study/plan/estimate.py); "
+                "python -m study.doctor measures them."
             )
     else:
         console.print(_times(plan, left))

@@ -3,6 +3,7 @@
 import numpy as np
 from PIL import Image
 
+from study.core.cards import Card
 from study.core.compute import Compute
 from study.core.files import write_json
 from study.plan.data_spec import DataSpec
@@ -32,6 +33,14 @@ def data_spec(resolution=32):
         name="made", resolution=resolution, channels=1, classes=10, train_images=60_000, test_images=10_000,
         content="0" * 16, flip=False, class_names=tuple("abcdefghij"),
     )  # fmt: skip
+
+
+def made_cards(count, gib=80.0, **about):
+    """GPUs that nobody has."""
+    return tuple(
+        Card(**{"visible": str(i), "name": "Made GPU", "memory_gib": gib, "bfloat16": True, **about})
+        for i in range(count)
+    )
 
 
 class Asking:

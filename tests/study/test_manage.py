@@ -12,7 +12,7 @@ from rich.console import Console
 from touched import touched, tree
 
 from study import manage, sweep
-from study.core import compute
+from study.core import cards, compute
 from study.core.files import read_json, write_json
 from study.core.lease import this_process
 from study.core.paths import job_folder, study_root
@@ -222,7 +222,7 @@ def test_retry_on_a_machine_without_the_gpu_says_so(started, capsys, tmp_path, m
 
     jobs = tuple(dataclasses.replace(job, stages=tuple(map(on_gpu, job.stages))) for job in started.jobs)
     note_sweep(Sweep(study="birds", out=tmp_path), dataclasses.replace(started, jobs=jobs), starts=True)
-    monkeypatch.setattr(compute, "has_gpu", lambda: False)
+    monkeypatch.setattr(cards, "_found", lambda: ((), "no GPU"))
     note_failure(started.jobs[1].stages[0], "failed", "OSError: no space")
     assert "birds was started on a GPU, and this machine has none" in shown(capsys, "retry", "birds")[1]
 

@@ -19,8 +19,8 @@ PAPER = {  # tables and figures of the paper that an ablation reproduces
     "Table 1", "Table 2", "Table 3", "Table 4", "Table 5", "Table 6", "Figure 1", "Figure 2", "Figure 4",
 }  # fmt: skip
 LACKING = {  # ablations that a scale cannot run
-    ("released", "smoke"), ("released", "desk"), ("released", "desk-full"),
-    ("baselines", "smoke"), ("baselines", "desk"), ("baselines", "desk-full"),
+    ("released", "smoke"), ("released", "desk"), ("released", "desk-full"), ("released", "gpu"),
+    ("baselines", "smoke"), ("baselines", "desk"), ("baselines", "desk-full"), ("baselines", "gpu"),
     ("scaling", "smoke"), ("scaling", "desk"), ("scaling", "imagenet256-system"),
     ("vf_loss", "imagenet256-system"), ("alignment", "imagenet256-system"),
     ("tokenizer_budget", "imagenet256-system"),

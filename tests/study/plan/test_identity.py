@@ -8,7 +8,7 @@ from interrupting import interrupted_after
 from made_up import COMPUTE, Asking, data_spec
 
 import ablations.frontier
-from study.core import compute
+from study.core import cards, compute
 from study.core.compute import Compute, Execution
 from study.core.stopping import Interrupted, stop_requested
 from study.plan import weight_files
@@ -56,7 +56,7 @@ def test_a_finished_study_has_nothing_to_do_when_it_is_carried_out_otherwise_or_
 def test_a_desk_scale_is_the_same_study_on_every_processor(monkeypatch, cores, flags):
     monkeypatch.setattr(compute, "cores", lambda: cores)
     monkeypatch.setattr(compute, "_cpuinfo", lambda: flags)
-    monkeypatch.setattr(compute, "has_gpu", lambda: False)
+    monkeypatch.setattr(cards, "_found", lambda: ((), "no GPU"))
     compute.resolve.cache_clear()
     scale = SCALES["desk"]()
     try:
@@ -85,7 +85,7 @@ def test_tokenizers_train_as_released_and_encode_in_float32(name):
     scale = SCALES[name]()
     plan = planned(scale, dataclasses.replace(COMPUTE, precision=scale.precision), data=data_spec(scale.resolution))
     precisions = {stage.kind: stage.spec.compute.precision for stage in plan.stages}
-    desk = not name.startswith("imagenet")
+    desk = scale.device != "cuda"
     assert precisions == {
         "fit_tokenizer": "float32" if desk else "tf32",
         "reconstruct": "float32",

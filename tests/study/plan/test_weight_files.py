@@ -15,7 +15,7 @@ from made_up import COMPUTE, data_spec, draw_pictures
 import ablations.frontier
 import ablations.released
 from study import prefetch
-from study.core import compute
+from study.core import cards
 from study.core.files import read_json
 from study.data import download
 from study.plan import needs, weight_files
@@ -155,7 +155,7 @@ def test_prefetch_reports_failed_downloads_and_how_to_get_them_by_hand(mae, monk
 def bare(monkeypatch, study_root, tmp_path):
     """A machine without GPU and weights."""
     monkeypatch.delenv("STUDY_WEIGHTS", raising=False)
-    monkeypatch.setattr(compute, "has_gpu", lambda: False)
+    monkeypatch.setattr(cards, "_found", lambda: ((), "there is no device file of one"))
     return tmp_path
 
 

@@ -1,17 +1,16 @@
 """What a plan lacks on this machine."""
 
 import pytest
-from made_up import TINY, draw_pictures
+from made_up import TINY, draw_pictures, made_cards
 
-from study.core import compute
+from study.core import cards
 from study.submit.options import Sweep
 from study.submit.prepare import prepare_setting
 
 
 @pytest.mark.parametrize(("gpus", "processes", "missing"), [(1, 2, True), (2, 2, False), (4, 2, False), (1, 1, False)])
 def test_more_processes_than_gpus_are_missing_gpus(gpus, processes, missing, tmp_path, monkeypatch):
-    monkeypatch.setattr(compute, "has_gpu", lambda: True)
-    monkeypatch.setattr(compute, "gpus", lambda resolved: list(range(gpus)))
+    monkeypatch.setattr(cards, "_found", lambda: (made_cards(gpus), ""))
     tiny = [text for text in TINY[3::2]]
     options = Sweep(
         scale="smoke",
