@@ -280,3 +280,23 @@ def test_processes_look_for_a_stop_by_the_seconds_of_the_first_and_stop_after_th
     assert list(state_files(tmp_path)) == [steps]
     assert 40 <= steps <= 40 + 50  # 1 s apart are 50 steps at most
     assert looks <= 20  # mostly after 1, 3, 7, 15, 31 and 63 steps
+
+
+def stuck_while_another_dies(folder, how):
+    """Rank 0 waits as one does in NCCL, where nothing tells it that the second has ended."""
+    distributed.GRACE_SECONDS = 0.5
+    with distributed.process_group("cpu"):
+        distributed.barrier()
+        (folder / str(distributed.rank())).touch()
+        if distributed.rank() == 1 and how == "fails":
+            raise SystemExit(1)
+        time.sleep(600)
+
+
+@pytest.mark.parametrize("how", ["fails", "is killed"])
+def test_a_process_that_waits_where_it_notices_nothing_ends_when_another_does(how, tmp_path):
+    processes = started(3, stuck_while_another_dies, tmp_path, how)
+    wait_for(lambda: len(list(tmp_path.iterdir())) == 3)
+    if how == "is killed":
+        processes[1].kill()
+    assert ended(processes, 30) == [1, 1 if how == "fails" else -signal.SIGKILL, 1]

@@ -1,12 +1,18 @@
 """The local scheduler with fake processes: what it notes for jobs that end early, and that it always ends."""
 
+import dataclasses
 import errno
 import shutil
+import subprocess
+from collections import Counter
 
 import pytest
-from made_up import COMPUTE, Asking, data_spec
+from made_up import COMPUTE, Asking, data_spec, made_cards
 
-from study.core.files import write_json
+from study.core.compute import Execution
+from study.core.files import read_json, write_json
+from study.core.lease import this_process
+from study.core.paths import job_folder
 from study.plan.resolve import make_plan
 from study.plan.runs import Run
 from study.plan.scales import smoke
@@ -137,3 +143,102 @@ def test_a_job_that_ends_before_it_starts_does_not_go_on_for_ever(plan, monkeypa
     jobs = LocalJobs(list(plan.jobs), slots=2)
     watch(jobs)
     assert plan.jobs[0].stages[0].failure()["state"] == "failed"
+
+
+class Sleeping:
+    """Processes that a test starts and ends, each a `sleep` that stands for a job."""
+
+    def __init__(self, monkeypatch):
+        self.cards = {}  # name of a job: what its GPUs are called
+        self._processes = {}
+        monkeypatch.setattr("study.submit.local.start_process", self.start)
+
+    def start(self, folder, name, call, processes, cards):
+        process = self._processes[folder.name] = subprocess.Popen(["sleep", "600"])
+        self.cards[folder.name] = [card.visible for card in cards]
+        write_json(folder / "submission.json", {**this_process(process.pid), "cards": self.cards[folder.name]})
+        return self
+
+    def done(self):
+        return False
+
+    def end(self, *names):
+        for name in names or list(self._processes):
+            process = self._processes.pop(name)
+            process.kill()
+            process.wait()
+            self.cards.pop(name)
+
+
+@pytest.fixture
+def sleeping(monkeypatch):
+    made = Sleeping(monkeypatch)
+    yield made
+    made.end()
+
+
+def tokenizer_jobs(count, processes=1):
+    runs = [Run(tokenizer="f4d4", tokenizer_seed=seed) for seed in range(count)]
+    scale = dataclasses.replace(smoke(), execution=Execution(processes=processes))
+    compute = dataclasses.replace(COMPUTE, device="cuda")
+    return list(make_plan("several", Asking(*runs), scale, data_spec(), compute, "made").jobs)
+
+
+def start(jobs, names):
+    """Start those of these jobs that there is room for, in order."""
+    for job in names:
+        if jobs._has_room(job):
+            jobs._start(job)
+
+
+def loads(sleeping):
+    return dict(Counter(card for own in sleeping.cards.values() for card in own))
+
+
+def test_jobs_share_cards_evenly_and_adopted_ones_count(sleeping):
+    all_jobs = tokenizer_jobs(9)
+    jobs = LocalJobs(all_jobs, slots=6, cards=made_cards(3))
+    start(jobs, all_jobs)
+    assert loads(sleeping) == {"0": 2, "1": 2, "2": 2} and len(jobs.board.running) == 6
+    on_first = [name for name, own in sleeping.cards.items() if own == ["0"]]
+    sleeping.end(*on_first)
+    for name in on_first:
+        del jobs.board.running[name]
+    later = LocalJobs(all_jobs, slots=6, cards=made_cards(3))  # a sweep that finds four of them running
+    later.board.running = dict(jobs.board.running)
+    start(later, all_jobs[6:])
+    assert loads(sleeping) == {"0": 2, "1": 2, "2": 2}
+
+
+def test_a_job_of_several_processes_gets_as_many_cards_and_waits_for_them(sleeping):
+    pairs = tokenizer_jobs(3, processes=2)
+    jobs = LocalJobs(pairs, slots=1, cards=made_cards(3))
+    start(jobs, pairs)
+    assert [len(set(own)) for own in sleeping.cards.values()] == [2]
+    jobs = LocalJobs(pairs, slots=2, cards=made_cards(4))
+    (held,) = sleeping.cards.values()
+    jobs.board.running = {pairs[0].name: {}}
+    start(jobs, pairs[1:])
+    assert sorted(card for own in sleeping.cards.values() for card in own) == ["0", "1", "2", "3"]
+    assert not set(sleeping.cards[pairs[1].name]) & set(held)
+    assert pairs[2].name not in sleeping.cards
+
+
+def test_a_job_waits_while_too_few_cards_have_room_though_a_slot_is_free(sleeping):
+    first, second, third = tokenizer_jobs(3, processes=2)
+    jobs = LocalJobs([first, second, third], slots=2, cards=made_cards(3))
+    start(jobs, [first, second])
+    for job in (first, second):  # as it may come when others have ended meanwhile
+        note = read_json(job_folder(job.name) / "submission.json")
+        write_json(job_folder(job.name) / "submission.json", {**note, "cards": ["0", "1"]})
+    jobs.slots = 3  # two processes on each card at most, and one card has room
+    assert not jobs._has_room(third)
+    jobs.cards = made_cards(4)
+    assert jobs._has_room(third)
+
+
+def test_without_cards_no_job_is_given_any(sleeping):
+    all_jobs = tokenizer_jobs(2)
+    jobs = LocalJobs(all_jobs, slots=2)
+    start(jobs, all_jobs)
+    assert list(sleeping.cards.values()) == [[], []]
