@@ -4,10 +4,12 @@ import dataclasses
 import json
 import sys
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch.autograd import DeviceType
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from models.autoencoder import Autoencoder, initialize
@@ -16,11 +18,11 @@ from models.costs import autoencoder_flops
 from models.discriminator import Discriminator
 from models.perceptual import PerceptualDistance
 from models.vf_loss import projection
-from study.bench import against, cases, whole_study
+from study.bench import against, cases, timing, whole_study
 from study.bench import run as bench
 from study.bench.__main__ import main
 from study.bench.cases import Workload
-from study.bench.timing import Case, flops_of, measure, medians
+from study.bench.timing import Case, ProductRecorder, flops_of, measure, medians
 from study.core.compute import Compute
 from study.plan.scales import SCALES, smoke
 from study.stages.fit_generator import build
@@ -362,3 +364,32 @@ def test_a_study_that_fails_says_why(monkeypatch, tmp_path):
     monkeypatch.setattr(whole_study, "resolve_data", lambda *_, **__: None)
     with pytest.raises(RuntimeError, match=r"the study failed: study\.sweep: .*nearest: frontier"):
         whole_study.study_cost("frontiers")
+
+
+@pytest.mark.parametrize(("device", "tensors"), [("cpu", 6), ("meta", 2)])
+def test_on_a_gpu_products_alike_share_their_stand_ins(device, tensors):
+    """Those of all blocks of a large generator would not fit beside its step. A meta tensor stands for a GPU's."""
+    a, b = torch.zeros(4, 8, device=device), torch.zeros(8, 4, device=device)
+    with ProductRecorder() as recorder:
+        for _ in range(3):
+            a @ b
+    assert len({id(one) for _, arguments, _ in recorder.products for one in arguments}) == tensors
+    recorder.replay()
+
+
+def test_the_time_of_a_gpu_is_counted_once():
+    """Its profile has each kernel, and the operation that started it with the same time."""
+
+    def event(key, device, on_gpu, on_cpu=0.0):
+        return SimpleNamespace(
+            key=key, device_type=device, self_device_time_total=on_gpu, self_cpu_time_total=on_cpu
+        )
+
+    events = [
+        event("aten::mm", DeviceType.CPU, 30.0, 1.0),
+        event("sm90_xmma_gemm_bf16", DeviceType.CUDA, 30.0),
+        event("aten::add", DeviceType.CPU, 10.0, 1.0),
+        event("vectorized_elementwise_kernel", DeviceType.CUDA, 10.0),
+    ]
+    assert timing._spent(events, "cuda") == {"matrix products": 30.0, "element-wise": 10.0}
+    assert timing._spent(events, "cpu") == {"matrix products": 1.0, "element-wise": 1.0}
