@@ -254,3 +254,19 @@ def test_a_note_of_another_version_is_one_line(started, capsys, study_root):
         code, text = shown(capsys, "status", "birds")
         assert code == 2 and f"{path}: it was started by another version of this code" in text
         assert len(text.splitlines()) == 1
+
+
+def test_what_ran_out_of_memory_is_retried_with_fewer_images_at_a_time(started, capsys, monkeypatch):
+    generator = started.jobs[1]
+    note_failure(generator.stages[0], "failed", "OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB.")
+    again = []
+    monkeypatch.setattr("study.manage.carry_out", lambda sweep, plan, todo: again.extend(todo) or 0)
+    share = generator.stages[0].spec.recipe.batch_images
+    code, text = shown(capsys, "retry", "birds", "--microbatch-images", "3")
+    assert code == 2 and f"--microbatch-images 3 must divide the {share} images" in text
+    assert generator.stages[0].failure() and not again
+    assert shown(capsys, "retry", "birds", "--microbatch-images", "2")[0] == 0
+    (job,) = again
+    assert [stage.fingerprint for stage in job.stages] == [stage.fingerprint for stage in generator.stages]
+    assert job.stages[0].spec.compute.microbatch_images == 2
+    assert job.name == generator.name and generator.stages[0].failure() is None

@@ -249,3 +249,20 @@ def test_options_of_a_scale_are_those_of_every_generator_unless_a_run_has_its_ow
     for wrong, message in (("rope", "takes NAME=VALUE"), ("rop=False", "nearest: rope"), ("rope=2", "True or False")):
         with pytest.raises(ValueError, match=message):
             network(plain, wrong)
+
+
+# GFLOP/s of a GPU of 16 GB as docs/gpu.md states them; judging is mostly eigenvalues on the processor
+OF_16_GB = {
+    "fit_tokenizer": 6e3, "reconstruct": 3e3, "encode": 10e3, "fit_generator": 35e3, "sample": 35e3, "judge": 100,
+}  # fmt: skip
+
+
+def test_the_scale_of_one_gpu_is_an_hour_by_the_rates_that_it_is_sized_by():
+    found = plan(SCALES["gpu"](), foundation_models=("lite0",))
+    seconds = sum(stage_flops(stage) / OF_16_GB[stage.kind] / 1e9 for stage in found.stages)
+    assert 0.75 < seconds / 3600 <= 1.0
+    rates = Path(__file__).parents[3].joinpath("docs/gpu.md").read_text()
+    for kind, gflops in OF_16_GB.items():
+        assert f"| `{kind}` | {gflops / 1e3:g} |" in rates
+    generators = [planned.fit.spec.architecture.name for planned in found.runs if planned.kind == "generator"]
+    assert len(generators) == 3 * 2 * 2 * 3 and set(generators) == {"LightningDiT-S/1", "LightningDiT-B/1"}

@@ -4,8 +4,10 @@ import pytest
 from made_up import TINY, draw_pictures, made_cards
 
 from study.core import cards
+from study.plan.weight_files import weight_file
+from study.report import carry_out
 from study.submit.options import Sweep
-from study.submit.prepare import prepare_setting
+from study.submit.prepare import prepare, prepare_setting, resolve_scale
 
 
 @pytest.mark.parametrize(("gpus", "processes", "missing"), [(1, 2, True), (2, 2, False), (4, 2, False), (1, 1, False)])
@@ -22,3 +24,52 @@ def test_more_processes_than_gpus_are_missing_gpus(gpus, processes, missing, tmp
     assert bool(lines) == missing
     if missing:
         assert lines[0].startswith("a GPU for each of execution.processes 2: this machine has 1 ")
+
+
+# What a scale falls back to
+
+
+def scale_here(monkeypatch, *options, found=()):
+    monkeypatch.setattr(cards, "_found", lambda: (tuple(found), "none"))
+    return resolve_scale(Sweep(scale="gpu", set=options))
+
+
+@pytest.mark.parametrize(
+    ("found", "options", "precision"),
+    [
+        ((), (), "bfloat16"),  # planned elsewhere
+        (made_cards(2), (), "bfloat16"),
+        (made_cards(1, bfloat16=False), (), "float32"),
+        ((*made_cards(1), *made_cards(1, bfloat16=False)), (), "float32"),
+        (made_cards(1, bfloat16=False), ("precision=bfloat16",), "bfloat16"),  # as it was asked
+    ],
+)
+def test_generators_are_float32_where_a_card_does_not_multiply_in_bfloat16(monkeypatch, found, options, precision):
+    assert scale_here(monkeypatch, *options, found=found).precision == precision
+
+
+def test_tokenizers_are_aligned_with_what_has_weights_here(monkeypatch, tmp_path):
+    monkeypatch.setenv("STUDY_WEIGHTS", str(tmp_path))
+    assert scale_here(monkeypatch).foundation_models == ("lite0",)
+    assert scale_here(monkeypatch, "foundation_models=dinov2").foundation_models == ("dinov2",)
+    (tmp_path / weight_file("dinov2").file).touch()
+    assert scale_here(monkeypatch).foundation_models == ("dinov2",)
+
+
+def test_a_plan_says_what_it_falls_back_to(monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("STUDY_WEIGHTS", str(tmp_path))
+    monkeypatch.setattr(cards, "_found", lambda: (made_cards(1, name="Tesla T4", bfloat16=False), ""))
+    options = Sweep(scale="gpu", data="imagenet", resolution=64, dry_run=True, out=tmp_path)
+    carry_out.run(options, prepare(options))
+    out = capsys.readouterr().out
+    assert "Tesla T4 does not multiply in bfloat16: generators in float32" in out
+    assert "weights of dinov2 are not here (python -m study.prefetch --scale gpu --set foundation_models=dinov2)" in out
+    assert "on cuda in float32" in out and "1000 classes" in out
+
+
+def test_a_folder_is_not_trained_on_at_its_own_size_at_a_scale_for_gpus(tmp_path):
+    """That of ImageNet would be 400 px; a desk's pictures are small, or asked for."""
+    pictures = str(draw_pictures(tmp_path / "pictures", side=40))
+    at_gpu, at_desk = (Sweep(scale=name, data=pictures, dry_run=True, out=tmp_path) for name in ("gpu", "smoke"))
+    assert prepare_setting(at_gpu).data.resolution == 32
+    assert prepare_setting(at_desk).data.resolution == 40
