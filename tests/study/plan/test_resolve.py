@@ -1,6 +1,7 @@
 """Plans: every stage that an ablation needs, once each, and a one-line error for invalid runs."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from made_up import COMPUTE, Asking, data_spec
@@ -11,6 +12,7 @@ import ablations.system
 from models.configs import TRANSFORMERS
 from results.schema import SELECTION_SEED
 from study.plan.checks import check_scale
+from study.plan.estimate import stage_flops
 from study.plan.resolve import make_plan
 from study.plan.runs import Run
 from study.plan.scales import SCALES
@@ -253,7 +255,7 @@ def test_options_of_a_scale_are_those_of_every_generator_unless_a_run_has_its_ow
 
 # GFLOP/s of a GPU of 16 GB as docs/gpu.md states them; judging is mostly eigenvalues on the processor
 OF_16_GB = {
-    "fit_tokenizer": 6e3, "reconstruct": 3e3, "encode": 10e3, "fit_generator": 35e3, "sample": 35e3, "judge": 100,
+    "fit_tokenizer": 6e3, "reconstruct": 3e3, "encode": 10e3, "fit_generator": 35e3, "sample": 35e3, "judge": 200,
 }  # fmt: skip
 
 
