@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
@@ -17,6 +17,7 @@ from study.core.files import read_json, write_json
 from study.core.paths import study_root
 from study.core.settings import rebuild
 from study.doctor.machine import Answers, ask, described, differences, lacks_of, leave_token
+from study.doctor.options import Doctor
 from study.doctor.steps import Tried, distinct, title_of, try_steps
 from study.plan.estimate import (
     data_bytes,
@@ -37,9 +38,6 @@ from study.submit.jobs import log_to_stdout
 from study.submit.options import DEFAULT_ABLATION, Sweep
 from study.submit.prepare import prepare
 from study.submit.slurm import active_workers, submit_workers
-
-if TYPE_CHECKING:
-    from study.doctor.__main__ import Doctor
 
 NODE_MINUTES = 10  # of the job that examines a node
 WAIT_MINUTES = 20  # for it to start and to end

@@ -32,7 +32,8 @@ class Sweep:
     """Which ablation to run: a file of ablations/; --list prints them."""
     scale: Annotated[str, arg(metavar="NAME")] = "desk"
     """How big: smoke (seconds, for tests), desk (minutes on a laptop), desk-full (three hours there), gpu (an hour on
-    one GPU), imagenet256 (the paper's, on GPUs), imagenet256-system (the paper's best system, for the ablation system)."""
+    one GPU), imagenet256 (the paper's, on GPUs), imagenet256-system (the paper's best system, for the ablation
+    system)."""
     data: Annotated[str | None, arg(metavar="NAME|FOLDER", help_behavior_hint="")] = None
     """Data set (fashion-mnist, cifar10), or a folder: with one subfolder of pictures per class, or train/ and a test
     split with such subfolders, or the parquet files of the Hugging Face hub. Default: the scale's."""

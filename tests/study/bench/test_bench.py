@@ -381,9 +381,7 @@ def test_the_time_of_a_gpu_is_counted_once():
     """Its profile has each kernel, and the operation that started it with the same time."""
 
     def event(key, device, on_gpu, on_cpu=0.0):
-        return SimpleNamespace(
-            key=key, device_type=device, self_device_time_total=on_gpu, self_cpu_time_total=on_cpu
-        )
+        return SimpleNamespace(key=key, device_type=device, self_device_time_total=on_gpu, self_cpu_time_total=on_cpu)
 
     events = [
         event("aten::mm", DeviceType.CPU, 30.0, 1.0),

@@ -8,7 +8,7 @@ import pytest
 
 from study.core import cards
 
-TORCH = '''
+TORCH = """
 import contextlib, os, types, warnings
 
 class version:
@@ -39,7 +39,7 @@ class cuda:
         return contextlib.nullcontext()
     def is_bf16_supported(including_emulation=True):
         return including_emulation or {halves!r}
-'''
+"""
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from study.core import cards
 from study.core.files import read_json, write_json
 from study.core.paths import study_root
 from study.doctor import machine, run, steps
-from study.doctor.__main__ import Doctor, main
+from study.doctor.__main__ import main
+from study.doctor.options import Doctor
 from study.plan.estimate import device_of, estimated_seconds, has_rates, note_cluster
 from study.submit.options import Sweep
 from study.submit.prepare import prepare
@@ -230,9 +231,7 @@ def test_what_a_node_answers_otherwise_is_named(examined, options, cluster, monk
     monkeypatch.setattr(cards, "_found", lambda: (made_cards(1), ""))
     monkeypatch.setenv("STUDY_WEIGHTS", str(tmp_path))
     cluster.node.update({"host": "n1", **answers})
-    code, lacking, _ = examined(
-        dataclasses.replace(options, cluster=cluster.profile, set=(*SETTINGS, "device=cuda"))
-    )
+    code, lacking, _ = examined(dataclasses.replace(options, cluster=cluster.profile, set=(*SETTINGS, "device=cuda")))
     assert code == 3
     assert [one.startswith(line) for one in lacking] == [True], lacking
 

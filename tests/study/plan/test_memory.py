@@ -65,7 +65,9 @@ def test_a_generator_saves_what_is_estimated(name, grid, channels, options):
     network = LightningDiT(config, torch.Generator().manual_seed(0))
     data, times = torch.randn(IMAGES, channels, grid, grid), torch.rand(IMAGES)
     labels = torch.zeros(IMAGES, dtype=torch.long)
-    found = saved(lambda: rectified_flow_loss(network, data, data.flip(0), times, labels, direction_weight=1.0).mean(), network)
+    found = saved(
+        lambda: rectified_flow_loss(network, data, data.flip(0), times, labels, direction_weight=1.0).mean(), network
+    )
     assert generator_saved_bytes(config, half=False) == pytest.approx(found, rel=WITHIN)
 
 
@@ -123,7 +125,9 @@ def test_what_saves_memory_lowers_the_estimate():
     whole = largest_generator(planned("imagenet256", microbatch_images=128))
     for execution in ({"compile": True}, {"checkpointing": True}):
         assert largest_generator(planned("imagenet256", microbatch_images=128, **execution)) < 0.8 * whole
-    assert largest_generator(planned("imagenet256", processes=8)) < largest_generator(planned("imagenet256", processes=4))
+    assert largest_generator(planned("imagenet256", processes=8)) < largest_generator(
+        planned("imagenet256", processes=4)
+    )
 
 
 @pytest.mark.parametrize(

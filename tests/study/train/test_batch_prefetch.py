@@ -50,15 +50,3 @@ def test_on_a_cpu_nothing_is_prefetched():
     batch = prefetched_batches(prepare, 2, "cpu")
     assert batch(4)[0].tolist() == [4, 4]
     assert calls == [4]
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_on_a_gpu_batches_arrive_as_they_were_made():
-    images = torch.arange(240.0).view(10, 3, 2, 4).to(memory_format=torch.channels_last)
-    batch = prefetched_batches(lambda n: (images[n : n + 2], torch.tensor([n])), 2, "cuda")
-    for n in (0, 2, 8):
-        pixels, start = batch(n)
-        assert pixels.is_cuda
-        assert pixels.stride() == images[:2].stride()
-        assert torch.equal(pixels.cpu(), images[n : n + 2])
-        assert start.item() == n
