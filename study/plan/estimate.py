@@ -224,14 +224,17 @@ def note_rate(stage: Stage, seconds: float, device: str) -> None:
 
 
 def note_measured_rates(gflops: Mapping[Stage, float], device: str) -> None:
-    """Store rates in GFLOP/s that were measured on this device in other ways than by finished stages."""
+    """Store rates in GFLOP/s that were measured on this device in other ways than by finished stages; where no stage of
+    a kind has finished, for all of that kind."""
     for stage, rate in gflops.items():
-        _keep(stage.spec.compute, device, {work(stage): rate})
+        _keep(stage.spec.compute, device, {work(stage): rate}, {stage.kind: rate})
 
 
-def _keep(compute: Compute, device: str, rates: dict[str, float]) -> None:
+def _keep(
+    compute: Compute, device: str, rates: Mapping[str, float], unless_known: Mapping[str, float] | None = None
+) -> None:
     path = _rates_file(compute, device)
-    write_json(path, {**(read_json(path) or {}), **rates})
+    write_json(path, {**(unless_known or {}), **(read_json(path) or {}), **rates})
 
 
 def estimated_seconds(stages: Iterable[Stage], device: str) -> float:

@@ -20,6 +20,7 @@ from rich.text import Text
 from results.guidance import choices
 from results.numbers import count, counted, disk_size, duration
 from results.table import load
+from study.core.cards import cards
 from study.core.compute import Compute
 from study.core.garbage import uncollected
 from study.plan.estimate import (
@@ -70,12 +71,13 @@ def print_plan(
     compute, precision, of_tokenizers = plan.compute, plan.scale.precision, plan.scale.tokenizer_precision
     console.print(f"[bold]{plan.ablation}[/bold] at scale [bold]{plan.scale.name}[/bold]: {plan.question}")
     data = plan.data
+    gpus = f" on {counted(len(cards()), 'GPU')}" if compute.device == "cuda" and cards() else ""
     console.print(
         f"data {escape(data.name)}, {data.classes} classes, "
         f"{min(plan.scale.train_images, data.train_images):,} training images of {data.resolution} px; "
         f"on {compute.device} in {precision}"
         + ("" if of_tokenizers == precision else f", tokenizers in {of_tokenizers}")
-        + ("" if profiles else f", {counted(slots, 'job')} at once, {counted(compute.threads, 'thread')} each")
+        + ("" if profiles else f", {counted(slots, 'job')} at once{gpus}, {counted(compute.threads, 'thread')} each")
     )
     for line in left_out:
         console.print(f"  {line}", markup=False)

@@ -44,8 +44,8 @@ def fallbacks(scale: Scale, options: Sweep) -> dict[str, tuple[Any, str]]:
     stay; without a GPU here a plan is for one that multiplies in bfloat16."""
     named = {text.partition("=")[0].strip() for text in options.set}
     found: dict[str, tuple[Any, str]] = {}
-    slow = [card.name for card in cards() if not card.bfloat16]
-    if scale.fallback_precision and slow:
+    slow = [card.name for card in cards() if not card.bfloat16] if scale.fallback_precision else []
+    if slow:
         reason = f"{slow[0]} does not multiply in {scale.precision}: generators in {scale.fallback_precision}"
         found["precision"] = scale.fallback_precision, reason
     models = [model for model in scale.foundation_models if model in FILES and find_weights(model) is None]
