@@ -33,7 +33,6 @@ class Answers:
         free_gb: of the file system of the study root.
         root_is_shared: whether the study root holds what this command wrote there.
         weights: whether the folder of weight files is there.
-        seconds: of the clock, since the epoch.
     """
 
     host: str
@@ -46,7 +45,6 @@ class Answers:
     free_gb: float
     root_is_shared: bool
     weights: bool
-    seconds: float
 
 
 def ask(token: str) -> Answers:
@@ -62,7 +60,6 @@ def ask(token: str) -> Answers:
         free_gb=_free_gb(study_root()),
         root_is_shared=(read_json(study_root() / "doctor" / ASKED) or {}).get("token") == token,
         weights=weights_folder().is_dir(),
-        seconds=time.time(),
     )
 
 
@@ -97,13 +94,13 @@ def lacks_of(answers: Answers, plan: Plan, needed_gb: float) -> list[str]:
             f"disk: {study_root()} has {answers.free_gb:,.1f} GB free, and the plan takes {needed_gb:,.1f}: set "
             "STUDY_ROOT to a larger one"
         )
-    precisions = {plan.scale.precision: "precision", plan.scale.tokenizer_precision: "tokenizer_precision"}
-    slow = [card.name for card in answers.cards if not card.bfloat16]
-    if plan.compute.device == "cuda" and slow and "bfloat16" in precisions:
-        lines.append(
-            f"bfloat16: {slow[0]} does not multiply in it, and emulates it slowly (--set "
-            f"{precisions['bfloat16']}=float32, which is another study)"
-        )
+    slow = [card.name for card in answers.cards if not card.bfloat16 and plan.compute.device == "cuda"]
+    for field in ("precision", "tokenizer_precision"):
+        if slow and getattr(plan.scale, field) == "bfloat16":
+            lines.append(
+                f"bfloat16: {slow[0]} does not multiply in it, and emulates it slowly (--set {field}=float32, which is "
+                "another study)"
+            )
     return lines
 
 

@@ -34,6 +34,7 @@ from study.plan.estimate import (
     stage_flops,
     stage_parameters,
 )
+from study.plan.memory import largest_gib
 from study.plan.needs import identity_unknown
 from study.plan.runs import Job, Plan
 from study.plan.specs import FitTokenizer
@@ -98,6 +99,7 @@ def print_plan(
         results_size = disk_size(sum(disk_bytes(stage) for stage in plan.stages))
         data_size = disk_size(data_bytes(data))
         console.print(f"{stages}about {in_hours(hours)} GPU hours, {results_size} of results and {data_size} of data")
+        console.print(_memory(plan, local=profiles is None), markup=False)
         if has_rates(plan.stages, device):
             console.print(f"The hours are for {device}, at rates that were measured.")
         else:
@@ -178,6 +180,18 @@ def _costs(plan: Plan, left: Mapping[str, float]) -> Table:
         parameters = count(stage_parameters(job.stages[0]))
         rows.append((job_title(job), _state(job), parameters, count(flops), hours, disk))
     return _plan_table(("state", "params", "FLOPs", "GPU hours", "disk"), rows)
+
+
+def _memory(plan: Plan, local: bool) -> str:
+    """How much GPU memory a process takes, and what helps where the GPUs of this machine have less."""
+    gib = largest_gib(plan.stages)
+    text = f"A process takes up to {gib:,.1f} GiB of GPU memory by the estimate"
+    if not local or not cards() or gib <= (least := min(card.memory_gib for card in cards())):
+        return text + "."
+    return (
+        f"{text}, and there are {least:.0f}: python -m study.doctor tries what fits (execution.microbatch_images, "
+        "checkpointing, processes)."
+    )
 
 
 def in_hours(hours: float) -> str:

@@ -2,8 +2,10 @@
 
 import dataclasses
 import errno
+import os
 import shutil
 import subprocess
+import time
 from collections import Counter
 
 import pytest
@@ -19,7 +21,7 @@ from study.plan.scales import smoke
 from study.plan.stage import RECORD, mark_record
 from study.report.table_rows import state_of
 from study.submit.jobs import note_failure
-from study.submit.local import LocalJobs
+from study.submit.local import LocalJobs, start_process
 
 
 class Ended:
@@ -242,3 +244,16 @@ def test_without_cards_no_job_is_given_any(sleeping):
     jobs = LocalJobs(all_jobs, slots=2)
     start(jobs, all_jobs)
     assert list(sleeping.cards.values()) == [[], []]
+
+
+def test_a_process_sees_its_own_cards_by_whatever_they_are_called(tmp_path, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8f6a,MIG-77b1,GPU-9c00")
+    own = [*made_cards(1, visible="MIG-77b1"), *made_cards(1, visible="GPU-9c00")]
+    seen = tmp_path / "seen"
+    start_process(tmp_path / "job", "made", (os.system, f'echo "$CUDA_VISIBLE_DEVICES" > {seen}'), 1, own)
+    assert read_json(tmp_path / "job" / "submission.json")["cards"] == ["MIG-77b1", "GPU-9c00"]
+    deadline = time.monotonic() + 60
+    while not (seen.exists() and seen.read_text()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert seen.read_text() == "MIG-77b1,GPU-9c00\n"

@@ -73,3 +73,14 @@ def test_a_folder_is_not_trained_on_at_its_own_size_at_a_scale_for_gpus(tmp_path
     at_gpu, at_desk = (Sweep(scale=name, data=pictures, dry_run=True, out=tmp_path) for name in ("gpu", "smoke"))
     assert prepare_setting(at_gpu).data.resolution == 32
     assert prepare_setting(at_desk).data.resolution == 40
+
+
+@pytest.mark.parametrize(("gib", "hint"), [(16.0, True), (2_000.0, False)])
+def test_a_plan_says_how_much_memory_it_takes_and_what_helps_where_there_is_less(
+    gib, hint, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setattr(cards, "_found", lambda: (made_cards(1, gib), ""))
+    options = Sweep(scale="imagenet256", dry_run=True, out=tmp_path)
+    carry_out.run(options, prepare(options))
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "GiB of GPU memory" in line]
+    assert ("and there are 16: python -m study.doctor tries what fits" in line) == hint
