@@ -68,8 +68,8 @@ def no_card_because() -> str:
 
 def on_cards(own: Sequence[Card], function: Callable[..., Any], *arguments: Any) -> Any:
     """Call a function in a process that sees these GPUs alone. For processes that have not used one yet."""
-    if own:
-        os.environ[own[0].variable] = ",".join(card.visible for card in own)
+    for variable in {"CUDA_VISIBLE_DEVICES", own[0].variable} if own else ():  # AMD's runtime knows both
+        os.environ[variable] = ",".join(card.visible for card in own)
     return function(*arguments)
 
 

@@ -6,8 +6,9 @@ import dataclasses
 from pathlib import Path
 
 from study.core.compute import parallel_jobs
+from study.plan.memory import largest_gib
 from study.plan.needs import missing_here
-from study.plan.runs import Setting
+from study.plan.runs import Plan
 from study.plan.weight_files import keep_hashes
 from study.search.options import TRIALS, Search
 from study.search.problem import Problem
@@ -41,10 +42,11 @@ def prepare(options: Search) -> tuple[Problem, list[str]]:
         budget=options.trials or TRIALS,
         seed=options.seed,
         storage=_absolute_storage(options.storage),
-        workers=worker_count(options, setting),
+        workers=1,
         out=options.out.absolute(),
     )
     plan = problem.plan(problem.extremes())
+    problem = dataclasses.replace(problem, workers=worker_count(options, plan))
     if not options.dry_run:
         keep_hashes()
     return problem, [*setting.missing, *missing_here(plan.stages)]
@@ -58,10 +60,10 @@ def _absolute_storage(storage: str) -> str:
     return scheme + str(Path(storage.removeprefix(scheme)).expanduser().absolute())
 
 
-def worker_count(options: Search, setting: Setting) -> int:
-    """How many workers the search has."""
+def worker_count(options: Search, plan: Plan) -> int:
+    """How many workers the search has, by a plan of its largest and smallest trials."""
     if options.workers is not None or options.executor == "inline" or options.storage.startswith("sqlite"):
         return options.workers or 1
     if options.executor == "slurm":
         return SLURM_WORKERS
-    return parallel_jobs(setting.compute, setting.scale.execution.processes)
+    return parallel_jobs(plan.compute, plan.scale.execution.processes, largest_gib(plan.stages))

@@ -1,5 +1,6 @@
 """GPUs are found where torch finds them, whatever names them and whatever hides some, and without torch in between."""
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -140,13 +141,14 @@ def test_an_older_card_does_not_multiply_in_bfloat16(machine):
     assert not machine("nvidiactl", halves=False)[0].bfloat16
 
 
-def test_a_job_sees_its_own_cards_alone(machine, monkeypatch):
+@pytest.mark.parametrize("torch", [{}, {"cuda": None, "hip": "6.4"}])
+def test_a_job_sees_its_own_cards_alone(machine, monkeypatch, torch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-8f6a,GPU-77b1")
-    _, second = machine("nvidiactl")
+    _, second = machine("nvidiactl", **torch)
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "5")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")  # as submitit leaves it
-    assert cards.on_cards([second], lambda *names: [cards.os.environ[name] for name in names], second.variable) == [
-        "GPU-77b1"
-    ]
+    found = cards.on_cards([second], lambda *names: [os.environ[name] for name in names], *cards.VISIBLE[:2])
+    assert found == ["GPU-77b1", "GPU-77b1" if torch else "5"]
     assert cards.on_cards([], int, "7") == 7
 
 
