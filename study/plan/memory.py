@@ -72,9 +72,8 @@ def generator_bytes(spec: FitGenerator, microbatch_images: int) -> float:
     network, compute = spec.architecture, spec.compute
     images = microbatch_images or spec.recipe.batch_images // compute.processes
     parameters, half = generator_parameters(network), compute.precision == "bfloat16"
-    state = parameters * (
-        20 + (4 if compute.processes > 1 else 0) + (2 if half else 0)
-    )  # and buckets; and cast weights
+    buckets, cast = 4 if compute.processes > 1 else 0, 2 if half else 0
+    state = parameters * (20 + buckets + cast)
     saved = float(generator_saved_bytes(network, half=half)) * (COMPILED if compute.compile else 1.0)
     if compute.checkpointing:  # the input of each block, and all of one
         saved = 4 * network.depth * network.tokens * network.width + saved / network.depth

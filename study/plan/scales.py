@@ -59,9 +59,7 @@ class Scale:
     representation_autoencoders: tuple[str, ...] = ()  # their encoders, in the ablation frontier, such as lite0
     compared_models: tuple[str, ...] = ()  # in the ablation foundation_models; empty: the field foundation_models
     fallback_precision: str | None = added_later()  # where a GPU does not multiply in bfloat16; None: the same
-    fallback_models: tuple[str, ...] | None = (
-        added_later()
-    )  # where weights of foundation_models are missing; None: none
+    fallback_models: tuple[str, ...] | None = added_later()  # where those of foundation_models lack weights
 
     @property
     def middle(self) -> str:
