@@ -7,6 +7,8 @@ sees as many images in each run.
 We would change our mind about aligning the generator if gFID did not fall with it on either tokenizer.
 """
 
+from collections.abc import Sequence
+
 from study.plan.runs import Run
 from study.plan.scales import Scale
 
@@ -24,9 +26,19 @@ FACTORS = {  # each way of aligning comes whole
 def runs(scale: Scale) -> list[Run]:
     """The middle width, plain and aligned, each with a generator without REPA, with it and with iREPA, whatever the
     scale's own; ValueError without a foundation model."""
+    return alignments(scale, scale.middle, scale.repeats)
+
+
+def alignments(scale: Scale, plain: str, repeats: Sequence[tuple[int, int]], before: str = "") -> list[Run]:
+    """The same on any plain tokenizer and the aligned one of its width.
+
+    Args:
+        repeats: seeds of tokenizer and generator, of each repeat.
+        before: what labels begin with.
+    """
     if not scale.foundation_models:
         raise ValueError(f"scale {scale.name} has no foundation model to align with: give one with foundation_models")
-    tokenizers = {"": scale.middle, "tokenizer": f"{scale.middle}-{scale.foundation_models[-1]}"}
+    tokenizers = {"": plain, "tokenizer": f"{plain}-{scale.foundation_models[-1]}"}
     generators: dict[str, str | None] = {"": None, "REPA": "repa", "iREPA": "irepa"}
     return [
         Run(
@@ -35,9 +47,9 @@ def runs(scale: Scale) -> list[Run]:
             tokenizer_seed=tokenizer_seed,
             seed=seed,
             changes={"generator.repa": aligned} if aligned or scale.generator.repa else {},
-            label=" and ".join(filter(None, (where, how))) or "none",
+            label=before + (" and ".join(filter(None, (where, how))) or "none"),
         )
-        for tokenizer_seed, seed in scale.repeats
+        for tokenizer_seed, seed in repeats
         for where, tokenizer in tokenizers.items()
         for how, aligned in generators.items()
     ]

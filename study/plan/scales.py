@@ -6,8 +6,9 @@ import ast
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from models.configs import VF_PARTS
 from models.names import nearest
-from models.regularisation import Regularisation
+from models.regularisation import REGULARISERS, Regularisation
 from study.core.compute import Execution
 from study.core.settings import added_later
 from study.plan.data_spec import GIVEN_AS_FOLDER
@@ -60,6 +61,8 @@ class Scale:
     compared_models: tuple[str, ...] = ()  # in the ablation foundation_models; empty: the field foundation_models
     fallback_precision: str | None = added_later()  # where a GPU does not multiply in bfloat16; None: the same
     fallback_models: tuple[str, ...] | None = added_later()  # where those of foundation_models lack weights
+    latent_regularisers: tuple[str, ...] = (*VF_PARTS, *REGULARISERS)  # in the ablation latents
+    deciding_repeats: int = 3  # at least, of where_to_align and of some tokenizers of latents
 
     @property
     def middle(self) -> str:
@@ -91,6 +94,13 @@ class Scale:
         """(tokenizer seed, generator seed) of each repeat."""
         return [(self.tokenizer_seeds[i % len(self.tokenizer_seeds)], seed) for i, seed in enumerate(self.seeds)]
 
+    @property
+    def enough_repeats(self) -> list[tuple[int, int]]:
+        """`repeats`, and as many more as `deciding_repeats` asks for, independent ones."""
+        own = self.repeats
+        others = [(seed, seed) for seed in range(self.deciding_repeats + len(own)) if (seed, seed) not in own]
+        return own + others[: max(0, self.deciding_repeats - len(own))]
+
 
 def smoke() -> Scale:
     """Seconds, for tests: runs every stage and draws every figure; the results mean nothing."""
@@ -113,6 +123,8 @@ def smoke() -> Scale:
         sampling=Sampling(samples=128, chunk=64, solver="euler", steps=4),
         evaluation=Evaluation(reference_images=256, reconstruct_images=128),
         guidance_scales=(1.0, 1.5, 3.0),
+        latent_regularisers=("noise",),
+        deciding_repeats=1,
     )
 
 
