@@ -21,6 +21,7 @@ IMAGENET_IMAGES = 1_281_167  # one epoch
 SPEED_UPS = {"f16d32": 2.54, "f16d64": 2.76}
 SPEED_UPS_SOURCE = "arXiv 2501.01423, Figure 4"
 SPEED_UPS_RUN = "LightningDiT-B/1 after 160 epochs of ImageNet 256"
+CORRELATIONS = "correlations.csv"  # of another study, and no rows of a table
 
 
 def load_published(study: str, folder: Path = FOLDER) -> pd.DataFrame:
@@ -39,7 +40,7 @@ def load_published(study: str, folder: Path = FOLDER) -> pd.DataFrame:
 @cache
 def _read(study: str, folder: Path) -> pd.DataFrame:
     rows: dict[Key, Row] = {}
-    for path in sorted(folder.glob("*.csv")):
+    for path in sorted(set(folder.glob("*.csv")) - {folder / CORRELATIONS}):
         for row in rows_in(load(path)):
             if row.study not in STUDIES or not row.fingerprint.startswith(PUBLISHED):
                 raise ValueError(f"{path}: {row.run} is of study {row.study!r}; valid are {', '.join(STUDIES)}")
@@ -61,6 +62,11 @@ def _joined(row: Row, again: Row, path: Path) -> Row:
         else:
             cells[name] = stated[0] if stated else one
     return dataclasses.replace(row, **cells)
+
+
+def load_correlations() -> pd.DataFrame:
+    """Published correlations of a tokenizer's numbers with gFID, as results/paper/README.md describes them."""
+    return pd.read_csv(FOLDER / CORRELATIONS)
 
 
 def load_study(study: str, folder: Path) -> pd.DataFrame:

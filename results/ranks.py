@@ -88,7 +88,7 @@ def _permuted(
     n, x_ranks = len(x), stats.rankdata(x)
     return stats.permutation_test(
         (stats.rankdata(y),),
-        lambda y_ranks, axis: _pearson(x_ranks, y_ranks),
+        lambda y_ranks, axis: pearson(x_ranks, y_ranks),
         permutation_type="pairings",
         n_resamples=math.factorial(n) if n <= EXACT else draws,
         alternative=tail,
@@ -100,11 +100,14 @@ def _spearman(x: np.ndarray, y: np.ndarray, axis: int = -1) -> np.ndarray:
     """Pearson's correlation of the ranks along the last axis; NaN if a side is constant."""
     from scipy import stats
 
-    return _pearson(stats.rankdata(x, axis=-1), stats.rankdata(y, axis=-1))
+    return pearson(stats.rankdata(x, axis=-1), stats.rankdata(y, axis=-1))
 
 
-def _pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Along the last axis. That of scipy would compute a p-value and warn of a constant side for every resample."""
+def pearson(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Pearson's correlation along the last axis; NaN if a side is constant.
+
+    That of scipy would compute a p-value and warn of a constant side for every resample.
+    """
     a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
     with np.errstate(invalid="ignore"):
         return (a * b).sum(-1) / np.sqrt((a**2).sum(-1) * (b**2).sum(-1))

@@ -30,3 +30,9 @@ def scored(table: pd.DataFrame) -> pd.DataFrame:
     tried = table["ablations"].map(lambda names: names == (GUIDANCE,)).astype(bool)
     tried &= (table["guidance_scale"] != 1).fillna(True)
     return table[(table["state"] == "done") & asked & ~of_searches(table) & ~choosing(table) & ~tried]
+
+
+def labels_of(table: pd.DataFrame, ablation: str) -> pd.Series:
+    """What an ablation calls the run of each row; '' where it does not."""
+    found = table["labels"].map(lambda labels: next((one.text for one in labels if one.ablation == ablation), ""))
+    return found.astype("string[python]")  # an empty table has another dtype

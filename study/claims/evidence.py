@@ -77,11 +77,15 @@ class Score:
 
 @dataclass(frozen=True, kw_only=True)
 class Scores:
-    """The scores of a table: of tokenizers, of generators without guidance and of generators with guidance."""
+    """The scores of a table: of tokenizers, of generators without guidance and of generators with guidance.
+
+    rows: of the table, that have these scores; None where scores were chosen from it.
+    """
 
     tokenizers: list[Score]
     generators: list[Score]
     guided: list[Score]
+    rows: pd.DataFrame | None = None
 
 
 def read_scores(table: pd.DataFrame) -> Scores:
@@ -95,6 +99,7 @@ def read_scores(table: pd.DataFrame) -> Scores:
         tokenizers=[score for score in scores if not score.generator],
         generators=[score for score in generators if not score.guided],
         guided=[score for score in generators if score.guided],
+        rows=rows,
     )
 
 
@@ -104,7 +109,6 @@ def _score(row: Row, spread: Mapping[Measure, Spread | None]) -> Score:
     with contextlib.suppress(ValueError):
         name = parse_tokenizer(row.tokenizer)
         tokenizer = None if name.external or name.regularisers or name.encoder else name
-    size = f" @ {row.extractor_size} px" if row.extractor_size else ""
     protocol = measured_alike(vars(row))
     return Score(
         tokenizer=tokenizer,
@@ -120,7 +124,7 @@ def _score(row: Row, spread: Mapping[Measure, Spread | None]) -> Score:
         guided=row.kind == "generator" and row.guidance_scale != 1,
         samples=row.samples,
         images=row.images_seen,
-        judge=f"{row.extractor}{size}",
+        judge=judge_of(row.extractor, row.extractor_size),
         protocol=repr(protocol),
         protocol_without_solver=repr({**protocol, "solver": "", "steps": None}),
         repeat=(row.tokenizer_seed, row.seed),
@@ -132,6 +136,11 @@ def _score(row: Row, spread: Mapping[Measure, Spread | None]) -> Score:
         density_cv=row.density_cv,
         spread=spread.get(measure(HEADLINE[row.kind], row.extractor, row.extractor_size)),
     )
+
+
+def judge_of(extractor: str, size: int | None) -> str:
+    """A judge by name; size in pixels, None or 0 where it has none."""
+    return f"{extractor} @ {size} px" if size else extractor
 
 
 # Pairs of runs that differ in one thing
@@ -148,7 +157,7 @@ def frontier_runs(scores: Iterable[Score]) -> list[Score]:
     return [score for score in unchanged if "frontier" in score.ablations] or unchanged
 
 
-def _grouped(scores: Iterable[Score], key: Callable[[Score], Any]) -> dict[Any, list[Score]]:
+def grouped(scores: Iterable[Score], key: Callable[[Score], Any]) -> dict[Any, list[Score]]:
     groups: dict[Any, list[Score]] = defaultdict(list)
     for score in scores:
         groups[key(score)].append(score)
@@ -180,8 +189,8 @@ def _at_last_common_mark(
     low: Sequence[Score], high: Sequence[Score], protocol: Callable[[Score], str] = _protocol
 ) -> Iterator[tuple[str, list[Score], list[Score]]]:
     """Judge and scores of both sides, per protocol, at the largest number of images seen that both sides have."""
-    high_groups = _grouped(high, protocol)
-    for key, low_group in _grouped(low, protocol).items():
+    high_groups = grouped(high, protocol)
+    for key, low_group in grouped(low, protocol).items():
         marks = {score.images for score in low_group} & {score.images for score in high_groups.get(key, ())}
         if marks:
             last = max(marks, key=lambda images: images or 0)
@@ -215,8 +224,8 @@ def _aligned_pairs(scores: Iterable[Score]) -> Iterator[tuple[str, str, list[Sco
 
     The narrowest width is left out if there are several: the claims are about wide latents.
     """
-    for (generator, downsampling), group in _grouped(frontier_runs(scores), _generator_and_downsampling).items():
-        specs = _grouped(group, lambda score: score.spec)
+    for (generator, downsampling), group in grouped(frontier_runs(scores), _generator_and_downsampling).items():
+        specs = grouped(group, lambda score: score.spec)
         widths = {group[0].tokenizer.channels for group in specs.values() if group[0].tokenizer}
         for spec, aligned in specs.items():
             name = aligned[0].tokenizer
@@ -232,8 +241,8 @@ def _aligned_pairs(scores: Iterable[Score]) -> Iterator[tuple[str, str, list[Sco
 def wider_against_narrower(scores: Sequence[Score], rises: bool) -> Iterator[Evidence]:
     """Of every two widths of plain tokenizers, the wider one's score is above (`rises`) or below the other's."""
     plain = [score for score in frontier_runs(scores) if not score.foundation_model]
-    for (generator, _), group in _grouped(plain, _generator_and_downsampling).items():
-        widths = _grouped(group, lambda score: score.tokenizer and score.tokenizer.channels)
+    for (generator, _), group in grouped(plain, _generator_and_downsampling).items():
+        widths = grouped(group, lambda score: score.tokenizer and score.tokenizer.channels)
         for narrow, wide in combinations(sorted(widths), 2):
             low, high = (narrow, wide) if rises else (wide, narrow)
             place = _place(widths[low][0].spec, widths[high][0].spec, generator)
@@ -256,11 +265,11 @@ def images_to_plain_gfid(scores: Scores, factor: float) -> Iterator[Comparison]:
     found = []
     trained = [score for score in scores.generators if not score.pretrained and score.images is not None]
     for generator, spec, aligned, plain in _aligned_pairs(trained):
-        plain_groups = _grouped(plain, _protocol)
-        for protocol, aligned_group in _grouped(aligned, _protocol).items():
+        plain_groups = grouped(plain, _protocol)
+        for protocol, aligned_group in grouped(aligned, _protocol).items():
             needed, spent = [], []
-            aligned_repeats = _grouped(aligned_group, lambda score: score.repeat)
-            for repeat, plain_repeat in _grouped(plain_groups.get(protocol, ()), lambda score: score.repeat).items():
+            aligned_repeats = grouped(aligned_group, lambda score: score.repeat)
+            for repeat, plain_repeat in grouped(plain_groups.get(protocol, ()), lambda score: score.repeat).items():
                 curves = [_gfid_by_mark(plain_repeat), _gfid_by_mark(aligned_repeats.get(repeat, ()))]
                 if min(map(len, curves)) > 1:
                     gain = speed_up(pd.Series(curves[0]), pd.Series(curves[1]))
@@ -298,7 +307,7 @@ def _place(low: str, high: str, generator: str = "") -> str:
 
 
 def _gfid_by_mark(scores: Iterable[Score]) -> dict[int, float]:
-    marks = _grouped(scores, lambda score: score.images)
+    marks = grouped(scores, lambda score: score.images)
     return {images: next(iter(_value_per_repeat(marks[images]).values())) for images in sorted(marks)}
 
 
@@ -337,8 +346,8 @@ def _size_order(generator: str) -> tuple[int, str]:
 def dinov2_against_others(scores: Scores) -> Iterator[Evidence]:
     """gFID is lower with DINOv2 than with each other foundation model, where the most models were tried."""
     aligned = [score for score in _unchanged_runs(scores.generators) if score.foundation_model]
-    groups = _grouped(aligned, lambda score: (score.generator, score.tokenizer and score.tokenizer.channels))
-    by_model = {key: _grouped(group, lambda score: score.foundation_model) for key, group in groups.items()}
+    groups = grouped(aligned, lambda score: (score.generator, score.tokenizer and score.tokenizer.channels))
+    by_model = {key: grouped(group, lambda score: score.foundation_model) for key, group in groups.items()}
     most = max(map(len, by_model.values()), default=0)
     for (generator, _), models in by_model.items():
         dinov2 = models.get("dinov2", [])
@@ -349,16 +358,16 @@ def dinov2_against_others(scores: Scores) -> Iterator[Evidence]:
 
 def full_vf_loss_against_part(scores: Scores, *without: str) -> Iterator[Evidence]:
     """The gFID with the full VF loss is below that with the named settings at 0, on the same tokenizer."""
-    full = _grouped(_unchanged_runs(scores.generators), lambda score: (score.spec, score.generator))
+    full = grouped(_unchanged_runs(scores.generators), lambda score: (score.spec, score.generator))
     settings = {f"tokenizer.vf_{name}": 0 for name in without}
     changed = [score for score in scores.generators if score.changes == settings]
-    for key, part in _grouped(changed, lambda score: (score.spec, score.generator)).items():
+    for key, part in grouped(changed, lambda score: (score.spec, score.generator)).items():
         yield from compared(_place(key[0], "without", key[1]), full.get(key, []), part)
 
 
 def rung_against_previous(scores: Scores, rung: int) -> Iterator[Evidence]:
     """The gFID of a rung of the recipe is below that of the previous one."""
-    rungs = _grouped(scores.generators, lambda score: score.rung)
+    rungs = grouped(scores.generators, lambda score: score.rung)
     # solvers may differ: DiT's ancestral sampler cannot sample from a flow
     yield from compared(
         "", rungs.get(rung, []), rungs.get(rung - 1, []), protocol=lambda score: score.protocol_without_solver
@@ -369,8 +378,8 @@ def density_cv_against_gfid(scores: Scores) -> Iterator[Evidence]:
     """Over tokenizers, gFID rises with the unevenness of the latents (`density_cv`); both are means of the repeats."""
     density_cv = {s.tokenizer_fingerprint: s.density_cv for s in scores.tokenizers if s.density_cv is not None}
     scored = [score for score in _unchanged_runs(scores.generators) if score.tokenizer_fingerprint in density_cv]
-    for (generator, _), group in _grouped(scored, lambda score: (score.generator, score.protocol)).items():
-        tokenizers = _grouped(group, lambda score: score.spec)
+    for (generator, _), group in grouped(scored, lambda score: (score.generator, score.protocol)).items():
+        tokenizers = grouped(group, lambda score: score.spec)
         marks = set.intersection(*({score.images for score in repeats} for repeats in tokenizers.values()))
         if len(tokenizers) < 3 or not marks:
             continue
@@ -406,7 +415,7 @@ def system_against_published(scores: Scores, epochs: int, rivals: Callable[[Scor
         return
     others = [score for score in _published_systems() if score.generator != SYSTEM and rivals(score)]
     best = min(others, key=lambda score: score.value)
-    for group in _grouped(ours, lambda score: (score.spec, score.protocol)).values():
+    for group in grouped(ours, lambda score: (score.spec, score.protocol)).values():
         values = tuple(_value_per_repeat(group).values())
         place = _place(group[0].spec, f"{best.run} (published)")
         yield Comparison(

@@ -1,7 +1,8 @@
-"""The paper's claims, each with its threshold, and their verdicts in a study, judged from its results table alone.
+"""The paper's claims and some on latents, with their thresholds, and their verdicts in a study, judged from its table
+alone.
 
-A claim says which rows it compares and how much their numbers must differ. study/claims/evidence.py finds the rows in a
-table; results/verdicts.py is the rule.
+A claim says which rows it compares and how much their numbers must differ. study/claims/evidence.py and latents.py find
+the rows in a table; results/verdicts.py is the rule.
 """
 
 from __future__ import annotations
@@ -14,9 +15,9 @@ from typing import TYPE_CHECKING
 
 from results.published import SPEED_UPS
 from results.verdicts import DECIDED, FEWEST, MARGIN, MOST, Verdict, at_places, over_places
-from study.claims import evidence
+from study.claims import evidence, latents
 from study.claims.evidence import Scores, read_scores
-from study.claims.verdicts import Evidence
+from study.claims.verdicts import NO_RHO, Evidence
 from study.plan.ablation_files import ablation
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ MIN_SPEED_UP = 2.0  # factor of fewer images; the paper has SPEED_UPS
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """A statement of the paper, where it is made, and a function that finds its evidence in scores."""
+    """A statement, where it is made, and a function that finds its evidence in scores."""
 
     name: str
     text: str
@@ -210,6 +211,31 @@ CLAIMS = (
         text="After 800 epochs (1.35) it is ahead of all other systems of Table 3",
         where="Abstract",
         evidence=lambda scores: evidence.system_against_published(scores, 800, lambda score: True),
+    ),
+    # not the paper's: what another study claims of latents, and what ours asks
+    Claim(
+        name="viv-over-rfid",
+        text="VIV foretells gFID better than rFID does, within each family of tokenizers",
+        where="arXiv 2606.03578",
+        evidence=lambda scores: latents.foretells_better(scores, "viv", "rfid"),
+    ),
+    Claim(
+        name="viv-over-density",
+        text="VIV foretells it better than the paper's spread of density does",
+        where="arXiv 2606.03578",
+        evidence=lambda scores: latents.foretells_better(scores, "viv", "density_cv"),
+    ),
+    Claim(
+        name="eq-foretells-nothing",
+        text=f"The EQ error foretells nothing: its rank correlation with gFID is within ±{NO_RHO:g}",
+        where="arXiv 2606.03578",
+        evidence=lambda scores: latents.foretells_nothing(scores, "eq_error"),
+    ),
+    Claim(
+        name="align-both",
+        text="Aligning tokenizer and generator lowers gFID below aligning one of them",
+        where="ablation where_to_align",
+        evidence=latents.both_against_one,
     ),
 )
 

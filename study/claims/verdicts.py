@@ -8,11 +8,13 @@ from functools import cached_property
 from statistics import fmean as mean
 from typing import Protocol
 
+from results.foretell import Estimate
 from results.numbers import mean_and_range, percent, relative_change
 from results.ranks import RankAgreement
 from results.verdicts import LEVEL, Decision, Spread, decide
 
 MIN_RHO = 0.5  # smallest rank correlation that counts as a relation
+NO_RHO = 0.3  # rank correlations up to this one count as none
 
 
 class Evidence(Protocol):
@@ -97,3 +99,59 @@ class RankCorrelation:
 
     def __str__(self) -> str:
         return str(self.agreement)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OverTokenizers:
+    """A claim on rank correlations with gFID over a family of tokenizers, by one judge.
+
+    text: the correlations. n: tokenizers. repeats: the fewest of a tokenizer.
+    """
+
+    place: str
+    judge: str
+    text: str
+    n: int
+    found: Estimate
+    repeats: int
+
+    def __str__(self) -> str:
+        low, high = self.found.interval
+        return f"{self.text} [{low:.2f}, {high:.2f}], n = {self.n}".replace("-", "−")
+
+
+class Foretells(OverTokenizers):
+    """The claim that one predictor has a larger correlation than another; found is the difference."""
+
+    @property
+    def strength(self) -> float:
+        return self.found.value
+
+    @property
+    def decision(self) -> Decision:
+        """Holds where the 90% interval lies above 0, fails where it lies below."""
+        low, high = self.found.interval
+        if low > 0:
+            return Decision(verdict="holds")
+        if high < 0:
+            return Decision(verdict="fails", against=self.found.share_up_to(0.0, side=-1))
+        return Decision(verdict="undecided")
+
+
+class ForetellsNothing(OverTokenizers):
+    """The claim that a predictor has no correlation; found is the correlation."""
+
+    @property
+    def strength(self) -> float:
+        return -abs(self.found.value)
+
+    @property
+    def decision(self) -> Decision:
+        """Holds where the 90% interval lies within NO_RHO around 0, fails where it lies beyond, on one side."""
+        side = -1 if self.found.value < 0 else 1
+        low, high = sorted(side * end for end in self.found.interval)
+        if low > -NO_RHO and high < NO_RHO:
+            return Decision(verdict="holds")
+        if low > NO_RHO:
+            return Decision(verdict="fails", against=self.found.share_up_to(NO_RHO, side))
+        return Decision(verdict="undecided")
