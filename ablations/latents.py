@@ -68,7 +68,7 @@ def _of(scale: Scale, base: str) -> list[Run]:
     aligned, weight = "-" in base, 4 * scale.tokenizer.vf_weight
     found = [_run(scale, base, "")]
     if aligned and not scale.tokenizer.phases:  # which have weights of their own
-        found.append(_run(scale, base, f", weight {weight:g}", {"tokenizer.vf_weight": weight}))
+        found.append(_run(scale, base, f", VF weight {weight:g}", {"tokenizer.vf_weight": weight}))
     for name in scale.latent_regularisers:
         for text, strengths in STRENGTHS[name].items() if aligned or name not in VF_PARTS else ():
             changes = {f"regularisation.{name}.{field}": value for field, value in strengths.items()}

@@ -11,8 +11,9 @@ from types import ModuleType
 from models.names import nearest
 
 FIGURES = (
-    "dilemma", "frontier", "convergence", "scaling", "ladder", "foundation_models", "vf_loss", "repa", "uniformity",
-    "guidance", "tokenizer_budget", "tokenizer_settings", "alignment", "latent_maps", "reconstructions", "samples",
+    "dilemma", "frontier", "convergence", "scaling", "ladder", "foundation_models", "vf_loss", "repa", "where_to_align",
+    "latents", "foretell", "uniformity", "guidance", "tokenizer_budget", "tokenizer_settings", "alignment",
+    "latent_maps", "reconstructions", "samples",
 )  # fmt: skip
 
 

@@ -80,7 +80,7 @@ def published_counterpart(table: pd.DataFrame, ablation: str, metrics: Sequence[
 def draw(
     title: str,
     subtitle: str,
-    ours: Compared,
+    ours: Sequence[Compared],
     metrics: Sequence[str],
     *,
     steps: bool,
@@ -89,35 +89,38 @@ def draw(
 ) -> Drawing:
     """A column of panels per metric and a row per judge, or with one metric a column per judge; published runs below.
 
-    steps: each label is compared with the previous one, so lines connect the dots; otherwise a vertical line marks the
-    label that the others are compared with.
+    ours: blocks of such panels, one below the other. steps: each label is compared with the previous one, so lines
+    connect the dots; otherwise a vertical line marks the label that the others are compared with.
     """
-    blocks = [ours] if paper is None else [ours, paper]
+    blocks = [*ours] if paper is None else [*ours, paper]
+    planned, points_of_ours = (pd.concat([getattr(block, name) for block in ours]) for name in ("planned", "points"))
     notes = [
         *_confounded([line for block in blocks for line in block.lines]),
-        *rows.missing_note(ours.planned, ("tokenizer", "generator")),
-        *rows.seeds_note((n for metric in metrics for n in ours.points[f"{metric}_runs"].dropna()), ours.planned),
+        *rows.missing_note(planned, ("tokenizer", "generator")),
+        *rows.seeds_note((n for metric in metrics for n in points_of_ours[f"{metric}_runs"].dropna()), planned),
         *notes,
-        *wording.caption(ours.scored),
+        *wording.caption(pd.concat([block.scored for block in ours])),
     ]
     left = max(layout.width(text, style.TEXT) for block in blocks for text in _texts(block)) + 2 * layout.EDGE
     points = [point for block in blocks for point in block.points.to_dict("records")]
     values = ["missing", *(_value(point, m) for m in metrics for point in points if not pd.isna(point[m]))]
     column = WIDTH + max(layout.width(text, style.SMALL) for text in values) + GAP
     heights = [len(_cells(block, metrics)) * _height(block) for block in blocks]
-    width = left + column * len(_cells(ours, metrics)[0])
+    width = left + column * len(_cells(ours[0], metrics)[0])
     note_lines = (
         layout.wrap(wording.published_note(paper.planned), style.SMALL, width - 2 * layout.EDGE) if paper else []
     )
-    published_height = heights[1] + layout.band_height(note_lines) if paper else 0.0
+    published_height = heights[-1] + layout.band_height(note_lines) if paper else 0.0
+    data = pd.concat([block.data for block in ours], ignore_index=True)
     with style.applied():
-        figure, foot = layout.sheet(title, subtitle, notes, (width, heights[0]), published_height)
-        _draw_block(figure, ours, metrics, steps, (left, foot), column)
+        figure, foot = layout.sheet(title, subtitle, notes, (width, sum(heights[: len(ours)])), published_height)
+        for i, block in enumerate(ours):
+            _draw_block(figure, block, metrics, steps, (left, foot + sum(heights[i + 1 : len(ours)])), column)
         if paper is None:
-            return Drawing(figure, ours.data)
+            return Drawing(figure, data)
         axes = _draw_block(figure, paper, metrics, steps, (left, layout.EDGE), column)
         layout.draw_published_header(figure, note_lines, published_height, axes)
-    return Drawing(figure, ours.data, paper_values.with_source(paper.data, paper.planned))
+    return Drawing(figure, data, paper_values.with_source(paper.data, paper.planned))
 
 
 def beside_base(table: pd.DataFrame, ablation: str, title: str, line: str, *, published: bool = False) -> Drawing:
@@ -131,7 +134,7 @@ def beside_base(table: pd.DataFrame, ablation: str, title: str, line: str, *, pu
     base = next(row for row in found.lines if not row["changed"])
     subtitle = f"{base['tokenizer']} under {base['generator']} at {found.at}. {line}"
     paper = published_counterpart(table, ablation, metrics) if published else None
-    return draw(title, subtitle, found, metrics, steps=False, paper=paper)
+    return draw(title, subtitle, [found], metrics, steps=False, paper=paper)
 
 
 def _cells(block: Compared, metrics: Sequence[str]) -> list[list[tuple[rows.Judge, str]]]:

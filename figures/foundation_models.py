@@ -25,4 +25,4 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     alone = f" One model here, {models[0]}: nothing to choose from." if len(models) == 1 else ""
     subtitle = f"{first['tokenizer']} under {first['generator']} at {found.at}. Line: not aligned.{alone}"
     paper = dots.published_counterpart(table, NAME, metrics)
-    return dots.draw(TITLE, subtitle, found, metrics, steps=False, paper=paper)
+    return dots.draw(TITLE, subtitle, [found], metrics, steps=False, paper=paper)

@@ -25,7 +25,7 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     return dots.draw(
         TITLE,
         f"Every rung adds to the one above it. At {found.at}.",
-        found,
+        [found],
         ("gfid",),
         steps=True,
         notes=_sampled_otherwise(found.scored),
