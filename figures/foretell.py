@@ -6,7 +6,7 @@ study of other tokenizers has published.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -57,14 +57,14 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
     if points.empty:
         raise NothingToDraw("no generator has finished")
     tokenizers, generators = latent_rows(table)
-    found = foretold(points).assign(images_seen=points["images_seen"].iloc[0])
+    found = foretold(points).assign(images_seen=points["images_seen"].iloc[0]).astype({"images_seen": "Int64"})
     measured = found.groupby("diagnostic")["n"].max()
     names = _ranked(found[found["diagnostic"].map(measured) > 0])
     judges, printed = rows.judges(points), load_correlations()
     printed = printed.assign(as_expected=-printed["r"])  # printed for turned predictors, against gFID itself
     notes = [
         "Correlations with gFID over tokenizers, turned so that 1 is what the authors of a number expect and −1 the "
-        "reverse; bars: 90% bootstrap intervals over tokenizers. Numbers are ρ; its mean over families and judges ranks.",
+        "reverse; bars: 90% bootstrap intervals over tokenizers. Numbers are ρ, whose mean over families ranks.",
         "Over all tokenizers a correlation is partly the distance between two families, so it can mislead.",
         *_fewer(found, names),
         *_unmeasured(measured),
@@ -144,13 +144,15 @@ def _draw_printed(ax: Axes, printed: pd.DataFrame, names: Sequence[str]) -> None
     ax.set_facecolor(style.PUBLISHED_GROUND)
     ax.grid(True, axis="x", color="white")
     ax.set_xticks([-1, 0, 1], ["−1", "0", "1"])
-    for row in printed[printed["predictor"].isin(names)].to_dict("records"):
-        marker = _marker(SHAPES[row["generator"]], style.GREY, row["confidence"] == "one reading")
-        y = names.index(row["predictor"]) + 0.19 * (list(SHAPES).index(row["generator"]) - 1.5)
-        ax.plot([row["as_expected"]], [y], zorder=4, **marker)
+    for name, of_predictor in printed[printed["predictor"].isin(names)].groupby("predictor"):
+        generators = list(dict.fromkeys(of_predictor["generator"]))
+        for row in of_predictor.to_dict("records"):
+            marker = _marker(SHAPES[row["generator"]], style.GREY, row["confidence"] == "one reading")
+            y = names.index(str(name)) + 0.19 * (generators.index(row["generator"]) - (len(generators) - 1) / 2)
+            ax.plot([row["as_expected"]], [y], zorder=4, **marker)
 
 
-def _marker(marker: str, color: str, hollow: bool) -> dict[str, object]:
+def _marker(marker: str, color: str, hollow: bool) -> dict[str, Any]:
     return {
         "marker": marker, "color": color, "markersize": 3.6, "linestyle": "none", "markeredgewidth": 1.0,
         "markerfacecolor": "white" if hollow else color,
@@ -161,7 +163,7 @@ def _key(figure: Figure, x: float, y: float) -> None:
     """What the marks are, in a line from a place in inches."""
     width, height = figure.get_size_inches()
     for mark in MARKS.values():
-        figure.add_artist(Line2D([x / width], [y / height], **_marker(mark.marker, mark.color, mark.hollow)))  # type: ignore[arg-type]
+        figure.add_artist(Line2D([x / width], [y / height], **_marker(mark.marker, mark.color, mark.hollow)))
         _write(figure, x + 0.09, y, mark.words, color=mark.color)
         x += layout.width(mark.words, style.TEXT) + 0.35
 
@@ -181,7 +183,7 @@ def _fewer(found: pd.DataFrame, names: Sequence[str]) -> list[str]:
 
 
 def _unmeasured(measured: pd.Series) -> list[str]:
-    names = [NAMES[name] for name, n in measured.items() if n == 0]
+    names = [NAMES[str(name)] for name, n in measured.items() if n == 0]
     return [f"Not measured: {', '.join(names)} (python -m study.diagnose brings what is missing)."] if names else []
 
 
@@ -216,4 +218,4 @@ def _as_rows(printed: pd.DataFrame, found: pd.DataFrame) -> pd.DataFrame:
     own = printed[["generator", "n"]].assign(
         extractor="inception", scope=PUBLISHED, diagnostic=printed["predictor"], r=printed["as_expected"]
     )
-    return own.reindex(columns=[*found]).assign(source=source)
+    return own.reindex(columns=[*found]).astype(found.dtypes.to_dict()).assign(source=source)

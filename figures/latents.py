@@ -13,6 +13,7 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from seaborn.utils import relative_luminance
 
 from figures import layout, rows, style, wording
 from figures.drawing import Drawing, NothingToDraw
@@ -25,8 +26,8 @@ METRICS = {"rfid": "rFID", "gfid": "gFID"}
 NONE = "no regulariser"
 CELL, LINE = 0.52, 0.185  # inches: width and height of a cell
 HEAD, FOOT, GAP = 0.5, 0.34, 0.16  # inches above and below the cells, and between metrics
+DARK = 0.2  # luminance of a cell below which white has more contrast than ink
 COLOURS, FULL = "PuOr_r", math.log(1.5)  # lower is violet, higher orange; the change that has the full colour
-DARK = 0.5  # share of the full colour from which numbers are white
 
 
 def draw(table: pd.DataFrame, folder: Path) -> Drawing:
@@ -119,14 +120,14 @@ def _cells(
     ax: Axes = figure.add_axes(tuple(value / of for value, of in zip(place, sheet, strict=True)))
     table = scored.pivot(index="setting", columns="width", values=metric).reindex(index=settings, columns=widths)
     change = scored.pivot(index="setting", columns="width", values=f"{metric}_change").reindex_like(table)
-    logs = np.log1p(change.astype(float)).fillna(0.0)
+    logs = change.map(lambda share: 0.0 if pd.isna(share) else math.log1p(share))
     texts = table.map(lambda value: "–" if pd.isna(value) else three_digits(value))
     sns.heatmap(
         logs, ax=ax, annot=texts, fmt="", cmap=matplotlib.colormaps[COLOURS], vmin=-FULL, vmax=FULL, cbar=False,
         linewidths=1.0, linecolor="white", annot_kws={"fontsize": style.SMALL},
     )  # fmt: skip
-    for text, value in zip(ax.texts, logs.to_numpy().flatten(), strict=True):
-        text.set_color("white" if abs(value) > DARK * FULL else style.INK)
+    for text, color in zip(ax.texts, ax.collections[0].get_facecolor(), strict=True):
+        text.set_color("white" if relative_luminance(color) < DARK else style.INK)
     ax.set(xlabel="", ylabel="")
     ax.set_yticks(np.arange(len(settings)) + 0.5, settings if named else [""] * len(settings), fontsize=style.TEXT)
     ax.set_xticks(np.arange(len(widths)) + 0.5, [f"d{width}" for width in widths], fontsize=style.TEXT)

@@ -36,6 +36,5 @@ def _at_width(found: dots.Compared, width: int) -> dots.Compared:
     planned, scored, repeats, points = (
         part[part["latent_channels"] == width] for part in (found.planned, found.scored, found.repeats, found.points)
     )
-    none = f"d{width}: none"
-    changed = [() if label == none else ("alignment",) for label in points["label"]]
+    changed = points["label"].map(lambda label: () if label == f"d{width}: none" else ("alignment",))
     return dots.Compared(planned, scored, repeats, points.assign(changed=changed), found.mark)

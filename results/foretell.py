@@ -125,6 +125,7 @@ def latent_points(table: pd.DataFrame) -> pd.DataFrame:
     points = predictor_points(tokenizers, generators, ("label",))
     place = [*BY, *PLACE, "label", "gfid", "gfid_runs"]
     wide = points.set_index([*place, "diagnostic"])["value"].unstack().reset_index().rename_axis(columns=None)
+    wide = wide.astype({name: points[name].dtype for name in place})  # the index had none for integers
     return wide.assign(family=wide["foundation_model"].map(family), images_seen=generators["images_seen"].max())
 
 
@@ -218,7 +219,7 @@ def scopes(points: pd.DataFrame) -> dict[str, pd.DataFrame]:
 def columns_of(points: pd.DataFrame, names: Sequence[str]) -> list[np.ndarray]:
     """Predictors (n,), oriented, and gFID last, of the tokenizers that have all of them; by one judge and generator."""
     complete = points[[*names, "gfid"]].dropna()
-    return [oriented(name, complete[name].to_numpy(float)) for name in complete]
+    return [oriented(name, complete[name].to_numpy(float)) for name in [*names, "gfid"]]
 
 
 # by name: the statistic, whether of ranks, and what is given
@@ -251,7 +252,7 @@ def foretold(points: pd.DataFrame) -> pd.DataFrame:
                     one = estimate(statistic, *columns_of(here, (name, *given)), ranked=ranked)
                     row |= {key: one.value, f"{key}_low": one.interval[0], f"{key}_high": one.interval[1]}
                 found.append(row)
-    return pd.DataFrame(found)
+    return pd.DataFrame(found).astype({name: points[name].dtype for name in BY})
 
 
 @dataclass(frozen=True)
@@ -266,7 +267,7 @@ class Noise:
 
 def noise(generators: pd.DataFrame) -> dict[str, Noise]:
     """By scope, of generator rows by one judge with `label`; empty where no tokenizer has repeats."""
-    runs = [(family(model), np.log(of["gfid"].to_numpy(float)))
+    runs = [(family(str(model)), np.log(of["gfid"].to_numpy(float)))
             for (_, model), of in generators.groupby(["label", "foundation_model"])]  # fmt: skip
     spread = pooled(values for _, values in runs)
     if spread is None:

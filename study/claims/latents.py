@@ -38,13 +38,14 @@ def foretells_nothing(scores: Scores, predictor: str) -> Iterator[Evidence]:
 def _families(scores: Scores, predictors: tuple[str, ...]) -> Iterator[tuple[str, str, int, list[np.ndarray]]]:
     """Place, judge, fewest repeats, and columns of predictors and gFID, of families with at least FEW tokenizers."""
     points = pd.DataFrame() if scores.rows is None else latent_points(scores.rows)
-    for (extractor, size, generator), of_judge in points.groupby(BY, dropna=False) if len(points) else ():
+    for _, of_judge in points.groupby(BY, dropna=False) if len(points) else ():
+        first = of_judge.iloc[0]
+        judge = judge_of(first["extractor"], None if pd.isna(first["extractor_size"]) else int(first["extractor_size"]))
         for family in FAMILIES:
             here = of_judge[of_judge["family"] == family]
             columns = columns_of(here, predictors)
             if len(columns[0]) >= FEW:
-                judge = judge_of(extractor, None if pd.isna(size) else int(size))
-                yield f"{family} tokenizers, {generator}", judge, int(here["gfid_runs"].min()), columns
+                yield f"{family} tokenizers, {first['generator']}", judge, int(here["gfid_runs"].min()), columns
 
 
 def both_against_one(scores: Scores) -> Iterator[Evidence]:
