@@ -54,8 +54,19 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
         *wording.caption(pd.concat([tokenizers, generators])),
     ]
     settings = {name: list(dict.fromkeys(asked[asked["family"] == name]["setting"])) for name in families}
-    left = max(layout.width(text, style.TEXT) for texts in settings.values() for text in texts) + 2 * layout.EDGE
-    block = CELL * len(widths) + GAP
+    texts = [text for family_settings in settings.values() for text in family_settings]
+    left = max(
+        *(layout.width(text, style.TEXT) for text in texts),
+        *(layout.width(_title(name), style.TEXT, "bold") for name in families),
+    )
+    left += 2 * layout.EDGE
+    counted = {metric: wording.counted(title, _samples(of)) + " (↓)"
+               for (metric, title), of in zip(METRICS.items(), (tokenizers, generators), strict=True)}  # fmt: skip
+    block = GAP + max(
+        CELL * len(widths),
+        *(layout.width(text, style.TEXT) for text in counted.values()),
+        *((layout.width(wording.judge(*judge), style.TEXT) - GAP) / 2 for judge in judges),
+    )
     heights = {name: HEAD + LINE * len(texts) + FOOT for name, texts in settings.items()}
     subtitle = f"{rows.generators(generators)[0]} at {wording.images(int(data['images_seen'].iloc[0]))} seen."
     with style.applied():
@@ -63,20 +74,25 @@ def draw(table: pd.DataFrame, folder: Path) -> Drawing:
         figure, lower = layout.sheet(TITLE, subtitle, notes, body)
         for name in reversed(families):  # from below
             here, top = data[data["family"] == name], lower + heights[name]
-            _write(figure, layout.EDGE, top - 0.22, f"{name} tokenizers", weight="bold")
+            _write(figure, layout.EDGE, top - 0.22, _title(name), weight="bold")
             x = left
             for judge in judges:
-                scored = judge.of(here)
                 _write(figure, x, top - 0.22, wording.judge(*judge))
-                for metric, title in METRICS.items():
-                    of = generators if metric == "gfid" else tokenizers
-                    counted = wording.counted(title, [int(n) for n in judge.of(of)["samples"].dropna()])
-                    _write(figure, x, top - 0.4, f"{counted} (↓)", color=style.GREY)
+                for metric, text in counted.items():
+                    _write(figure, x, top - 0.4, text, color=style.GREY)
                     place = (x, lower + FOOT, block - GAP, LINE * len(settings[name]))
-                    _cells(figure, place, scored, metric, settings[name], widths, x == left)
+                    _cells(figure, place, judge.of(here), metric, settings[name], widths, x == left)
                     x += block
             lower = top
     return Drawing(figure, data)
+
+
+def _title(name: str) -> str:
+    return f"{name} tokenizers"
+
+
+def _samples(scored: pd.DataFrame) -> list[int]:
+    return [int(n) for n in scored["samples"].dropna()]
 
 
 def _settings(generators: pd.DataFrame) -> pd.DataFrame:
