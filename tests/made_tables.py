@@ -234,34 +234,34 @@ def latents(
     rng, made, place = np.random.default_rng(0), [], 0
     for width in widths:
         for model in ("none", "lite0"):
+            rows = study(widths=(width,), models=(model,), **options)
             for text in strengths:
                 ease, other = rng.uniform(-0.3, 0.3, 2)
                 for seed in range(repeats if not text else 1):
                     label = f"f4d{width}{'' if model == 'none' else '-lite0'}{text}"
-                    luck = 1 + 0.01 * seed
-                    made.append(_latent(width, model, label, place, seed, ease, other, luck, **options))
+                    made.append(_latent(rows, label, place, seed, ease, other))
                 place += 1
-    own = _latent(24, "none", "rae-lite0", place, 0, -0.2, 0.0, 1.0, **options)
+    own = _latent(study(widths=(24,), models=("none",), **options), "rae-lite0", place, 0, -0.2, 0.0)
     own["foundation_model"] = own["tokenizer"] = "rae-lite0"
     return pd.concat([*made, own], ignore_index=True)
 
 
-def _latent(width, model, label, place, seed, ease, other, luck, **options) -> pd.DataFrame:  # type: ignore[no-untyped-def]
-    rows = study(widths=(width,), models=(model,), **options)
+def _latent(rows: pd.DataFrame, label: str, place: int, seed: int, ease: float, other: float) -> pd.DataFrame:
+    rows = rows.copy()
     generator, tokenizer = rows["kind"] == "generator", rows["kind"] == "tokenizer"
-    rows["tokenizer"] = label.split(",")[0]
-    rows["foundation_model"], rows["tokenizer_seed"], rows["seed"] = model, seed, seed
+    rows["tokenizer"], rows["tokenizer_seed"], rows["seed"] = label.split(",")[0], seed, seed
     rows["fingerprint"] = [f"{kind}-{label}-{seed}" for kind in rows["kind"]]
     rows["tokenizer_fingerprint"] = f"tokenizer-{label}-{seed}"
     rows["run"] = [f"{label} {generator}".strip() for generator in rows["generator"]]
     rows["changes"] = [{"regularisation": label.split(",")[1].strip()} if "," in label else {}] * len(rows)
-    rows["gfid"] *= (1 + ease) * (0.8 if model == "lite0" else 1) * luck
+    aligned = rows["foundation_model"].iloc[0] == "lite0"
+    rows["gfid"] *= (1 + ease) * (0.8 if aligned else 1) * (1 + 0.01 * seed)
     rows["rfid"] *= 1 + other
     rows.loc[tokenizer, "viv"] = 0.8 * (1 + ease + 0.1 * other)
     rows.loc[tokenizer, "lnc_10"] = 0.3 - 0.2 * ease
     rows.loc[tokenizer, "lnc_5"] = 0.35 - 0.2 * ease + 0.1 * other
     rows.loc[tokenizer, "eq_error"] = 0.5 + other
-    rows.loc[tokenizer, "density_cv"] = 0.2 - 0.1 * ease - 0.05 * (model == "lite0")
+    rows.loc[tokenizer, "density_cv"] = 0.2 - 0.1 * ease - 0.05 * aligned
     own = Label(ablation="latents", place=place, text=label)
     rows["labels"] = [(own,) if yes else () for yes in generator]
     return asked(rows, "latents")

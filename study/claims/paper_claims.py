@@ -221,7 +221,7 @@ CLAIMS = (
     ),
     Claim(
         name="viv-over-density",
-        text="VIV foretells it better than the paper's spread of density does",
+        text="VIV foretells gFID better than the spread of density, which the paper looks at",
         where="arXiv 2606.03578",
         evidence=lambda scores: latents.foretells_better(scores, "viv", "density_cv"),
     ),

@@ -9,7 +9,8 @@ import pytest
 from models.configs import generator_config
 from models.costs import generator_parameters
 from results import table as results
-from results.published import FOLDER, load_published, load_study
+from results.foretell import PREDICTORS
+from results.published import FOLDER, load_correlations, load_published, load_study
 from results.runs import asked_by
 from results.schema import PUBLISHED_STUDIES, Source
 from study import figures
@@ -64,6 +65,17 @@ def test_the_parts_of_table_5_and_the_densities_of_table_6() -> None:
         "f16d32": 0.263, "f16d32-dinov2": 0.178, "f16d32-mae": 0.193,
         "f16d64": 0.296, "f16d64-dinov2": 0.251, "f16d64-mae": 0.256,
     }  # fmt: skip
+
+
+def test_published_correlations_say_where_they_are_from_and_how_sure_they_are() -> None:
+    found = load_correlations()
+    assert found.notna().all(axis=None) and set(found["publication"]) == {"arXiv 2606.03578"}
+    assert set(found["predictor"]) <= set(PREDICTORS)
+    assert set(found["confidence"]) == {"text", "two readings", "one reading"}
+    of_sit = found[found["generator"] == "SiT-B"].set_index("printed_as")["r"]
+    assert of_sit["-VIV"] == -0.87 and of_sit["LNC"] == -0.794
+    assert found["r"].between(-1, 0).all()  # as printed: what is better lowers gFID
+    assert not {"latents"} & {name for names in PAPER["ablations"] for name in names}
 
 
 def test_what_several_tables_print_is_one_row_with_all_its_sources() -> None:

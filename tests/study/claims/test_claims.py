@@ -10,16 +10,18 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from made_tables import asked, study
+from made_tables import asked, latents, study, where_to_align
 
 from ablations import recipe
 from models.configs import parse_tokenizer
 from results import table as results
+from results.foretell import estimate
 from results.published import load_published, load_study
+from results.ranks import pearson
 from results.schema import Label, Row
 from study.claims.__main__ import main
 from study.claims.paper_claims import CLAIMS, judge_claims
-from study.claims.verdicts import RankCorrelation
+from study.claims.verdicts import ForetellsNothing, RankCorrelation
 from study.plan.scales import SCALES
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -196,6 +198,65 @@ def test_ranks_owe_little_to_chance():
     assert verdict([1, 1, 1, 1], [1, 3, 2, 4]) == "undecided"
 
 
+LATENTS = ("viv-over-rfid", "viv-over-density", "eq-foretells-nothing")
+
+
+def test_what_foretells_is_judged_within_each_family():
+    found = {one.claim.name: one for one in judge_claims(latents())}
+    assert [found[name].verdict for name in LATENTS] == ["holds", "undecided", "undecided"]
+    density = found["viv-over-density"]
+    aligned, plain = (f"{family} tokenizers, LightningDiT-XXS/2" for family in ("aligned", "plain"))
+    assert density.verdicts == {aligned: "holds", plain: "undecided"}
+    assert density.places[aligned][0].found.value > 1 and density.places[aligned][0].n == 14
+    assert {one.repeats for name in LATENTS for one in found[name].places[plain]} == {1}
+    turned = latents()
+    turned[["viv", "rfid"]] = turned[["rfid", "viv"]]
+    assert verdicts(turned)["viv-over-rfid"] == "fails"
+
+
+def test_many_tokenizers_decide_that_a_number_foretells_nothing_or_something():
+    x, noise = np.random.default_rng(0).normal(size=(2, 150))
+
+    def verdict(x, y):
+        found = estimate(pearson, x, y)
+        return ForetellsNothing(place="", judge="", text="", n=len(x), found=found, repeats=1).decision.verdict
+
+    assert verdict(x, noise) == "holds"
+    assert verdict(x[:30], noise[:30]) == "undecided"
+    assert verdict(x, x + noise) == verdict(x, noise - x) == "fails"
+    assert verdict(x, 0.35 * x + noise) == "undecided"
+
+
+def test_without_such_runs_nothing_is_measured_of_latents():
+    few = latents(strengths=["", "+noise", "+eq", "+mask"])  # eight of a family
+    for table in (
+        PAPER,
+        study(seeds=(0, 1, 2)),
+        few,
+        asked(latents(), "frontier").assign(labels=[()] * len(latents())),
+    ):
+        found = verdicts(table)
+        assert {found[name] for name in (*LATENTS, "align-both")} == {"not measured"}
+    unknown = latents().assign(eq_error=np.nan)
+    assert verdicts(unknown)["eq-foretells-nothing"] == "not measured"
+    assert verdicts(unknown)["viv-over-rfid"] == "holds"
+
+
+def test_aligning_both_is_held_against_each_alone():
+    found = {one.claim.name: one for one in judge_claims(where_to_align(study(seeds=(0, 1, 2))))}
+    assert found["align-both"].verdict == "undecided"  # iREPA gains nothing on an aligned tokenizer there
+    of_wide = {place: verdict for place, verdict in found["align-both"].verdicts.items() if "d16" in place}
+    assert of_wide == {
+        "f4d16-lite0 and REPA against the tokenizer alone, LightningDiT-XXS/2": "holds",
+        "f4d16-lite0 and REPA against the generator alone, LightningDiT-XXS/2": "holds",
+        "f4d16-lite0 and iREPA against the tokenizer alone, LightningDiT-XXS/2": "undecided",  # the same numbers
+        "f4d16-lite0 and iREPA against the generator alone, LightningDiT-XXS/2": "holds",
+    }
+    once = where_to_align(study())
+    without = once[[changes != {"generator.repa": "irepa"} for changes in once["changes"]]]
+    assert verdicts(without)["align-both"] == "indicated"
+
+
 def test_every_claim_has_a_name_of_its_own():
     assert len({claim.name for claim in CLAIMS}) == len(CLAIMS) == len(GOLDEN)
 
@@ -210,7 +271,7 @@ def test_the_command(tmp_path, capsys):
     assert main("paper", markdown_=True) == 0
     printed = capsys.readouterr().out
     assert "Table 1, row 3 | undecided | 16.61 against 16.59, +0.1% | published, single |  |" in printed
-    assert "Not measured: Figure 4." in printed
+    assert "Not measured: Figure 4, arXiv 2606.03578, ablation where_to_align." in printed
     assert main("papers", out=tmp_path) == 2
     assert "nearest: paper" in capsys.readouterr().err
 
