@@ -29,7 +29,7 @@ HEAD, FOOT, KEY = 0.46, 0.44, 0.26  # inches above and below the panels of a jud
 
 
 class Mark(NamedTuple):
-    """How a statistic is drawn: its words, its place within a row, its marker and colour."""
+    """How a statistic is drawn: its words, its place within a row, its marker and colour, which is never grey."""
 
     words: str
     offset: float
@@ -39,7 +39,7 @@ class Mark(NamedTuple):
 
 
 MARKS = {
-    "rho": Mark("Spearman's ρ", -0.24, "o", style.INK, False),
+    "rho": Mark("Spearman's ρ", -0.24, "o", "#0072b2", False),
     "r": Mark("Pearson's r", 0.0, "o", "#0072b2", True),
     "rho_given_rfid": Mark("ρ given rFID", 0.24, "D", "#d55e00", True),
 }

@@ -285,6 +285,7 @@ def where_to_align(table: pd.DataFrame, widths: Sequence[int] = (4, 16)) -> pd.D
                 rows["run"] = [
                     f"{run} as {way}" if yes else run for run, yes in zip(rows["run"], generator, strict=True)
                 ]
-                rows["fingerprint"] = rows["fingerprint"].where(~generator, rows["fingerprint"] + f"-{repa}")
+                rows["fingerprint"] += generator.map({True: f"-{repa}", False: "-where"})
+                rows["tokenizer_fingerprint"] += "-where"
                 made.append(asked(rows, "where_to_align"))
     return pd.concat(made, ignore_index=True).drop_duplicates(["fingerprint", "images_seen", "protocol"])

@@ -9,7 +9,20 @@ from pathlib import Path
 import matplotlib.text
 import pandas as pd
 import pytest
-from made_tables import JUDGES, LABELLED, asked, budgets, guided, labelled, study, without, write_sheets, write_study
+from made_tables import (
+    JUDGES,
+    LABELLED,
+    asked,
+    budgets,
+    guided,
+    labelled,
+    latents,
+    study,
+    where_to_align,
+    without,
+    write_sheets,
+    write_study,
+)
 from matplotlib.figure import Figure
 from reading import measured, visible
 
@@ -42,7 +55,8 @@ def drawn(name: str) -> Drawing:
 @pytest.mark.slow
 def test_all_figures_are_drawn_with_the_same_bytes_twice(tmp_path: Path, table: pd.DataFrame) -> None:
     labels = [labelled(table, name) for name in LABELLED]
-    asked = pd.concat([guided(table), *labels, budgets(table)], ignore_index=True)
+    of_latents = [latents(), where_to_align(table)]
+    asked = pd.concat([guided(table), *labels, budgets(table), *of_latents], ignore_index=True)
     folder = write_study(asked, tmp_path / "results")
     first = render(folder, tmp_path / "a")
     second = render(folder, tmp_path / "b")

@@ -194,14 +194,17 @@ def test_every_ablation_that_the_scale_can_ask_runs_and_their_tables_are_one(pic
     assert " ".join(sorted({name for asked in table["ablations"] for name in asked})) == names
     shared = table[(table["run"] == "f4d4 + LightningDiT-XXS/2") & (table["images_seen"] == 64)]  # named as ever
     called = [
-        "alignment 0: none [foundation_model]", "foundation_models 0: none", "recipe 8: + rotary positions [rope]",
-        "repa 0: none", "tokenizer_budget 2: f4d4 of 64 images [tokenizer.budget_images]",
-        "tokenizer_settings 0: as the scale", "vf_loss 0: none [foundation_model]",
+        "alignment 0: none [foundation_model]", "foundation_models 0: none", "latents 0: f4d4",
+        "recipe 8: + rotary positions [rope]", "repa 0: none",
+        "tokenizer_budget 2: f4d4 of 64 images [tokenizer.budget_images]", "tokenizer_settings 0: as the scale",
+        "vf_loss 0: none [foundation_model]", "where_to_align 0: d4: none",
     ]  # fmt: skip
     assert list(map(str, shared["labels"].item())) == called
     assert " ".join(shared["ablations"].item()) == names.replace(" system", "")  # which has the aligned tokenizer alone
     folder = tmp_path / "figures" / "all"
-    assert {path.stem for path in folder.glob("*.png")} >= {"scaling", "ladder", "foundation_models", "vf_loss"}
+    assert {path.stem for path in folder.glob("*.png")} >= {
+        "scaling", "ladder", "foundation_models", "vf_loss", "where_to_align", "latents", "foretell",
+    }  # fmt: skip
 
 
 # The paper's scale with small budgets and networks, and the pretrained networks of the desk scale. Every component is

@@ -7,6 +7,8 @@ import sys
 import pytest
 from made_up import COMPUTE, Asking, data_spec
 
+from models.configs import VF_PARTS
+from models.regularisation import REGULARISERS
 from study.plan.ablation_files import ablation, ablation_names
 from study.plan.data_spec import GIVEN_AS_FOLDER
 from study.plan.factors import run_labels, varied_factors
@@ -49,11 +51,23 @@ def test_every_ablation_is_planned_or_states_what_the_scale_lacks(name, scale):
     named = [planned.run.label for planned in found.runs if planned.kind == "generator"]
     assert all(named) or not any(named)
     if any(named):  # no run occurs under two labels
-        assert len(set(named)) * len(found.scale.repeats) == len(named)
+        enough = len(found.scale.enough_repeats)
+        repeats = {"latents": {1, enough}, "where_to_align": {enough}}.get(name, {len(found.scale.repeats)})
+        assert {named.count(label) for label in named} == repeats
 
 
 @pytest.mark.parametrize(
-    "name", ["alignment", "convergence", "foundation_models", "repa", "tokenizer_budget", "uniformity", "vf_loss"]
+    "name",
+    [
+        "alignment",
+        "convergence",
+        "foundation_models",
+        "repa",
+        "tokenizer_budget",
+        "uniformity",
+        "vf_loss",
+        "where_to_align",
+    ],
 )
 def test_without_alignment_there_is_nothing_to_compare(name):
     with pytest.raises(ValueError, match="scale smoke "):
@@ -83,6 +97,55 @@ def test_at_the_papers_scale_they_are_the_papers_runs():
     for name in ("convergence", "foundation_models", "vf_loss", "uniformity"):
         found = plan(name, "imagenet256")
         assert {p.run.generator for p in found.runs if p.kind == "generator"} == {"LightningDiT-B/1"}
+
+
+def labels(found):
+    return [planned.run.label for planned in found.runs if planned.kind == "generator"]
+
+
+def test_latents_have_thirty_tokenizers_of_each_family_and_repeats_of_six():
+    found = plan("latents", "desk")
+    models = {p.run.label: p.run.tokenizer.partition("+")[0] for p in found.runs if p.kind == "generator"}
+    plain = [label for label, base in models.items() if "-" not in base]
+    aligned = [label for label, base in models.items() if base.endswith("-lite0")]
+    assert len(plain) >= 30 and len(aligned) - 1 >= 30  # and the representation autoencoder
+    assert {p.run.generator for p in found.runs if p.kind == "generator"} == {"LightningDiT-XXS/2"}
+    repeated = [label for label in models if labels(found).count(label) == 3]
+    assert repeated == ["f4d4", "f4d4-lite0", "f4d16", "f4d16+eq", "f4d16-lite0", "f4d16-lite0+eq"]
+    fits = {p.fit.fingerprint for p in found.runs if p.kind == "tokenizer"}
+    assert len(fits) == len(models) + 2 * 6  # each strength is another training
+    assert all(f"+{name}" in " ".join(aligned) for name in (*VF_PARTS, *REGULARISERS))
+    assert len(labels(plan("latents"))) <= 10  # a handful at smoke
+    alone = labels(plan("latents", "desk", foundation_models=()))
+    assert alone == [label for label in labels(found) if label in plain]
+
+
+def test_tokenizers_without_regularisers_are_those_of_the_frontier():
+    frontier = {stage.fingerprint for stage in plan("frontier", "desk").stages}
+    for name in ("latents", "where_to_align"):
+        shared = {stage.fingerprint for stage in plan(name, "desk").stages}
+        assert frontier <= shared
+
+
+def test_where_to_align_repeats_what_repa_asks_at_two_widths():
+    found = plan("where_to_align", "imagenet256")
+    assert list(dict.fromkeys(tokenizers(found))) == ["f16d32", "f16d32-dinov2", "f16d64", "f16d64-dinov2"]
+    assert labels(found)[:6] == [f"d32: {label}" for label in labels(plan("repa", "imagenet256"))]
+    asked = {stage.fingerprint for stage in found.stages}
+    assert {stage.fingerprint for stage in plan("repa", "imagenet256").stages} < asked
+    assert {len(label.changed) for label in list(run_labels(found).values())[1:]} == {1}
+    more = plan("where_to_align", "desk", seeds=(0, 1, 2, 7), tokenizer_seeds=(0,))
+    assert {(p.run.tokenizer_seed, p.run.seed) for p in more.runs if p.kind == "generator"} == {
+        (0, 0),
+        (0, 1),
+        (0, 2),
+        (0, 7),
+    }
+
+
+@pytest.mark.parametrize(("own", "enough"), [((0,), [(0, 0), (1, 1), (2, 2)]), ((1, 5), [(0, 1), (0, 5), (0, 0)])])
+def test_more_repeats_are_independent_ones(own, enough):
+    assert dataclasses.replace(SCALES["desk"](), seeds=own).enough_repeats == enough
 
 
 def test_the_last_run_of_vf_loss_changes_the_margins():
