@@ -287,6 +287,19 @@ def test_the_table_of_ablations_says_what_they_ask():
     }
 
 
+def test_the_table_of_latents_counts_what_is_planned():
+    latents = importlib.import_module("ablations.latents")
+    for name, cells in table_below(
+        "docs/latents.md", "at the scale", "plain", "aligned", "neither", "trainings"
+    ).items():
+        scale = SCALES[name.strip("`")]()
+        runs = latents.runs(scale)
+        bases = [label.partition("+")[0].partition(",")[0] for label in dict.fromkeys(run.label for run in runs)]
+        neither = sum(base.startswith("rae-") for base in bases)
+        plain = sum("-" not in base for base in bases)
+        assert cells == [str(n) for n in (plain, len(bases) - plain - neither, neither, 2 * len(runs))]
+
+
 def test_the_table_of_spaces_names_all_with_their_objectives():
     described = table_below("docs/search.md", "space", "varies", "objectives")
     files = {path.stem for path in CHECKOUT.glob("ablations/spaces/*.py")} - {"__init__"}

@@ -6,7 +6,7 @@ it is normalised. They raise ValueError where they are not defined, as on a grid
 where the result is not finite.
 
 VIV, LNC and SEC are those of Zhong et al. 2026, Diffusing in the Right Space (arXiv 2606.03578), which also says how
-each went with gFID; its code is not public, so what the paper leaves open is decided here. LDS and CDS are iREPA's
+each went with gFID; its code could not be read, so what the paper leaves open is decided here. LDS and CDS are iREPA's
 (arXiv 2512.10794).
 """
 
