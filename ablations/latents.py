@@ -54,12 +54,11 @@ def runs(scale: Scale) -> list[Run]:
     last = "".join(f"+{name}" for name in scale.latent_regularisers[-1:])
     repeated = {end + alignment for end in (widths[0], widths[-1]) for alignment in plain_and_aligned}
     repeated |= {widths[-1] + alignment + last for alignment in plain_and_aligned}
-    first, *others = scale.enough_repeats
     return [
         replace(run, tokenizer_seed=tokenizer_seed, seed=seed)
-        for tokenizer_seed, seed in (first, *others)
+        for repeat, (tokenizer_seed, seed) in enumerate(scale.enough_repeats)
         for run in tokenizers
-        if (tokenizer_seed, seed) == first or run.label in repeated
+        if repeat == 0 or run.label in repeated
     ]
 
 
