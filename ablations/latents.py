@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from models.configs import VF_PARTS
+from models.configs import TRANSFORMERS, VF_PARTS
 from study.plan.runs import Run
 from study.plan.scales import Scale
 
@@ -50,7 +50,7 @@ def runs(scale: Scale) -> list[Run]:
     models = scale.foundation_models[-1:]
     plain_and_aligned = ("", *(f"-{model}" for model in models))
     tokenizers = [run for width in widths for alignment in plain_and_aligned for run in _of(scale, width + alignment)]
-    tokenizers += [_run(scale, f"rae-{model}", "") for model in models]
+    tokenizers += [_run(scale, f"rae-{encoder}", "") for encoder in _encoders(scale)]
     last = "".join(f"+{name}" for name in scale.latent_regularisers[-1:])
     repeated = {end + alignment for end in (widths[0], widths[-1]) for alignment in plain_and_aligned}
     repeated |= {widths[-1] + alignment + last for alignment in plain_and_aligned}
@@ -60,6 +60,17 @@ def runs(scale: Scale) -> list[Run]:
         for run in tokenizers
         if repeat == 0 or run.label in repeated
     ]
+
+
+def _encoders(scale: Scale) -> tuple[str, ...]:
+    """Of representation autoencoders: the scale's own, else the last foundation model, or lite0 where that one has
+    another grid than the latent."""
+    models = scale.foundation_models[-1:]
+    if scale.representation_autoencoders or not models:
+        return scale.representation_autoencoders
+    network = TRANSFORMERS.get(models[0])
+    fits = network is None or network.cells(scale.resolution) == scale.resolution // scale.downsampling
+    return models if fits else ("lite0",)
 
 
 def _of(scale: Scale, base: str) -> list[Run]:

@@ -30,6 +30,10 @@ class Transformer:
     width: int
     megabytes: int
 
+    def cells(self, resolution: int) -> int:
+        """Side of the grid of its features of pictures of this many pixels."""
+        return (self.resize or resolution) // self.patch
+
 
 # The paper does not specify its SAM and CLIP; those two choices are ours
 TRANSFORMERS = {
