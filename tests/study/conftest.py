@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 import shutil
 import subprocess
@@ -23,6 +24,16 @@ from study.submit.jobs import run_stage
 def asked_to_stop_by_no_earlier_test():
     yield
     stop_requested.clear()
+
+
+@pytest.fixture(autouse=True)
+def logs_as_before():
+    """What runs as a job logs to the standard output that it finds, which is closed after the test."""
+    logger = logging.getLogger("study")
+    handlers, level, propagate = list(logger.handlers), logger.level, logger.propagate
+    yield
+    logger.handlers[:], logger.propagate = handlers, propagate
+    logger.setLevel(level)
 
 
 @pytest.fixture
