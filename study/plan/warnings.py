@@ -6,7 +6,9 @@ from collections import Counter
 from collections.abc import Iterable
 
 from results.numbers import counted
+from study.plan.judge_spec import WIDTHS
 from study.plan.runs import Plan
+from study.plan.scales import Scale
 from study.plan.specs import FitGenerator, FitTokenizer, GeneratorRecipe, Reconstruct, Sample, TokenizerRecipe
 from study.plan.stage import Stage
 
@@ -21,6 +23,8 @@ def plan_warnings(plan: Plan) -> list[str]:
         spec, pictures = planned.fit.spec, planned.results[-1].pictures.spec
         if isinstance(spec, FitTokenizer):
             found.update(_of_tokenizer(spec))
+            if isinstance(pictures, Reconstruct):
+                found.update(_of_few_pictures(pictures, plan.scale))
         elif isinstance(spec, FitGenerator) and isinstance(pictures, Sample):
             found.update(_of_generator(spec, pictures))
     return [f"{line} ({counted(runs, 'run')})" for line, runs in found.items()]
@@ -36,6 +40,19 @@ def _of_tokenizer(spec: FitTokenizer) -> list[str]:
             "discriminator never plays; start it earlier, or set tokenizer.gan_weight to 0"
         )
     return lines
+
+
+def _of_few_pictures(pictures: Reconstruct, scale: Scale) -> list[str]:
+    """Of test pictures that are fewer than the scale asks for, and too few for a judge's features."""
+    if pictures.images >= scale.evaluation.reconstruct_images:
+        return []
+    return [
+        f"rFID by {judge} is of the {pictures.images:,} test pictures that there are, and it takes "
+        f"{2 * WIDTHS[judge]:,} (twice its features) to be comparable, without which no claim uses it; give more, such "
+        "as a folder test/ beside train/"
+        for judge, _ in scale.judges
+        if pictures.images < 2 * WIDTHS[judge]
+    ]
 
 
 def _of_warmup(network: str, recipe: TokenizerRecipe | GeneratorRecipe) -> list[str]:

@@ -39,6 +39,18 @@ def test_a_scale_as_it_is_gives_no_false_alarm(name):
     assert plan_warnings(make_plan("frontier", ablation("frontier"), scale, data, COMPUTE, "test")) == []
 
 
+def test_too_few_test_pictures_for_a_judge_are_warned_of():
+    def warned(test_images):
+        data = dataclasses.replace(data_spec(), test_images=test_images)
+        return plan_warnings(make_plan("frontier", ablation("frontier"), SCALES["desk"](), data, COMPUTE, "test"))
+
+    (line,) = warned(264)
+    assert line.startswith("rFID by efficientnet_lite2 is of the 264 test pictures that there are, and it takes 2,560 ")
+    assert line.endswith("(4 runs)")  # tokenizers
+    assert len(warned(255)) == 2  # the classifier has 128 features
+    assert warned(2_560) == []
+
+
 def test_a_generator_narrower_than_its_tokens_is_warned_of_once():
     wide = [dataclasses.replace(RUN, tokenizer=name) for name in ("f4d32", "f4d33", "f4d33-lite0")]
     (line,) = plan_warnings(plan(*wide))  # 32 channels with patch 2 are as many as its width
