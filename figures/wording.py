@@ -21,6 +21,7 @@ DATA = {
     "imagenet": "ImageNet",
 }
 BETTER = "↓ lower is better"
+METRICS = {"tokenizer": "rFID", "generator": "gFID"}
 
 
 def images(mark: int | None) -> str:
@@ -75,6 +76,17 @@ def uncomparable(rows: pd.DataFrame) -> bool:
     return bool((rows["comparable"].fillna(True) == False).any())  # noqa: E712 (nullable)
 
 
+def _which_are_not(rows: pd.DataFrame) -> str:
+    """Which scores of these rows are not comparable, in brackets; empty if all are not."""
+    few = rows["comparable"].fillna(True) == False  # noqa: E712 (nullable)
+    if few.all():
+        return ""
+    names = [f"{metric} by {JUDGES.get(extractor, extractor)}"
+             for kind, metric in METRICS.items()
+             for extractor in dict.fromkeys(rows.loc[few & (rows["kind"] == kind), "extractor"])]  # fmt: skip
+    return f" ({', '.join(names)})"
+
+
 def caption(rows: pd.DataFrame) -> list[str]:
     """Protocol, data, seeds and mixed provenance of done rows, one sentence each."""
     generated = rows[rows["kind"] == "generator"]
@@ -89,7 +101,7 @@ def caption(rows: pd.DataFrame) -> list[str]:
     facts += [_labelled("reference", " and ".join(sorted(set(rows["reference"]) - {""})))]
     lines.append("Data: " + ", ".join(fact for fact in facts if fact) + ".")
     if uncomparable(rows):
-        lines.append("Not comparable: fewer samples than twice the feature width.")
+        lines.append(f"Not comparable{_which_are_not(rows)}: fewer samples than twice the feature width.")
     seeds = {"tokenizers": rows["tokenizer_seed"], "generators": generated["seed"]}
     if any(column.nunique() > 1 for column in seeds.values()):
         known = {name: sorted(set(column.dropna())) for name, column in seeds.items()}  # pretrained weights: no seed

@@ -199,6 +199,9 @@ def test_too_few_samples_and_mixed_provenance_are_said(table: pd.DataFrame) -> N
     drawing = draw("frontier", small)
     assert "gFID-500, not comparable" in drawing.figure.axes[0].get_ylabel()
     assert "commit 1a2b3c4, 9f8e7d6" in texts(drawing)
+    assert "Not comparable: fewer samples" in texts(drawing)
+    some = small.assign(comparable=(small["kind"] == "generator") | (small["extractor"] != "efficientnet_lite2"))
+    assert "Not comparable (rFID by EfficientNet-Lite2): fewer samples" in texts(draw("frontier", some))
 
 
 def test_one_size_says_that_it_shows_no_slope() -> None:
