@@ -73,12 +73,16 @@ def published_note(rows: pd.DataFrame | None) -> str:
 
 def uncomparable(rows: pd.DataFrame) -> bool:
     """Whether any row has fewer samples than twice the judge's feature width."""
-    return bool((rows["comparable"].fillna(True) == False).any())  # noqa: E712 (nullable)
+    return bool(_of_too_few(rows).any())
+
+
+def _of_too_few(rows: pd.DataFrame) -> "pd.Series[bool]":
+    return rows["comparable"].fillna(True) == False  # noqa: E712 (nullable)
 
 
 def _which_are_not(rows: pd.DataFrame) -> str:
     """Which scores of these rows are not comparable, in brackets; empty if all are not."""
-    few = rows["comparable"].fillna(True) == False  # noqa: E712 (nullable)
+    few = _of_too_few(rows)
     if few.all():
         return ""
     names = [f"{metric} by {JUDGES.get(extractor, extractor)}"

@@ -26,7 +26,7 @@ from study.core.workspace import peak_memory_gib
 from study.judge.judges import BATCH as JUDGED
 from study.judge.judges import build_judge, features
 from study.plan.data_spec import DataSpec
-from study.plan.estimate import FIRST_GUESS, training_flops, work
+from study.plan.estimate import FIRST_GUESS, training_flops, training_of, work
 from study.plan.judge_spec import FLOPS_PER_PIXEL
 from study.plan.memory import stage_bytes
 from study.plan.runs import Plan
@@ -136,12 +136,8 @@ def title_of(stage: Stage) -> str:
     spec = stage.spec
     if isinstance(spec, Judge):
         return f"judge {spec.judge.name}"
-    fit = stage.inputs["generator"].spec if isinstance(spec, Sample) else spec
-    if isinstance(fit, FitGenerator):
-        return f"{stage.kind} {fit.architecture.name}"
-    fit = fit if isinstance(fit, FitTokenizer) else stage.inputs["tokenizer"].spec
-    assert isinstance(fit, FitTokenizer)
-    return f"{stage.kind} {fit.tokenizer}"
+    fit = training_of(stage)
+    return f"{stage.kind} {fit.architecture.name if isinstance(fit, FitGenerator) else fit.tokenizer}"
 
 
 def available_gib() -> float:

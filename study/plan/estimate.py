@@ -170,16 +170,23 @@ def _rates_file(compute: Compute, device: str) -> Path:
     return study_root() / "rates" / _rates_name(compute, device)
 
 
+def training_of(stage: Stage) -> FitTokenizer | FitGenerator:
+    """The training of the network that a stage, which is no judge, trains or runs."""
+    spec = stage.inputs["generator"].spec if isinstance(stage.spec, Sample) else stage.spec
+    if not isinstance(spec, (FitTokenizer, FitGenerator)):
+        spec = stage.inputs["tokenizer"].spec
+    assert isinstance(spec, (FitTokenizer, FitGenerator))
+    return spec
+
+
 def work(stage: Stage) -> str:
     """What a stage computes, as far as it decides the rate: its kind, and shape and size of its networks."""
     spec = stage.spec
     if isinstance(spec, Judge):
         return f"judge {spec.judge.name} {spec.judge.size}"
-    fit = stage.inputs["generator"].spec if isinstance(spec, Sample) else spec
+    fit = training_of(stage)
     if isinstance(fit, FitGenerator):
         return f"{stage.kind} {fit.architecture.name} {fit.architecture.tokens}"
-    fit = spec if isinstance(spec, FitTokenizer) else stage.inputs["tokenizer"].spec
-    assert isinstance(fit, FitTokenizer)
     network = fit.architecture
     shape = f"{network.ch} {network.ch_mult} {network.num_res_blocks} {network.unshuffle} {network.resolution}"
     if isinstance(spec, FitTokenizer):
