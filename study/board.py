@@ -18,6 +18,7 @@ import tyro
 from tyro.conf import arg
 
 from models.names import nearest
+from study.core.command import exit_code
 from study.core.paths import CHECKOUT, study_root
 from study.submit.options import Sweep
 
@@ -412,17 +413,15 @@ def _draw(records: Sequence[Record], folder: Path) -> None:
 
 
 def main() -> int:
-    """Entry point: a user error is one line on standard error and exit code 2."""
+    """Entry point: the exit code."""
     commands: dict[str, Callable[..., Any]] = {"list": show, "add": add, "check": check}
-    try:
+
+    def run() -> int:
         return tyro.extras.subcommand_cli_from_dict(
             commands, prog="python -m study.board", description=DESCRIPTION, config=(tyro.conf.FlagCreatePairsOff,)
         )
-    except (ValueError, OSError) as error:
-        print(f"study.board: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+
+    return exit_code("study.board", run)
 
 
 if __name__ == "__main__":

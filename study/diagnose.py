@@ -11,6 +11,7 @@ from typing import Annotated
 import tyro
 from tyro.conf import arg
 
+from study.core.command import exit_code
 from study.core.study_name import StudyArgument, StudyOption, one_study
 
 
@@ -35,21 +36,17 @@ class Diagnose:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point: 0 done; 2 and one line on standard error for bad input."""
+    """Entry point: the exit code."""
     options = tyro.cli(
         Diagnose, prog="python -m study.diagnose", args=arguments, config=(tyro.conf.FlagCreatePairsOff,)
     )
     # imported here: it loads torch, which takes seconds that --help does not need
     from study.report.fill_diagnostics import diagnose
 
-    try:
+    def run() -> None:
         diagnose(one_study(options.study, options.named), options.points, options.out)
-    except (ValueError, OSError) as error:
-        print(f"study.diagnose: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+
+    return exit_code("study.diagnose", run)
 
 
 if __name__ == "__main__":

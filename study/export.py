@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
-from safetensors import SafetensorError
 from tyro.conf import arg
 
 from models.configs import AutoencoderConfig
 from results.files import atomic
+from study.core.command import exit_code
 from study.core.paths import CHECKOUT
 from study.plan.specs import FitGenerator, FitTokenizer
 from study.plan.weight_files import weight_file
@@ -149,17 +149,9 @@ def _write(exported: Exported, folder: Path) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point: 0 written; 2 and one line on standard error for bad input."""
+    """Entry point: the exit code."""
     options = tyro.cli(Export, prog="python -m study.export", args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
-    try:
-        paths = export(options)
-    except (ValueError, OSError, SafetensorError) as error:
-        print(f"study.export: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    print("\n".join(map(str, paths)))
-    return 0
+    return exit_code("study.export", lambda: print("\n".join(map(str, export(options)))))
 
 
 if __name__ == "__main__":

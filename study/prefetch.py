@@ -10,6 +10,7 @@ import tyro
 from tyro.conf import arg
 
 from results.numbers import disk_size
+from study.core.command import exit_code
 from study.data.download import fetch_weights
 from study.plan.needs import needed_files
 from study.plan.weight_files import find_weights, weight_file, weights_folder
@@ -59,18 +60,11 @@ def run(options: Prefetch) -> int:
     return code
 
 
-def main() -> None:
-    """Entry point: a user error is one line on standard error and exit code 2."""
+def main() -> int:
+    """Entry point: the exit code, 1 if a download failed."""
     options = tyro.cli(Prefetch, prog="python -m study.prefetch", config=(tyro.conf.FlagCreatePairsOff,))
-    code = 2
-    try:
-        code = run(options)
-    except (ValueError, OSError) as error:
-        print(f"study.prefetch: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        code = 130
-    sys.exit(code)
+    return exit_code("study.prefetch", lambda: run(options))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

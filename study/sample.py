@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
-from safetensors import SafetensorError
 from tyro.conf import arg
 
 from models.configs import parse_generator
 from study.core import compute
+from study.core.command import exit_code
 from study.core.paths import CHECKOUT
 from study.plan import specs
 from study.plan.scales import imagenet256_system
@@ -234,23 +234,20 @@ def draw(options: Sample) -> tuple[Sampling, str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point: 0 drawn; 2 and one line on standard error for bad input."""
+    """Entry point: the exit code."""
     options = tyro.cli(Sample, prog="python -m study.sample", args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
-    try:
+
+    def run() -> None:
         sampling, source = draw(options)
-    except (ValueError, OSError, SafetensorError) as error:
-        print(f"study.sample: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    steps = "" if sampling.solver == "dopri5" else f" {sampling.steps} steps"
-    guidance = "no guidance" if sampling.guidance_scale == 1 else f"guidance {sampling.guidance_scale:g}"
-    print(
-        f"{sampling.samples} pictures of {source}: "
-        f"{sampling.solver}{steps}, {guidance}, {sampling.weights} weights, seed {sampling.seed}"
-    )
-    print(options.out)
-    return 0
+        steps = "" if sampling.solver == "dopri5" else f" {sampling.steps} steps"
+        guidance = "no guidance" if sampling.guidance_scale == 1 else f"guidance {sampling.guidance_scale:g}"
+        print(
+            f"{sampling.samples} pictures of {source}: "
+            f"{sampling.solver}{steps}, {guidance}, {sampling.weights} weights, seed {sampling.seed}"
+        )
+        print(options.out)
+
+    return exit_code("study.sample", run)
 
 
 if __name__ == "__main__":

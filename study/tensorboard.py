@@ -23,6 +23,7 @@ from models.names import nearest
 from results.runs import choosing
 from results.schema import METRICS
 from results.table import load
+from study.core.command import exit_code
 from study.core.paths import CHECKOUT, stage_folder, study_root
 from study.core.study_name import StudyArgument, StudyOption, one_study
 from study.train import history
@@ -196,18 +197,11 @@ def mirror(options: TensorBoard) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point: 0 done; 2 and one line on standard error for bad input; 130 stopped, as always with --watch."""
+    """Entry point: the exit code; 130, stopped, is how --watch ends."""
     options = tyro.cli(
         TensorBoard, prog="python -m study.tensorboard", args=arguments, config=(tyro.conf.FlagCreatePairsOff,)
     )
-    try:
-        mirror(options)
-    except (ValueError, OSError) as error:
-        print(f"study.tensorboard: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    return exit_code("study.tensorboard", lambda: mirror(options))
 
 
 if __name__ == "__main__":

@@ -6,24 +6,18 @@ import sys
 
 import tyro
 
+from study.core.command import exit_code
 from study.doctor.options import Doctor
 
 
-def main() -> None:
-    """Entry point: exit code 0, 2 for a user error in one line, 3 if something is lacking, 130 if stopped."""
+def main() -> int:
+    """Entry point: the exit code, 3 if something is lacking."""
     options = tyro.cli(Doctor, prog="python -m study.doctor")
-    code = 2
-    try:
-        # imported here: it loads torch, which takes seconds that --help does not need
-        from study.doctor.run import examine
+    # imported here: it loads torch, which takes seconds that --help does not need
+    from study.doctor.run import examine
 
-        code = examine(options)
-    except (ValueError, OSError) as error:
-        print(f"study.doctor: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        code = 130
-    sys.exit(code)
+    return exit_code("study.doctor", lambda: examine(options))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -6,27 +6,30 @@ import sys
 
 import tyro
 
+from study.core.command import exit_code
 from study.core.distributed import rank_and_world_size
 from study.search.options import Search
 
 
-def main() -> None:
-    """Entry point: a user error is one line on standard error and exit code 2."""
+def main() -> int:
+    """Entry point: the exit code."""
     options = tyro.cli(Search, prog="python -m study.search", config=(tyro.conf.FlagCreatePairsOff,))
     # imported here: they load pandas, matplotlib and Optuna, which takes seconds that --help does not need
     from study.search.prepare import prepare
     from study.search.run import follow, run
+    from study.search.trials import TrialsFailed
 
-    code = 2
-    try:
+    def search() -> int:
         problem, missing = prepare(options)
-        code = run(options, problem, missing) if rank_and_world_size()[0] == 0 else follow(options, problem, missing)
-    except (ValueError, OSError, RuntimeError) as error:
-        print(f"study.search: {error}", file=sys.stderr)
-    except KeyboardInterrupt:
-        code = 130
-    sys.exit(code)
+        try:
+            first = rank_and_world_size()[0] == 0
+            return run(options, problem, missing) if first else follow(options, problem, missing)
+        except TrialsFailed as error:
+            print(f"study.search: {error}", file=sys.stderr)
+            return 1
+
+    return exit_code("study.search", search)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -284,6 +284,10 @@ def open_study(
     return study
 
 
+class TrialsFailed(Exception):
+    """So many trials failed one after the other that the fault is not theirs."""
+
+
 def do_trials(trials: Trials | None, evaluate: Callable[[Claimed], Outcome]) -> None:
     """Run trials until the whole budget has results, trials of other workers included.
 
@@ -292,7 +296,7 @@ def do_trials(trials: Trials | None, evaluate: Callable[[Claimed], Outcome]) -> 
 
     Raises:
         Interrupted: asked to stop; the trial stays open and is claimed again later.
-        RuntimeError: FAILURES trials failed in a row.
+        TrialsFailed: FAILURES of them in a row.
     """
     failures = 0
     while True:
@@ -314,7 +318,7 @@ def do_trials(trials: Trials | None, evaluate: Callable[[Claimed], Outcome]) -> 
                 trials.tell(claimed.number, outcome)
             failures = failures + 1 if outcome.state == "failed" else 0
         if failures >= FAILURES:
-            raise RuntimeError(f"{failures} trials in a row failed, the last one by: {outcome.reason}")
+            raise TrialsFailed(f"{failures} trials in a row failed, the last one by: {outcome.reason}")
         _raise_if_stop_requested()
 
 

@@ -117,7 +117,7 @@ def called(monkeypatch, capsys):
         capsys.readouterr()
         with monkeypatch.context() as patch, pytest.raises(SystemExit) as ended:
             patch.setattr(sys, "argv", ["command", *map(str, arguments)])
-            main()
+            sys.exit(main())
         output = capsys.readouterr()
         return subprocess.CompletedProcess(arguments, ended.value.code, output.out, output.err)
 

@@ -14,7 +14,7 @@ from study.core.lease import locked
 from study.core.stopping import Interrupted
 from study.search.journal import JOURNAL, Journal, open_storage
 from study.search.spaces import Choice, Number
-from study.search.trials import ATTEMPTS, Outcome, Trials, do_trials, has_result, open_study, outcome_of
+from study.search.trials import ATTEMPTS, Outcome, Trials, TrialsFailed, do_trials, has_result, open_study, outcome_of
 
 DIMENSIONS = {
     "rate": Number(label="rate", low=0.001, high=1.0, default=0.1, log=True),
@@ -151,7 +151,7 @@ def test_a_failed_trial_is_replaced_and_one_that_diverged_counts(tmp_path):
 
 
 def test_a_worker_ends_when_trials_fail_in_a_row(tmp_path):
-    with pytest.raises(RuntimeError, match="3 trials in a row failed, the last one by: OSError: no room"):
+    with pytest.raises(TrialsFailed, match="3 trials in a row failed, the last one by: OSError: no room"):
         do_trials(open_trials(tmp_path, budget=9), lambda claimed: Outcome(state="failed", reason="OSError: no room"))
 
 
