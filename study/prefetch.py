@@ -23,15 +23,21 @@ class Prefetch:
     """Download the weights, references and data of a plan, so that nodes without a network can run it.
 
     Weight files and references go to the folder named by STUDY_WEIGHTS (default: weights/ under $STUDY_ROOT),
-    published data sets to $STUDY_ROOT. A file whose publisher states its hash is checked against it; the hash of any
-    other file is recorded when it is first downloaded and checked from then on. ImageNet is never downloaded: give it
-    to the sweep with --data.
+    published data sets to $STUDY_ROOT, where a folder given with --data is packed too. A file whose publisher states
+    its hash is checked against it; the hash of any other file is recorded when it is first downloaded and checked from
+    then on. ImageNet is never downloaded.
+
+    Give the same options as to the sweep, whose plan (--dry-run) prints this command where something is missing.
     """
 
     ablation: Annotated[tyro.conf.Positional[str], arg(metavar="[ABLATION]")] = DEFAULT_ABLATION
     """Which ablation's plan: a file of ablations/."""
     scale: Annotated[str, arg(metavar="NAME")] = "desk"
     """At which scale (see study.sweep)."""
+    data: Annotated[str | None, arg(metavar="NAME|FOLDER", help_behavior_hint="")] = None
+    """Data set or folder of pictures, as for study.sweep. Default: the scale's."""
+    resolution: Annotated[int | None, arg(metavar="PIXELS", help_behavior_hint="")] = None
+    """Side of the pictures in pixels, as for study.sweep."""
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, arg(metavar="FIELD=VALUE", help_behavior_hint="")] = ()
     """Change a field of the scale, such as foundation_models=dinov2; may be given several times."""
 
@@ -42,8 +48,11 @@ def run(options: Prefetch) -> int:
     Raises:
         ValueError: a wrong option, in one line.
     """
-    sweep = Sweep(ablation=options.ablation, scale=options.scale, set=options.set)
-    plan = prepare(sweep)  # downloads and packs the data set if it is published
+    sweep = Sweep(
+        ablation=options.ablation, scale=options.scale, data=options.data, resolution=options.resolution,
+        set=options.set,
+    )  # fmt: skip
+    plan = prepare(sweep)  # downloads the data set if it is published, and packs it
     print(f"{'there' if plan.data.content else 'missing':<8} data {plan.data.name} at {plan.data.resolution} px")
     code = 0
     for name in needed_files(plan.stages):

@@ -18,8 +18,9 @@ from study.core.paths import study_root
 from study.core.settings import rebuild
 from study.doctor.machine import Answers, ask, described, differences, lacks_of, leave_token
 from study.doctor.options import Doctor
-from study.doctor.steps import Tried, distinct, title_of, try_steps
+from study.doctor.steps import Tried, distinct, try_steps
 from study.plan.estimate import (
+    checkpoint_bytes,
     data_bytes,
     device_of,
     disk_bytes,
@@ -27,6 +28,7 @@ from study.plan.estimate import (
     has_rates,
     note_cluster,
     note_measured_rates,
+    title_of,
 )
 from study.plan.memory import largest_gib
 from study.plan.needs import needed_files
@@ -35,7 +37,7 @@ from study.report.console import console, in_hours
 from study.submit.cluster import Profile, SlurmRefused, read_profile
 from study.submit.executors import slots
 from study.submit.jobs import log_to_stdout
-from study.submit.options import DEFAULT_ABLATION, Sweep
+from study.submit.options import DEFAULT_ABLATION, Sweep, prefetch_command
 from study.submit.prepare import prepare
 from study.submit.slurm import active_workers, submit_workers
 
@@ -62,6 +64,7 @@ def examine(options: Doctor) -> int:
     )  # fmt: skip
     plan = prepare(sweep)
     needed = sum(map(disk_bytes, plan.stages)) + data_bytes(plan.data)
+    needed += checkpoint_bytes(plan.stages, slots(sweep, plan))
     console.print(f"scale [bold]{plan.scale.name}[/bold] with {escape(plan.data.name)} at {plan.data.resolution} px")
     here = ask(leave_token())
     lacking += [*plan.missing, *lacks_of(here, plan, needed / 1e9)]
@@ -87,6 +90,8 @@ def examine(options: Doctor) -> int:
     console.print("[bold]lacking:[/bold]")
     for line in lacking:
         console.print(f"  {line}", markup=False)
+    if any("study.prefetch" in line for line in lacking):
+        console.print(f"to download: {prefetch_command(sweep)}", markup=False)
     return 3
 
 
@@ -146,7 +151,7 @@ def _examine_node(plan: Plan, profile: Profile, steps: bool, lacking: list[str])
     answers: Answers = rebuild(Answers, content["answers"])
     tried = [rebuild(Tried, one) for one in content["tried"]]
     if answers.cards:
-        note_cluster(answers.cards[0].name)
+        note_cluster(answers.cards[0].name, answers.cards[0].memory_gib)
     return answers, tried
 
 

@@ -26,7 +26,7 @@ from study.core.workspace import peak_memory_gib
 from study.judge.judges import BATCH as JUDGED
 from study.judge.judges import build_judge, features
 from study.plan.data_spec import DataSpec
-from study.plan.estimate import FIRST_GUESS, training_flops, training_of, work
+from study.plan.estimate import FIRST_GUESS, title_of, training_flops, work
 from study.plan.judge_spec import FLOPS_PER_PIXEL
 from study.plan.memory import stage_bytes
 from study.plan.runs import Plan
@@ -129,15 +129,6 @@ def _tried(stage: Stage, plan: Plan) -> Tried:
         estimated_gib=estimated,
         lacking=f"{title} runs out of GPU memory as planned; it fits with --set {remedy}" if remedy else "",
     )
-
-
-def title_of(stage: Stage) -> str:
-    """Kind of a stage and its network, for people."""
-    spec = stage.spec
-    if isinstance(spec, Judge):
-        return f"judge {spec.judge.name}"
-    fit = training_of(stage)
-    return f"{stage.kind} {fit.architecture.name if isinstance(fit, FitGenerator) else fit.tokenizer}"
 
 
 def available_gib() -> float:

@@ -19,6 +19,7 @@ from models.costs import (
     projector_flops,
     projector_parameters,
 )
+from study.core.cards import cards
 from study.core.compute import Compute, device_name
 from study.core.files import read_json, write_json
 from study.core.paths import study_root
@@ -32,7 +33,7 @@ from study.plan.trajectory import images_left
 # GFLOP/s of one process, used until a stage of this kind has run on this machine. A GPU is assumed to be an H100; its
 # rate for generators is that of the released code (284 images/s of LightningDiT-XL/1 per GPU, 712 GFLOP each), the
 # other GPU rates are guesses.
-GUESSED_GPU = "H100"
+GUESSED_GPU, GUESSED_GIB = "H100", 79.0
 FIRST_GUESS: dict[str, dict[str, float]] = {
     "cpu": {"fit_tokenizer": 25, "reconstruct": 10, "encode": 40, "fit_generator": 40, "sample": 40, "judge": 10},
     "cuda": {
@@ -116,15 +117,15 @@ def stage_parameters(stage: Stage) -> int:
 
 
 def disk_bytes(stage: Stage) -> int:
-    """Bytes on disk of a stage's outputs (weights, states, latents, samples) and of the checkpoints while it trains."""
+    """Bytes on disk of a stage's outputs: weights, states, latents, samples."""
     spec = stage.spec
     if isinstance(spec, (FitTokenizer, FitGenerator)) and spec.pretrained:
         return 4 * stage_parameters(stage)
-    if isinstance(spec, FitTokenizer):  # weights; each checkpoint also holds Adam's two moments
-        return 4 * stage_parameters(stage) * (1 + CHECKPOINTS_KEPT * 3)
+    if isinstance(spec, FitTokenizer):
+        return 4 * stage_parameters(stage)
     if isinstance(spec, FitGenerator):  # EMA and raw weights at each mark
         weights = 4 * stage_parameters(stage) * 2 * len(spec.recipe.marks)
-        return weights + kept_state_bytes(stage) + CHECKPOINTS_KEPT * _state_bytes(stage)
+        return weights + kept_state_bytes(stage)
     if isinstance(spec, Encode):  # mean and standard deviation, or a sample; float16
         tokenizer = stage.inputs["tokenizer"].spec
         assert isinstance(tokenizer, FitTokenizer)
@@ -135,6 +136,18 @@ def disk_bytes(stage: Stage) -> int:
         assert isinstance(tokenizer, FitTokenizer)
         return spec.images * tokenizer.architecture.in_channels * tokenizer.architecture.resolution**2
     return 0
+
+
+def checkpoint_bytes(stages: Iterable[Stage], at_once: int) -> int:
+    """Bytes of the checkpoints that are there while as many of these stages as run at once are training."""
+    fits = [stage for stage in stages if isinstance(stage.spec, (FitTokenizer, FitGenerator))]
+    each = (
+        # weights and Adam's two moments, of a generator the EMA too
+        12 * stage_parameters(stage) if isinstance(stage.spec, FitTokenizer) else _state_bytes(stage)
+        for stage in fits
+        if not stage.spec.pretrained  # type: ignore[union-attr]
+    )
+    return CHECKPOINTS_KEPT * sum(sorted(each, reverse=True)[:at_once])
 
 
 def _state_bytes(stage: Stage) -> int:
@@ -195,15 +208,34 @@ def work(stage: Stage) -> str:
     return f"{stage.kind} {shape}"
 
 
+def title_of(stage: Stage) -> str:
+    """Kind of a stage and its network, for people."""
+    spec = stage.spec
+    if isinstance(spec, Judge):
+        return f"judge {spec.judge.name}"
+    fit = training_of(stage)
+    return f"{stage.kind} {fit.architecture.name if isinstance(fit, FitGenerator) else fit.tokenizer}"
+
+
 def device_of(compute: Compute) -> str:
     """Name of the device for which times are estimated: this machine's; where stages run on GPUs and this machine has
     none, the GPU that study.doctor met on the cluster; "" without either."""
     return device_name(compute) or (read_json(study_root() / "rates" / CLUSTER) or {}).get("device", "")
 
 
-def note_cluster(device: str) -> None:
+def note_cluster(device: str, memory_gib: float) -> None:
     """Remember the GPU of the cluster's nodes."""
-    write_json(study_root() / "rates" / CLUSTER, {"device": device})
+    write_json(study_root() / "rates" / CLUSTER, {"device": device, "memory_gib": memory_gib})
+
+
+def memory_of_gpu() -> tuple[str, float]:
+    """Name and memory in GiB of the GPU that stages have to fit: this machine's smallest; without one, that which
+    study.doctor met on the cluster; else the one that rates are assumed of."""
+    if cards():
+        card = min(cards(), key=lambda card: card.memory_gib)
+        return card.name, card.memory_gib
+    noted = read_json(study_root() / "rates" / CLUSTER) or {"device": GUESSED_GPU, "memory_gib": GUESSED_GIB}
+    return noted["device"], noted["memory_gib"]
 
 
 def has_rates(stages: Iterable[Stage], device: str) -> bool:

@@ -6,7 +6,9 @@ the largest layers of a batch. The allocator's slack, and what CUDA takes itself
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from models.configs import TRANSFORMERS, AutoencoderConfig
 from models.costs import (
@@ -27,12 +29,43 @@ COMPILED = 0.65  # of what is saved, where blocks are compiled: norms and modula
 HALVES = 0.85  # of what a tokenizer saves under autocast, whose norms stay float32
 ENCODED, JUDGED, DECODED_PIXELS = 128, 250, 2**20  # images, or pixels, at a time: BATCH and PIECE_PIXELS of the stages
 LIVE = 4  # largest layers of a network that are there at once, without gradients
+MOST_DOUBLINGS = 7  # of the processes of a training, where fewer do not fit
 JUDGE_BYTES = 100  # of a judge's largest layers, per pixel of a picture
 
 
 def largest_gib(stages: Iterable[Stage]) -> float:
     """GPU memory of a process that runs these stages in turn, in GiB."""
     return CONTEXT_GIB + SLACK * max((stage_bytes(stage) for stage in stages), default=0.0) / 2**30
+
+
+def execution_that_fits(stages: Iterable[Stage], gib: float) -> dict[str, int]:
+    """Fields of `execution` by which trainings that take more fit into this much memory of a GPU: the fewest processes
+    that tokenizers need, whose batch is not split otherwise, then the largest pieces of a generator's share of a batch.
+
+    Empty where nothing needs to be changed, or nothing is enough.
+    """
+    stages = list(stages)
+    fits = [stage for stage in stages if isinstance(stage.spec, (FitTokenizer, FitGenerator))]
+    if not fits or largest_gib(stages) <= gib:
+        return {}
+    batches = [stage.spec.recipe.batch_images for stage in fits]  # type: ignore[union-attr]
+    fewest = fits[0].spec.compute.processes
+    for processes in (fewest * 2**power for power in range(MOST_DOUBLINGS)):
+        if any(batch % processes for batch in batches):
+            return {}
+        whole = max(batch // processes for batch in batches)
+        for pieces in (0, *(whole // 2**power for power in range(1, whole.bit_length()))):
+            changed = {"processes": processes} | ({"microbatch_images": pieces} if pieces else {})
+            if largest_gib(_executed(stage, changed) for stage in stages) <= gib:
+                return {name: value for name, value in changed.items() if (name, value) != ("processes", fewest)}
+            if largest_gib(_executed(stage, changed) for stage in fits if isinstance(stage.spec, FitTokenizer)) > gib:
+                break  # only more processes help these
+    return {}
+
+
+def _executed(stage: Stage, changed: Mapping[str, Any]) -> Stage:
+    spec = dataclasses.replace(stage.spec, compute=dataclasses.replace(stage.spec.compute, **changed))
+    return Stage(stage.kind, spec, stage.inputs, noted=stage.noted)
 
 
 def stage_bytes(stage: Stage) -> float:

@@ -14,7 +14,7 @@ from study.report.refresh import StudyFiles, collect
 from study.submit.cluster import read_profile
 from study.submit.executors import run_jobs, slots
 from study.submit.launches import note_sweep
-from study.submit.options import Sweep
+from study.submit.options import Sweep, prefetch_command
 from study.submit.prepare import fallbacks
 from study.submit.slurm import submit
 
@@ -24,7 +24,7 @@ def run(options: Sweep, plan: Plan) -> int:
     profiles = read_profile(options.cluster) if options.executor == "slurm" else None
     notes = [reason for _, reason in fallbacks(named_scale(options.scale), options).values()]
     notes += data_notes(options.data or plan.scale.data, plan.data)
-    console.print_plan(plan, slots(options, plan), profiles, notes)
+    console.print_plan(plan, slots(options, plan), profiles, notes, prefetch_command(options))
     todo = [job for job in plan.jobs if job.missing()]
     if rank_and_world_size()[1] > 1:  # all processes must go through the same jobs
         todo = list(plan.jobs)

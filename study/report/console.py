@@ -25,16 +25,19 @@ from study.core.compute import Compute
 from study.core.garbage import uncollected
 from study.plan.estimate import (
     GUESSED_GPU,
+    checkpoint_bytes,
     data_bytes,
     device_of,
     disk_bytes,
     has_rates,
     kept_state_bytes,
+    memory_of_gpu,
     seconds_left,
     stage_flops,
     stage_parameters,
+    title_of,
 )
-from study.plan.memory import largest_gib
+from study.plan.memory import execution_that_fits, largest_gib, stage_bytes
 from study.plan.needs import identity_unknown
 from study.plan.runs import Job, Plan
 from study.plan.specs import FitTokenizer
@@ -61,13 +64,18 @@ def _remaining_seconds(jobs: Sequence[Job], left: Mapping[str, float], slots: in
 @uncollected()
 @at_one_moment()
 def print_plan(
-    plan: Plan, slots: int, profiles: dict[str, Profile] | None = None, left_out: Sequence[str] = ()
+    plan: Plan,
+    slots: int,
+    profiles: dict[str, Profile] | None = None,
+    left_out: Sequence[str] = (),
+    to_download: str = "python -m study.prefetch",
 ) -> None:
     """Print the plan before anything runs.
 
     Args:
         profiles: resources to request from Slurm, by kind of job; None if it does not run there.
         left_out: what of the scale, or of the folder of the data, is not used, or not as it is, a line per kind.
+        to_download: the command that brings what is missing, if it can be downloaded.
     """
     compute, precision, of_tokenizers = plan.compute, plan.scale.precision, plan.scale.tokenizer_precision
     console.print(f"[bold]{plan.ablation}[/bold] at scale [bold]{plan.scale.name}[/bold]: {plan.question}")
@@ -96,10 +104,14 @@ def print_plan(
     if compute.device == "cuda":
         console.print(_costs(plan, left))
         hours = sum(left.values()) / 3600
-        results_size = disk_size(sum(disk_bytes(stage) for stage in plan.stages))
-        data_size = disk_size(data_bytes(data))
-        console.print(f"{stages}about {in_hours(hours)} GPU hours, {results_size} of results and {data_size} of data")
-        console.print(_memory(plan, local=profiles is None), markup=False)
+        at_once = _at_once(plan, slots, left, local=profiles is None)
+        results_size, data_size = disk_size(sum(map(disk_bytes, plan.stages))), disk_size(data_bytes(data))
+        checkpoints_size = disk_size(checkpoint_bytes(plan.stages, slots))
+        console.print(
+            f"{stages}about {in_hours(hours)} GPU hours{at_once}; {results_size} of results, {checkpoints_size} of "
+            f"checkpoints meanwhile, {data_size} of data"
+        )
+        console.print(_memory(plan), markup=False)
         if has_rates(plan.stages, device):
             console.print(f"The hours are for {device}, at rates that were measured.")
         else:
@@ -119,8 +131,7 @@ def print_plan(
         for line in plan.missing:
             console.print(f"  {line}", markup=False)
         if any("study.prefetch" in line for line in plan.missing):
-            command = f"python -m study.prefetch {plan.ablation} --scale {plan.scale.name}"
-            console.print(f"to download: {command}", markup=False)
+            console.print(f"to download: {to_download}", markup=False)
     if unknown := identity_unknown(plan.stages):
         console.print(unknown)
 
@@ -182,16 +193,30 @@ def _costs(plan: Plan, left: Mapping[str, float]) -> Table:
     return _plan_table(("state", "params", "FLOPs", "GPU hours", "disk"), rows)
 
 
-def _memory(plan: Plan, local: bool) -> str:
-    """How much GPU memory a process takes, and what helps where the GPUs of this machine have less."""
-    gib = largest_gib(plan.stages)
-    text = f"A process takes up to {gib:,.1f} GiB of GPU memory by the estimate"
-    if not local or not cards() or gib <= (least := min(card.memory_gib for card in cards())):
+def _at_once(plan: Plan, slots: int, left: Mapping[str, float], local: bool) -> str:
+    """How long the plan takes on the GPUs that work at the same time, if they are known. Jobs that share a GPU are not
+    faster than one after the other by the estimate."""
+    unfinished = sum(seconds > 0 for seconds in left.values())
+    processes = plan.compute.processes
+    jobs = min(slots, unfinished, len(cards()) // processes if local else unfinished)
+    if not jobs:
+        return ""
+    seconds = _remaining_seconds(plan.jobs, {name: one / processes for name, one in left.items()}, jobs)
+    return f" ({in_hours(seconds / 3600)} hours on {counted(jobs * processes, 'GPU')})"
+
+
+def _memory(plan: Plan) -> str:
+    """How much GPU memory a process takes, and what helps where the GPU has less."""
+    gib, largest = largest_gib(plan.stages), max(plan.stages, key=stage_bytes)
+    text = f"A process takes up to {gib:,.1f} GiB of GPU memory by the estimate, for {title_of(largest)}"
+    name, has = memory_of_gpu()
+    if gib <= has:
         return text + "."
-    return (
-        f"{text}, and there are {least:.0f}: python -m study.doctor tries what fits (execution.microbatch_images, "
-        "checkpointing, processes)."
-    )
+    text += f"; {name} has {has:.0f} GiB: "
+    if settings := execution_that_fits(plan.stages, has):
+        options = " ".join(f"--set execution.{field}={value}" for field, value in settings.items())
+        return f"{text}{options} would fit, and moves no result; python -m study.doctor tries it."
+    return f"{text}python -m study.doctor tries what fits (execution.checkpointing, processes)."
 
 
 def in_hours(hours: float) -> str:

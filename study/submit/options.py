@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -60,6 +61,21 @@ class Sweep:
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, arg(metavar="FIELD=VALUE", help_behavior_hint="")] = ()
     """Change a field of the scale, such as generator.budget_images=20000; may be given several times. All fields are in
     study/plan/scales.py and study/plan/specs.py."""
+
+
+def prefetch_command(options: Sweep) -> str:
+    """The command that brings what a sweep with these options needs to this machine."""
+    words = ["python", "-m", "study.prefetch"]
+    if options.ablation != DEFAULT_ABLATION:
+        words.append(options.ablation)
+    words += ["--scale", options.scale]
+    if options.data is not None:
+        words += ["--data", options.data]
+    if options.resolution is not None:
+        words += ["--resolution", str(options.resolution)]
+    for text in options.set:
+        words += ["--set", text]
+    return shlex.join(words)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -259,7 +259,7 @@ def test_without_a_gpu_here_plans_use_the_rates_of_the_clusters(plan, monkeypatc
     monkeypatch.setattr(cards, "_found", lambda: ((), "none"))
     on_gpu = dataclasses.replace(COMPUTE, device="cuda")
     assert device_of(on_gpu) == ""
-    note_cluster("Made GPU")
+    note_cluster("Made GPU", 40.0)
     assert device_of(on_gpu) == "Made GPU"
     assert device_of(COMPUTE) != "Made GPU"
     monkeypatch.setattr(cards, "_found", lambda: (made_cards(1, name="Another"), ""))

@@ -83,4 +83,4 @@ def test_a_plan_says_how_much_memory_it_takes_and_what_helps_where_there_is_less
     options = Sweep(scale="imagenet256", dry_run=True, out=tmp_path)
     carry_out.run(options, prepare(options))
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "GiB of GPU memory" in line]
-    assert ("and there are 16: python -m study.doctor tries what fits" in line) == hint
+    assert ("; Made GPU has 16 GiB: python -m study.doctor tries what fits" in line) == hint
