@@ -289,6 +289,7 @@ def _cancel(options: Cancel) -> int:
         cluster.cancel_jobs(queued)
         for pid in pids:
             ask_to_end(pid)
+        console.print(f"{escape(name)}: {counted(len(queued) + len(pids), 'job')} asked to save and end")
     return 0
 
 

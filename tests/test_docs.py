@@ -1,4 +1,5 @@
-"""What README, CONTRIBUTING and docs/ say exists: links, files, commands, options, numbers, examples, words."""
+"""What README, CONTRIBUTING and docs/ say exists: links, files, options, numbers, examples, words. Their commands:
+tests/test_documented_commands.py."""
 
 from __future__ import annotations
 
@@ -7,14 +8,13 @@ import importlib
 import os
 import posixpath
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
-import tyro
+from documents import ALL, CHECKOUT, COMMANDS, DOCUMENTS, EXAMPLES, PAGES, blocks
 
 from results import schema
 from study.core.compute import Compute
@@ -26,32 +26,11 @@ from study.plan.resolve import make_plan
 from study.plan.scales import SCALES
 from study.plan.stage import SPECS
 from study.search.spaces import space
-from study.submit.options import MANAGEMENT, Sweep
+from study.submit.options import Sweep
 from study.submit.prepare import resolve_scale
 
-CHECKOUT = Path(__file__).resolve().parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{path.name}" for path in CHECKOUT.glob("docs/*.md")))
-DOCUMENTS = {page: (CHECKOUT / page).read_text() for page in PAGES}
 README, CONTRIBUTING = DOCUMENTS["README.md"], DOCUMENTS["CONTRIBUTING.md"]
-ALL = "\n".join(DOCUMENTS.values())
-EXAMPLES = {"parts", "width", "dinov2_small"}  # CONTRIBUTING makes them up
 OF_STUDIES = ("results/desk", "figures/desk")  # in the working tree, what a user has run
-
-COMMANDS = sorted(set(re.findall(r"python -m (study\.\w+)", ALL)))
-
-
-def blocks(text: str, language: str = "") -> list[str]:
-    """The fenced blocks of a document in one language."""
-    return [body for tag, body in re.findall(r"^```(\w*)\n(.*?)^```$", text, re.M | re.S) if tag == language]
-
-
-def command_lines(text: str, module: str) -> list[list[str]]:
-    """Arguments of every call of a module, in blocks and between backquotes."""
-    lines = [line for block in blocks(text) for line in block.replace("\\\n", " ").splitlines()] + re.findall(
-        r"`([^`\n]+)`", text
-    )
-    found = [line.split("#")[0].strip() for line in lines if line.startswith(f"python -m {module}")]
-    return [shlex.split(line)[3:] for line in found if "[" not in line]
 
 
 def tables(text: str) -> list[list[list[str]]]:
@@ -232,12 +211,6 @@ def test_commands_import_and_answer_help(name, help_of):
     output, errors, code = help_of[name]
     assert code == 0, errors
     assert f"usage: python -m {name}" in output
-    for document in DOCUMENTS.values():
-        for arguments in command_lines(document, name):
-            if arguments[:1] and arguments[0] in MANAGEMENT:
-                continue
-            for option in (word for word in arguments if word.startswith("--")):
-                assert option in output, f"{name} {option}"
 
 
 def test_the_options_of_the_sweep_are_all_described(help_of):
@@ -252,18 +225,6 @@ def test_options_in_the_tables_of_other_commands_exist(help_of):
     assert described
     for option in described:
         assert option in help_of["study.bench"][0], option
-
-
-@pytest.mark.parametrize("name", [page for page in PAGES if command_lines(DOCUMENTS[page], "study.sweep")])
-def test_sweeps_that_are_shown_can_be_asked_for(name):
-    for arguments in command_lines(DOCUMENTS[name], "study.sweep"):
-        if arguments[:1] and arguments[0] in MANAGEMENT:
-            tyro.cli(MANAGEMENT[arguments[0]], args=arguments[1:], config=(tyro.conf.FlagCreatePairsOff,))
-            continue
-        options = tyro.cli(Sweep, args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
-        resolve_scale(options)  # reads every --set
-        if options.ablation not in EXAMPLES:
-            importlib.import_module(f"ablations.{options.ablation}")
 
 
 @pytest.mark.parametrize("name", [page for page in PAGES if "`--set " in DOCUMENTS[page]])

@@ -212,5 +212,5 @@ def _print_time(sweep: Sweep, plan: Plan, answers: Answers) -> None:
         shared = "" if sweep.executor == "slurm" else f", {counted(slots(sweep, plan), 'job')} at once here"
         console.print(f"the whole plan takes about {in_hours(seconds / 3600)} GPU hours{shared} ({rates})")
     else:
-        at_once = 1 if sweep.executor == "slurm" else slots(sweep, plan)
-        console.print(f"the whole plan takes about {duration(seconds / at_once)} here ({rates})")
+        at_once, where = (1, "in one job") if sweep.executor == "slurm" else (slots(sweep, plan), "here")
+        console.print(f"the whole plan takes about {duration(seconds / at_once)} {where} ({rates})")

@@ -33,12 +33,14 @@ def run(options: Sweep, plan: Plan) -> int:
     if options.dry_run:
         return 0
     note_sweep(options, plan, starts=bool(todo))
-    if not options.detach:
+    if not options.detach or not todo:
         return carry_out(options, plan, todo)
     StudyFiles(plan, options.out).update()
     assert profiles is not None  # --detach is for Slurm alone
     submit(plan, todo, profiles, options.out, collect)
     print(f"submitted; python -m study.sweep status {plan.study} shows its progress")
+    folders = (console.relative_path(options.out / kind / plan.study) for kind in ("results", "figures"))
+    print(f"when all has ended, a last job writes {'/ and '.join(folders)}/")
     return 0
 
 

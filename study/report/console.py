@@ -96,7 +96,7 @@ def print_plan(
         text = (
             requests["tokenizer"] if same else "; ".join(f"{request} ({kind}s)" for kind, request in requests.items())
         )
-        console.print(f"each job asks Slurm for {text}", markup=False)
+        console.print(f"each job asks Slurm for {text}; at most {counted(slots, 'job')} at once", markup=False)
     cached = sum(stage.record() is not None for job in plan.jobs for stage in job.stages)
     stages = f"{len(plan.runs)} runs, {len(plan.stages)} stages, {cached} done before; "
     device = device_of(compute)
@@ -196,9 +196,9 @@ def _costs(plan: Plan, left: Mapping[str, float]) -> Table:
 def _at_once(plan: Plan, slots: int, left: Mapping[str, float], local: bool) -> str:
     """How long the plan takes on the GPUs that work at the same time, if they are known. Jobs that share a GPU are not
     faster than one after the other by the estimate."""
-    unfinished = sum(seconds > 0 for seconds in left.values())
-    processes = plan.compute.processes
-    jobs = min(slots, unfinished, len(cards()) // processes if local else unfinished)
+    unfinished = Counter(job.kind for job in plan.jobs if left[job.name])
+    wave, processes = max(unfinished.values(), default=0), plan.compute.processes
+    jobs = min(slots, wave, len(cards()) // processes if local else wave)
     if not jobs:
         return ""
     seconds = _remaining_seconds(plan.jobs, {name: one / processes for name, one in left.items()}, jobs)
