@@ -22,10 +22,10 @@ def blocks(text: str, language: str = "") -> list[str]:
 def shell_lines(block: str) -> list[str]:
     """The lines of a block that a shell reads: whole, with the variables that the block assigns in their place, and
     what `--wrap "..."` or `torchrun` runs as a line of its own."""
-    assigned = dict(re.findall(r'^(\w+)="([^"]*)"$', block, re.M))
-    whole = re.sub(r'^\w+="[^"]*"$', "", block, flags=re.M).replace("\\\n", " ")
+    whole = block.replace("\\\n", " ")
+    assigned = dict(re.findall(r'^(\w+)="([^"]*)"$', whole, re.M))
     for name, value in assigned.items():
-        whole = re.sub(rf"\${name}\b", " ".join(value.split()), whole)
+        whole = re.sub(rf"\${name}\b", value, whole)
     lines = [re.sub(r"^torchrun .*?-m ", "python -m ", line) for line in whole.splitlines()]
     return [wrapped[1] if (wrapped := re.search(r'--wrap "(.*)"', line)) else line for line in lines]
 

@@ -126,7 +126,7 @@ def test_commands_are_found_wherever_they_are_shown():
     text = """Say `python -m study.sweep status`, or `python -m study.board`.
 
 ```
-PLAN="--scale smoke
+PLAN="--scale smoke \\
     --set seeds=0,1"
 python -m study.sweep $PLAN --dry-run       # a comment
 sbatch --gpus=1 --wrap "python -m study.prefetch $PLAN"

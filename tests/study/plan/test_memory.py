@@ -23,7 +23,7 @@ from models.lightningdit import LightningDiT
 from models.lpips import LPIPS
 from models.perceptual import PerceptualDistance
 from study.core import cards, compute
-from study.plan.memory import largest_gib, stage_bytes
+from study.plan.memory import execution_that_fits, largest_gib, stage_bytes
 from study.plan.resolve import make_plan
 from study.plan.scales import SCALES
 
@@ -128,6 +128,22 @@ def test_what_saves_memory_lowers_the_estimate():
     assert largest_generator(planned("imagenet256", processes=8)) < largest_generator(
         planned("imagenet256", processes=4)
     )
+
+
+@pytest.mark.parametrize(
+    ("scale", "gib", "execution", "settings"),
+    [
+        ("imagenet256", 79, {}, {"processes": 8, "microbatch_images": 64}),
+        ("imagenet256", 79, {"processes": 8}, {"microbatch_images": 64}),
+        ("imagenet256", 2_000, {}, {}),  # it fits as it is
+        ("imagenet256", 8, {}, {}),  # nothing is enough
+        ("gpu", 4, {}, {"microbatch_images": 4}),  # more processes only where tokenizers need them
+    ],
+)
+def test_what_makes_trainings_fit_is_named_and_enough(scale, gib, execution, settings):
+    assert execution_that_fits(planned(scale, **execution).stages, gib) == settings
+    if settings:
+        assert largest_gib(planned(scale, **{**execution, **settings}).stages) <= gib
 
 
 @pytest.mark.parametrize(
