@@ -18,7 +18,7 @@ import tyro
 from tyro.conf import arg
 
 from models.names import nearest
-from study.core.command import exit_code
+from study.core.command_line import exit_code
 from study.core.paths import CHECKOUT, study_root
 from study.submit.options import Sweep
 

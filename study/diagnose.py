@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
 from tyro.conf import arg
 
-from study.core.command import exit_code
+from study.core.command_line import exit_code, options_of
 from study.core.study_name import StudyArgument, StudyOption, one_study
 
 
@@ -37,9 +36,7 @@ class Diagnose:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point: the exit code."""
-    options = tyro.cli(
-        Diagnose, prog="python -m study.diagnose", args=arguments, config=(tyro.conf.FlagCreatePairsOff,)
-    )
+    options = options_of(Diagnose, "study.diagnose", arguments)
     # imported here: it loads torch, which takes seconds that --help does not need
     from study.report.fill_diagnostics import diagnose
 

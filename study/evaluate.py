@@ -23,6 +23,7 @@ from models.names import nearest
 from results.schema import FOREIGN, METRICS, Row, measured_alike
 from results.table import load, merge, table_of, write
 from study.core import compute
+from study.core.command_line import options_of
 from study.core.files import fingerprint
 from study.core.lease import locked
 from study.core.paths import CHECKOUT, require_writable, study_root
@@ -296,9 +297,7 @@ def _print(rows: list[Row], table: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point: 0 scored; 2 and one line on standard error for bad input; 1 for an unreliable metric."""
-    options = tyro.cli(
-        Evaluate, prog="python -m study.evaluate", args=arguments, config=(tyro.conf.FlagCreatePairsOff,)
-    )
+    options = options_of(Evaluate, "study.evaluate", arguments)
     try:
         rows = score(options)
     except (ValueError, OSError) as error:

@@ -13,7 +13,7 @@ from tyro.conf import arg
 
 from models.configs import AutoencoderConfig
 from results.files import atomic
-from study.core.command import exit_code
+from study.core.command_line import exit_code, options_of
 from study.core.paths import CHECKOUT
 from study.plan.specs import FitGenerator, FitTokenizer
 from study.plan.weight_files import weight_file
@@ -34,7 +34,7 @@ class Export:
     """
 
     run: Annotated[tyro.conf.Positional[str], arg(metavar="RUN")]
-    """Fingerprint of a tokenizer or generator in results/STUDY/table.csv, or its name if that is unique."""
+    """Fingerprint of a tokenizer or generator in results/STUDY/table.csv, or its name."""
     folder: Annotated[tyro.conf.Positional[Path], arg(metavar="FOLDER")]
     """Folder to write; new, or empty."""
     form: Annotated[Literal["released", "diffusers"], arg(name="as")] = "released"
@@ -150,7 +150,7 @@ def _write(exported: Exported, folder: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point: the exit code."""
-    options = tyro.cli(Export, prog="python -m study.export", args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
+    options = options_of(Export, "study.export", arguments)
     return exit_code("study.export", lambda: print("\n".join(map(str, export(options)))))
 
 

@@ -10,7 +10,7 @@ import tyro
 from tyro.conf import arg
 
 from results.numbers import disk_size
-from study.core.command import exit_code
+from study.core.command_line import exit_code, options_of
 from study.data.download import fetch_weights
 from study.plan.needs import needed_files
 from study.plan.weight_files import find_weights, weight_file, weights_folder
@@ -71,7 +71,7 @@ def run(options: Prefetch) -> int:
 
 def main() -> int:
     """Entry point: the exit code, 1 if a download failed."""
-    options = tyro.cli(Prefetch, prog="python -m study.prefetch", config=(tyro.conf.FlagCreatePairsOff,))
+    options = options_of(Prefetch, "study.prefetch")
     return exit_code("study.prefetch", lambda: run(options))
 
 

@@ -15,7 +15,7 @@ from tyro.conf import arg
 
 from models.configs import parse_generator
 from study.core import compute
-from study.core.command import exit_code
+from study.core.command_line import exit_code, options_of
 from study.core.paths import CHECKOUT
 from study.plan import specs
 from study.plan.scales import imagenet256_system
@@ -44,8 +44,8 @@ class Sample:
     """
 
     run: Annotated[tyro.conf.Positional[str], arg(metavar="RUN|GENERATOR=FILE")]
-    """Fingerprint of a generator in results/STUDY/table.csv, or its name if that is unique; or a published checkpoint,
-    such as LightningDiT-XL/1=lightningdit-xl-imagenet256-64ep.pt."""
+    """Fingerprint of a generator in results/STUDY/table.csv, or its name; or a published checkpoint, such as
+    LightningDiT-XL/1=lightningdit-xl-imagenet256-64ep.pt."""
     tokenizer: Annotated[str | None, arg(metavar="TOKENIZER=FILE", help_behavior_hint="")] = None
     """For a checkpoint: its tokenizer, such as f16d32-dinov2=vavae-imagenet256-f16d32-dinov2.pt."""
     statistics: Annotated[Path | None, arg(metavar="FILE", help_behavior_hint="")] = None
@@ -235,7 +235,7 @@ def draw(options: Sample) -> tuple[Sampling, str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point: the exit code."""
-    options = tyro.cli(Sample, prog="python -m study.sample", args=arguments, config=(tyro.conf.FlagCreatePairsOff,))
+    options = options_of(Sample, "study.sample", arguments)
 
     def run() -> None:
         sampling, source = draw(options)

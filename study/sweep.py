@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-import tyro
-
+from study.core.command_line import options_of
 from study.core.distributed import rank_and_world_size
 from study.submit.cluster import SlurmRefused
 from study.submit.executors import follow
@@ -19,7 +18,7 @@ def main() -> None:
     name = sys.argv[1] if sys.argv[1:2] else ""
     if name in MANAGEMENT:
         sys.exit(manage(sys.argv[1:]))
-    options = tyro.cli(Sweep, prog="python -m study.sweep", config=(tyro.conf.FlagCreatePairsOff,))
+    options = options_of(Sweep, "study.sweep")
     code = 2  # until there is a plan, every error is a user error
     try:
         # imported here: they load pandas and matplotlib, which takes seconds that --help does not need
@@ -43,8 +42,7 @@ def main() -> None:
 def manage(arguments: list[str]) -> int:
     """Run a command that manages launched studies: its name, then its options; returns the exit code."""
     name, *rest = arguments
-    prog = f"python -m study.sweep {name}"
-    options: Any = tyro.cli(MANAGEMENT[name], prog=prog, args=rest, config=(tyro.conf.FlagCreatePairsOff,))
+    options: Any = options_of(MANAGEMENT[name], f"study.sweep {name}", rest)
     # imported here: it loads pandas, matplotlib and Optuna, which takes seconds that --help does not need
     from study.manage import manage as run_command
 

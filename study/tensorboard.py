@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import numpy as np
-import tyro
 from PIL import Image
 from tyro.conf import arg
 
@@ -23,7 +22,7 @@ from models.names import nearest
 from results.runs import choosing
 from results.schema import METRICS
 from results.table import load
-from study.core.command import exit_code
+from study.core.command_line import exit_code, options_of
 from study.core.paths import CHECKOUT, stage_folder, study_root
 from study.core.study_name import StudyArgument, StudyOption, one_study
 from study.train import history
@@ -198,9 +197,7 @@ def mirror(options: TensorBoard) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point: the exit code; 130, stopped, is how --watch ends."""
-    options = tyro.cli(
-        TensorBoard, prog="python -m study.tensorboard", args=arguments, config=(tyro.conf.FlagCreatePairsOff,)
-    )
+    options = options_of(TensorBoard, "study.tensorboard", arguments)
     return exit_code("study.tensorboard", lambda: mirror(options))
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tyro
-
 from study.bench.options import Bench
+from study.core.command_line import options_of
 
 
 def main() -> None:
     """Entry point: exit code 2 and one line on standard error if something cannot be measured here."""
-    options = tyro.cli(Bench, prog="python -m study.bench", config=(tyro.conf.FlagCreatePairsOff,))
+    options = options_of(Bench, "study.bench")
     # imported here: it loads torch, which takes seconds that --help does not need
     from study.bench.run import bench
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import sys
 
-import tyro
-
-from study.core.command import exit_code
+from study.core.command_line import exit_code, options_of
 from study.doctor.options import Doctor
 
 
 def main() -> int:
     """Entry point: the exit code, 3 if something is lacking."""
-    options = tyro.cli(Doctor, prog="python -m study.doctor")
+    options = options_of(Doctor, "study.doctor")
     # imported here: it loads torch, which takes seconds that --help does not need
     from study.doctor.run import examine
 

@@ -31,4 +31,4 @@ class Doctor:
     set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, arg(metavar="FIELD=VALUE", help_behavior_hint="")] = ()
     """Change a field of the scale, as for study.sweep."""
     steps: Annotated[bool, arg(help_behavior_hint="")] = True
-    """Make the steps; --no-steps only looks."""
+    """Look only, and make no steps."""

@@ -31,7 +31,11 @@ def study_table(results: Path, study: str) -> pd.DataFrame:
 
 def rows_of_run(table: pd.DataFrame, study: str, run: str, kinds: Sequence[str]) -> pd.DataFrame:
     """The table's rows of the run with this name or fingerprint, those with its own protocol before those of a guidance
-    sweep; ValueError with the nearest names unless they belong to one run of these kinds."""
+    sweep. Of several runs of one name, as after another version of a stage, it is the one that was trained here.
+
+    Raises:
+        ValueError: with the nearest names, unless they belong to one run of these kinds.
+    """
     named = table[(table["fingerprint"] == run) | (table["run"] == run)]
     of_kinds = table[table["kind"].isin(kinds) & ~table["fingerprint"].str.startswith(FOREIGN)]
     rows = named[named.index.isin(of_kinds.index)]
@@ -46,7 +50,12 @@ def rows_of_run(table: pd.DataFrame, study: str, run: str, kinds: Sequence[str])
         raise ValueError(f"no run {run!r} in study {study!r}; {near}")
     fingerprints = sorted(set(rows["fingerprint"]))
     if len(fingerprints) > 1:
-        raise ValueError(f"{run!r} names {len(fingerprints)} runs: give a fingerprint, {', '.join(fingerprints)}")
+        here = [one for one in fingerprints if any(stage_folder(kind, one).exists() for kind in FIT.values())]
+        if len(here) != 1:
+            where = f"{len(here)} of them trained here" if here else f"none of them trained under {study_root()}"
+            choice = ", ".join(here or fingerprints)
+            raise ValueError(f"{run!r} names {len(fingerprints)} runs, {where}: give a fingerprint, {choice}")
+        rows = rows[rows["fingerprint"] == here[0]]
     return rows.sort_values(["sampling_seed", "guidance_scale"], kind="stable")
 
 

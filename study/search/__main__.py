@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import sys
 
-import tyro
-
-from study.core.command import exit_code
+from study.core.command_line import exit_code, options_of
 from study.core.distributed import rank_and_world_size
 from study.search.options import Search
 
 
 def main() -> int:
     """Entry point: the exit code."""
-    options = tyro.cli(Search, prog="python -m study.search", config=(tyro.conf.FlagCreatePairsOff,))
+    options = options_of(Search, "study.search")
     # imported here: they load pandas, matplotlib and Optuna, which takes seconds that --help does not need
     from study.search.prepare import prepare
     from study.search.run import follow, run

@@ -22,5 +22,7 @@ def test_counts_durations_and_sizes_are_short():
     counts = [numbers.count(number) for number in (500, 64_000, 1_281_167, 6.75e8, 1.025e9, 1.46e20)]
     assert counts == ["500", "64k", "1.28M", "675M", "1.02B", "1.46e+20"]
     assert (numbers.counted(1, "job"), numbers.counted(1200, "job")) == ("1 job", "1,200 jobs")
-    assert [numbers.duration(seconds) for seconds in (45, 720, 12_600)] == ["45 s", "12 min", "3.5 h"]
+    assert [numbers.duration(seconds) for seconds in (45, 720, 12_600, 63_267_480)] == [
+        "45 s", "12 min", "3.5 h", "17,574 h"
+    ]  # fmt: skip
     assert [numbers.disk_size(size) for size in (3e6, 84e9, 1.2e12)] == ["3 MB", "84 GB", "1.2 TB"]

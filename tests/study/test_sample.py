@@ -13,6 +13,7 @@ from results.schema import FOREIGN, SELECTION_SEED, Row
 from study import sample
 from study.core import compute
 from study.core.files import read_json, write_json
+from study.core.paths import stage_folder
 from study.plan.stage import mark_record, stage_from_record
 from study.report.table_rows import update_table
 from study.stages import sample as sample_stage
@@ -114,15 +115,17 @@ def test_bad_input_is_one_line(fitted, tmp_path, capsys):
     assert "run python -m study.sweep first" in refused(capsys, tmp_path / "results")
 
 
-def test_a_name_of_two_runs_needs_a_fingerprint(fitted, tmp_path, capsys):
+def test_a_name_of_two_runs_is_that_of_the_one_that_was_trained_here(fitted, tmp_path, capsys):
     path = tmp_path / "results" / "desk" / "table.csv"
     table = results.load(path)
     other = table[table["kind"] == "generator"].assign(fingerprint="0" * 16)
     results.write(results.merge(table, other), path)
     own = fitted.jobs[1].stages[0].fingerprint
-    assert f"names 2 runs: give a fingerprint, {min(own, '0' * 16)}" in refused(capsys, tmp_path)
-    assert draw(tmp_path, "--each", 1, run=own).shape == (1, 3, 16, 16, 3)
+    assert draw(tmp_path, "--each", 1).shape == draw(tmp_path, "--each", 1, run=own).shape == (1, 3, 16, 16, 3)
     assert "its stages are not available here: no finished fit_generator in" in refused(capsys, tmp_path, run="0" * 16)
+    stage_folder("fit_generator", "0" * 16).mkdir()
+    ambiguous = refused(capsys, tmp_path)
+    assert f"names 2 runs, 2 of them trained here: give a fingerprint, {min(own, '0' * 16)}" in ambiguous
 
 
 def test_statistics_of_other_latents_are_refused(fitted, tmp_path, capsys):
