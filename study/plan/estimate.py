@@ -41,6 +41,7 @@ FIRST_GUESS: dict[str, dict[str, float]] = {
     },
 }  # fmt: skip
 SHORTEST_SECONDS = 10.0
+LEAST_WORK_SECONDS = 2.0  # that a stage takes at the assumed rates, however slow the machine is
 CLUSTER = "cluster.json"  # which device the cluster has
 CHECKPOINTS_KEPT = 2  # of each training while it runs, as in study/train/checkpoint.py
 FORWARD_AND_BACKWARD = 3  # in forward passes: a backward pass costs two
@@ -255,9 +256,10 @@ def _rate(stage: Stage, device: str, by_compute: dict[Compute, dict[str, float]]
 
 
 def note_rate(stage: Stage, seconds: float, device: str) -> None:
-    """Store the rate of a finished stage on this device; stages that were short (dominated by start-up) or computed
-    nothing are ignored."""
-    if seconds >= SHORTEST_SECONDS and stage_flops(stage):
+    """Store the rate of a finished stage on this device; stages that were short or had little to compute, as those of a
+    smoke run on a slow machine, are ignored: start-up dominates them."""
+    guessed_seconds = stage_flops(stage) / (FIRST_GUESS[stage.spec.compute.device][stage.kind] * 1e9)
+    if seconds >= SHORTEST_SECONDS and guessed_seconds >= LEAST_WORK_SECONDS:
         gflops = stage_flops(stage) / max(seconds, 1e-3) / 1e9
         _keep(stage.spec.compute, device, {stage.kind: gflops, work(stage): gflops})
 

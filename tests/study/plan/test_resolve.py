@@ -12,7 +12,7 @@ import ablations.system
 from models.configs import TRANSFORMERS
 from results.schema import SELECTION_SEED
 from study.plan.checks import check_scale
-from study.plan.estimate import stage_flops
+from study.plan.estimate import estimated_seconds, has_rates, note_rate, stage_flops
 from study.plan.resolve import make_plan
 from study.plan.runs import Run
 from study.plan.scales import SCALES
@@ -251,6 +251,18 @@ def test_options_of_a_scale_are_those_of_every_generator_unless_a_run_has_its_ow
     for wrong, message in (("rope", "takes NAME=VALUE"), ("rop=False", "nearest: rope"), ("rope=2", "True or False")):
         with pytest.raises(ValueError, match=message):
             network(plain, wrong)
+
+
+def test_a_smoke_run_on_a_slow_machine_leaves_no_rates():
+    """It would be its start-up that a desk study is estimated by."""
+    found = plan(SCALES["smoke"]())
+    for stage in found.stages:
+        note_rate(stage, 60.0, "a slow machine")
+    encode = next(stage for stage in plan(SCALES["desk"]()).stages if stage.kind == "encode")
+    assert not has_rates(found.stages[:1], "a slow machine")
+    note_rate(encode, 60.0, "a slow machine")
+    assert has_rates([encode], "a slow machine")
+    assert estimated_seconds([encode], "a slow machine") == pytest.approx(60.0)
 
 
 # GFLOP/s of a GPU of 16 GB as docs/gpu.md states them; judging is mostly eigenvalues on the processor
