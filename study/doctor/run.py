@@ -80,6 +80,8 @@ def examine(options: Doctor) -> int:
             lacking += differences(answers, here, plan)
     elif options.steps and (plan.compute.device == "cpu" or here.cards):
         tried = _steps_here(plan)
+    if answers.cards:  # by which plans on a login node without one are made
+        note_cluster(answers.cards[0].name, answers.cards[0].memory_gib)
     if tried:
         _print_steps(tried)
         lacking += [each.lacking for each in tried if each.lacking]
@@ -150,8 +152,6 @@ def _examine_node(plan: Plan, profile: Profile, steps: bool, lacking: list[str])
             time.sleep(POLL_SECONDS)
     answers: Answers = rebuild(Answers, content["answers"])
     tried = [rebuild(Tried, one) for one in content["tried"]]
-    if answers.cards:
-        note_cluster(answers.cards[0].name, answers.cards[0].memory_gib)
     return answers, tried
 
 

@@ -225,7 +225,7 @@ def device_of(compute: Compute) -> str:
 
 
 def note_cluster(device: str, memory_gib: float) -> None:
-    """Remember the GPU of the cluster's nodes."""
+    """Remember the GPU that study.doctor met, for plans that are made where there is none."""
     write_json(study_root() / "rates" / CLUSTER, {"device": device, "memory_gib": memory_gib})
 
 

@@ -94,6 +94,8 @@ def test_a_card_that_emulates_bfloat16_is_named_where_the_scale_has_no_other(exa
     assert "Tesla T4, 80 GiB" in out
     scale = prepare(Sweep(scale="gpu", dry_run=True, data=options.data, resolution=32)).scale
     assert scale.precision == "float32"  # which has another
+    monkeypatch.setattr(cards, "_found", lambda: ((), "none"))  # a login node that sees the same study root
+    assert device_of(dataclasses.replace(COMPUTE, device="cuda")) == "Tesla T4"
 
 
 # Steps
