@@ -32,6 +32,9 @@ class FoundationModel(nn.Module):
     gradient.
     """
 
+    mean: Tensor | None
+    std: Tensor | None
+
     def __init__(
         self,
         name: str,
@@ -45,8 +48,10 @@ class FoundationModel(nn.Module):
         super().__init__()
         self.name, self.width = name, width
         self.patch, self.resize = patch, resize
-        self.statistics = statistics
         self.network = network
+        for i, key in enumerate(("mean", "std")):  # constants of a step make a GPU wait
+            values = None if statistics is None else torch.tensor(statistics[i]).view(3, 1, 1)
+            self.register_buffer(key, values, persistent=False)
         self.requires_grad_(False)
         self.train(False)
 
@@ -76,9 +81,8 @@ class FoundationModel(nn.Module):
                 self.grid_for(side)
         elif x.shape[2:] != (self.resize, self.resize):
             x = F.interpolate(x, size=(self.resize, self.resize), mode="bilinear", align_corners=False)
-        if self.statistics is not None:
-            mean, std = (x.new_tensor(v).view(3, 1, 1) for v in self.statistics)
-            x = ((x + 1) / 2 - mean) / std
+        if self.mean is not None and self.std is not None:
+            x = ((x + 1) / 2 - self.mean) / self.std
         return self.network(x).float()
 
 

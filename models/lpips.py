@@ -39,6 +39,9 @@ class LPIPS(nn.Module):
         ValueError: the `lpips` package, which contains the heads, is not installed.
     """
 
+    shift: Tensor
+    scale: Tensor
+
     def __init__(self, vgg: Path | None, *, input_size: int = 64) -> None:
         super().__init__()
         self.input_size = input_size
@@ -50,6 +53,11 @@ class LPIPS(nn.Module):
             for head in heads:
                 nn.init.constant_(head.weight, 1.0)  # so that distances are not negative
         self.stages, self.heads = nn.ModuleList(blocks), nn.ModuleList(heads)
+        for name, values in (
+            ("shift", SHIFT),
+            ("scale", SCALE),
+        ):  # constants of a step make a GPU wait
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
         self.requires_grad_(False)
         self.train(False)
 
@@ -69,9 +77,7 @@ class LPIPS(nn.Module):
 
     def features(self, pixels: Tensor) -> list[Tensor]:
         """Unit-length features (B, C, h, w) of each layer, finest first."""
-        x = enlarged(pixels, self.input_size)
-        shift, scale = (x.new_tensor(v).view(3, 1, 1) for v in (SHIFT, SCALE))
-        x = (x - shift) / scale
+        x = (enlarged(pixels, self.input_size) - self.shift) / self.scale
         found = []
         for stage in self.stages:
             x = stage(x)

@@ -5,7 +5,7 @@ another latent or target, or with more losses. They act in the order of the regi
 Encoding, reconstruction and sampling do not know them.
 
 Resizing, blurring and the cosine transform are products with small matrices: they repeat bit for bit on every device,
-which the gradient of an interpolation on a GPU does not.
+which the gradient of an interpolation on a GPU does not. The host does not wait until a GPU has received them.
 """
 
 from __future__ import annotations
@@ -320,7 +320,7 @@ def _interpolation(before: int, after: int, mode: str, device: torch.device) -> 
         matrix = F.interpolate(basis[None, None], size=(before, after), mode=mode)[0, 0].T
     else:
         matrix = F.interpolate(basis[None], size=after, mode=mode)[0].T
-    return matrix.contiguous().to(device)
+    return matrix.contiguous().to(device, non_blocking=True)
 
 
 @functools.cache
@@ -332,7 +332,7 @@ def _smaller(before: int, after: int, device: torch.device) -> Tensor:
     offsets = torch.arange(before)[:, None] - torch.arange(before)
     kernel = torch.exp(-offsets.square() / (2 * 1.2**2)) * (offsets.abs() <= 3)
     total = torch.exp(-torch.arange(-3, 4).square() / (2 * 1.2**2)).sum()  # also at the edges: beyond them is 0
-    return shrink @ (kernel / total).to(device)
+    return shrink @ (kernel / total).to(device, non_blocking=True)
 
 
 @functools.cache
@@ -341,7 +341,7 @@ def _cosines(side: int, device: torch.device) -> Tensor:
     k, n = torch.arange(side, dtype=torch.float64)[:, None], torch.arange(side, dtype=torch.float64)
     matrix = torch.cos(math.pi * k * (2 * n + 1) / (2 * side)) * math.sqrt(2 / side)
     matrix[0] /= math.sqrt(2)
-    return matrix.float().to(device)
+    return matrix.float().to(device, non_blocking=True)
 
 
 @functools.cache
@@ -353,4 +353,4 @@ def _rings(side: int, bins: int, device: torch.device) -> Tensor:
     members = F.one_hot(ring, bins).float()
     means = members / (members.sum(0).clamp_min(1) + EPS)
     means[0] = 0
-    return means.to(device)
+    return means.to(device, non_blocking=True)

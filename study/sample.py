@@ -135,7 +135,8 @@ def prepare(options: Sample) -> tuple[specs.Sample, dict[str, Stage], list[int]]
     sampling = _sampling((judged if len(judged) else rows).iloc[0], options, len(classes) * options.each)
     if sampling.guidance_scale != 1 and not fit.architecture.label_dropout:
         raise ValueError(f"{rows.iloc[0]['run']!r} was trained without label dropout, so it cannot be guided")
-    spec = specs.Sample(images_seen=mark, sampling=sampling, compute=fit.compute)
+    eager = dataclasses.replace(fit.compute, compile=False)  # a sheet is drawn before blocks are compiled
+    spec = specs.Sample(images_seen=mark, sampling=sampling, compute=eager)
     return spec, {"generator": training, "latents": latents, "tokenizer": latents.inputs["tokenizer"]}, classes
 
 

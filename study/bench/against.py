@@ -1,12 +1,13 @@
 """Compare our speed with that of the released code (a checkout of hustvl/LightningDiT), on one machine, in turn.
 
 Weights, sizes, dtype and threads are the same. The released code runs in a separate process, see study/bench/theirs.py.
-It is timed unchanged, with torch.compile if there is a C++ compiler, and without it (TORCHDYNAMO_DISABLE).
+It is timed unchanged, with torch.compile where this machine can compile, and without it (TORCHDYNAMO_DISABLE).
 """
 
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import subprocess
 import sys
@@ -23,10 +24,11 @@ from models.lightningdit import LightningDiT
 from models.sampler import Guidance, integrate, velocity_function
 from study.bench import cases
 from study.bench.timing import medians
-from study.core.compute import Compute, autocast, has_compiler
+from study.core.compute import Compute, autocast, no_compiler_because
 from study.core.files import load_tensors, save_tensors, write_json
 from study.data.latents import Latents
 from study.stages.fit_generator import build
+from study.stages.sample import for_sampling
 
 NEEDED = ("models/lightningdit.py", "transport/transport.py", "datasets/img_latent_dataset.py")
 PACKAGES = ("einops", "fairscale")  # imported by the released generator and not by ours
@@ -130,7 +132,9 @@ def other_precision(compute: Compute) -> str | None:
 @contextlib.contextmanager
 def released_processes(checkout: Path, folder: Path, compute: Compute) -> Iterator[dict[str, ReleasedCode]]:
     """Processes of the released code, by their names in the printed table."""
-    kinds = {"released, eager": False, **({"released, compiled": True} if has_compiler() else {})}
+    kinds = {"released, eager": False}
+    if not no_compiler_because(compute.device):
+        kinds["released, compiled"] = True
     processes: dict[str, ReleasedCode] = {}
     try:
         for precision in filter(None, (compute.precision, other_precision(compute))):
@@ -237,7 +241,7 @@ def time_both(
 ) -> tuple[list[Compared], float]:
     """The comparison, once the released code runs and its inputs are written; returns the same as `compare`."""
     device = workload.compute.device
-    network = state["ema"].eval()
+    network = for_sampling(copy.deepcopy(state["ema"]).eval(), workload.compute)
     noise, labels = (tensor.to(device) for tensor in noise_and_labels)
 
     def sampler(guidance: Guidance) -> Callable[[], Tensor]:

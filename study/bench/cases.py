@@ -5,6 +5,7 @@ Pictures, latents and most weights are random, because speed does not depend on 
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import itertools
@@ -23,6 +24,7 @@ from models.configs import TRANSFORMERS, AutoencoderConfig, GeneratorConfig, gen
 from models.costs import autoencoder_flops, flops_per_image, foundation_flops, projector_flops
 from models.discriminator import Discriminator, hinge_discriminator_loss, hinge_generator_loss
 from models.foundation import foundation_model
+from models.lightningdit import LightningDiT
 from models.lpips import LPIPS
 from models.regularisation import REGULARISERS
 from models.regularisers import Draws, Regularisers, Step, after_encoding, before_encoding
@@ -47,6 +49,7 @@ from study.plan.specs import REPA, FitGenerator, Repa, TokenizerRecipe
 from study.stages import encode
 from study.stages.fit_generator import build, step_function
 from study.stages.fit_tokenizer import Networks, gradients
+from study.stages.sample import for_sampling
 from study.train.foundation_features import FoundationFeatures, resized
 from study.train.perceptual_net import perceptual_net
 
@@ -390,26 +393,34 @@ def generator_step(
     return one_step
 
 
-def generator_cases(workload: Workload, latents: Latents, compiled: bool) -> list[Case]:
-    """A generator's training step, its matrix products alone, the step with REPA and with iREPA and, on request, with
-    compiled blocks."""
-    step = generator_step(workload, build(generator_spec(workload)), latents)
-    step()
-    with ProductRecorder() as recorder:
+def generator_cases(workload: Workload, latents: Latents, compiled: bool) -> list[Callable[[], list[Case]]]:
+    """A generator's training step and its matrix products alone; the step with REPA; with iREPA; and, on request, with
+    compiled blocks. Each is built when it is timed, because a GPU may hold the state of one training alone."""
+    dtype, images = workload.compute.precision, workload.generator_images
+    case = functools.partial(
+        Case, images=images, flops=images * FORWARD_AND_BACKWARD * flops_per_image(workload.architecture), dtype=dtype
+    )
+
+    def plain() -> list[Case]:
+        step = generator_step(workload, build(generator_spec(workload)), latents)
         step()
-    images, dtype = workload.generator_images, workload.compute.precision
-    flops = images * FORWARD_AND_BACKWARD * flops_per_image(workload.architecture)
-    functions = {"step": step, "its matrix products alone": recorder.replay}
-    aligned = [aligned_case(workload, name, latents) for name in REPA]
-    if compiled:
-        workload = dataclasses.replace(workload, compute=dataclasses.replace(workload.compute, compile=True))
-        functions["step, compiled"] = generator_step(workload, build(generator_spec(workload)), latents)
-    cases = [Case(name=name, run=run, images=images, flops=flops, dtype=dtype) for name, run in functions.items()]
-    return [*cases, *aligned]
+        with ProductRecorder() as recorder:
+            step()
+        return [case(name="step", run=step), case(name="its matrix products alone", run=recorder.replay)]
+
+    def with_compiled_blocks() -> list[Case]:
+        other = dataclasses.replace(workload, compute=dataclasses.replace(workload.compute, compile=True))
+        step = generator_step(other, build(generator_spec(other)), latents)
+        return [case(name="step, compiled", run=step)]
+
+    aligned = [lambda name=name: [aligned_case(workload, name, latents)] for name in REPA]  # type: ignore[misc]
+    groups: list[Callable[[], list[Case]]] = [plain, *aligned]
+    return [*groups, with_compiled_blocks] if compiled else groups
 
 
-def sampling_cases(workload: Workload, network: nn.Module) -> list[Case]:
-    """Euler sampling without guidance, guided at every step, and guided from t = 0.11 on as released.
+def sampling_cases(workload: Workload, network: LightningDiT, compiled: bool) -> list[Case]:
+    """Euler sampling without guidance, guided at every step, and guided from t = 0.11 on as released; on request the
+    first two with compiled blocks.
 
     In the last case the unconditional half is skipped before t = 0.11.
     """
@@ -424,8 +435,10 @@ def sampling_cases(workload: Workload, network: nn.Module) -> list[Case]:
         f"guided from t = {GUIDANCE.interval[0]:.2f} on": GUIDANCE,
     }
 
-    def case(name: str, guidance: Guidance) -> Case:
-        velocity = velocity_function(network, labels, architecture.num_classes, guidance)
+    network = for_sampling(network, workload.compute)
+
+    def case(name: str, guidance: Guidance, by: LightningDiT = network) -> Case:
+        velocity = velocity_function(by, labels, architecture.num_classes, guidance)
 
         def run() -> None:
             with torch.inference_mode(), autocast(workload.compute):
@@ -435,7 +448,11 @@ def sampling_cases(workload: Workload, network: nn.Module) -> list[Case]:
         flops = images * passes * flops_per_image(architecture)
         return Case(name=name, run=run, images=images, flops=flops, dtype=workload.compute.precision)
 
-    return [case(name, guidance) for name, guidance in kinds.items()]
+    cases = [case(name, guidance) for name, guidance in kinds.items()]
+    if compiled:
+        other = for_sampling(copy.deepcopy(network), dataclasses.replace(workload.compute, compile=True))
+        cases += [case(f"{name}, compiled", guidance, other) for name, guidance in list(kinds.items())[:2]]
+    return cases
 
 
 def latent_batches(workload: Workload, latents: Latents) -> Callable[[], None]:

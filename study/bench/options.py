@@ -29,7 +29,8 @@ class Bench:
     precision: Annotated[str, arg(metavar="DTYPE", help_behavior_hint="")] = ""
     """float32 or bfloat16, of all trainings and of sampling. Default: the scale's."""
     compile: Annotated[bool, arg(help_behavior_hint="")] = False
-    """Also time a generator step whose blocks go through torch.compile."""
+    """Also time a generator's step and sampling with blocks that go through torch.compile. On a GPU that can compile
+    they always are."""
     against: Annotated[Path | None, arg(metavar="FOLDER", help_behavior_hint="")] = None
     """Compare with a checkout of hustvl/LightningDiT instead: generator step, sampling, loader. On a GPU three
     processes share its memory: give --batch."""

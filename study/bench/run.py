@@ -6,6 +6,7 @@ Times are medians of interleaved repeats in one process. On a noisy machine only
 from __future__ import annotations
 
 import dataclasses
+import gc
 import sys
 import tempfile
 from collections.abc import Callable
@@ -38,7 +39,7 @@ from study.bench.options import Bench
 from study.bench.timing import Case, Measured, breakdown, measure, product_rate
 from study.bench.whole_study import TOTAL, keep, kept, machine, study_cost, table
 from study.core import compute
-from study.core.compute import cores
+from study.core.compute import cores, no_compiler_because
 from study.core.files import write_json
 from study.core.provenance import provenance
 from study.plan.checks import PRECISIONS
@@ -72,27 +73,36 @@ def run(workload: Workload, *, quick: bool, compiled: bool) -> Results:
 
     with tempfile.TemporaryDirectory() as folder:
         latents = random_latents(workload, Path(folder), min(workload.scale.train_images, LOADER_IMAGES))
-        sections = {"generator step": timed(generator_cases(workload, latents, compiled))}
+        sections: dict[str, list[Measured]] = {"generator step": []}
+        for group in generator_cases(workload, latents, compiled):
+            sections["generator step"] += timed(group())
+            free(device)
         state = build(generator_spec(workload))
         shares = breakdown(generator_step(workload, state, latents), device)
         network = state["ema"].eval()
         del state  # on a GPU its optimizer would take memory from the other sections
         others: dict[str, Callable[[], list[Measured]]] = {
             "tokenizer step": timed_tokenizers,
-            "sampling": lambda: timed(sampling_cases(workload, network)),
+            "sampling": lambda: timed(sampling_cases(workload, network, compiled)),
             "encoding": lambda: timed(coding_cases(workload)),
             "loader": lambda: timed(loader_cases(workload, latents)),
             "FID": lambda: fid(workload),
         }
         missing = {}
         for name, measured in () if quick else others.items():
-            if device == "cuda":
-                torch.cuda.empty_cache()
+            free(device)
             try:
                 sections[name] = measured()
             except ValueError as error:  # missing weights
                 missing[name] = str(error)
     return Results(sections, missing, shares)
+
+
+def free(device: str) -> None:
+    """Give back the GPU memory of what was timed."""
+    if device == "cuda":
+        gc.collect()
+        torch.cuda.empty_cache()
 
 
 def tabulate(sections: dict[str, list[Measured]]) -> Table:
@@ -117,7 +127,9 @@ def stop(reason: str) -> NoReturn:
 
 def report_own(workload: Workload, options: Bench, console: Console) -> dict[str, Any]:
     """Measure this code and print the result; returns the content of the JSON file."""
-    results = run(workload, quick=options.quick, compiled=options.compile)
+    device = workload.compute.device
+    compiled = options.compile or (device == "cuda" and not no_compiler_because(device))
+    results = run(workload, quick=options.quick, compiled=compiled)
     console.print(tabulate(results.sections))
     step, products = results.sections["generator step"][:2]
     shares = ", ".join(f"{name} {share:.0%}" for name, share in results.generator.items() if share >= 0.005)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import os
 import shutil
+import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +33,7 @@ class Compute:
     processes: int = outside_identity(1)  # that train together, each on its share of every batch
     microbatch_images: int = outside_identity(0)  # a generator's share goes through in pieces of this size; 0: whole
     checkpointing: bool = outside_identity(False)  # gradient checkpointing of a generator's blocks: less memory
-    compile: bool = outside_identity(False)  # a generator's blocks are compiled by torch.compile
+    compile: bool = outside_identity(False)  # a generator's blocks are compiled, in training and in sampling
     keep_states: bool = outside_identity(False)  # a generator's full state is kept at every mark, not only the last
 
 
@@ -43,7 +45,7 @@ class Execution:
     processes: int = 1
     microbatch_images: int = 0
     checkpointing: bool = False
-    compile: bool = False
+    compile: bool | None = None  # None: on a GPU, where it can be done and the stage is long (study/plan/resolve.py)
     keep_states: bool = False
 
 
@@ -78,9 +80,20 @@ def _cpuinfo() -> str:
         return ""
 
 
-def has_compiler() -> bool:
-    """Whether torch.compile has a C++ compiler here."""
-    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+def no_compiler_because(device: str) -> str:
+    """What torch.compile lacks on this machine, as "a C++ compiler, such as g++"; "" where it lacks nothing.
+
+    On a processor it compiles C++; on a GPU triton does, which builds a launcher for its kernels in C at run time.
+    """
+    if device == "cpu":
+        found = any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "g++", "clang++"))
+        return "" if found else "a C++ compiler, such as g++"
+    if importlib.util.find_spec("triton") is None:
+        return "the package triton"
+    if not any(shutil.which(name) for name in (os.environ.get("CC", "gcc"), "gcc", "clang")):
+        return "a C compiler, such as gcc"
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    return "" if header.exists() else f"Python's header {header} (the package python3-dev, on Debian)"
 
 
 def device_name(compute: Compute) -> str:

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 from study.core.cards import Card, cards, no_card_because
-from study.core.compute import cores, processor
+from study.core.compute import cores, no_compiler_because, processor
 from study.core.files import read_json, write_json
 from study.core.paths import study_root
 from study.core.provenance import PACKAGES
@@ -30,6 +30,7 @@ class Answers:
     Args:
         packages: versions by name; "" where one is missing.
         cards: its GPUs; none: `no_card` says why.
+        no_compiler: what torch.compile lacks there for the plan's device; "": nothing.
         free_gb: of the file system of the study root.
         root_is_shared: whether the study root holds what this command wrote there.
         weights: whether the folder of weight files is there.
@@ -42,13 +43,14 @@ class Answers:
     cores: int
     cards: tuple[Card, ...]
     no_card: str
+    no_compiler: str
     free_gb: float
     root_is_shared: bool
     weights: bool
 
 
-def ask(token: str) -> Answers:
-    """The answers of this machine. Args: token: what `leave_token` returned."""
+def ask(token: str, device: str) -> Answers:
+    """The answers of this machine. Args: token: what `leave_token` returned; device: of the plan."""
     return Answers(
         host=socket.gethostname(),
         python=platform.python_version(),
@@ -57,6 +59,7 @@ def ask(token: str) -> Answers:
         cores=cores(),
         cards=cards(),
         no_card=no_card_because(),
+        no_compiler=no_compiler_because(device),
         free_gb=_free_gb(study_root()),
         root_is_shared=(read_json(study_root() / "doctor" / ASKED) or {}).get("token") == token,
         weights=weights_folder().is_dir(),
@@ -117,6 +120,9 @@ def differences(node: Answers, here: Answers, plan: Plan) -> list[str]:
             lines.append(f"the node {node.host} has {name} {node.packages[name] or '(none)'}, this machine {version}")
     if plan.compute.device == "cuda" and not node.cards:
         lines.append(f"the node {node.host} gives its job no GPU: {node.no_card}")
+    if node.no_compiler and any(stage.spec.compute.compile for stage in plan.stages):
+        lines.append(f"the node {node.host} cannot compile blocks without {node.no_compiler} (--set "
+                     "execution.compile=False)")  # fmt: skip
     if here.weights and not node.weights:
         lines.append(f"the node {node.host} does not see the weights in {weights_folder()}")
     return lines

@@ -66,9 +66,9 @@ def examine(options: Doctor) -> int:
     needed = sum(map(disk_bytes, plan.stages)) + data_bytes(plan.data)
     needed += checkpoint_bytes(plan.stages, slots(sweep, plan))
     console.print(f"scale [bold]{plan.scale.name}[/bold] with {escape(plan.data.name)} at {plan.data.resolution} px")
-    here = ask(leave_token())
+    here = ask(leave_token(), plan.compute.device)
     lacking += [*plan.missing, *lacks_of(here, plan, needed / 1e9)]
-    _print_rows([*described(here, plan), ("plan", _plan_text(plan, needed))])
+    _print_rows([*described(here, plan), ("plan", _plan_text(plan, needed, here.no_compiler))])
     answers = here
     tried: list[Tried] = []
     if cluster is not None:
@@ -97,12 +97,16 @@ def examine(options: Doctor) -> int:
     return 3
 
 
-def _plan_text(plan: Plan, needed: float) -> str:
+def _plan_text(plan: Plan, needed: float, no_compiler: str) -> str:
     files = needed_files(plan.stages)
     weights = f"{counted(len(files), 'weight file')}" if files else "no weight files"
     text = f"{len(plan.runs)} runs, {len(plan.stages)} stages, {disk_size(needed)} of disk, {weights}"
     if plan.compute.device == "cuda":
         text += f", {largest_gib(plan.stages):.1f} GiB of GPU memory by the estimate"
+    if compiled := dict.fromkeys(stage.kind for stage in plan.stages if stage.spec.compute.compile):
+        text += f", blocks compiled in {' and '.join(compiled)}"
+    elif plan.compute.device == "cuda" and no_compiler:
+        text += f", no blocks compiled without {no_compiler}"
     return text
 
 
@@ -158,7 +162,7 @@ def _examine_node(plan: Plan, profile: Profile, steps: bool, lacking: list[str])
 def on_node(plan: Plan, folder: Path, token: str, steps: bool) -> None:
     """What the job does: answer, make the steps, and write both."""
     log_to_stdout()
-    answers = ask(token)
+    answers = ask(token, plan.compute.device)
     tried = _steps_here(plan) if steps and (plan.compute.device == "cpu" or answers.cards) else []
     content: dict[str, Any] = {
         "answers": dataclasses.asdict(answers),

@@ -19,7 +19,7 @@ from models.configs import (
 )
 from models.names import nearest
 from models.regularisation import Regularisation
-from study.core.compute import Compute, Execution
+from study.core.compute import Compute, Execution, no_compiler_because
 from study.core.garbage import uncollected
 from study.core.settings import change
 from study.plan import features
@@ -38,6 +38,7 @@ from study.plan.checks import (
     check_scale,
 )
 from study.plan.data_spec import DataSpec
+from study.plan.estimate import FIRST_GUESS, stage_flops
 from study.plan.judge_spec import JudgeSpec, judge_spec
 from study.plan.networks import autoencoder_config
 from study.plan.runs import Job, Plan, Planned, Result, Run
@@ -60,6 +61,7 @@ from study.plan.specs import (
 from study.plan.stage import Stage
 from study.plan.weight_files import content_hash, network_hash, weight_file
 
+COMPILE_SECONDS = 600.0  # by FIRST_GUESS, from which on a stage of a GPU repays the minute that compiling takes
 KEPT_BYTES = 2**30  # up to which the pictures of a run stay once they are judged
 
 # fields of a scale that a single run may change; the others are the same for a whole study
@@ -253,7 +255,23 @@ def _training(compute: Compute, execution: Execution, *, generator: bool) -> Com
     """Compute of a training stage: the others need no such spreading."""
     if not generator:  # a discriminator uses batch statistics, so its batch is never split into microbatches
         return dataclasses.replace(compute, processes=execution.processes)
-    return dataclasses.replace(compute, **dataclasses.asdict(execution))
+    spread = {name: value for name, value in dataclasses.asdict(execution).items() if name != "compile"}
+    return dataclasses.replace(compute, **spread)
+
+
+def _compiled(stage: Stage, asked: bool | None) -> Stage:
+    """A stage that runs a generator, with its blocks compiled if that is `asked`; None asks for it on a GPU, where this
+    machine can compile and the stage takes COMPILE_SECONDS."""
+    spec = stage.spec
+    assert isinstance(spec, (FitGenerator, Sample))
+    device = spec.compute.device
+    if isinstance(spec, FitGenerator) and spec.pretrained is not None:
+        return stage
+    if asked is None:
+        seconds = stage_flops(stage) / (FIRST_GUESS[device][stage.kind] * 1e9)
+        asked = device == "cuda" and seconds >= COMPILE_SECONDS and not no_compiler_because(device)
+    compute = dataclasses.replace(spec.compute, compile=asked)
+    return dataclasses.replace(stage, spec=dataclasses.replace(spec, compute=compute))
 
 
 def _planned(
@@ -301,7 +319,7 @@ def _planned(
         return of_tokenizer, encode, None
     generator = _fit_generator(run, scale, data, compute, architecture)
     check_guidance(run.name, scale.sampling, generator.architecture)
-    fit_generator = Stage("fit_generator", generator, {"latents": encode})
+    fit_generator = _compiled(Stage("fit_generator", generator, {"latents": encode}), scale.execution.compile)
     marks = generator.recipe.marks
     if unknown := [mark for mark in run.judged_at if mark not in marks]:
         raise ValueError(f"{run.name}: no snapshot at {unknown[0]} images seen; there are {', '.join(map(str, marks))}")
@@ -316,6 +334,7 @@ def _planned(
             Sample(images_seen=mark, sampling=sampling, compute=compute, keep=keep),
             {"generator": fit_generator.at([mark]), "latents": encode, "tokenizer": fit},
         )
+        samples = _compiled(samples, scale.execution.compile)
         results.append(judge("samples", samples, reference_images=reference_images, reference=reference))
     return of_tokenizer, encode, Planned(run, fit_generator, tuple(results))
 

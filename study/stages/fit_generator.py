@@ -19,7 +19,7 @@ from models.diffusion import TIMESTEPS, gaussian_diffusion_loss
 from models.flow import logit_normal_times, rectified_flow_loss, shifted_times
 from models.lightningdit import LightningDiT, drop_labels
 from models.repa import ProjectedGenerator, Projector, mean_cosine, spatially_normalised
-from study.core.compute import apply, autocast
+from study.core.compute import apply, autocast, no_compiler_because
 from study.core.distributed import on_rank_zero, slice_of_batch, world_size
 from study.core.files import load_metadata, load_tensors, save_tensors
 from study.core.randomness import batch_indices, make_rng
@@ -55,6 +55,22 @@ def build(spec: FitGenerator) -> dict[str, Any]:
     )
     ema = copy.deepcopy(network).requires_grad_(False)
     return {"generator": network, "ema": ema, **beside, "optimizer": optimizer}
+
+
+def compile_blocks(network: LightningDiT, device: str) -> None:
+    """Compile a generator's blocks, in place, so that parameter names do not change.
+
+    All blocks share what is compiled, once for each shape of their input. Compiled with deterministic algorithms on,
+    kernels are chosen by rules, not by timing them, so that a training that goes on in another process has the same
+    ones.
+
+    Raises:
+        ValueError: this machine cannot compile, in one line that says what it lacks.
+    """
+    if because := no_compiler_because(device):
+        raise ValueError(f"blocks cannot be compiled here without {because} (--set execution.compile=False)")
+    for block in network.blocks:
+        block.compile(dynamic=False)
 
 
 def loss_function(recipe: GeneratorRecipe) -> Callable[..., Tensor]:
@@ -95,8 +111,7 @@ def step_function(
     trained = [p for p in network.parameters() if p.requires_grad]
     trained_ema = [e for e, p in zip(ema.parameters(), network.parameters(), strict=True) if p.requires_grad]
     if spec.compute.compile:
-        for block in network.blocks:
-            block.compile()  # in place, so parameter names and the EMA copy do not change
+        compile_blocks(network, device)
     clipped, module = trained, network
     if repa is not None:
         clipped = [*trained, *state["projector"].parameters()]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from models.autoencoder import Autoencoder
 from models.diffusion import ancestral, noise_function
@@ -61,6 +61,22 @@ def sampler(spec: Sample, inputs: dict[str, Stage], classes: Sequence[int] | Non
     )
 
 
+def for_sampling(network: LightningDiT, compute: Compute) -> LightningDiT:
+    """The network as it draws samples, changed in place: compiled if that is asked, and in bfloat16 with its matrices in
+    that dtype: autocast would cast frozen ones anew in every forward pass, to the same values.
+
+    Raises:
+        ValueError: see `fit_generator.compile_blocks`.
+    """
+    if compute.precision == "bfloat16":
+        for module in network.modules():
+            if isinstance(module, nn.Linear):
+                module.to(torch.bfloat16)
+    if compute.compile:
+        fit_generator.compile_blocks(network, compute.device)
+    return network
+
+
 def make_sampler(
     network: LightningDiT,
     tokenizer: Autoencoder,
@@ -69,12 +85,13 @@ def make_sampler(
     compute: Compute,
     classes: Sequence[int] | None = None,
 ) -> Callable[[int], Tensor]:
-    """As `sampler`, for networks that are already loaded, on their device.
+    """As `sampler`, for networks that are already loaded, on their device; the generator is changed by `for_sampling`.
 
     Args:
         to_raw: from a normalised latent (B, d, h, w) to the raw latent that the tokenizer decodes.
     """
     device, architecture = compute.device, network.config
+    network = for_sampling(network, compute)
     shape = (architecture.in_channels, architecture.grid, architecture.grid)
     guidance = Guidance(
         scale=sampling.guidance_scale,

@@ -117,8 +117,9 @@ def prepare_setting(options: Sweep) -> Setting:
             f"a GPU for each of execution.processes {processes}: this machine has {here} (--executor slurm for a "
             f"cluster that has more; --set execution.processes={here})"
         )
-    if scale.execution.compile and options.executor != "slurm" and not compute.has_compiler():
-        missing.append("a C++ compiler, such as g++: execution.compile needs one (--set execution.compile=False)")
+    no_compiler = compute.no_compiler_because(resolved.device) if options.executor != "slurm" else ""
+    if scale.execution.compile and no_compiler:
+        missing.append(f"{no_compiler}: execution.compile needs it (--set execution.compile=False)")
     study = _study_name(options, scale, data)
     return Setting(scale=scale, data=data, compute=resolved, study=study, missing=tuple(missing))
 

@@ -1,4 +1,4 @@
-"""The cost of a step: how often it runs each network, and that it never waits for a GPU; and a small benchmark."""
+"""The cost of a step: how often it runs each network; and a small benchmark."""
 
 import dataclasses
 import json
@@ -18,14 +18,13 @@ from models.costs import autoencoder_flops
 from models.discriminator import Discriminator
 from models.perceptual import PerceptualDistance
 from models.vf_loss import projection
-from study.bench import against, cases, timing, whole_study
+from study.bench import against, timing, whole_study
 from study.bench import run as bench
 from study.bench.__main__ import main
 from study.bench.cases import Workload
 from study.bench.timing import Case, ProductRecorder, flops_of, measure, medians
 from study.core.compute import Compute
 from study.plan.scales import SCALES, smoke
-from study.stages.fit_generator import build
 from study.stages.fit_tokenizer import Networks, gradients
 
 aten = torch.ops.aten
@@ -90,40 +89,6 @@ def test_a_tokenizer_step_walks_each_network_no_more_often_than_it_must(aligned,
     assert used.of(decoder.mid) | used.of(decoder.up) == walks
     if gan:  # the tokenizer's term moves no weight of the discriminator
         assert used.of(networks.discriminator) == {(1, 1, 0)}
-
-
-class Waits(TorchDispatchMode):
-    """Counts operations that read a value out of a tensor, for which the host would wait on a GPU."""
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += func in (aten._local_scalar_dense.default, aten.equal.default, aten.nonzero.default)
-        return func(*args, **(kwargs or {}))
-
-
-def test_a_generators_update_waits_for_nothing(tiny, tmp_path, monkeypatch):
-    """Its batch is drawn on the CPU, where no waiting occurs, so drawing is replaced."""
-    latents = cases.random_latents(tiny, tmp_path, 32)
-    data = torch.randn(tiny.generator_images, *latents.shape)
-    monkeypatch.setattr(type(latents), "sample", lambda *_: data)
-    step = cases.generator_step(tiny, build(cases.generator_spec(tiny)), latents)
-    step()
-    with Waits() as waits:
-        torch.ones(1).item()
-        step()
-    assert waits.count == 1  # that of the line before
-
-
-def test_a_tokenizers_update_waits_for_nothing(tiny):
-    recipe = dataclasses.replace(tiny.scale.tokenizer, perceptual_weight=1.0)
-    step = cases.tokenizer_step(tiny, recipe, aligned=True)
-    step()
-    with Waits() as waits:
-        step()
-    assert waits.count == 0
 
 
 def test_flops_are_counted_with_and_without_gradients():

@@ -70,13 +70,13 @@ def test_each_lack_is_named(examined, options, monkeypatch, tmp_path):
     version = machine._version
     monkeypatch.setattr(machine, "_version", lambda name: "" if name == "torchdiffeq" else version(name))
     settings = ("device=cuda", "judges=('inception', 0),", "evaluation.perceptual_net=vgg", "execution.compile=True")
-    monkeypatch.setattr("study.core.compute.has_compiler", lambda: False)
+    monkeypatch.setattr("study.core.compute.no_compiler_because", lambda device: "the package triton")
     code, lacking, _ = examined(dataclasses.replace(options, data=None, scale="imagenet256", set=settings))
     assert code == 3
     for start in (
         "the data: give imagenet as a folder",
         "a GPU: this machine has none, for there is no device file of one",
-        "a C++ compiler",
+        "the package triton: execution.compile needs it",
         "the judge 'inception': weights-inception",
         "the foundation model 'dinov2'",
         "the package torchdiffeq (pip install torchdiffeq)",
@@ -239,9 +239,25 @@ def test_what_a_node_answers_otherwise_is_named(examined, options, cluster, monk
 
 
 def test_another_version_of_a_package_on_the_node_is_named(examined, options, cluster):
-    cluster.node["packages"] = {**machine.ask("").packages, "torch": "1.13.0"}
+    cluster.node["packages"] = {**machine.ask("", "cpu").packages, "torch": "1.13.0"}
     code, (line,), _ = examined(dataclasses.replace(options, cluster=cluster.profile))
     assert code == 3 and "has torch 1.13.0, this machine 2." in line
+
+
+def test_whether_blocks_are_compiled_is_said_and_a_node_that_cannot_is_named(
+    examined, options, cluster, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(cards, "_found", lambda: (made_cards(1), ""))
+    monkeypatch.setenv("STUDY_WEIGHTS", str(tmp_path))
+    cluster.node.update({"host": "n1", "no_compiler": "the package triton"})
+    asking = dataclasses.replace(options, cluster=cluster.profile, set=(*SETTINGS, "device=cuda"))
+    code, _, out = examined(asking)
+    assert code == 0 and "compiled" not in out
+    code, (line,), out = examined(dataclasses.replace(asking, set=(*asking.set, "execution.compile=True")))
+    assert code == 3 and "blocks compiled in fit_generator and sample" in " ".join(out.split())
+    assert line.startswith("the node n1 cannot compile blocks without the package triton")
+    monkeypatch.setattr(machine, "no_compiler_because", lambda device: "a C compiler")
+    assert "no blocks compiled without a C compiler" in " ".join(examined(asking)[2].split())
 
 
 def test_a_cluster_that_gives_no_answer_is_a_lack(examined, options, cluster, monkeypatch):

@@ -105,6 +105,7 @@ def test_the_nets_of_a_tokenizers_losses_save_what_is_estimated(side):
 
 def planned(scale, **execution):
     base = SCALES[scale]()
+    execution = {"compile": False, **execution}  # whatever this machine can compile
     base = dataclasses.replace(base, execution=dataclasses.replace(base.execution, **execution))
     here = dataclasses.replace(COMPUTE, device="cuda", precision=base.precision, threads=4)
     return make_plan("frontier", ablations.frontier, base, data_spec(base.resolution), here, "made")
