@@ -29,7 +29,7 @@ class FoundationModel(nn.Module):
 
     One channel is repeated to three. The network gets pixels in [-1, 1] as released, or, with statistics, normalised by
     this mean and standard deviation (of pixels in [0, 1], per channel). The parameters are frozen; forward records no
-    gradient.
+    gradient. bfloat16: its matrix products are in bfloat16, by autocast; else it is float32, whatever is around it.
     """
 
     mean: Tensor | None
@@ -44,10 +44,11 @@ class FoundationModel(nn.Module):
         patch: int,
         resize: int | None,
         statistics: tuple[Triple, Triple] | None = None,
+        bfloat16: bool = False,
     ) -> None:
         super().__init__()
         self.name, self.width = name, width
-        self.patch, self.resize = patch, resize
+        self.patch, self.resize, self.bfloat16 = patch, resize, bfloat16
         self.network = network
         for i, key in enumerate(("mean", "std")):  # constants of a step make a GPU wait
             values = None if statistics is None else torch.tensor(statistics[i]).view(3, 1, 1)
@@ -83,7 +84,8 @@ class FoundationModel(nn.Module):
             x = F.interpolate(x, size=(self.resize, self.resize), mode="bilinear", align_corners=False)
         if self.mean is not None and self.std is not None:
             x = ((x + 1) / 2 - self.mean) / self.std
-        return self.network(x).float()
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bfloat16):
+            return self.network(x).float()
 
 
 class TransformerFeatures(nn.Module):
@@ -108,13 +110,15 @@ def foundation_model(
     pretrained: bool = True,
     weights: Path | None = None,
     own_statistics: bool = False,
+    bfloat16: bool = False,
     input_size: int = 128,
     stride: int = 16,
 ) -> FoundationModel:
     """The foundation model called `name` (specs.FOUNDATIONS).
 
     own_statistics normalises pixels by the mean and standard deviation that timm states for the model (ImageNet's, or
-    CLIP's own) instead of leaving them in [-1, 1] as released; lite0 was trained in [-1, 1].
+    CLIP's own) instead of leaving them in [-1, 1] as released; lite0 was trained in [-1, 1]. bfloat16: see
+    FoundationModel.
     weights is the file that timm publishes for the model (lite0's come inside a pip package).
     pretrained=False gives random weights, for tests only. input_size and stride are lite0's: the side its
     input is resized to, and pixels per feature cell (2, 4, 8, 16 or 32: 16, 24, 40, 112 or 320 channels).
@@ -124,7 +128,7 @@ def foundation_model(
         raise ValueError(f"unknown foundation model {name!r}; {nearest(name, FOUNDATIONS)}")
     if name == "lite0":
         trunk, width = lite_trunk(efficientnet_lite("lite0", pretrained=pretrained), stride)
-        return FoundationModel(name, folded(trunk), width, patch=stride, resize=input_size)
+        return FoundationModel(name, folded(trunk), width, patch=stride, resize=input_size, bfloat16=bfloat16)
     import timm
 
     what = TRANSFORMERS[name]
@@ -149,6 +153,7 @@ def foundation_model(
         patch=what.patch,
         resize=what.resize,
         statistics=own if own_statistics else None,
+        bfloat16=bfloat16,
     )
 
 

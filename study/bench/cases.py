@@ -233,8 +233,9 @@ def tokenizer_step(
     if aligned:
         name = scale.foundation_models[-1]
         model = foundation_model(
-            name, pretrained=False, input_size=scale.foundation.input_size, stride=scale.foundation.stride
-        ).to(device)
+            name, pretrained=False, bfloat16=bool(scale.foundation.bfloat16),
+            input_size=scale.foundation.input_size, stride=scale.foundation.stride,
+        ).to(device)  # fmt: skip
         networks.linear_proj = projection(config.z_channels, model.width)
     if regulariser == "mask":
         networks.mask_token = nn.Embedding(1, config.z_channels)
@@ -335,7 +336,9 @@ class RandomFeatures(FoundationFeatures):
 
     def __init__(self, workload: Workload, name: str) -> None:
         recipe, side = workload.scale.foundation, workload.scale.resolution
-        network = foundation_model(name, pretrained=False, input_size=recipe.input_size, stride=recipe.stride)
+        network = foundation_model(
+            name, pretrained=False, bfloat16=bool(recipe.bfloat16), input_size=recipe.input_size, stride=recipe.stride
+        )
         self._network_of_bench = network.to(workload.compute.device) if name in TRANSFORMERS else None
         count, grid = workload.generator_images, network.grid_for(side)
         shape = (workload.channels, side, side) if name in TRANSFORMERS else (network.width, grid, grid)

@@ -15,6 +15,7 @@ CACHE_GIB = 8.0  # up to which features of all images and views are kept on the 
 def used_recipe(name: str, recipe: FoundationRecipe) -> FoundationRecipe:
     """The recipe with fixed values in the fields that this model does not use: input size and stride are configurable
     for lite0 only."""
+    recipe = dataclasses.replace(recipe, bfloat16=recipe.bfloat16 or None)
     if name == "lite0":
         return dataclasses.replace(recipe, own_statistics=False)
     return dataclasses.replace(recipe, input_size=0, stride=0)

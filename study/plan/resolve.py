@@ -115,12 +115,15 @@ def _used_foundation(name: TokenizerName, recipe: FoundationRecipe, grid: int) -
     """The foundation recipe without unused fields; None without a model.
 
     As the encoder of a representation autoencoder lite0 sees pictures in the size that gives the latent's grid; others
-    see pixels as they were trained on, as released. Features are standardised per channel and place there, not here.
+    see pixels as they were trained on, as released. Features are standardised per channel and place there, not here,
+    and are strict float32, as all that is encoded.
     """
     if name.foundation_network is None:
         return None
     if name.encoder:
-        recipe = dataclasses.replace(recipe, standardise=False, own_statistics=True, input_size=grid * recipe.stride)
+        recipe = dataclasses.replace(
+            recipe, standardise=False, own_statistics=True, bfloat16=None, input_size=grid * recipe.stride
+        )
     return features.used_recipe(name.foundation_network, recipe)
 
 

@@ -93,6 +93,7 @@ class FoundationRecipe:
     # normalise pixels with the mean and standard deviation of the model's own training, not to [-1, 1] as the released
     # code does; False for lite0, which was trained with [-1, 1]
     own_statistics: bool = False
+    bfloat16: bool | None = added_later()  # matrix products in bfloat16; None, and False in a scale: in float32
 
 
 @dataclass(frozen=True, kw_only=True)

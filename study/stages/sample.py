@@ -62,8 +62,8 @@ def sampler(spec: Sample, inputs: dict[str, Stage], classes: Sequence[int] | Non
 
 
 def for_sampling(network: LightningDiT, compute: Compute) -> LightningDiT:
-    """The network as it draws samples, changed in place: compiled if that is asked, and in bfloat16 with its matrices in
-    that dtype: autocast would cast frozen ones anew in every forward pass, to the same values.
+    """The network as it draws samples, changed in place: compiled if that is asked, and in bfloat16 with matrices of
+    that dtype. Autocast would cast frozen ones anew in every forward pass, to the same values.
 
     Raises:
         ValueError: see `fit_generator.compile_blocks`.

@@ -2,8 +2,8 @@
 
 The VF loss and REPA need the same features in every epoch and for every aligned network; tokenizers and generators
 share them. When they fit on the disk they are cached as a shared asset, else (ImageNet with a ViT-L would take 1.3 TB)
-they are computed for each batch. Both compute in float32 whatever the precision of the training, and round to bfloat16,
-so the loss sees the same numbers.
+they are computed for each batch. Both compute in float32 whatever the precision of the training (in bfloat16 if the
+recipe says so), and round to bfloat16, so the loss sees the same numbers.
 """
 
 from __future__ import annotations
@@ -47,6 +47,7 @@ def frozen_foundation(name: str, recipe: FoundationRecipe, weights: str, device:
         name,
         weights=require_weights(name) if name in FILES else None,
         own_statistics=recipe.own_statistics,
+        bfloat16=bool(recipe.bfloat16),
         input_size=recipe.input_size,
         stride=recipe.stride,
     ).to(device)
@@ -88,6 +89,7 @@ class FoundationFeatures:
             "views": self._views,
             "own_statistics": self._recipe.own_statistics,
             "weights": weights,
+            **({"bfloat16": True} if self._recipe.bfloat16 else {}),
         }
         require_planned(f"the foundation model {name!r}", network_hash(name), weights)
         folder = asset("foundation-statistics", key, self._write_statistics)

@@ -198,6 +198,17 @@ def test_the_published_layout_is_accepted_and_one_tensor_less_is_not(name, monke
             foundation_model(name, weights=Path("weights.pth"))
 
 
+@pytest.mark.parametrize("bfloat16", [False, True])
+@pytest.mark.parametrize("around", [False, True])
+def test_products_are_in_the_dtype_of_the_model_whatever_is_around_it(bfloat16, around):
+    patches, dtypes = nn.Conv2d(3, 5, 8, stride=8), []
+    patches.register_forward_hook(lambda _module, _arguments, out: dtypes.append(out.dtype))
+    model = FoundationModel("made", patches, 5, patch=8, resize=None, bfloat16=bfloat16)
+    with torch.autocast("cpu", torch.bfloat16, enabled=around):
+        assert model(wave(1, 3, 16, 16, k=0.7)).dtype == torch.float32
+    assert dtypes == [torch.bfloat16 if bfloat16 else torch.float32]
+
+
 # The real vision transformers, with random weights: shapes, ranges and gradients, never a number
 
 

@@ -70,6 +70,7 @@ def test_only_what_the_training_uses_identifies_it(monkeypatch):
     for field, value in {
         "tokenizer__kl_weight": 1.0, "tokenizer__vf_weight": 9.0, "foundation__standardise": False,
         "regularisation__eq__probability": 0.1, "foundation__own_statistics": True,
+        "foundation__bfloat16": True,
     }.items():  # fmt: skip
         assert fit("rae-lite0", **{field: value}) == before
     assert fit("rae-lite0", regularisation__noise__strength=0.4) != before

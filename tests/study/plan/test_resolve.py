@@ -86,6 +86,8 @@ def test_what_a_tokenizer_does_not_use_leaves_its_fingerprint_alone():
     base = fingerprints()
     assert moved(base, fingerprints({"own_statistics": True})) == [False, False, True]
     assert moved(base, fingerprints({"stride": 8})) == [False, True, False]
+    assert moved(base, fingerprints({"bfloat16": True})) == [False, True, True]
+    assert fingerprints({"bfloat16": False}) == base
     assert moved(base, fingerprints(vf_weight=1.0)) == [False, True, True]
     one = fingerprints(phases=(Phase(from_images=128),))
     assert moved(base, one) == [True, True, True]

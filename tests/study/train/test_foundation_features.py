@@ -13,10 +13,10 @@ from study.train.foundation_features import tokenizer_features
 
 
 def test_features_are_known_by_their_weights_and_statistics_and_not_by_the_machine(tiny_plan, tiny_scale, monkeypatch):
-    keys, own_statistics_of, original, asset = [], [], foundation.foundation_model, assets.asset
+    keys, asked, original, asset = [], [], foundation.foundation_model, assets.asset
 
-    def model(name, *, own_statistics, **_):
-        own_statistics_of.append(own_statistics)
+    def model(name, *, own_statistics, bfloat16, **_):
+        asked.append((own_statistics, bfloat16))
         return original("lite0")
 
     monkeypatch.setattr(foundation_features, "foundation_model", model)
@@ -24,17 +24,18 @@ def test_features_are_known_by_their_weights_and_statistics_and_not_by_the_machi
     monkeypatch.setattr(
         foundation_features, "asset", lambda kind, key, fill: keys.append(dict(key)) or asset(kind, key, fill)
     )
-    for own in (False, True):
-        recipe = dataclasses.replace(tiny_scale.foundation, own_statistics=own)
+    for changes in ({}, {"own_statistics": True}, {"bfloat16": True}):
+        recipe = dataclasses.replace(tiny_scale.foundation, **changes)
         plan = tiny_plan(dataclasses.replace(tiny_scale, foundation_models=("clip",), foundation=recipe))
         tokenizer_features(next(s.spec for s in plan.stages if s.kind == "fit_tokenizer" and s.spec.foundation))
-    assert own_statistics_of == [False, True]
+    assert asked == [(False, False), (True, False), (False, True)]
     assert set(keys[0]) == {
         "foundation_model", "input_size", "stride", "data", "resolution", "images", "views",
         "own_statistics", "weights",
     }  # fmt: skip
     assert keys[1] == keys[0]
     assert keys[2] == keys[3] == {**keys[0], "own_statistics": True}
+    assert keys[4] == keys[5] == {**keys[0], "bfloat16": True}
 
 
 def test_features_computed_per_batch_equal_the_cached_ones(tiny_plan, tiny_scale, monkeypatch):
