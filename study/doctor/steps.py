@@ -120,6 +120,9 @@ def _tried(stage: Stage, plan: Plan) -> Tried:
     except Exception as error:  # whatever it is would end the stage too
         reason = (str(error).strip().splitlines() or [""])[0]
         return Tried(title=title, estimated_gib=estimated, lacking=f"{title}: {type(error).__name__}: {reason}")
+    finally:
+        if spec.compute.compile:
+            torch.compiler.reset()  # one process compiles a block for eight shapes at most, and here are many networks
     return Tried(
         title=title,
         images=attempt.images,

@@ -2,11 +2,14 @@
 
 import dataclasses
 import re
+from functools import partialmethod
 from types import SimpleNamespace
 
 import pytest
 import torch
 from made_up import COMPUTE, TINY, draw_pictures, made_cards
+from torch import nn
+from torch._dynamo.utils import counters
 
 from study.core import cards
 from study.core.files import read_json, write_json
@@ -118,6 +121,18 @@ def test_a_processor_makes_a_step_of_every_stage_and_plans_use_its_rates(examine
     assert has_rates([stage for stage in plan.stages if stage.kind != "judge"], device)
     assert not has_rates(plan.stages, device)
     assert estimated_seconds(plan.stages, device) != before
+
+
+def test_blocks_that_a_plan_compiles_are_compiled_in_its_steps(options, seconds, monkeypatch):
+    monkeypatch.setattr(nn.Module, "compile", partialmethod(nn.Module.compile, backend="aot_eager"))
+    settings = (*options.set, "execution.compile=True")
+    plan = prepare(Sweep(scale="smoke", data=options.data, set=settings, dry_run=True))
+    compiled = [stage for stage in plan.stages if stage.spec.compute.compile]
+    torch.compiler.reset()
+    for stage in steps.distinct(compiled):
+        counters.clear()
+        assert steps._tried(stage, plan).seconds
+        assert counters["stats"]["unique_graphs"] == 1
 
 
 def test_a_step_that_is_too_much_for_a_processor_is_not_tried(plan, monkeypatch):
