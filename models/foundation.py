@@ -48,7 +48,7 @@ class FoundationModel(nn.Module):
     ) -> None:
         super().__init__()
         self.name, self.width = name, width
-        self.patch, self.resize, self.bfloat16 = patch, resize, bfloat16
+        self.patch, self.resize, self.in_bfloat16 = patch, resize, bfloat16
         self.network = network
         for i, key in enumerate(("mean", "std")):  # constants of a step make a GPU wait
             values = None if statistics is None else torch.tensor(statistics[i]).view(3, 1, 1)
@@ -84,7 +84,7 @@ class FoundationModel(nn.Module):
             x = F.interpolate(x, size=(self.resize, self.resize), mode="bilinear", align_corners=False)
         if self.mean is not None and self.std is not None:
             x = ((x + 1) / 2 - self.mean) / self.std
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.bfloat16):
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=self.in_bfloat16):
             return self.network(x).float()
 
 

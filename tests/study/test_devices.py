@@ -176,10 +176,12 @@ def test_pictures_latents_and_scores_are_those_of_a_processor(device, plan, run_
 
 
 @OF_A_GPU
-@pytest.mark.parametrize("kind", ["fit_tokenizer", "fit_generator"])
-def test_a_training_that_is_stopped_goes_on_with_the_same_bits(kind, device, plan, run_or_copy, monkeypatch):
+@pytest.mark.parametrize(
+    ("kind", "execution"), [("fit_tokenizer", {}), ("fit_generator", {}), ("fit_generator", {"compile": True})]
+)
+def test_a_training_that_is_stopped_goes_on_with_the_same_bits(kind, execution, device, plan, run_or_copy, monkeypatch):
     """Its twins are in tests/study/stages/."""
-    stage = on(trained(plan, kind, run_or_copy), device, inputs=False)
+    stage = on(trained(plan, kind, run_or_copy), device, inputs=False, **execution)
     assert same_in_pieces(stage, monkeypatch, images=24, attempts=3)
 
 
