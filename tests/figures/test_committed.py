@@ -8,6 +8,7 @@ import pytest
 from committed import listed
 
 from figures.render import render
+from study.compare import main as compare
 from study.report.html.page import page
 
 MEASURED = re.findall(r"^results/(desk[^/]*)/table.csv$", "\n".join(listed()), re.M)
@@ -34,3 +35,12 @@ def test_figures_redraw_byte_for_byte(study, committed, tmp_path):
     if not (matplotlib.__version__.startswith(DRAWN_WITH) and PIL.__version__.startswith(PACKED_WITH)):
         report, committed_report = (re.sub(r'src="[^"]+"', "", text) for text in (report, committed_report))
     assert report == committed_report
+
+
+@pytest.mark.slow
+def test_effects_redraw_from_the_committed_tables(committed, tmp_path):
+    assert compare(["paper", "desk-full", "desk-full-fashion-mnist"], figure=tmp_path, out=committed) == 0
+    drawn = {path.name for path in (committed / "figures" / "effects").iterdir()}
+    assert drawn == {path.name for path in tmp_path.iterdir()} == {"effects.csv", "effects.png", "effects.pdf"}
+    for name in drawn if matplotlib.__version__.startswith(DRAWN_WITH) else {"effects.csv"}:
+        assert (tmp_path / name).read_bytes() == (committed / "figures" / "effects" / name).read_bytes(), name
