@@ -22,11 +22,9 @@ FACTORS = {"features": tuple(COARSE)}
 def runs(scale: Scale) -> list[Run]:
     """The middle width, plain and with the last foundation model; ValueError without alignment, or with phases."""
     weight = scale.tokenizer.vf_weight
-    if not scale.foundation_models:
-        raise ValueError(f"scale {scale.name} aligns no tokenizer, so alignment has nothing to vary")
     if scale.tokenizer.phases:
         raise ValueError(f"scale {scale.name} has phases with weights of their own: --set tokenizer.phases=()")
-    base = Run(tokenizer=f"{scale.middle}-{scale.foundation_models[-1]}", generator=scale.generators[0], label=BASE)
+    base = Run(tokenizer=f"{scale.middle}-{scale.aligned_with}", generator=scale.generators[0], label=BASE)
     settings = [
         replace(base, tokenizer=scale.middle, label="none"),
         base,

@@ -17,8 +17,6 @@ SOURCE = "Figure 4 (a, b)"
 
 def runs(scale: Scale) -> list[Run]:
     """Runs of the frontier; ValueError if the scale aligns no tokenizer."""
-    if not scale.foundation_models:
-        raise ValueError(f"scale {scale.name} aligns no tokenizer, so convergence has nothing to compare")
-    widths, models = scale.latent_channels[-2:], ("", f"-{scale.foundation_models[-1]}")
+    widths, models = scale.latent_channels[-2:], ("", f"-{scale.aligned_with}")
     tokenizers = {f"f{scale.downsampling}d{width}{model}" for width in widths for model in models}
     return [run for run in frontier_runs(scale) if run.tokenizer in tokenizers and run.generator == scale.generators[0]]

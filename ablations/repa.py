@@ -36,9 +36,7 @@ def alignments(scale: Scale, plain: str, repeats: Sequence[tuple[int, int]], bef
         repeats: seeds of tokenizer and generator, of each repeat.
         before: what labels begin with.
     """
-    if not scale.foundation_models:
-        raise ValueError(f"scale {scale.name} has no foundation model to align with: give one with foundation_models")
-    tokenizers = {"": plain, "tokenizer": f"{plain}-{scale.foundation_models[-1]}"}
+    tokenizers = {"": plain, "tokenizer": f"{plain}-{scale.aligned_with}"}
     generators: dict[str, str | None] = {"": None, "REPA": "repa", "iREPA": "irepa"}
     return [
         Run(

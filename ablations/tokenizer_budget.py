@@ -18,13 +18,11 @@ SHARES = (0.25, 0.5, 1, 2)  # of the scale's budget
 def runs(scale: Scale) -> list[Run]:
     """The middle width, plain and with the last foundation model; ValueError without alignment, or with phases."""
     recipe = scale.tokenizer
-    if not scale.foundation_models:
-        raise ValueError(f"scale {scale.name} aligns no tokenizer, so tokenizer_budget has nothing to compare")
     if recipe.phases:
         raise ValueError(f"scale {scale.name} has phases that begin at a number of images: --set tokenizer.phases=()")
     batches = (max(1, round(share * recipe.budget_images / recipe.batch_images)) for share in SHARES)
     budgets = [number * recipe.batch_images for number in dict.fromkeys(batches)]
-    aligned = f"{scale.middle}-{scale.foundation_models[-1]}"
+    aligned = f"{scale.middle}-{scale.aligned_with}"
     # up and down again, so that each differs from the one before in one factor
     places = [(scale.middle, images) for images in budgets] + [(aligned, images) for images in reversed(budgets)]
     return [

@@ -21,13 +21,11 @@ FACTORS = {"margins": (COSINE, DISTANCE)}
 def runs(scale: Scale) -> list[Run]:
     """The middle width, plain and with the last foundation model; ValueError without alignment, or with phases."""
     recipe = scale.tokenizer
-    if not scale.foundation_models:
-        raise ValueError(f"scale {scale.name} aligns no tokenizer, so vf_loss has nothing to take apart")
     if recipe.phases:
         raise ValueError(f"scale {scale.name} has phases with margins of their own: --set tokenizer.phases=()")
     margins = recipe.vf_cosine_margin or recipe.vf_distance_margin
     plain = Run(tokenizer=scale.middle, generator=scale.generators[0], label="none")
-    full = replace(plain, tokenizer=f"{scale.middle}-{scale.foundation_models[-1]}", label="full")
+    full = replace(plain, tokenizer=f"{scale.middle}-{scale.aligned_with}", label="full")
     other = {COSINE: 0.0, DISTANCE: 0.0} if margins else {COSINE: 0.5, DISTANCE: 0.25}
     parts = [
         plain,

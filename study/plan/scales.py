@@ -70,6 +70,16 @@ class Scale:
         return f"f{self.downsampling}d{self.latent_channels[len(self.latent_channels) // 2]}"
 
     @property
+    def aligned_with(self) -> str:
+        """The last foundation model, for ablations that align with one; ValueError if the scale aligns no tokenizer."""
+        if not self.foundation_models:
+            raise ValueError(
+                f"scale {self.name} aligns no tokenizer, and this ablation asks about one that is: name a foundation "
+                "model, such as --set foundation_models=lite0"
+            )
+        return self.foundation_models[-1]
+
+    @property
     def network_options(self) -> dict[str, Any]:
         """`generator_options` by name; ValueError for one that is not NAME=VALUE."""
         options: dict[str, Any] = {}
