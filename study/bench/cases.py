@@ -23,7 +23,7 @@ from models.autoencoder import Autoencoder
 from models.configs import TRANSFORMERS, AutoencoderConfig, GeneratorConfig, generator_config
 from models.costs import autoencoder_flops, flops_per_image, foundation_flops, projector_flops
 from models.discriminator import Discriminator, hinge_discriminator_loss, hinge_generator_loss
-from models.foundation import foundation_model
+from models.foundation import FoundationModel, foundation_model
 from models.lightningdit import LightningDiT
 from models.lpips import LPIPS
 from models.regularisation import REGULARISERS
@@ -45,7 +45,7 @@ from study.plan.features import feature_width
 from study.plan.judge_spec import judge_spec
 from study.plan.networks import network_config
 from study.plan.scales import Scale
-from study.plan.specs import REPA, FitGenerator, Repa, TokenizerRecipe
+from study.plan.specs import REPA, FitGenerator, FoundationRecipe, Repa, TokenizerRecipe
 from study.stages import encode
 from study.stages.fit_generator import build, step_function
 from study.stages.fit_tokenizer import Networks, gradients
@@ -232,10 +232,7 @@ def tokenizer_step(
     model = None
     if aligned:
         name = scale.foundation_models[-1]
-        model = foundation_model(
-            name, pretrained=False, bfloat16=bool(scale.foundation.bfloat16),
-            input_size=scale.foundation.input_size, stride=scale.foundation.stride,
-        ).to(device)  # fmt: skip
+        model = random_foundation(name, scale.foundation).to(device)
         networks.linear_proj = projection(config.z_channels, model.width)
     if regulariser == "mask":
         networks.mask_token = nn.Embedding(1, config.z_channels)
@@ -331,14 +328,19 @@ def random_latents(workload: Workload, folder: Path, count: int) -> Latents:
     )
 
 
+def random_foundation(name: str, recipe: FoundationRecipe) -> FoundationModel:
+    """The foundation model as the recipe uses it, with random weights."""
+    return foundation_model(
+        name, pretrained=False, bfloat16=bool(recipe.bfloat16), input_size=recipe.input_size, stride=recipe.stride
+    )
+
+
 class RandomFeatures(FoundationFeatures):
     """Stored random features, or those that a large model computes from random pixels in every step."""
 
     def __init__(self, workload: Workload, name: str) -> None:
         recipe, side = workload.scale.foundation, workload.scale.resolution
-        network = foundation_model(
-            name, pretrained=False, bfloat16=bool(recipe.bfloat16), input_size=recipe.input_size, stride=recipe.stride
-        )
+        network = random_foundation(name, recipe)
         self._network_of_bench = network.to(workload.compute.device) if name in TRANSFORMERS else None
         count, grid = workload.generator_images, network.grid_for(side)
         shape = (workload.channels, side, side) if name in TRANSFORMERS else (network.width, grid, grid)
