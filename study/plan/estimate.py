@@ -209,6 +209,11 @@ def work(stage: Stage) -> str:
     return f"{stage.kind} {shape}"
 
 
+def guessed_seconds(stage: Stage) -> float:
+    """How long a stage takes at the rate that is assumed for its kind, whatever was measured."""
+    return stage_flops(stage) / (FIRST_GUESS[stage.spec.compute.device][stage.kind] * 1e9)
+
+
 def title_of(stage: Stage) -> str:
     """Kind of a stage and its network, for people."""
     spec = stage.spec
@@ -258,8 +263,7 @@ def _rate(stage: Stage, device: str, by_compute: dict[Compute, dict[str, float]]
 def note_rate(stage: Stage, seconds: float, device: str) -> None:
     """Store the rate of a finished stage on this device; stages that were short or had little to compute, as those of a
     smoke run on a slow machine, are ignored: start-up dominates them."""
-    guessed_seconds = stage_flops(stage) / (FIRST_GUESS[stage.spec.compute.device][stage.kind] * 1e9)
-    if seconds >= SHORTEST_SECONDS and guessed_seconds >= LEAST_WORK_SECONDS:
+    if seconds >= SHORTEST_SECONDS and guessed_seconds(stage) >= LEAST_WORK_SECONDS:
         gflops = stage_flops(stage) / max(seconds, 1e-3) / 1e9
         _keep(stage.spec.compute, device, {stage.kind: gflops, work(stage): gflops})
 

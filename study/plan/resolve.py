@@ -38,7 +38,7 @@ from study.plan.checks import (
     check_scale,
 )
 from study.plan.data_spec import DataSpec
-from study.plan.estimate import FIRST_GUESS, stage_flops
+from study.plan.estimate import guessed_seconds
 from study.plan.judge_spec import JudgeSpec, judge_spec
 from study.plan.networks import autoencoder_config
 from study.plan.runs import Job, Plan, Planned, Result, Run
@@ -271,8 +271,8 @@ def _compiled(stage: Stage, asked: bool | None) -> Stage:
     if isinstance(spec, FitGenerator) and spec.pretrained is not None:
         return stage
     if asked is None:
-        seconds = stage_flops(stage) / (FIRST_GUESS[device][stage.kind] * 1e9)
-        asked = device == "cuda" and seconds >= COMPILE_SECONDS and not no_compiler_because(device)
+        repays = device == "cuda" and guessed_seconds(stage) >= COMPILE_SECONDS
+        asked = repays and not no_compiler_because(device)
     compute = dataclasses.replace(spec.compute, compile=asked)
     return dataclasses.replace(stage, spec=dataclasses.replace(spec, compute=compute))
 
